@@ -1,0 +1,3 @@
+//! SIMD kernels of popgrad.
+mod error;
+pub use error::KernelError;

@@ -1,0 +1,98 @@
+//! One error type for everything a user can cause, with the exit code it maps to.
+
+use std::path::{Path, PathBuf};
+
+/// `std::result::Result` with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong because of input or surroundings. Every message is one line that names the field and,
+/// where a value was rejected, what is allowed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value outside its domain.
+    #[error("{field}: {problem}; allowed: {allowed}")]
+    Invalid {
+        /// Configuration key, array name or argument.
+        field: String,
+        /// What was found, value included.
+        problem: String,
+        /// What would have been accepted.
+        allowed: String,
+    },
+    /// A name (key, preset, model, graph) that does not exist.
+    #[error("unknown {kind} `{name}`{}; known: {known}", suggestion(.near))]
+    Unknown {
+        /// What sort of name: `key`, `preset`, `model`, ..
+        kind: &'static str,
+        /// The name as given.
+        name: String,
+        /// The closest known name, when one is close.
+        near: Option<String>,
+        /// The names that exist.
+        known: String,
+    },
+    /// A file that could be read but is not what it should be.
+    #[error("{}: {problem}", .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what is expected.
+        problem: String,
+    },
+    /// The operating system refused.
+    #[error("{}: {action}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, e.g. `cannot write`.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A kernel refused its operands.
+    #[error("kernel: {0}")]
+    Kernel(#[from] popgrad_kernels::KernelError),
+}
+
+fn suggestion(near: &Option<String>) -> String {
+    near.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default()
+}
+
+impl Error {
+    /// A value outside its domain: the field, what was found, what is allowed.
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Error::Invalid { field: field.into(), problem: problem.into(), allowed: allowed.into() }
+    }
+
+    /// A name that is not among `known`, with the nearest one suggested.
+    pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.into_iter().collect();
+        let near = known
+            .iter()
+            .map(|k| (strsim::damerau_levenshtein(name, k), *k))
+            .min()
+            .filter(|(d, k)| *d <= 1 + k.len() / 3)
+            .map(|(_, k)| k.to_string());
+        Error::Unknown { kind, name: name.to_string(), near, known: known.join(", ") }
+    }
+
+    /// A file whose content is wrong.
+    pub fn format(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Error::Format { path: path.as_ref().to_path_buf(), problem: problem.into() }
+    }
+
+    /// An I/O failure while doing `action` to `path`.
+    pub fn io(path: impl AsRef<Path>, action: &'static str, source: std::io::Error) -> Self {
+        Error::Io { path: path.as_ref().to_path_buf(), action, source }
+    }
+
+    /// Process exit code: 2 for usage (a bad value or name given on the command line or in a configuration),
+    /// 1 for everything found in files or the system.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Error::Invalid { .. } | Error::Unknown { .. } => 2,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The `popgrad` command.
+#![forbid(unsafe_code)]
+
+fn main() {}
