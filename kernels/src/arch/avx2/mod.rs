@@ -1,0 +1,298 @@
+//! AVX2 with FMA: 8 lanes of f32, 4 of f64, edges through the mask loads and stores.
+
+use super::{Isa, Op, Simd};
+use crate::elem::Elem;
+use std::arch::x86_64::*;
+
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2")
+}
+
+/// Token: the CPU has AVX2 and FMA. Only [`run`] makes one.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+/// Runs `op` with the features on.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn run<E: Elem, O: Op<E>>(op: O) -> O::Out
+where
+    Avx2: Simd<E>,
+{
+    op.run(Avx2(()))
+}
+
+// A window of this table that starts at 8 - n has n leading ones: the mask of a partial access.
+static MASK32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+static MASK64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
+
+// Throughout: SAFETY of the intrinsics is the token's: it exists only inside `run`.
+
+#[inline(always)]
+unsafe fn mask32(n: usize) -> __m256i {
+    debug_assert!(n <= 8);
+    // SAFETY: n <= 8 keeps the window of 8 inside the table of 16; the caller holds the token.
+    unsafe { _mm256_loadu_si256(MASK32.as_ptr().add(8 - n).cast()) }
+}
+
+#[inline(always)]
+unsafe fn mask64(n: usize) -> __m256i {
+    debug_assert!(n <= 4);
+    // SAFETY: n <= 4 keeps the window of 4 inside the table of 8; the caller holds the token.
+    unsafe { _mm256_loadu_si256(MASK64.as_ptr().add(4 - n).cast()) }
+}
+
+impl Simd<f32> for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+    const ISA: Isa = Isa::Avx2;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        // SAFETY: token; the caller vouches for 8 readable elements.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        // SAFETY: token; the caller vouches for 8 writable elements.
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskload_ps(p, mask32(n)) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m256) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskstore_ps(p, mask32(n), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn scale2(self, x: __m256, n: __m256) -> __m256 {
+        // SAFETY: token. In two factors, 2^(n/2) each, because 2^n alone may leave the exponent range although x * 2^n
+        // does not; n is clamped first so that each factor is a normal number.
+        unsafe {
+            let n = _mm256_cvtps_epi32(_mm256_max_ps(
+                _mm256_min_ps(n, _mm256_set1_ps(252.0)),
+                _mm256_set1_ps(-252.0),
+            ));
+            let h = _mm256_srai_epi32::<1>(n);
+            let bias = _mm256_set1_epi32(127);
+            let f1 = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(h, bias)));
+            let f2 =
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, h), bias)));
+            _mm256_mul_ps(_mm256_mul_ps(x, f1), f2)
+        }
+    }
+    #[inline(always)]
+    fn split(self, x: __m256) -> (__m256, __m256) {
+        // SAFETY: token. Subnormals are scaled by 2^24 first, and the exponent corrected.
+        unsafe {
+            let small = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(f32::MIN_POSITIVE));
+            let x = _mm256_blendv_ps(x, _mm256_mul_ps(x, _mm256_set1_ps(16777216.0)), small);
+            let fix = _mm256_and_ps(small, _mm256_set1_ps(24.0));
+            let bits = _mm256_castps_si256(x);
+            let e = _mm256_sub_epi32(_mm256_srli_epi32::<23>(bits), _mm256_set1_epi32(127));
+            let m = _mm256_or_si256(
+                _mm256_and_si256(bits, _mm256_set1_epi32(0x007F_FFFF)),
+                _mm256_set1_epi32(0x3F80_0000),
+            );
+            (_mm256_castsi256_ps(m), _mm256_sub_ps(_mm256_cvtepi32_ps(e), fix))
+        }
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: __m256) -> f32 {
+        // SAFETY: token.
+        unsafe {
+            let q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+            _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps::<1>(d, d)))
+        }
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: __m256) -> f32 {
+        // SAFETY: token.
+        unsafe {
+            let q = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let d = _mm_max_ps(q, _mm_movehl_ps(q, q));
+            _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps::<1>(d, d)))
+        }
+    }
+}
+
+impl Simd<f64> for Avx2 {
+    type V = __m256d;
+    const LANES: usize = 4;
+    const ISA: Isa = Isa::Avx2;
+
+    #[inline(always)]
+    fn splat(self, x: f64) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_set1_pd(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f64) -> __m256d {
+        // SAFETY: token; the caller vouches for 4 readable elements.
+        unsafe { _mm256_loadu_pd(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f64, v: __m256d) {
+        // SAFETY: token; the caller vouches for 4 writable elements.
+        unsafe { _mm256_storeu_pd(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f64, n: usize) -> __m256d {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskload_pd(p, mask64(n)) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f64, n: usize, v: __m256d) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskstore_pd(p, mask64(n), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_add_pd(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_sub_pd(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_mul_pd(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_div_pd(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_fmadd_pd(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_max_pd(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_min_pd(a, b) }
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m256d, b: __m256d, x: __m256d, y: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_blendv_pd(y, x, _mm256_cmp_pd::<_CMP_LT_OQ>(a, b)) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_round_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn scale2(self, x: __m256d, n: __m256d) -> __m256d {
+        // SAFETY: token. Two factors, as for f32. The halves become integers by adding 1.5 * 2^52, whose low mantissa
+        // bits then hold the biased exponent (AVX2 has no conversion from f64 to i64).
+        unsafe {
+            let n = _mm256_max_pd(_mm256_min_pd(n, _mm256_set1_pd(2044.0)), _mm256_set1_pd(-2044.0));
+            let h = _mm256_floor_pd(_mm256_mul_pd(n, _mm256_set1_pd(0.5)));
+            let magic = _mm256_set1_pd(6755399441055744.0 + 1023.0);
+            let f1 = _mm256_slli_epi64::<52>(_mm256_castpd_si256(_mm256_add_pd(h, magic)));
+            let f2 = _mm256_slli_epi64::<52>(_mm256_castpd_si256(_mm256_add_pd(_mm256_sub_pd(n, h), magic)));
+            _mm256_mul_pd(_mm256_mul_pd(x, _mm256_castsi256_pd(f1)), _mm256_castsi256_pd(f2))
+        }
+    }
+    #[inline(always)]
+    fn split(self, x: __m256d) -> (__m256d, __m256d) {
+        // SAFETY: token. Subnormals are scaled by 2^54 first. The exponent becomes a float by planting it in the low
+        // bits of 2^52 and subtracting 2^52 + 1023.
+        unsafe {
+            let small = _mm256_cmp_pd::<_CMP_LT_OQ>(x, _mm256_set1_pd(f64::MIN_POSITIVE));
+            let x = _mm256_blendv_pd(x, _mm256_mul_pd(x, _mm256_set1_pd(18014398509481984.0)), small);
+            let fix = _mm256_and_pd(small, _mm256_set1_pd(54.0));
+            let bits = _mm256_castpd_si256(x);
+            let two52 = _mm256_set1_epi64x(0x4330_0000_0000_0000);
+            let e = _mm256_castsi256_pd(_mm256_or_si256(_mm256_srli_epi64::<52>(bits), two52));
+            let e = _mm256_sub_pd(e, _mm256_set1_pd(4503599627370496.0 + 1023.0));
+            let m = _mm256_or_si256(
+                _mm256_and_si256(bits, _mm256_set1_epi64x(0x000F_FFFF_FFFF_FFFF)),
+                _mm256_set1_epi64x(0x3FF0_0000_0000_0000),
+            );
+            (_mm256_castsi256_pd(m), _mm256_sub_pd(e, fix))
+        }
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: __m256d) -> f64 {
+        // SAFETY: token.
+        unsafe {
+            let q = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
+            _mm_cvtsd_f64(_mm_add_sd(q, _mm_unpackhi_pd(q, q)))
+        }
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: __m256d) -> f64 {
+        // SAFETY: token.
+        unsafe {
+            let q = _mm_max_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
+            _mm_cvtsd_f64(_mm_max_sd(q, _mm_unpackhi_pd(q, q)))
+        }
+    }
+}

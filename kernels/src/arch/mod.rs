@@ -1,0 +1,167 @@
+//! Instruction sets: detection, the token types, and the one place where an operation meets one.
+//!
+//! An operation ([`Op`]) is written once over [`Simd`]; `dispatch` runs it inside a function that has the wanted
+//! target features, so that everything marked `inline(always)` below it is compiled with them. A new instruction set is
+//! one folder here, one variant of [`Isa`] and one arm of the two `dispatch` functions.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod generic;
+mod portable;
+
+use crate::elem::Elem;
+use crate::error::KernelError;
+use std::sync::OnceLock;
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Isa {
+    /// The build target's baseline through the `wide` crate: SSE2, NEON or WASM SIMD.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set that the crate knows, slowest first.
+    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+
+    /// The name that `POPGRAD_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// Does this CPU have it?
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The instruction sets of this CPU, slowest first.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        Isa::ALL.into_iter().filter(|i| i.is_available())
+    }
+
+    /// What `POPGRAD_ISA` names, else the best that this CPU has. Read once per process.
+    ///
+    /// # Errors
+    /// When the variable names no instruction set or one that this CPU lacks.
+    pub fn from_env() -> Result<Isa, KernelError> {
+        static CHOICE: OnceLock<Result<Isa, KernelError>> = OnceLock::new();
+        CHOICE
+            .get_or_init(|| match std::env::var_os("POPGRAD_ISA") {
+                None => Ok(Isa::available().last().unwrap_or(Isa::Portable)),
+                Some(name) => {
+                    let isa = Isa::ALL.into_iter().find(|i| name == i.name()).ok_or_else(|| {
+                        KernelError::UnknownIsa { name: name.to_string_lossy().into_owned() }
+                    })?;
+                    isa.check()
+                }
+            })
+            .clone()
+    }
+
+    /// Itself, if this CPU has it.
+    ///
+    /// # Errors
+    /// [`KernelError::IsaUnavailable`] otherwise.
+    pub fn check(self) -> Result<Isa, KernelError> {
+        if self.is_available() { Ok(self) } else { Err(KernelError::IsaUnavailable { isa: self.name() }) }
+    }
+}
+
+/// An operation on elements of type `E`, written once for every instruction set.
+pub(crate) trait Op<E: Elem> {
+    type Out;
+    /// Must be `#[inline(always)]`, and free of closures and threads: both leave the target features behind.
+    fn run<S: Simd<E>>(self, s: S) -> Self::Out;
+}
+
+/// Vectors of one instruction set. The value is a token: that it exists proves that the CPU has the instructions.
+///
+/// Memory operations are `unsafe` because of the pointers; arithmetic is not. Order of lanes is memory order.
+pub(crate) trait Simd<E: Elem>: Copy {
+    type V: Copy;
+    const LANES: usize;
+    const ISA: Isa;
+
+    fn splat(self, x: E) -> Self::V;
+    /// Reads `LANES` elements. Safety: they are readable; no alignment needed.
+    unsafe fn load(self, p: *const E) -> Self::V;
+    /// Writes `LANES` elements. Safety: they are writable.
+    unsafe fn store(self, p: *mut E, v: Self::V);
+    /// Reads the first `n` elements, zeros in the other lanes; touches nothing beyond `n`.
+    /// Safety: `n <= LANES`, the first `n` elements are readable.
+    unsafe fn load_partial(self, p: *const E, n: usize) -> Self::V;
+    /// Writes the first `n` lanes only. Safety: `n <= LANES`, the first `n` elements are writable.
+    unsafe fn store_partial(self, p: *mut E, n: usize, v: Self::V);
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the instruction set has FMA, else twice.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Lane-wise maximum; where either is NaN, or both are zero, `b`.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Lane-wise minimum; where either is NaN, or both are zero, `b`.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a < b ? x : y` per lane; NaN compares false.
+    fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// Nearest integer, ties to even, for |a| <= 2^22 (f32) or 2^51 (f64); beyond, unspecified; NaN stays NaN.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `x * 2^n` for integral `n`, |n| <= 2 * (exponent range), rounded correctly save for double rounding
+    /// in the subnormal range; NaN and infinities of `x` stay.
+    fn scale2(self, x: Self::V, n: Self::V) -> Self::V;
+    /// Splits positive finite x, subnormals included, as `m * 2^e` with m in [1, 2) and integral e.
+    /// Any other lane gives some value, never a trap: the caller repairs it.
+    fn split(self, x: Self::V) -> (Self::V, Self::V);
+    /// Sum of the lanes, by halves: lane i with lane i + LANES/2, and so on.
+    fn reduce_add(self, v: Self::V) -> E;
+    /// Largest lane (NaN rule unspecified).
+    fn reduce_max(self, v: Self::V) -> E;
+}
+
+#[inline]
+pub(crate) fn dispatch_f32<O: Op<f32>>(isa: Isa, op: O) -> O::Out {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Kernels` holds an `Isa` only after `Isa::check` found it on this CPU.
+        Isa::Avx512 => unsafe { avx512::run::<f32, O>(op) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run::<f32, O>(op) },
+        _ => op.run(portable::Portable),
+    }
+}
+
+#[inline]
+pub(crate) fn dispatch_f64<O: Op<f64>>(isa: Isa, op: O) -> O::Out {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `dispatch_f32`.
+        Isa::Avx512 => unsafe { avx512::run::<f64, O>(op) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `dispatch_f32`.
+        Isa::Avx2 => unsafe { avx2::run::<f64, O>(op) },
+        _ => op.run(portable::Portable),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! The build target's baseline vectors through `wide`: four lanes of f32, two of f64.
+//!
+//! `wide` picks its layout at compile time, which is exactly what a baseline wants. Exponent surgery goes lane by lane
+//! through arrays; the compiler vectorises it where the target can.
+
+use super::{Isa, Simd};
+use wide::{f32x4, f64x2};
+
+/// Token of the baseline: always available.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Simd<f32> for Portable {
+    type V = f32x4;
+    const LANES: usize = 4;
+    const ISA: Isa = Isa::Portable;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> f32x4 {
+        f32x4::splat(x)
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> f32x4 {
+        // SAFETY: the caller vouches for 4 readable elements.
+        f32x4::new(unsafe { p.cast::<[f32; 4]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: f32x4) {
+        // SAFETY: the caller vouches for 4 writable elements.
+        unsafe { p.cast::<[f32; 4]>().write_unaligned(v.to_array()) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> f32x4 {
+        debug_assert!(n <= 4);
+        let mut a = [0.0; 4];
+        for (i, x) in a.iter_mut().enumerate() {
+            if i < n {
+                // SAFETY: i < n, the caller vouches for the first n.
+                *x = unsafe { *p.add(i) };
+            }
+        }
+        f32x4::new(a)
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: f32x4) {
+        debug_assert!(n <= 4);
+        for (i, x) in v.to_array().into_iter().enumerate() {
+            if i < n {
+                // SAFETY: i < n, the caller vouches for the first n.
+                unsafe { *p.add(i) = x };
+            }
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: f32x4, b: f32x4) -> f32x4 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f32x4, b: f32x4) -> f32x4 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f32x4, b: f32x4) -> f32x4 {
+        a * b
+    }
+    #[inline(always)]
+    fn div(self, a: f32x4, b: f32x4) -> f32x4 {
+        a / b
+    }
+    #[inline(always)]
+    fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        a.mul_add(b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: f32x4, b: f32x4) -> f32x4 {
+        a.simd_gt(b).select(a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: f32x4, b: f32x4) -> f32x4 {
+        a.simd_lt(b).select(a, b)
+    }
+    #[inline(always)]
+    fn select_lt(self, a: f32x4, b: f32x4, x: f32x4, y: f32x4) -> f32x4 {
+        a.simd_lt(b).select(x, y)
+    }
+    #[inline(always)]
+    fn round(self, a: f32x4) -> f32x4 {
+        // Adding 1.5 * 2^p leaves no bits for a fraction, and the addition itself rounds to nearest, ties to even.
+        let magic = f32x4::splat(12582912.0);
+        (a + magic) - magic
+    }
+    #[inline(always)]
+    fn scale2(self, x: f32x4, n: f32x4) -> f32x4 {
+        // In two factors because 2^n alone may leave the exponent range although x * 2^n does not.
+        let (x, n) = (x.to_array(), n.to_array());
+        let mut out = [0.0; 4];
+        for i in 0..4 {
+            let n = (n[i] as i32).clamp(-252, 252);
+            let h = n >> 1;
+            let f1 = f32::from_bits(((h + 127) as u32) << 23);
+            let f2 = f32::from_bits(((n - h + 127) as u32) << 23);
+            out[i] = x[i] * f1 * f2;
+        }
+        f32x4::new(out)
+    }
+    #[inline(always)]
+    fn split(self, x: f32x4) -> (f32x4, f32x4) {
+        let x = x.to_array();
+        let (mut m, mut e) = ([0.0; 4], [0.0; 4]);
+        for i in 0..4 {
+            // Subnormals are scaled up first, and the exponent corrected.
+            let small = x[i] < f32::MIN_POSITIVE;
+            let y = if small { x[i] * 16777216.0 } else { x[i] };
+            let bits = y.to_bits();
+            m[i] = f32::from_bits((bits & 0x007F_FFFF) | 0x3F80_0000);
+            e[i] = ((bits >> 23) as i32 - 127) as f32 - if small { 24.0 } else { 0.0 };
+        }
+        (f32x4::new(m), f32x4::new(e))
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: f32x4) -> f32 {
+        let a = v.to_array();
+        (a[0] + a[2]) + (a[1] + a[3])
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: f32x4) -> f32 {
+        let a = v.to_array();
+        a[0].max(a[2]).max(a[1].max(a[3]))
+    }
+}
+
+impl Simd<f64> for Portable {
+    type V = f64x2;
+    const LANES: usize = 2;
+    const ISA: Isa = Isa::Portable;
+
+    #[inline(always)]
+    fn splat(self, x: f64) -> f64x2 {
+        f64x2::splat(x)
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f64) -> f64x2 {
+        // SAFETY: the caller vouches for 2 readable elements.
+        f64x2::new(unsafe { p.cast::<[f64; 2]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f64, v: f64x2) {
+        // SAFETY: the caller vouches for 2 writable elements.
+        unsafe { p.cast::<[f64; 2]>().write_unaligned(v.to_array()) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f64, n: usize) -> f64x2 {
+        debug_assert!(n <= 2);
+        let mut a = [0.0; 2];
+        for (i, x) in a.iter_mut().enumerate() {
+            if i < n {
+                // SAFETY: i < n, the caller vouches for the first n.
+                *x = unsafe { *p.add(i) };
+            }
+        }
+        f64x2::new(a)
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f64, n: usize, v: f64x2) {
+        debug_assert!(n <= 2);
+        for (i, x) in v.to_array().into_iter().enumerate() {
+            if i < n {
+                // SAFETY: i < n, the caller vouches for the first n.
+                unsafe { *p.add(i) = x };
+            }
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: f64x2, b: f64x2) -> f64x2 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f64x2, b: f64x2) -> f64x2 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f64x2, b: f64x2) -> f64x2 {
+        a * b
+    }
+    #[inline(always)]
+    fn div(self, a: f64x2, b: f64x2) -> f64x2 {
+        a / b
+    }
+    #[inline(always)]
+    fn fma(self, a: f64x2, b: f64x2, c: f64x2) -> f64x2 {
+        a.mul_add(b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: f64x2, b: f64x2) -> f64x2 {
+        a.simd_gt(b).select(a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: f64x2, b: f64x2) -> f64x2 {
+        a.simd_lt(b).select(a, b)
+    }
+    #[inline(always)]
+    fn select_lt(self, a: f64x2, b: f64x2, x: f64x2, y: f64x2) -> f64x2 {
+        a.simd_lt(b).select(x, y)
+    }
+    #[inline(always)]
+    fn round(self, a: f64x2) -> f64x2 {
+        // Adding 1.5 * 2^p leaves no bits for a fraction, and the addition itself rounds to nearest, ties to even.
+        let magic = f64x2::splat(6755399441055744.0);
+        (a + magic) - magic
+    }
+    #[inline(always)]
+    fn scale2(self, x: f64x2, n: f64x2) -> f64x2 {
+        // In two factors because 2^n alone may leave the exponent range although x * 2^n does not.
+        let (x, n) = (x.to_array(), n.to_array());
+        let mut out = [0.0; 2];
+        for i in 0..2 {
+            let n = (n[i] as i64).clamp(-2044, 2044);
+            let h = n >> 1;
+            let f1 = f64::from_bits(((h + 1023) as u64) << 52);
+            let f2 = f64::from_bits(((n - h + 1023) as u64) << 52);
+            out[i] = x[i] * f1 * f2;
+        }
+        f64x2::new(out)
+    }
+    #[inline(always)]
+    fn split(self, x: f64x2) -> (f64x2, f64x2) {
+        let x = x.to_array();
+        let (mut m, mut e) = ([0.0; 2], [0.0; 2]);
+        for i in 0..2 {
+            // Subnormals are scaled up first, and the exponent corrected.
+            let small = x[i] < f64::MIN_POSITIVE;
+            let y = if small { x[i] * 18014398509481984.0 } else { x[i] };
+            let bits = y.to_bits();
+            m[i] = f64::from_bits((bits & 0x000F_FFFF_FFFF_FFFF) | 0x3FF0_0000_0000_0000);
+            e[i] = ((bits >> 52) as i64 - 1023) as f64 - if small { 54.0 } else { 0.0 };
+        }
+        (f64x2::new(m), f64x2::new(e))
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: f64x2) -> f64 {
+        let a = v.to_array();
+        a[0] + a[1]
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: f64x2) -> f64 {
+        let a = v.to_array();
+        a[0].max(a[1])
+    }
+}

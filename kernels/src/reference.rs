@@ -1,0 +1,184 @@
+//! The naive twin of every kernel: textbook loops, sums in f64 in index order, no blocking. Slow, and the oracle of every
+//! test. Shapes are asserted, not reported.
+
+use crate::Write;
+use crate::elem::Elem;
+use crate::view::{Mat, MatMut};
+
+fn put<E: Elem>(write: Write, c: &mut MatMut<'_, E>, i: usize, j: usize, x: f64) {
+    let old = match write {
+        Write::Set => 0.0,
+        Write::Add => c.at(i, j).to_f64(),
+    };
+    c.set(i, j, E::from_f64(old + x));
+}
+
+/// `C = alpha A B` or `C += alpha A B`; A (m, k), B (k, n), C (m, n).
+pub fn gemm<E: Elem>(write: Write, alpha: E, a: Mat<'_, E>, b: Mat<'_, E>, c: &mut MatMut<'_, E>) {
+    assert_eq!((a.rows(), a.cols(), b.cols()), (c.rows(), b.rows(), c.cols()));
+    for i in 0..a.rows() {
+        for j in 0..b.cols() {
+            let dot: f64 = (0..a.cols()).map(|k| a.at(i, k).to_f64() * b.at(k, j).to_f64()).sum();
+            put(write, c, i, j, alpha.to_f64() * dot);
+        }
+    }
+}
+
+/// exp of each element.
+pub fn exp<E: Elem>(x: &[E], out: &mut [E]) {
+    assert_eq!(x.len(), out.len());
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = E::from_f64(x.to_f64().exp());
+    }
+}
+
+/// Natural logarithm of each element.
+pub fn ln<E: Elem>(x: &[E], out: &mut [E]) {
+    assert_eq!(x.len(), out.len());
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = E::from_f64(x.to_f64().ln());
+    }
+}
+
+/// Sum of the elements.
+pub fn sum<E: Elem>(x: &[E]) -> f64 {
+    x.iter().map(|x| x.to_f64()).sum()
+}
+
+/// Softmax of a row, and its log-sum-exp. An entry of +∞, or NaN, gives NaN; all −∞ gives NaN; an empty row gives −∞.
+pub fn softmax(row: &[f64]) -> (Vec<f64>, f64) {
+    let max = row.iter().fold(f64::NEG_INFINITY, |m, x| if x.is_nan() { *x } else { m.max(*x) });
+    let e: Vec<f64> = row.iter().map(|x| (x - max).exp()).collect();
+    let z: f64 = e.iter().sum();
+    (e.iter().map(|e| e / z).collect(), max + z.ln())
+}
+
+/// Softmax of every row of X, in place.
+pub fn softmax_rows<E: Elem>(x: &mut MatMut<'_, E>) {
+    for i in 0..x.rows() {
+        let row: Vec<f64> = (0..x.cols()).map(|j| x.at(i, j).to_f64()).collect();
+        for (j, p) in softmax(&row).0.into_iter().enumerate() {
+            x.set(i, j, E::from_f64(p));
+        }
+    }
+}
+
+/// `losses[i] = Σ_s y_is (lse_i − z_is)` over s with y_is ≠ 0; `probs` = softmax of each row of logits.
+pub fn cross_entropy<E: Elem>(
+    logits: Mat<'_, E>,
+    targets: Mat<'_, f64>,
+    losses: &mut [f64],
+    probs: &mut MatMut<'_, E>,
+) {
+    for i in 0..logits.rows() {
+        let row: Vec<f64> = (0..logits.cols()).map(|j| logits.at(i, j).to_f64()).collect();
+        let (p, lse) = softmax(&row);
+        losses[i] = 0.0;
+        for j in 0..row.len() {
+            if targets.at(i, j) != 0.0 {
+                losses[i] += targets.at(i, j) * (lse - row[j]);
+            }
+            probs.set(i, j, E::from_f64(p[j]));
+        }
+    }
+}
+
+/// `dlogits[i][s] = w_i (p_is Σ_s' y_is' − y_is)`: the gradient of Σ w_i losses[i].
+pub fn cross_entropy_backward<E: Elem>(
+    probs: Mat<'_, E>,
+    targets: Mat<'_, f64>,
+    weights: &[f64],
+    dlogits: &mut MatMut<'_, E>,
+) {
+    for i in 0..probs.rows() {
+        let mass: f64 = (0..probs.cols()).map(|j| targets.at(i, j)).sum();
+        for j in 0..probs.cols() {
+            let d = weights[i] * (probs.at(i, j).to_f64() * mass - targets.at(i, j));
+            dlogits.set(i, j, E::from_f64(d));
+        }
+    }
+}
+
+/// Keys that query `i` of `tq` sees among `tk`: all up to its own position, the queries being the last `tq` positions.
+pub fn visible(i: usize, tq: usize, tk: usize) -> usize {
+    i + 1 + (tk - tq)
+}
+
+/// Causal softmax attention, one problem. Q (tq, d), K (tk, d), V (tk, dv), tq <= tk; query i stands at position
+/// i + tk − tq. `probs[i][j]` = softmax over j <= position of `scale q_i·k_j`, 0 beyond; `out = probs V`.
+pub fn attention<E: Elem>(
+    q: Mat<'_, E>,
+    k: Mat<'_, E>,
+    v: Mat<'_, E>,
+    scale: E,
+    out: &mut MatMut<'_, E>,
+    probs: &mut MatMut<'_, E>,
+) {
+    let (tq, tk) = (q.rows(), k.rows());
+    for i in 0..tq {
+        let n = visible(i, tq, tk);
+        let s: Vec<f64> = (0..n)
+            .map(|j| {
+                let dot: f64 = (0..q.cols()).map(|c| q.at(i, c).to_f64() * k.at(j, c).to_f64()).sum();
+                scale.to_f64() * dot
+            })
+            .collect();
+        let p = softmax(&s).0;
+        for j in 0..tk {
+            probs.set(i, j, if j < n { E::from_f64(p[j]) } else { E::ZERO });
+        }
+        for c in 0..v.cols() {
+            out.set(i, c, E::from_f64((0..n).map(|j| p[j] * v.at(j, c).to_f64()).sum()));
+        }
+    }
+}
+
+/// Gradient of a scalar through [`attention`], given its gradient `dout` with respect to `out`:
+/// dP = dO Vᵀ, dS = P ∘ (dP − rowsum(P ∘ dP)), dQ = scale dS K, dK = scale dSᵀ Q, dV = Pᵀ dO. `dq` is set; `dk`, `dv`
+/// are added to, since in self-attention they accumulate into one array.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_backward<E: Elem>(
+    q: Mat<'_, E>,
+    k: Mat<'_, E>,
+    v: Mat<'_, E>,
+    scale: E,
+    probs: Mat<'_, E>,
+    dout: Mat<'_, E>,
+    dq: &mut MatMut<'_, E>,
+    mut dk: Option<&mut MatMut<'_, E>>,
+    mut dv: Option<&mut MatMut<'_, E>>,
+) {
+    let (tq, tk) = (q.rows(), k.rows());
+    let mut ds = vec![0.0; tq * tk];
+    for i in 0..tq {
+        let n = visible(i, tq, tk);
+        let dp: Vec<f64> = (0..n)
+            .map(|j| (0..v.cols()).map(|c| dout.at(i, c).to_f64() * v.at(j, c).to_f64()).sum())
+            .collect();
+        let mean: f64 = (0..n).map(|j| probs.at(i, j).to_f64() * dp[j]).sum();
+        for j in 0..n {
+            ds[i * tk + j] = scale.to_f64() * probs.at(i, j).to_f64() * (dp[j] - mean);
+        }
+        for c in 0..q.cols() {
+            dq.set(i, c, E::from_f64((0..n).map(|j| ds[i * tk + j] * k.at(j, c).to_f64()).sum()));
+        }
+    }
+    for j in 0..tk {
+        let seen = |i: usize| j < visible(i, tq, tk);
+        if let Some(dk) = dk.as_deref_mut() {
+            for c in 0..q.cols() {
+                let x: f64 = (0..tq).filter(|i| seen(*i)).map(|i| ds[i * tk + j] * q.at(i, c).to_f64()).sum();
+                put(Write::Add, dk, j, c, x);
+            }
+        }
+        if let Some(dv) = dv.as_deref_mut() {
+            for c in 0..v.cols() {
+                let x: f64 = (0..tq)
+                    .filter(|i| seen(*i))
+                    .map(|i| probs.at(i, j).to_f64() * dout.at(i, c).to_f64())
+                    .sum();
+                put(Write::Add, dv, j, c, x);
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Aligned scratch memory, allocated once by the caller and lent to kernels.
+
+use crate::elem::Elem;
+use crate::error::KernelError;
+
+const ALIGN: usize = 64;
+
+/// A buffer of elements that starts on a cache line. Kernels ask for a length through their `*_scratch` functions; the
+/// largest of them serves all.
+#[derive(Debug)]
+pub struct Scratch<E> {
+    data: Vec<E>,
+    start: usize,
+    len: usize,
+}
+
+impl<E: Elem> Scratch<E> {
+    /// Room for `len` elements.
+    pub fn new(len: usize) -> Self {
+        let slack = ALIGN / size_of::<E>();
+        let data = vec![E::ZERO; len + slack];
+        // Alignment is for speed alone: were the offset not to be had, 0 is correct too.
+        let start = data.as_ptr().align_offset(ALIGN);
+        let start = if start <= slack { start } else { 0 };
+        Scratch { data, start, len }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// No room at all?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Grows to at least `len` elements; contents are lost. Allocates only if it must.
+    pub fn reserve(&mut self, len: usize) {
+        if len > self.len {
+            *self = Scratch::new(len);
+        }
+    }
+
+    /// All of it.
+    pub fn as_mut_slice(&mut self) -> &mut [E] {
+        &mut self.data[self.start..self.start + self.len]
+    }
+
+    /// The first `len` elements.
+    ///
+    /// # Errors
+    /// [`KernelError::ScratchTooSmall`].
+    pub fn get(&mut self, len: usize) -> Result<&mut [E], KernelError> {
+        if len > self.len {
+            return Err(KernelError::ScratchTooSmall { needed: len, have: self.len });
+        }
+        Ok(&mut self.data[self.start..self.start + len])
+    }
+}
