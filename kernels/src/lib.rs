@@ -26,6 +26,7 @@ mod scratch;
 mod view;
 
 pub use arch::Isa;
+pub use attention::KvGrad;
 pub use elem::Elem;
 pub use error::KernelError;
 pub use scratch::Scratch;

@@ -1,9 +1,9 @@
 //! The naive twin of every kernel: textbook loops, sums in f64 in index order, no blocking. Slow, and the oracle of every
 //! test. Shapes are asserted, not reported.
 
-use crate::Write;
 use crate::elem::Elem;
 use crate::view::{Mat, MatMut};
+use crate::{KvGrad, Write};
 
 fn put<E: Elem>(write: Write, c: &mut MatMut<'_, E>, i: usize, j: usize, x: f64) {
     let old = match write {
@@ -134,8 +134,8 @@ pub fn attention<E: Elem>(
 }
 
 /// Gradient of a scalar through [`attention`], given its gradient `dout` with respect to `out`:
-/// dP = dO Vᵀ, dS = P ∘ (dP − rowsum(P ∘ dP)), dQ = scale dS K, dK = scale dSᵀ Q, dV = Pᵀ dO. `dq` is set; `dk`, `dv`
-/// are added to, since in self-attention they accumulate into one array.
+/// dP = dO Vᵀ, dS = P ∘ (dP − rowsum(P ∘ dP)), dQ = scale dS K, dK = scale dSᵀ Q, dV = Pᵀ dO. `dq` is set; problem `b` of
+/// `dkv` is added to.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward<E: Elem>(
     q: Mat<'_, E>,
@@ -145,8 +145,8 @@ pub fn attention_backward<E: Elem>(
     probs: Mat<'_, E>,
     dout: Mat<'_, E>,
     dq: &mut MatMut<'_, E>,
-    mut dk: Option<&mut MatMut<'_, E>>,
-    mut dv: Option<&mut MatMut<'_, E>>,
+    dkv: &mut KvGrad<'_, E>,
+    b: usize,
 ) {
     let (tq, tk) = (q.rows(), k.rows());
     let mut ds = vec![0.0; tq * tk];
@@ -164,20 +164,21 @@ pub fn attention_backward<E: Elem>(
         }
     }
     for j in 0..tk {
-        let seen = |i: usize| j < visible(i, tq, tk);
-        if let Some(dk) = dk.as_deref_mut() {
-            for c in 0..q.cols() {
-                let x: f64 = (0..tq).filter(|i| seen(*i)).map(|i| ds[i * tk + j] * q.at(i, c).to_f64()).sum();
-                put(Write::Add, dk, j, c, x);
+        let sees = (0..tq).filter(|i| j < visible(*i, tq, tk));
+        let dk_at = |c: usize| sees.clone().map(|i| ds[i * tk + j] * q.at(i, c).to_f64()).sum::<f64>();
+        let dv_at =
+            |c: usize| sees.clone().map(|i| probs.at(i, j).to_f64() * dout.at(i, c).to_f64()).sum::<f64>();
+        match dkv {
+            KvGrad::Separate { dk, dv } => {
+                if let Some(dk) = dk {
+                    (0..q.cols()).for_each(|c| put(Write::Add, &mut dk.mat(b), j, c, dk_at(c)));
+                }
+                if let Some(dv) = dv {
+                    (0..v.cols()).for_each(|c| put(Write::Add, &mut dv.mat(b), j, c, dv_at(c)));
+                }
             }
-        }
-        if let Some(dv) = dv.as_deref_mut() {
-            for c in 0..v.cols() {
-                let x: f64 = (0..tq)
-                    .filter(|i| seen(*i))
-                    .map(|i| probs.at(i, j).to_f64() * dout.at(i, c).to_f64())
-                    .sum();
-                put(Write::Add, dv, j, c, x);
+            KvGrad::Shared(x) => {
+                (0..q.cols()).for_each(|c| put(Write::Add, &mut x.mat(b), j, c, dk_at(c) + dv_at(c)));
             }
         }
     }

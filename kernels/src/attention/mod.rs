@@ -3,6 +3,25 @@
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect, reference};
 
+/// Where the gradients of keys and values go. They are added to what is there; what is absent costs nothing.
+#[derive(Debug)]
+pub enum KvGrad<'a, E> {
+    /// Keys and values are different arrays.
+    Separate {
+        /// Gradient of K (count, tk, d).
+        dk: Option<MatsMut<'a, E>>,
+        /// Gradient of V (count, tk, dv).
+        dv: Option<MatsMut<'a, E>>,
+    },
+    /// Keys and values are one array (d = dv), and so is its gradient (count, tk, d).
+    Shared(MatsMut<'a, E>),
+}
+
+impl<E> KvGrad<'_, E> {
+    /// Neither is wanted.
+    pub const NONE: Self = KvGrad::Separate { dk: None, dv: None };
+}
+
 impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need.
     pub fn attention_scratch(&self, _tq: usize, _tk: usize, _d: usize, _dv: usize) -> usize {
@@ -41,7 +60,7 @@ impl<E: Elem> Kernels<E> {
     }
 
     /// Gradients through [`Kernels::attention`] from `dout` (count, tq, dv) and the saved `probs`: `dq` (count, tq, d) is set;
-    /// `dk` (count, tk, d) and `dv` (count, tk, dv), where given, are added to.
+    /// the gradients of keys and values are added to `dkv`.
     ///
     /// # Errors
     /// Shapes that do not fit together; scratch too small.
@@ -55,8 +74,7 @@ impl<E: Elem> Kernels<E> {
         probs: Mats<'_, E>,
         dout: Mats<'_, E>,
         mut dq: MatsMut<'_, E>,
-        mut dk: Option<MatsMut<'_, E>>,
-        mut dv: Option<MatsMut<'_, E>>,
+        mut dkv: KvGrad<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         check(&q, &k, &v)?;
@@ -69,20 +87,27 @@ impl<E: Elem> Kernels<E> {
         expect("attention_backward", "dq count", q.count(), dq.count())?;
         expect("attention_backward", "dq rows", q.rows(), dq.rows())?;
         expect("attention_backward", "dq columns", q.cols(), dq.cols())?;
-        if let Some(dk) = &dk {
-            expect("attention_backward", "dk count", k.count(), dk.count())?;
-            expect("attention_backward", "dk rows", k.rows(), dk.rows())?;
-            expect("attention_backward", "dk columns", k.cols(), dk.cols())?;
-        }
-        if let Some(dv) = &dv {
-            expect("attention_backward", "dv count", v.count(), dv.count())?;
-            expect("attention_backward", "dv rows", v.rows(), dv.rows())?;
-            expect("attention_backward", "dv columns", v.cols(), dv.cols())?;
+        let expect_like = |x: &MatsMut<'_, E>, cols: usize, what: [&'static str; 3]| {
+            expect("attention_backward", what[0], k.count(), x.count())?;
+            expect("attention_backward", what[1], k.rows(), x.rows())?;
+            expect("attention_backward", what[2], cols, x.cols())
+        };
+        match &dkv {
+            KvGrad::Separate { dk, dv } => {
+                if let Some(dk) = dk {
+                    expect_like(dk, k.cols(), ["dk count", "dk rows", "dk columns"])?;
+                }
+                if let Some(dv) = dv {
+                    expect_like(dv, v.cols(), ["dv count", "dv rows", "dv columns"])?;
+                }
+            }
+            KvGrad::Shared(x) => {
+                expect("attention_backward", "v columns (shared gradient)", k.cols(), v.cols())?;
+                expect_like(x, k.cols(), ["dkv count", "dkv rows", "dkv columns"])?;
+            }
         }
         scratch.get(self.attention_scratch(q.rows(), k.rows(), q.cols(), v.cols()))?;
         for b in 0..q.count() {
-            let mut dkb = dk.as_mut().map(|x| x.mat(b));
-            let mut dvb = dv.as_mut().map(|x| x.mat(b));
             reference::attention_backward(
                 q.mat(b),
                 k.mat(b),
@@ -91,8 +116,8 @@ impl<E: Elem> Kernels<E> {
                 probs.mat(b),
                 dout.mat(b),
                 &mut dq.mat(b),
-                dkb.as_mut(),
-                dvb.as_mut(),
+                &mut dkv,
+                b,
             );
         }
         Ok(())
