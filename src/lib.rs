@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod model;
 pub mod error;
 pub mod num;
+pub mod optim;
+pub mod source;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,0 +1,150 @@
+//! Models: forward and backward by hand over the kernels.
+//!
+//! A model sees a [`Batch`] and a flat parameter vector whose named blocks its [`Layout`] lists; it returns the weighted
+//! loss Σ wᵢ ℓᵢ, the per-sequence losses and predictions, and the gradient in the layout of the parameters.
+
+pub mod disentangled;
+pub mod layout;
+
+pub use disentangled::Disentangled;
+pub use layout::{Block, Layout};
+
+use crate::batch::Batch;
+use crate::num::Sum;
+use crate::{Error, Result};
+use popgrad_kernels::{Elem, Scratch};
+
+/// What every model offers. Object-safe; all memory comes from a [`Workspace`] made once.
+pub trait Model<E: Elem>: Send + Sync {
+    /// Registry name.
+    fn name(&self) -> &'static str;
+    /// Named blocks of the parameter vector.
+    fn layout(&self) -> &Layout;
+    /// Tokens per sequence (T).
+    fn seq_len(&self) -> usize;
+    /// Alphabet size (S).
+    fn vocab(&self) -> usize;
+    /// Memory for batches of up to `seqs` sequences.
+    ///
+    /// # Errors
+    /// When the size overflows.
+    fn workspace(&self, seqs: usize) -> Result<Workspace<E>>;
+    /// Fills `ws.losses()` and `ws.predictions()`.
+    ///
+    /// # Errors
+    /// When the batch, the parameters or the workspace do not fit the model.
+    fn forward(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>) -> Result<()>;
+    /// Overwrites `grad` with the gradient of Σ wᵢ ℓᵢ. Follows a `forward` with the same arguments.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    fn backward(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>, grad: &mut [E]) -> Result<()>;
+}
+
+/// Activations and results of one shard, allocated once.
+#[derive(Debug)]
+pub struct Workspace<E> {
+    /// Activations, carved up by the model.
+    pub(crate) arena: Scratch<E>,
+    /// Lent to kernels.
+    pub(crate) kernel: Scratch<E>,
+    /// Predictions (capacity, S).
+    pub(crate) probs: Vec<E>,
+    /// Losses (capacity).
+    pub(crate) losses: Vec<f64>,
+    seqs: usize,
+    vocab: usize,
+}
+
+impl<E: Elem> Workspace<E> {
+    /// `arena` and `kernel` elements of scratch, results for up to `seqs` sequences over `vocab` symbols.
+    pub(crate) fn new(seqs: usize, vocab: usize, arena: usize, kernel: usize) -> Self {
+        Workspace {
+            arena: Scratch::new(arena),
+            kernel: Scratch::new(kernel),
+            probs: vec![E::ZERO; seqs * vocab],
+            losses: vec![0.0; seqs],
+            seqs: 0,
+            vocab,
+        }
+    }
+
+    /// Sequences that fit.
+    pub fn capacity(&self) -> usize {
+        self.losses.len()
+    }
+
+    pub(crate) fn set_seqs(&mut self, seqs: usize) {
+        self.seqs = seqs;
+    }
+
+    /// −Σ_s y_s log f_s of each sequence of the last forward (B), unweighted.
+    pub fn losses(&self) -> &[f64] {
+        &self.losses[..self.seqs]
+    }
+
+    /// Predicted distributions of the last forward, row-major (B, S).
+    pub fn predictions(&self) -> &[E] {
+        &self.probs[..self.seqs * self.vocab]
+    }
+
+    /// Σ wᵢ ℓᵢ of the last forward, in index order, compensated.
+    pub fn weighted_loss(&self, weights: &[f64]) -> Sum {
+        let mut sum = Sum::new();
+        for (l, w) in self.losses().iter().zip(weights) {
+            sum.add(l * w);
+        }
+        sum
+    }
+}
+
+/// Checks what every model requires of its operands.
+pub(crate) fn check_operands<E: Elem>(
+    model: &dyn Model<E>,
+    params: &[E],
+    batch: &Batch,
+    ws: &Workspace<E>,
+) -> Result<()> {
+    let same = |field: &str, found: usize, expected: usize| {
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::invalid(field, found.to_string(), format!("{expected} for this model")))
+        }
+    };
+    same("T", batch.len_tokens(), model.seq_len())?;
+    same("S", batch.vocab(), model.vocab())?;
+    same("params length", params.len(), model.layout().len())?;
+    if batch.seqs() > ws.capacity() {
+        let allowed = format!("at most {} (the workspace)", ws.capacity());
+        return Err(Error::invalid("B", batch.seqs().to_string(), allowed));
+    }
+    Ok(())
+}
+
+/// Names that [`build`] knows.
+pub const MODELS: [&str; 1] = ["disentangled"];
+
+/// What a model is built from, whatever its kind.
+#[derive(Debug, Clone)]
+pub struct ModelSpec {
+    /// One of [`MODELS`].
+    pub name: String,
+    /// Alphabet size S.
+    pub vocab: usize,
+    /// Sequence length T, the query included.
+    pub seq_len: usize,
+    /// Heads of each layer.
+    pub heads: Vec<usize>,
+}
+
+/// Builds a model by name.
+///
+/// # Errors
+/// An unknown name, or sizes out of range.
+pub fn build<E: Elem>(spec: &ModelSpec) -> Result<Box<dyn Model<E>>> {
+    match spec.name.as_str() {
+        "disentangled" => Ok(Box::new(Disentangled::new(spec.vocab, spec.seq_len, &spec.heads)?)),
+        other => Err(Error::unknown("model", other, MODELS)),
+    }
+}
