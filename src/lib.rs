@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
-pub mod model;
 pub mod error;
+pub mod model;
 pub mod num;
 pub mod optim;
 pub mod source;

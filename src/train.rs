@@ -362,7 +362,11 @@ impl<'a, E: Elem> Trainer<'a, E> {
     pub fn restore(&mut self, state: State<E>) -> Result<()> {
         if state.params.len() != self.params.len() {
             let allowed = format!("{} entries", self.params.len());
-            return Err(Error::invalid("checkpoint params", format!("{} entries", state.params.len()), allowed));
+            return Err(Error::invalid(
+                "checkpoint params",
+                format!("{} entries", state.params.len()),
+                allowed,
+            ));
         }
         if state.step > self.plan.steps {
             let allowed = format!("at most steps = {}", self.plan.steps);

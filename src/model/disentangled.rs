@@ -125,7 +125,9 @@ impl<E: Elem> Disentangled<E> {
     /// One-hot token and position, in the first d_0 columns of x.
     fn embed(&self, batch: &Batch, x: &mut [E]) -> Result<()> {
         let (s, t, width) = (self.vocab, self.seq_len, self.widths[self.top()]);
-        for (row, token) in x.chunks_exact_mut(width).zip(batch.tokens()).enumerate().map(|(i, (r, k))| ((i, r), k)) {
+        for (row, token) in
+            x.chunks_exact_mut(width).zip(batch.tokens()).enumerate().map(|(i, (r, k))| ((i, r), k))
+        {
             let (i, row) = row;
             let token = *token as usize;
             if token >= s {
@@ -160,7 +162,11 @@ impl<E: Elem> Model<E> for Disentangled<E> {
             [x, x, q, p, f, f, l, dq].into_iter().try_fold(0usize, |a, b| a.checked_add(b))
         });
         let arena = arena.filter(|a| *a <= isize::MAX as usize / 64).ok_or_else(|| {
-            Error::invalid("B", format!("{seqs} sequences of this model"), "a batch whose activations fit memory")
+            Error::invalid(
+                "B",
+                format!("{seqs} sequences of this model"),
+                "a batch whose activations fit memory",
+            )
         })?;
         let mut kernel = 0;
         for (l, d) in self.widths[..=self.top()].iter().copied().enumerate() {
@@ -224,7 +230,12 @@ impl<E: Elem> Model<E> for Disentangled<E> {
         self.kernels.gemm(Write::Set, E::ONE, f, w, MatMut::new(act.logits, n, s)?, kernel)?;
         let logits = Mat::new(act.logits, n, s)?;
         let targets = Mat::new(batch.targets(), n, s)?;
-        self.kernels.cross_entropy(logits, targets, &mut losses[..n], MatMut::new(&mut out[..n * s], n, s)?)?;
+        self.kernels.cross_entropy(
+            logits,
+            targets,
+            &mut losses[..n],
+            MatMut::new(&mut out[..n * s], n, s)?,
+        )?;
         ws.set_seqs(n);
         Ok(())
     }

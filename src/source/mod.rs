@@ -1,6 +1,6 @@
 //! Sources fill batches: from samples, or exactly.
-use crate::batch::Batch;
 use crate::Result;
+use crate::batch::Batch;
 /// Memory of a source.
 #[derive(Debug)]
 pub struct SourceWork;
@@ -16,5 +16,12 @@ pub trait Source: Sync + Send {
     ///
     /// # Errors
     /// When `batch` does not fit.
-    fn fill(&self, first: u64, count: usize, denominator: usize, work: &mut SourceWork, batch: &mut Batch) -> Result<()>;
+    fn fill(
+        &self,
+        first: u64,
+        count: usize,
+        denominator: usize,
+        work: &mut SourceWork,
+        batch: &mut Batch,
+    ) -> Result<()>;
 }
