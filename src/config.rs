@@ -1,0 +1,285 @@
+//! Run configuration: one flat table of keys, from a preset, a TOML file and `key=value` overrides, in that order.
+//!
+//! Every key is listed in [`KEYS`] with its type and domain; an unknown key or a value of the wrong type is an error that
+//! names both. The resolved table is written to the run folder and read back by `--resume`.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// Type of a key's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Non-negative integer.
+    Count,
+    /// Number.
+    Real,
+    /// Word.
+    Text,
+    /// List of integers, `1,1` on the command line.
+    Integers,
+}
+
+/// One configuration key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Type of its value.
+    pub kind: Kind,
+    /// What it means and what is allowed.
+    pub help: &'static str,
+}
+
+const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
+    Key { name, kind, help }
+}
+
+/// Every key of a run.
+pub const KEYS: [Key; 21] = [
+    key("preset", Kind::Text, "the preset that the other keys start from"),
+    key("seed", Kind::Count, "seed of every draw"),
+    key("dtype", Kind::Text, "f32 or f64: type of parameters and activations"),
+    key("graph", Kind::Text, "latent graph: chain, icl, random, manual, or custom (then `parents`)"),
+    key("parents", Kind::Integers, "parent of each context position (T-1 of them), -1 for a root; sets graph=custom"),
+    key("S", Kind::Count, "alphabet size, 2 to 1024"),
+    key("T", Kind::Count, "sequence length with the query, 2 to 4096"),
+    key("alpha", Kind::Real, "Dirichlet parameter of the transition rows, 0.001 to 1000"),
+    key("roots", Kind::Text, "law of the roots: stationary or uniform"),
+    key("model", Kind::Text, "model: disentangled"),
+    key("heads", Kind::Integers, "attention heads of each layer, e.g. 1,1"),
+    key("optimizer", Kind::Text, "optimiser: sgd"),
+    key("lr", Kind::Real, "learning rate, >= 0"),
+    key("schedule", Kind::Text, "learning-rate schedule: constant or cosine"),
+    key("weight_decay", Kind::Real, "weight decay, >= 0"),
+    key("steps", Kind::Count, "updates, >= 1"),
+    key("batch", Kind::Count, "sequences per update, >= 1"),
+    key("shards", Kind::Count, "shards per batch, >= 1: fixes the order of sums, so it changes the last bits"),
+    key("eval_every", Kind::Count, "updates between evaluations, >= 1"),
+    key("test_size", Kind::Count, "sequences of the fixed test set, >= 1"),
+    key("checkpoint_every", Kind::Count, "updates between checkpoints, >= 1"),
+];
+
+/// A resolved configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(non_snake_case)]
+pub struct Config {
+    /// The preset that the other keys start from.
+    pub preset: String,
+    /// Seed of every draw.
+    pub seed: u64,
+    /// `f32` or `f64`.
+    pub dtype: String,
+    /// Latent graph.
+    pub graph: String,
+    /// Parent list of a custom graph.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<i64>,
+    /// Alphabet size.
+    pub S: usize,
+    /// Sequence length, query included.
+    pub T: usize,
+    /// Dirichlet parameter.
+    pub alpha: f64,
+    /// Law of the roots.
+    pub roots: String,
+    /// Model.
+    pub model: String,
+    /// Heads of each layer.
+    pub heads: Vec<usize>,
+    /// Optimiser.
+    pub optimizer: String,
+    /// Learning rate.
+    pub lr: f64,
+    /// Its schedule.
+    pub schedule: String,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Updates.
+    pub steps: u64,
+    /// Sequences per update.
+    pub batch: usize,
+    /// Shards per batch.
+    pub shards: usize,
+    /// Updates between evaluations.
+    pub eval_every: u64,
+    /// Sequences of the test set.
+    pub test_size: usize,
+    /// Updates between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+fn find(name: &str) -> Result<&'static Key> {
+    KEYS.iter().find(|k| k.name == name).ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|k| k.name)))
+}
+
+/// Brings a value to the type of its key: integers become reals where a real is wanted, one integer a list.
+fn coerce(key: &Key, value: Value) -> Result<Value> {
+    let wrong = |what: String| Error::invalid(key.name, what, key.help);
+    match (key.kind, value) {
+        (Kind::Count, Value::Integer(i)) if i >= 0 => Ok(Value::Integer(i)),
+        (Kind::Real, Value::Integer(i)) => Ok(Value::Float(i as f64)),
+        (Kind::Real, Value::Float(x)) if x.is_finite() => Ok(Value::Float(x)),
+        (Kind::Text, Value::String(s)) => Ok(Value::String(s)),
+        (Kind::Integers, Value::Integer(i)) => Ok(Value::Array(vec![Value::Integer(i)])),
+        (Kind::Integers, Value::Array(a)) if a.iter().all(Value::is_integer) => Ok(Value::Array(a)),
+        (_, other) => Err(wrong(other.to_string().replace('\n', " "))),
+    }
+}
+
+/// Parses the text after `key=`.
+fn parse(key: &Key, text: &str) -> Result<Value> {
+    let wrong = || Error::invalid(key.name, format!("`{text}`"), key.help);
+    let integer = |t: &str| t.trim().parse::<i64>().map(Value::Integer).map_err(|_| wrong());
+    let value = match key.kind {
+        Kind::Count => {
+            // Powers such as 2^17 are how step counts are written in the papers.
+            match text.split_once('^').map(|(b, e)| (b.parse::<i64>(), e.parse::<u32>())) {
+                Some((Ok(b), Ok(e))) => Value::Integer(b.checked_pow(e).ok_or_else(wrong)?),
+                _ => integer(text)?,
+            }
+        }
+        Kind::Real => Value::Float(text.parse().map_err(|_| wrong())?),
+        Kind::Text => Value::String(text.to_string()),
+        Kind::Integers => {
+            let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
+            Value::Array(inner.split(',').map(integer).collect::<Result<_>>()?)
+        }
+    };
+    coerce(key, value)
+}
+
+/// Splits `key=value` arguments and parses them.
+///
+/// # Errors
+/// An argument without `=`, an unknown key, a value of the wrong type.
+pub fn parse_overrides(args: &[String]) -> Result<Table> {
+    let mut table = Table::new();
+    for arg in args {
+        let Some((name, text)) = arg.split_once('=') else {
+            return Err(Error::invalid("argument", format!("`{arg}`"), "key=value"));
+        };
+        let key = find(name.trim())?;
+        table.insert(key.name.to_string(), parse(key, text)?);
+    }
+    Ok(table)
+}
+
+/// Reads a TOML file of keys.
+///
+/// # Errors
+/// An unreadable file, invalid TOML, an unknown key, a value of the wrong type.
+pub fn read_file(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    let table: Table = text.parse().map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |s| 1 + text[..s.start].matches('\n').count());
+        Error::format(path, format!("line {line}: {}", e.message().replace('\n', " ")))
+    })?;
+    table.into_iter().map(|(name, value)| Ok((name.clone(), coerce(find(&name)?, value)?))).collect()
+}
+
+/// Layers `tables`, later over earlier, into a configuration. `parents` given without `graph` means a custom graph, and a
+/// named graph drops the parents of an earlier layer.
+///
+/// # Errors
+/// A missing key or a value out of range.
+pub fn resolve(tables: &[Table]) -> Result<Config> {
+    let mut merged = Table::new();
+    for table in tables {
+        if table.contains_key("parents") && !table.contains_key("graph") {
+            merged.insert("graph".into(), Value::String("custom".into()));
+        }
+        if table.contains_key("graph") && !table.contains_key("parents") {
+            merged.remove("parents");
+        }
+        merged.extend(table.clone());
+    }
+    if let Some(missing) = KEYS.iter().find(|k| k.name != "parents" && !merged.contains_key(k.name)) {
+        return Err(Error::invalid(missing.name, "missing", missing.help));
+    }
+    if let Some(heads) = merged["heads"].as_array()
+        && heads.iter().any(|h| h.as_integer().is_none_or(|h| h < 1))
+    {
+        return Err(Error::invalid("heads", merged["heads"].to_string(), "each layer at least 1 head"));
+    }
+    let config: Config = merged
+        .try_into()
+        .map_err(|e: toml::de::Error| Error::invalid("configuration", e.message(), "values in range"))?;
+    config.check()?;
+    Ok(config)
+}
+
+impl Config {
+    /// Checks what no later constructor checks.
+    fn check(&self) -> Result<()> {
+        let positive = |name: &str, value: u64| match value {
+            0 => Err(Error::invalid(name, "0", format!("{name} >= 1"))),
+            _ => Ok(()),
+        };
+        positive("steps", self.steps)?;
+        positive("batch", self.batch as u64)?;
+        positive("shards", self.shards as u64)?;
+        positive("eval_every", self.eval_every)?;
+        positive("test_size", self.test_size as u64)?;
+        positive("checkpoint_every", self.checkpoint_every)?;
+        for (name, value) in [("batch", self.batch), ("test_size", self.test_size)] {
+            if value > 1 << 26 {
+                return Err(Error::invalid(name, value.to_string(), format!("{name} <= 2^26")));
+            }
+        }
+        match self.dtype.as_str() {
+            "f32" | "f64" => Ok(()),
+            other => Err(Error::unknown("dtype", other, ["f32", "f64"])),
+        }
+    }
+
+    /// As TOML, for the run folder.
+    ///
+    /// # Errors
+    /// Never in practice: every field has a TOML form.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::invalid("configuration", e.to_string(), "values TOML can hold"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paper::preset;
+
+    fn with(overrides: &[&str]) -> Result<Config> {
+        let args: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+        resolve(&[preset("chain", false)?, parse_overrides(&args)?])
+    }
+
+    #[test]
+    fn overrides_take_effect_and_survive_the_round_trip() {
+        let c = with(&["steps=2^10", "heads=2,1", "alpha=1", "parents=-1,0,0", "T=4"]).unwrap();
+        assert_eq!((c.steps, c.alpha, c.graph.as_str()), (1024, 1.0, "custom"));
+        assert_eq!((c.heads.clone(), c.parents.clone()), (vec![2, 1], vec![-1, 0, 0]));
+        let table: Table = c.to_toml().unwrap().parse().unwrap();
+        assert_eq!(resolve(&[table]).unwrap(), c);
+        assert_eq!(with(&["parents=-1,0,0", "graph=chain"]).unwrap().graph, "chain");
+    }
+
+    #[test]
+    fn errors_name_the_key_and_what_is_allowed() {
+        for (bad, expected) in [
+            ("step=3", "unknown key `step`, did you mean `steps`?"),
+            ("steps", "argument: `steps`; allowed: key=value"),
+            ("steps=-3", "steps: -3; allowed: updates, >= 1"),
+            ("steps=0", "steps: 0; allowed: steps >= 1"),
+            ("steps=9^99", "steps: `9^99`"),
+            ("alpha=nan", "alpha: nan"),
+            ("alpha=x", "alpha: `x`; allowed: Dirichlet parameter"),
+            ("heads=1,0", "heads: [1, 0]; allowed: each layer at least 1 head"),
+            ("dtype=f16", "unknown dtype `f16`, did you mean"),
+            ("batch=99999999999", "batch: 99999999999; allowed: batch <= 2^26"),
+        ] {
+            let message = with(&[bad]).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{bad}: {message}");
+        }
+    }
+}

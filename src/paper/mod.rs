@@ -1,0 +1,70 @@
+//! The papers' experiments: an experiment is a task, a model, an optimiser, probes and what to expect of them.
+
+pub mod causal;
+
+use crate::{Error, Result};
+use toml::Table;
+
+/// Presets of `popgrad run`, with what each one is.
+pub const PRESETS: [(&str, &str); 4] = [
+    ("chain", "Nichani et al. 2024, Figure 2: chain, S=10, T=20, 2^17 steps of SGD"),
+    ("icl", "the same on disjoint pairs (in-context learning)"),
+    ("random", "the same on a random forest"),
+    ("manual", "the same on the small tree [-1,0,0,1,2], S=3, T=6"),
+];
+
+/// What every preset shares: the paper's Figure 2.
+const BASE: &str = r#"
+seed = 0
+dtype = "f32"
+S = 10
+T = 20
+alpha = 0.1
+roots = "stationary"
+model = "disentangled"
+heads = [1, 1]
+optimizer = "sgd"
+lr = 1.0
+schedule = "cosine"
+weight_decay = 0.0
+steps = 131072
+batch = 1024
+shards = 16
+eval_every = 1024
+test_size = 65536
+checkpoint_every = 8192
+"#;
+
+/// What `--quick` changes: a smaller alphabet and a shorter sequence learn the same graph in a fraction of the steps.
+pub const QUICK: &str = r#"
+S = 5
+T = 12
+steps = 4096
+batch = 1024
+lr = 4.0
+eval_every = 128
+test_size = 8192
+checkpoint_every = 1024
+"#;
+
+/// The table of preset `name`, in its short form if `quick`.
+///
+/// # Errors
+/// An unknown name.
+pub fn preset(name: &str, quick: bool) -> Result<Table> {
+    if !PRESETS.iter().any(|(n, _)| *n == name) {
+        return Err(Error::unknown("preset", name, PRESETS.iter().map(|(n, _)| *n)));
+    }
+    let parse = |text: &str| text.parse::<Table>().map_err(|e| Error::invalid("preset", e.to_string(), "valid TOML"));
+    let mut table = parse(BASE)?;
+    if quick {
+        table.extend(parse(QUICK)?);
+    }
+    table.insert("preset".into(), name.into());
+    table.insert("graph".into(), name.into());
+    if name == "manual" {
+        table.insert("S".into(), 3.into());
+        table.insert("T".into(), 6.into());
+    }
+    Ok(table)
+}

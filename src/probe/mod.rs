@@ -1,0 +1,3 @@
+//! Questions asked of trained parameters: does the model hold what theory says it learns?
+
+pub mod attention;
