@@ -4,5 +4,6 @@
 pub mod batch;
 pub mod error;
 pub mod num;
+pub mod report;
 
 pub use error::{Error, Result};
