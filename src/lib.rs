@@ -2,10 +2,15 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod model;
 pub mod num;
 pub mod optim;
+pub mod paper;
+pub mod probe;
+pub mod report;
 pub mod source;
 pub mod train;
 

@@ -1,0 +1,174 @@
+//! `.safetensors`: an 8-byte length, a JSON header, raw little-endian bytes.
+//!
+//! Reading goes through the `safetensors` crate after two checks it does not make. Writing does not: the crate keeps
+//! metadata in a hash map, whose order differs from run to run, and our files must be equal when their content is.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::npy::{self, Element};
+use super::{Array, ArrayData};
+use crate::error::{Error, Result};
+
+/// The header key that holds metadata instead of an array.
+pub(super) const METADATA_KEY: &str = "__metadata__";
+
+type Arrays = BTreeMap<String, Array>;
+type Metadata = BTreeMap<String, String>;
+
+pub(super) fn parse(origin: &Path, bytes: &[u8]) -> Result<(Arrays, Metadata)> {
+    check_header(origin, bytes)?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(origin, &e))?;
+    let mut arrays = BTreeMap::new();
+    for (name, tensor) in file.iter() {
+        let element = element_of(tensor.dtype()).ok_or_else(|| {
+            Error::format(
+                origin,
+                format!(
+                    "array `{name}`: element type {}; expected BOOL, I8..I64, U8..U64, F16, BF16, F32 or F64",
+                    tensor.dtype()
+                ),
+            )
+        })?;
+        arrays.insert(
+            name.to_string(),
+            Array { shape: tensor.shape().to_vec(), data: npy::decode(element, tensor.data()) },
+        );
+    }
+    Ok((arrays, parse_metadata(origin, bytes)?))
+}
+
+pub(super) fn parse_metadata(origin: &Path, bytes: &[u8]) -> Result<Metadata> {
+    check_header(origin, bytes)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| corrupt(origin, &e))?;
+    Ok(header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
+fn corrupt(origin: &Path, e: &dyn fmt::Display) -> Error {
+    Error::format(origin, format!("not a readable .safetensors file: {e}"))
+}
+
+fn element_of(dtype: Dtype) -> Option<Element> {
+    Some(match dtype {
+        Dtype::BOOL => Element::Bool,
+        Dtype::I8 => Element::I8,
+        Dtype::I16 => Element::I16,
+        Dtype::I32 => Element::I32,
+        Dtype::I64 => Element::I64,
+        Dtype::U8 => Element::U8,
+        Dtype::U16 => Element::U16,
+        Dtype::U32 => Element::U32,
+        Dtype::U64 => Element::U64,
+        Dtype::F16 => Element::F16,
+        Dtype::BF16 => Element::Bf16,
+        Dtype::F32 => Element::F32,
+        Dtype::F64 => Element::F64,
+        _ => return None,
+    })
+}
+
+/// Refuse what the crate lets through: repeated names (it keeps one of them, silently) and offsets near the end of
+/// the address space (its sum of offset and header length overflows).
+fn check_header(origin: &Path, bytes: &[u8]) -> Result<()> {
+    let truncated = || corrupt(origin, &"truncated header");
+    let (length, rest) = bytes.split_first_chunk().ok_or_else(truncated)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| truncated())?;
+    let (header, data) = rest.split_at_checked(length).ok_or_else(truncated)?;
+    let entries: Entries = serde_json::from_slice(header).map_err(|e| corrupt(origin, &e))?;
+    match entries.ends.iter().find(|(_, end)| *end > data.len() as u64) {
+        Some((name, end)) => Err(Error::format(
+            origin,
+            format!("array `{name}`: ends at byte {end} of {} bytes of data", data.len()),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Names and end offsets of all arrays in a header; deserialising it fails on a repeated name.
+struct Entries {
+    ends: Vec<(String, u64)>,
+}
+
+#[derive(Deserialize)]
+struct Span {
+    data_offsets: (u64, u64),
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct EntriesVisitor;
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of named arrays")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let (mut names, mut ends) = (HashSet::new(), Vec::new());
+                while let Some(name) = map.next_key::<String>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "two arrays of the same name `{name}`"
+                        )));
+                    }
+                    if name == METADATA_KEY {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    } else {
+                        ends.push((name, map.next_value::<Span>()?.data_offsets.1));
+                    }
+                }
+                Ok(Entries { ends })
+            }
+        }
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+pub(super) fn encode(
+    path: &Path,
+    arrays: &BTreeMap<&str, &Array>,
+    metadata: Option<&Metadata>,
+) -> Result<Vec<u8>> {
+    // Wide elements first, so that every array is aligned to its element in a mapped file; then by name.
+    let mut order: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, *a)).collect();
+    order.sort_by_key(|(name, array)| (std::cmp::Reverse(array.data.width()), *name));
+    let mut fields = Vec::new();
+    if let Some(metadata) = metadata {
+        fields.push(format!("\"{METADATA_KEY}\":{}", json(path, metadata)?));
+    }
+    let mut offset = 0;
+    for (name, array) in &order {
+        let end = offset + array.data.len() * array.data.width();
+        let dtype = match array.data {
+            ArrayData::F32(_) => "F32",
+            ArrayData::F64(_) => "F64",
+            ArrayData::I64(_) => "I64",
+            ArrayData::U64(_) => "U64",
+        };
+        fields.push(format!(
+            "{}:{{\"dtype\":\"{dtype}\",\"shape\":{},\"data_offsets\":[{offset},{end}]}}",
+            json(path, name)?,
+            json(path, &array.shape)?,
+        ));
+        offset = end;
+    }
+    let mut header = format!("{{{}}}", fields.join(","));
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    let mut out = Vec::with_capacity(8 + header.len() + offset);
+    out.extend_from_slice(&(header.len() as u64).to_le_bytes());
+    out.extend_from_slice(header.as_bytes());
+    order.iter().for_each(|(_, array)| array.data.extend_le_bytes(&mut out));
+    Ok(out)
+}
+
+fn json<T: Serialize + ?Sized>(path: &Path, value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::format(path, format!("cannot make a header: {e}")))
+}

@@ -1,0 +1,18 @@
+//! Everything a run leaves behind: run folders, named arrays, checkpoints, metrics and figures.
+//!
+//! This room knows plain records only (paths, shapes, numbers, labels): no model, no task. Every file it writes
+//! is either complete or absent, and the same input gives the same bytes.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`files`] | atomic writes, run folders, JSON-lines logs that survive a crash |
+//! | [`arrays`] | named arrays in `.npz` and `.safetensors`, from untrusted bytes |
+//! | [`checkpoint`] | training state, bit for bit |
+//! | [`metrics`] | `metrics.jsonl`, `timing.jsonl`, the summary |
+//! | [`plot`] | line charts and heat maps, one SVG and the PNG drawn from it |
+
+pub mod arrays;
+pub mod checkpoint;
+pub mod files;
+pub mod metrics;
+pub mod plot;
