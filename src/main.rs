@@ -1,4 +1,8 @@
 //! The `popgrad` command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    popgrad::cli::main()
+}

@@ -200,7 +200,7 @@ impl<'a, E: Elem> Trainer<'a, E> {
             for start in (first..first + count).step_by(shard.count) {
                 let n = shard.count.min(first + count - start);
                 let mut chunk = Batch::with_capacity(n, source.seq_len(), source.vocab())?;
-                source.fill(start as u64, n, size, &mut work, &mut chunk)?;
+                source.fill(start as u64, n, size, &mut work, &mut chunk);
                 shard.tests.push(chunk);
             }
             Ok(())
@@ -237,7 +237,7 @@ impl<'a, E: Elem> Trainer<'a, E> {
         self.shards.par_iter_mut().for_each(|shard| {
             let Shard { first, count, source: work, batch: b, ws, grad, loss, .. } = shard;
             let mut run = || {
-                source.fill(base + *first as u64, *count, batch, work, b)?;
+                source.fill(base + *first as u64, *count, batch, work, b);
                 model.forward(params, b, ws)?;
                 model.backward(params, b, ws, grad)?;
                 Ok(ws.weighted_loss(b.weights()))

@@ -1,6 +1,7 @@
 //! The papers' experiments: an experiment is a task, a model, an optimiser, probes and what to expect of them.
 
 pub mod causal;
+mod figures;
 
 use crate::{Error, Result};
 use toml::Table;
@@ -67,4 +68,16 @@ pub fn preset(name: &str, quick: bool) -> Result<Table> {
         table.insert("T".into(), 6.into());
     }
     Ok(table)
+}
+
+/// What a run tells whoever watches it.
+pub trait Progress: Send {
+    /// After every update.
+    fn stepped(&mut self, step: u64, loss: f64);
+    /// After every evaluation: test loss minus that of the counts predictor.
+    fn evaluated(&mut self, gap: f64);
+    /// Training is over.
+    fn finished(&mut self);
+    /// Something worth a line.
+    fn note(&mut self, text: &str);
 }

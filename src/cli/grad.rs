@@ -1,0 +1,238 @@
+//! `popgrad grad`: loss, predictions and gradients of a model at parameters and tokens made elsewhere.
+
+use super::pool;
+use crate::batch::Batch;
+use crate::model::{self, Layout, Model, ModelSpec};
+use crate::report::arrays::{Array, Format, read_arrays, write_arrays};
+use crate::{Error, Result};
+use clap::Args;
+use popgrad_kernels::Elem;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `popgrad grad`.
+#[derive(Debug, Args)]
+pub(super) struct GradArgs {
+    /// Model: disentangled.
+    #[arg(long)]
+    model: String,
+    /// Sizes of the model, e.g. heads=1,1 S=10 (T comes from the tokens).
+    #[arg(value_name = "KEY=VALUE")]
+    sizes: Vec<String>,
+    /// Parameters: one array per block (A.0, A.1, .., W), .npz or .safetensors.
+    #[arg(long, value_name = "FILE")]
+    params: PathBuf,
+    /// Arrays `tokens` (B,T), `targets` (B,S), optionally `weights` (B).
+    #[arg(long, value_name = "FILE")]
+    batch: PathBuf,
+    /// Where loss, losses, predictions and gradients go, .npz or .safetensors.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Arithmetic: f32 or f64.
+    #[arg(long, default_value = "f64")]
+    dtype: String,
+    /// Worker threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+Output: `loss` (), `losses` (B), `predictions` (B,S) and one array per parameter block, +dL/dblock of
+L = sum_i weights_i losses_i. Weights default to 1/B and are never renormalised. See docs/formats.md.";
+
+pub(super) fn grad(args: GradArgs) -> Result<()> {
+    // Refused before any work: an output format that cannot be written.
+    Format::of(&args.out)?;
+    match args.dtype.as_str() {
+        "f32" => typed::<f32>(&args),
+        "f64" => typed::<f64>(&args),
+        other => Err(Error::unknown("dtype", other, ["f32", "f64"])),
+    }
+}
+
+fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
+    let (mut heads, mut vocab) = (None, None);
+    for (name, value) in crate::config::parse_overrides(&args.sizes)? {
+        match (name.as_str(), value) {
+            ("heads", toml::Value::Array(list)) => {
+                let h: Option<Vec<usize>> =
+                    list.iter().map(|v| v.as_integer().and_then(|i| usize::try_from(i).ok())).collect();
+                heads = Some(h.ok_or_else(|| Error::invalid("heads", format!("{list:?}"), "1 to 64 each"))?);
+            }
+            ("S", v) => vocab = v.as_integer().and_then(|i| usize::try_from(i).ok()),
+            (other, _) => return Err(Error::unknown("key of grad", other, ["heads", "S"])),
+        }
+    }
+    let missing = |name: &str| Error::invalid(name, "missing", format!("{name}=.. on the command line"));
+    let heads = heads.ok_or_else(|| missing("heads"))?;
+    let vocab = vocab.ok_or_else(|| missing("S"))?;
+
+    let batch = read_batch(&args.batch, vocab)?;
+    let spec = ModelSpec { name: args.model.clone(), vocab, seq_len: batch.len_tokens(), heads };
+    let model = model::build::<E>(&spec)?;
+    let params = read_params::<E>(&args.params, model.layout())?;
+    let result = pool(args.threads)?.install(|| evaluate(model.as_ref(), &params, &batch))?;
+    write(&args.out, model.as_ref(), &batch, &result)
+}
+
+struct Evaluated<E> {
+    loss: f64,
+    losses: Vec<f64>,
+    predictions: Vec<E>,
+    grad: Vec<f64>,
+}
+
+/// Sequences per piece: bounds the memory whatever the batch; fixed, so that sums have one order.
+const PIECE: usize = 256;
+
+fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Result<Evaluated<E>> {
+    use rayon::prelude::*;
+    let (t, s, n) = (batch.len_tokens(), batch.vocab(), batch.seqs());
+    let pieces: Vec<usize> = (0..n).step_by(PIECE).collect();
+    let run = |start: &usize| -> Result<(f64, Vec<f64>, Vec<E>, Vec<E>)> {
+        let count = PIECE.min(n - start);
+        let rows = *start..start + count;
+        let mut piece = Batch::with_capacity(count, t, s)?;
+        piece.set_seqs(count);
+        let (tokens, targets, weights) = piece.parts_mut();
+        tokens.copy_from_slice(&batch.tokens()[rows.start * t..rows.end * t]);
+        targets.copy_from_slice(&batch.targets()[rows.start * s..rows.end * s]);
+        weights.copy_from_slice(&batch.weights()[rows]);
+        let mut ws = model.workspace(count)?;
+        let mut grad = vec![E::ZERO; params.len()];
+        model.forward(params, &piece, &mut ws)?;
+        model.backward(params, &piece, &mut ws, &mut grad)?;
+        let loss = ws.weighted_loss(piece.weights()).value();
+        Ok((loss, ws.losses().to_vec(), ws.predictions().to_vec(), grad))
+    };
+    let mut out = Evaluated {
+        loss: 0.0,
+        losses: Vec::with_capacity(n),
+        predictions: Vec::with_capacity(n * s),
+        grad: vec![0.0; params.len()],
+    };
+    let mut loss = crate::num::Sum::new();
+    // A bounded number of pieces in flight; folded in order.
+    for group in pieces.chunks(4 * rayon::current_num_threads()) {
+        let done: Vec<_> = group.par_iter().map(run).collect();
+        for piece in done {
+            let (l, losses, predictions, grad) = piece?;
+            loss.add(l);
+            out.losses.extend(losses);
+            out.predictions.extend(predictions);
+            for (o, g) in out.grad.iter_mut().zip(grad) {
+                *o += g.to_f64();
+            }
+        }
+    }
+    out.loss = loss.value();
+    Ok(out)
+}
+
+/// Takes array `name` out of a file's arrays.
+fn take(arrays: &mut BTreeMap<String, Array>, path: &Path, name: &str) -> Result<Array> {
+    let held: Vec<&str> = arrays.keys().map(String::as_str).collect();
+    let problem = format!("array `{name}` is missing; the file holds: {}", held.join(", "));
+    arrays.remove(name).ok_or_else(|| Error::format(path, problem))
+}
+
+fn shape_error(path: &Path, name: &str, array: &Array, expected: &str) -> Error {
+    Error::format(path, format!("array `{name}` has shape {:?}; expected {expected}", array.shape()))
+}
+
+fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
+    let mut arrays = read_arrays(path)?;
+    let tokens = take(&mut arrays, path, "tokens")?;
+    let targets = take(&mut arrays, path, "targets")?;
+    let weights = arrays.remove("weights");
+    if let Some(extra) = arrays.keys().next() {
+        let problem = format!("array `{extra}` is not expected; allowed: tokens, targets, weights");
+        return Err(Error::format(path, problem));
+    }
+    let [b, t] = *tokens.shape() else {
+        return Err(shape_error(path, "tokens", &tokens, "(B, T)"));
+    };
+    if b == 0 || t < 2 {
+        return Err(shape_error(path, "tokens", &tokens, "(B, T) with B >= 1 and T >= 2"));
+    }
+    if targets.shape() != [b, vocab] {
+        return Err(shape_error(path, "targets", &targets, &format!("(B, S) = ({b}, {vocab})")));
+    }
+    let mut batch = Batch::with_capacity(b, t, vocab)?;
+    batch.set_seqs(b);
+    let (out_tokens, out_targets, out_weights) = batch.parts_mut();
+    for (i, (out, token)) in out_tokens.iter_mut().zip(tokens.as_integers("tokens")?).enumerate() {
+        let found = usize::try_from(token).ok().filter(|x| *x < vocab);
+        let Some(token) = found else {
+            let problem = format!("tokens[{}, {}] = {token}; allowed: 0 <= token < S = {vocab}", i / t, i % t);
+            return Err(Error::format(path, problem));
+        };
+        // A vocabulary is at most 2^16 here, checked by the model; u32 holds any token below it.
+        *out = u32::try_from(token).unwrap_or(u32::MAX);
+    }
+    let values = targets.to_f64_vec();
+    for (i, row) in values.chunks(vocab).enumerate() {
+        if let Some((j, y)) = row.iter().enumerate().find(|(_, y)| !(**y >= 0.0 && y.is_finite())) {
+            let problem = format!("targets[{i}, {j}] = {y}; allowed: finite, >= 0");
+            return Err(Error::format(path, problem));
+        }
+        let sum: f64 = row.iter().sum();
+        // Rows rounded to f32 elsewhere sum to 1 within S u; nothing honest is further off than this.
+        if (sum - 1.0).abs() > 1e-6 * (vocab as f64).max(10.0) {
+            return Err(Error::format(path, format!("targets[{i}, :] sums to {sum}; expected 1")));
+        }
+    }
+    out_targets.copy_from_slice(&values);
+    match weights {
+        None => out_weights.fill(1.0 / b as f64),
+        Some(w) if w.shape() == [b] => {
+            let values = w.to_f64_vec();
+            if let Some((i, w)) = values.iter().enumerate().find(|(_, w)| !(**w >= 0.0 && w.is_finite())) {
+                return Err(Error::format(path, format!("weights[{i}] = {w}; allowed: finite, >= 0")));
+            }
+            out_weights.copy_from_slice(&values);
+        }
+        Some(w) => return Err(shape_error(path, "weights", &w, &format!("(B,) = ({b},)"))),
+    }
+    Ok(batch)
+}
+
+fn read_params<E: Elem>(path: &Path, layout: &Layout) -> Result<Vec<E>> {
+    let mut arrays = read_arrays(path)?;
+    let mut params = vec![E::ZERO; layout.len()];
+    for block in layout.blocks() {
+        let array = take(&mut arrays, path, block.name())?;
+        if array.shape() != block.shape() {
+            return Err(shape_error(path, block.name(), &array, &format!("{:?}", block.shape())));
+        }
+        for (i, (p, x)) in params[block.range()].iter_mut().zip(array.to_f64_vec()).enumerate() {
+            *p = E::from_f64(x);
+            if !p.is_finite() {
+                let problem = format!("array `{}`, entry {i} (C order) is {x}; allowed: finite {}", block.name(), E::NAME);
+                return Err(Error::format(path, problem));
+            }
+        }
+    }
+    match arrays.keys().next() {
+        None => Ok(params),
+        Some(extra) => {
+            let blocks: Vec<&str> = layout.blocks().iter().map(|b| b.name()).collect();
+            let problem = format!("array `{extra}` is no block of this model; blocks: {}", blocks.join(", "));
+            Err(Error::format(path, problem))
+        }
+    }
+}
+
+fn write<E: Elem>(path: &Path, model: &dyn Model<E>, batch: &Batch, result: &Evaluated<E>) -> Result<()> {
+    let predictions: Vec<f64> = result.predictions.iter().map(|p| p.to_f64()).collect();
+    let mut arrays = vec![
+        ("loss", Array::new(&[], vec![result.loss])?),
+        ("losses", Array::vector(result.losses.clone())),
+        ("predictions", Array::new(&[batch.seqs(), batch.vocab()], predictions)?),
+    ];
+    for block in model.layout().blocks() {
+        arrays.push((block.name(), Array::new(block.shape(), result.grad[block.range()].to_vec())?));
+    }
+    let named: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, a)).collect();
+    write_arrays(path, &named, None)
+}

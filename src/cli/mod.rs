@@ -1,0 +1,61 @@
+//! The command line: arguments in, exit code out (0 done, 2 usage, 1 anything else).
+
+mod grad;
+mod progress;
+mod run;
+
+use crate::{Error, Result};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exact population gradients and fast CPU training for the theory of how transformers learn.
+#[derive(Debug, Parser)]
+#[command(name = "popgrad", version, about, max_term_width = 110)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train an experiment of the papers and draw its figures.
+    #[command(after_help = run::after_help())]
+    Run(run::RunArgs),
+    /// Loss, predictions and gradients for parameters and tokens of your own.
+    #[command(after_help = grad::AFTER_HELP)]
+    Grad(grad::GradArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            // clap prints help to stdout and errors to stderr, and knows which exit code each deserves.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match args.command {
+        Command::Run(args) => run::run(args),
+        Command::Grad(args) => grad::grad(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(1))
+        }
+    }
+}
+
+/// A pool of `threads` threads, or of as many as there are cores.
+fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
+    if threads == Some(0) || threads.is_some_and(|t| t > 4096) {
+        return Err(Error::invalid("threads", format!("{}", threads.unwrap_or(0)), "1 to 4096"));
+    }
+    rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build().map_err(|e| {
+        Error::io(PathBuf::from("thread pool"), "cannot start threads", std::io::Error::other(e.to_string()))
+    })
+}

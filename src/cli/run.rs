@@ -1,0 +1,123 @@
+//! `popgrad run`: resolve the configuration, pick the folder, hand over to the experiment, print its summary.
+
+use super::{pool, progress};
+use crate::config::{self, Config};
+use crate::paper::{self, causal};
+use crate::report::files::create_run_dir;
+use crate::{Error, Result};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// Arguments of `popgrad run`.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Preset to start from.
+    #[arg(required_unless_present_any = ["resume", "config"])]
+    preset: Option<String>,
+    /// Overrides, e.g. S=5 alpha=0.5 steps=2^14 heads=2,1.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// The same job made short enough for a minute.
+    #[arg(long)]
+    quick: bool,
+    /// TOML file of keys, applied over the preset.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Run folder: new or empty [default: runs/PRESET, numbered].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Type of parameters and activations: f32 or f64.
+    #[arg(long)]
+    dtype: Option<String>,
+    /// Seed of every draw.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Continue the run in this folder from its checkpoint.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "overrides", "quick", "config", "out", "dtype", "seed"])]
+    resume: Option<PathBuf>,
+}
+
+/// Presets and keys, for `--help`.
+pub(super) fn after_help() -> String {
+    let mut text = String::from("Presets:\n");
+    for (name, what) in paper::PRESETS {
+        text += &format!("  {name:<18}{what}\n");
+    }
+    text += "\nKeys:\n";
+    for key in config::KEYS.iter().filter(|k| k.name != "preset") {
+        text += &format!("  {:<18}{}\n", key.name, key.help);
+    }
+    text
+}
+
+pub(super) fn run(args: RunArgs) -> Result<()> {
+    let pool = pool(args.threads)?;
+    let (config, folder, resumed) = match &args.resume {
+        Some(folder) => (read_run(folder)?, folder.clone(), true),
+        None => {
+            let config = resolve(&args)?;
+            // Everything that can be refused is refused before a folder appears.
+            causal::check(&config)?;
+            let folder = args.out.clone().unwrap_or_else(|| default_folder(&config, args.quick));
+            create_run_dir(&folder)?;
+            (config, folder, false)
+        }
+    };
+    if args.quick {
+        let changed = paper::QUICK.trim().replace('\n', ", ").replace(" = ", "=");
+        eprintln!("quick form of `{}`; changed from the paper's: {changed}", config.preset);
+    }
+    let mut progress = progress::new(&config);
+    let summary = causal::run(&config, &folder, resumed, &pool, progress.as_mut())?;
+    print!("{summary}");
+    Ok(())
+}
+
+fn resolve(args: &RunArgs) -> Result<Config> {
+    // With --config, the preset may be named in the file, and the first word may be an override.
+    let (mut preset, mut overrides) = (args.preset.clone(), args.overrides.clone());
+    if let Some(word) = preset.take_if(|p| p.contains('=')) {
+        overrides.insert(0, word);
+    }
+    let mut file = match &args.config {
+        Some(path) => config::read_file(path)?,
+        None => Table::new(),
+    };
+    let named = file.remove("preset").and_then(|v| v.as_str().map(String::from));
+    let Some(preset) = preset.or(named) else {
+        let names: Vec<&str> = paper::PRESETS.iter().map(|p| p.0).collect();
+        return Err(Error::invalid("preset", "none", names.join(", ")));
+    };
+    let mut last = Table::new();
+    if let Some(dtype) = &args.dtype {
+        last.insert("dtype".into(), Value::String(dtype.clone()));
+    }
+    if let Some(seed) = args.seed {
+        let seed = i64::try_from(seed).map_err(|_| Error::invalid("seed", seed.to_string(), "0 to 2^63 - 1"))?;
+        last.insert("seed".into(), Value::Integer(seed));
+    }
+    let overrides = config::parse_overrides(&overrides)?;
+    config::resolve(&[paper::preset(&preset, args.quick)?, file, overrides, last])
+}
+
+/// The configuration that a run folder was made with.
+fn read_run(folder: &Path) -> Result<Config> {
+    let path = folder.join(causal::CONFIG_FILE);
+    if !path.is_file() {
+        let problem = format!("{} has no {}", folder.display(), causal::CONFIG_FILE);
+        return Err(Error::invalid("resume", problem, "the folder of an earlier run"));
+    }
+    config::resolve(&[config::read_file(&path)?])
+}
+
+/// `runs/chain`, `runs/chain-2`, ..: the first that does not exist.
+fn default_folder(config: &Config, quick: bool) -> PathBuf {
+    let stem = format!("{}{}", config.preset, if quick { "-quick" } else { "" });
+    let numbered = (2..).map(|i| format!("{stem}-{i}"));
+    let mut names = std::iter::once(stem.clone()).chain(numbered).map(|n| Path::new("runs").join(n));
+    names.find(|p| !p.exists()).unwrap_or_else(|| Path::new("runs").join(&stem))
+}

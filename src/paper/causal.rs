@@ -1,0 +1,473 @@
+//! Learning a latent causal graph from in-context Markov chains: Nichani, Damian, Lee 2024, Figure 2 and its kin.
+//!
+//! Expectation: the loss stays on a plateau (the predictor that ignores the graph), then falls to near the Bayes loss while
+//! the first layer's position block turns into the graph's parent matrix.
+
+use super::Progress;
+use crate::batch::Batch;
+use crate::config::Config;
+use crate::model::{self, Layout, Model, ModelSpec};
+use crate::num::Sum;
+use crate::optim::{self, Schedule};
+use crate::paper::figures;
+use crate::probe::attention::{ParentAttention, parent_attention, position_block};
+use crate::report::arrays::{Array, ArrayData};
+use crate::report::checkpoint::Checkpoint;
+use crate::report::files::write_bytes_atomic;
+use crate::report::metrics::{METRICS_FILE, MetricsWriter, Summary, TIMING_FILE};
+use crate::rng::{Key, Purpose};
+use crate::source::Sampled;
+use crate::task::bayes::{bayes_counts, bayes_posterior, bayes_public};
+use crate::task::{CausalTree, Forest, Roots, Task};
+use crate::train::{Evaluation, Observer, Plan, State, Trainer};
+use crate::{Error, Result};
+use popgrad_kernels::{Elem, Isa};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Resolved configuration inside a run folder.
+pub const CONFIG_FILE: &str = "config.toml";
+/// Version, machine and settings of a run.
+pub const RUN_FILE: &str = "run.json";
+/// Checkpoint inside a run folder.
+pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
+
+/// One line of `metrics.jsonl`: everything that a rerun reproduces bit for bit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MetricRecord {
+    /// Updates done.
+    pub step: u64,
+    /// Learning rate of the next update.
+    pub lr: f64,
+    /// Mean training loss since the last record.
+    pub train_loss: Option<f64>,
+    /// Loss on the test set.
+    pub test_loss: f64,
+    /// Test loss minus that of the counts predictor.
+    pub gap: f64,
+    /// Norm of the last gradient.
+    pub grad_norm: Option<f64>,
+    /// Mean attention on the parents.
+    pub attention_on_parent_mean: Option<f64>,
+    /// Minimum attention on the parents.
+    pub attention_on_parent_min: Option<f64>,
+    /// Is every parent the argmax of its row?
+    pub graph_recovered: bool,
+}
+
+/// One line of `timing.jsonl`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct TimingRecord {
+    step: u64,
+    /// Since the start of the run, earlier sittings included.
+    seconds: f64,
+    steps_per_second: f64,
+}
+
+/// Losses of the reference predictors on the test set.
+#[derive(Debug, Clone, Copy)]
+pub struct References {
+    /// Posterior mean from the edges.
+    pub counts: f64,
+    /// The public code's variant.
+    pub public: f64,
+    /// The exact posterior, where it has a closed form.
+    pub posterior: Option<f64>,
+}
+
+/// The task, from a configuration.
+///
+/// # Errors
+/// Values out of range.
+pub fn task(config: &Config) -> Result<CausalTree> {
+    let forest = match config.graph.as_str() {
+        "custom" => Forest::from_parents(&config.parents)?,
+        name => Forest::named(name, config.T, config.seed)?,
+    };
+    if forest.seq_len() != config.T {
+        let problem = format!("{} for graph `{}` of {} tokens", config.T, config.graph, forest.seq_len());
+        return Err(Error::invalid("T", problem, format!("T = {}", forest.seq_len())));
+    }
+    let roots = match config.roots.as_str() {
+        "stationary" => Roots::Stationary,
+        "uniform" => Roots::Uniform,
+        other => return Err(Error::unknown("roots", other, ["stationary", "uniform"])),
+    };
+    CausalTree::new(forest, config.S, config.alpha, roots)
+}
+
+fn plan(config: &Config) -> Result<Plan> {
+    Ok(Plan {
+        steps: config.steps,
+        batch: config.batch,
+        shards: config.shards,
+        lr: config.lr,
+        schedule: Schedule::parse(&config.schedule)?,
+        eval_every: config.eval_every,
+        checkpoint_every: config.checkpoint_every,
+    })
+}
+
+fn spec(config: &Config) -> ModelSpec {
+    ModelSpec { name: config.model.clone(), vocab: config.S, seq_len: config.T, heads: config.heads.clone() }
+}
+
+/// Refuses a configuration that cannot run, before anything is written.
+///
+/// # Errors
+/// The first value out of range.
+pub fn check(config: &Config) -> Result<()> {
+    match config.dtype.as_str() {
+        "f64" => check_typed::<f64>(config),
+        _ => check_typed::<f32>(config),
+    }
+}
+
+fn check_typed<E: Elem>(config: &Config) -> Result<()> {
+    task(config)?;
+    let model = model::build::<E>(&spec(config))?;
+    let len = model.layout().len();
+    optim::build::<E>(&config.optimizer, len, config.weight_decay)?;
+    plan(config)?;
+    if !(config.lr.is_finite() && config.lr >= 0.0) {
+        return Err(Error::invalid("lr", config.lr.to_string(), "finite, >= 0"));
+    }
+    Ok(())
+}
+
+/// Trains, or continues, the experiment in `folder`; draws its figures; returns its summary, which is also written.
+///
+/// # Errors
+/// Values out of range, a folder that cannot be written, a checkpoint of another run.
+pub fn run(
+    config: &Config,
+    folder: &Path,
+    resumed: bool,
+    pool: &rayon::ThreadPool,
+    progress: &mut dyn Progress,
+) -> Result<Summary> {
+    pool.install(|| match config.dtype.as_str() {
+        "f64" => run_typed::<f64>(config, folder, resumed, progress),
+        _ => run_typed::<f32>(config, folder, resumed, progress),
+    })
+}
+
+fn run_typed<E: Elem>(
+    config: &Config,
+    folder: &Path,
+    resumed: bool,
+    progress: &mut dyn Progress,
+) -> Result<Summary> {
+    let task = task(config)?;
+    let model = model::build::<E>(&spec(config))?;
+    let source = Sampled::new(task.clone(), Key::new(config.seed, Purpose::Train));
+    let test = Sampled::new(task.clone(), Key::new(config.seed, Purpose::Test));
+    let params = vec![E::ZERO; model.layout().len()];
+    let optimizer = optim::build(&config.optimizer, params.len(), config.weight_decay)?;
+    let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan(config)?, params)?;
+
+    let fingerprint = config.to_toml()?;
+    let logs = match load(folder, resumed, &fingerprint, model.layout(), progress)? {
+        Some(state) => {
+            let step = state.step;
+            trainer.restore(state)?;
+            MetricsWriter::resume(folder, step)?
+        }
+        None => {
+            write_bytes_atomic(&folder.join(CONFIG_FILE), fingerprint.as_bytes())?;
+            MetricsWriter::open(folder)?
+        }
+    };
+    write_run_file(config, folder, &task)?;
+    trainer.set_test(&test, config.test_size)?;
+    let references = references(&task, trainer.test_batches());
+
+    let earlier = last_seconds(folder)?;
+    let first_step = trainer.steps_done();
+    let mut recorder = Recorder {
+        config,
+        task: &task,
+        layout: model.layout(),
+        folder,
+        fingerprint: &fingerprint,
+        references,
+        logs,
+        progress,
+        started: Instant::now(),
+        earlier,
+        first_step,
+        last: None,
+    };
+    trainer.run(&mut recorder)?;
+    let seconds = earlier + recorder.started.elapsed().as_secs_f64();
+    let rate = recorder.rate(trainer.steps_done());
+    recorder.progress.finished();
+
+    let test_loss = match &recorder.last {
+        Some(e) => e.test_loss,
+        // Resumed after the last update: nothing was left to do but this.
+        None => trainer.test_loss()?,
+    };
+    let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
+    let attention = attention(config, &task, model.layout(), &params);
+    figures::draw(config, &task, model.layout(), &params, &references, folder)?;
+
+    let mut summary = Summary::new();
+    summary.set("test_loss", test_loss)?;
+    summary.set("bayes_counts", references.counts)?;
+    summary.set("bayes_public", references.public)?;
+    summary.set("bayes_posterior", references.posterior)?;
+    summary.set("gap", test_loss - references.counts)?;
+    summary.set("attention_on_parent_mean", attention.as_ref().map(|a| a.mean))?;
+    summary.set("attention_on_parent_min", attention.as_ref().map(|a| a.min))?;
+    summary.set("graph_recovered", attention.as_ref().is_some_and(|a| a.recovered))?;
+    summary.set("steps", trainer.steps_done())?;
+    summary.set("seconds", seconds)?;
+    summary.set("steps_per_second", rate)?;
+    summary.set("run_folder", folder.display().to_string())?;
+    summary.write(folder)?;
+    Ok(summary)
+}
+
+/// Attention of the first layer on the parents, from the flat parameters.
+pub fn attention(config: &Config, task: &CausalTree, layout: &Layout, params: &[f64]) -> Option<ParentAttention> {
+    parent_attention(&position_blocks(config, layout, params), config.T, task.forest().parents())
+}
+
+/// Position-position block of every head of the first layer, (T, T) each.
+pub fn position_blocks(config: &Config, layout: &Layout, params: &[f64]) -> Vec<Vec<f64>> {
+    let d = config.S + config.T;
+    let heads = layout.find("A.0").map(|b| &params[b.range()]).unwrap_or_default();
+    heads.chunks(d * d).map(|a| position_block(a, config.S, config.T)).collect()
+}
+
+/// Mean losses of the reference predictors over `batches`.
+fn references<'a>(task: &CausalTree, batches: impl Iterator<Item = &'a Batch>) -> References {
+    let mut f = vec![0.0; task.vocab()];
+    let (mut counts, mut public, mut posterior, mut exact) = (Sum::new(), Sum::new(), Sum::new(), true);
+    for batch in batches {
+        for i in 0..batch.seqs() {
+            let (tokens, target, weight) = (batch.sequence(i), batch.target(i), batch.weights()[i]);
+            bayes_counts(task, tokens, &mut f);
+            counts.add(weight * cross_entropy(target, &f));
+            bayes_public(task, tokens, &mut f);
+            public.add(weight * cross_entropy(target, &f));
+            exact &= bayes_posterior(task, tokens, &mut f).is_some();
+            posterior.add(weight * cross_entropy(target, &f));
+        }
+    }
+    References { counts: counts.value(), public: public.value(), posterior: exact.then(|| posterior.value()) }
+}
+
+/// −Σ y log f over y > 0.
+fn cross_entropy(target: &[f64], f: &[f64]) -> f64 {
+    target.iter().zip(f).filter(|(y, _)| **y > 0.0).map(|(y, f)| -y * f.ln()).sum()
+}
+
+/// Writes logs and checkpoints as training goes.
+struct Recorder<'a> {
+    config: &'a Config,
+    task: &'a CausalTree,
+    layout: &'a Layout,
+    folder: &'a Path,
+    fingerprint: &'a str,
+    references: References,
+    logs: MetricsWriter,
+    progress: &'a mut dyn Progress,
+    started: Instant,
+    /// Seconds of earlier sittings.
+    earlier: f64,
+    /// First step of this sitting.
+    first_step: u64,
+    last: Option<Evaluation>,
+}
+
+impl Recorder<'_> {
+    /// Updates per second of this sitting.
+    fn rate(&self, step: u64) -> Option<f64> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let done = step - self.first_step;
+        (done > 0 && seconds > 0.0).then(|| done as f64 / seconds)
+    }
+}
+
+impl<E: Elem> Observer<E> for Recorder<'_> {
+    fn stepped(&mut self, step: u64, loss: f64) -> Result<()> {
+        self.progress.stepped(step, loss);
+        Ok(())
+    }
+
+    fn evaluated(&mut self, e: &Evaluation, params: &[E]) -> Result<()> {
+        let params: Vec<f64> = params.iter().map(|p| p.to_f64()).collect();
+        let attention = attention(self.config, self.task, self.layout, &params);
+        let gap = e.test_loss - self.references.counts;
+        self.logs.metric(&MetricRecord {
+            step: e.step,
+            lr: e.lr,
+            train_loss: e.train_loss,
+            test_loss: e.test_loss,
+            gap,
+            grad_norm: e.grad_norm,
+            attention_on_parent_mean: attention.as_ref().map(|a| a.mean),
+            attention_on_parent_min: attention.as_ref().map(|a| a.min),
+            graph_recovered: attention.as_ref().is_some_and(|a| a.recovered),
+        })?;
+        let seconds = self.earlier + self.started.elapsed().as_secs_f64();
+        let steps_per_second = self.rate(e.step).unwrap_or(0.0);
+        self.logs.timing(&TimingRecord { step: e.step, seconds, steps_per_second })?;
+        self.last = Some(*e);
+        self.progress.evaluated(gap);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, state: &State<E>) -> Result<()> {
+        // The logs first: a checkpoint must never be ahead of the records that lead to it.
+        self.logs.sync()?;
+        let mut arrays = BTreeMap::new();
+        for block in self.layout.blocks() {
+            let array = Array::new(block.shape(), elements(&state.params[block.range()]))?;
+            arrays.insert(format!("param.{}", block.name()), array);
+        }
+        for (name, values) in &state.optimizer {
+            arrays.insert(format!("optimizer.{name}"), Array::vector(elements(values)));
+        }
+        let ([sum, carry], count) = state.interval;
+        arrays.insert("interval.loss".into(), Array::vector(vec![sum, carry]));
+        arrays.insert("interval.count".into(), Array::vector(vec![count]));
+        let checkpoint = Checkpoint {
+            step: state.step,
+            kind: KIND.into(),
+            config_fingerprint: self.fingerprint.into(),
+            state: arrays,
+            extra: BTreeMap::from([("isa".to_string(), Isa::from_env()?.name().to_string())]),
+        };
+        checkpoint.save(&self.folder.join(CHECKPOINT_FILE))
+    }
+}
+
+const KIND: &str = "popgrad run";
+
+fn elements<E: Elem>(values: &[E]) -> ArrayData {
+    match E::NAME {
+        "f32" => ArrayData::F32(values.iter().map(|x| x.to_f64() as f32).collect()),
+        _ => ArrayData::F64(values.iter().map(|x| x.to_f64()).collect()),
+    }
+}
+
+/// The state that `folder` holds; none for a new run or one that was stopped before its first checkpoint.
+fn load<E: Elem>(
+    folder: &Path,
+    resumed: bool,
+    fingerprint: &str,
+    layout: &Layout,
+    progress: &mut dyn Progress,
+) -> Result<Option<State<E>>> {
+    if !resumed {
+        return Ok(None);
+    }
+    let path = folder.join(CHECKPOINT_FILE);
+    if !path.exists() {
+        progress.note("no checkpoint yet: starting over");
+        for log in [METRICS_FILE, TIMING_FILE] {
+            match std::fs::remove_file(folder.join(log)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(folder.join(log), "cannot remove", e));
+                }
+                _ => {}
+            }
+        }
+        return Ok(None);
+    }
+    let Checkpoint { step, kind, config_fingerprint, mut state, extra } = Checkpoint::load(&path)?;
+    if kind != KIND || config_fingerprint != fingerprint {
+        let problem = format!("checkpoint of another run; expected one of the configuration in {CONFIG_FILE}");
+        return Err(Error::format(&path, problem));
+    }
+    let isa = Isa::from_env()?.name();
+    if let Some(before) = extra.get("isa").filter(|b| *b != isa) {
+        progress.note(&format!("checkpoint made on {before}, now on {isa}: the last bits will differ"));
+    }
+    let mut take = |name: &str, shape: &[usize]| -> Result<Array> {
+        let array = state.remove(name).filter(|a| a.shape() == shape);
+        array.ok_or_else(|| Error::format(&path, format!("array `{name}` of shape {shape:?} is missing")))
+    };
+    let mut params = vec![E::ZERO; layout.len()];
+    for block in layout.blocks() {
+        let array = take(&format!("param.{}", block.name()), block.shape())?;
+        let same_type = matches!((array.data(), E::NAME), (ArrayData::F32(_), "f32") | (ArrayData::F64(_), "f64"));
+        let values = array.to_f64_vec();
+        if !same_type || values.iter().any(|x| !x.is_finite()) {
+            let problem = format!("parameters of block `{}` are not finite {}", block.name(), E::NAME);
+            return Err(Error::format(&path, problem));
+        }
+        for (p, x) in params[block.range()].iter_mut().zip(values) {
+            *p = E::from_f64(x);
+        }
+    }
+    let (sum, count) = (take("interval.loss", &[2])?.to_f64_vec(), take("interval.count", &[1])?);
+    let count = u64::try_from(count.as_integers("interval.count")?[0])
+        .map_err(|_| Error::format(&path, "interval.count is negative"))?;
+    let mut optimizer = Vec::new();
+    for (name, array) in state {
+        let Some(name) = name.strip_prefix("optimizer.") else {
+            return Err(Error::format(&path, format!("array `{name}` is not expected")));
+        };
+        optimizer.push((name.to_string(), array.to_f64_vec().into_iter().map(E::from_f64).collect()));
+    }
+    Ok(Some(State { step, params, optimizer, interval: ([sum[0], sum[1]], count) }))
+}
+
+/// Seconds that earlier sittings took, from the last timing record kept.
+fn last_seconds(folder: &Path) -> Result<f64> {
+    let path = folder.join(TIMING_FILE);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0.0),
+        Err(e) => return Err(Error::io(path, "cannot read", e)),
+    };
+    let Some(line) = text.lines().last() else { return Ok(0.0) };
+    let record: TimingRecord =
+        serde_json::from_str(line).map_err(|e| Error::format(&path, format!("last line: {e}")))?;
+    Ok(record.seconds)
+}
+
+#[derive(Serialize)]
+struct RunFile<'a> {
+    version: &'a str,
+    preset: &'a str,
+    seed: u64,
+    dtype: &'a str,
+    parents: Vec<i64>,
+    cpu: String,
+    arch: &'a str,
+    isa: &'a str,
+    threads: usize,
+}
+
+fn write_run_file(config: &Config, folder: &Path, task: &CausalTree) -> Result<PathBuf> {
+    let run = RunFile {
+        version: env!("CARGO_PKG_VERSION"),
+        preset: &config.preset,
+        seed: config.seed,
+        dtype: &config.dtype,
+        parents: task.forest().parents_i64(),
+        cpu: cpu_name(),
+        arch: std::env::consts::ARCH,
+        isa: Isa::from_env()?.name(),
+        threads: rayon::current_num_threads(),
+    };
+    let path = folder.join(RUN_FILE);
+    let text = serde_json::to_string_pretty(&run)
+        .map_err(|e| Error::format(&path, format!("no JSON form: {e}")))?;
+    write_bytes_atomic(&path, (text + "\n").as_bytes())?;
+    Ok(path)
+}
+
+/// What the system calls the processor; its architecture where it does not say.
+fn cpu_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|l| l.strip_prefix("model name").and_then(|l| l.split_once(':')));
+    name.map_or(std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())
+}

@@ -1,0 +1,185 @@
+//! The figures of a causal-graph run, in the paper's block layout.
+
+use super::causal::{MetricRecord, References, position_blocks};
+use crate::config::Config;
+use crate::model::Layout;
+use crate::probe::attention::causal_pattern;
+use crate::report::metrics::METRICS_FILE;
+use crate::report::plot::{Block, Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure};
+use crate::task::{CausalTree, Task};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Folder of figures inside a run folder.
+const FOLDER: &str = "figures";
+
+/// Draws everything from the logs and the final parameters.
+pub(super) fn draw(
+    config: &Config,
+    task: &CausalTree,
+    layout: &Layout,
+    params: &[f64],
+    references: &References,
+    folder: &Path,
+) -> Result<()> {
+    let dir = folder.join(FOLDER);
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+    let loss = loss_curve(config, references, &read_metrics(&folder.join(METRICS_FILE))?);
+    save_figure(&dir, "loss", &loss.clone().into())?;
+    let graph = graph(task);
+    save_figure(&dir, "graph", &graph.clone().into())?;
+
+    let patterns: Vec<Figure> = position_blocks(config, layout, params)
+        .iter()
+        .enumerate()
+        .map(|(h, block)| pattern(config, h, block).into())
+        .collect();
+    let mut beside = vec![Figure::from(graph.clone())];
+    beside.extend(patterns.iter().cloned());
+    let columns = beside.len().min(3);
+    save_figure(&dir, "attention", &Panels { title: String::new(), columns, figures: beside }.into())?;
+
+    for l in 0..config.heads.len() {
+        save_figure(&dir, &format!("A{}", l + 1), &layer(config, layout, params, l))?;
+    }
+    let w = readout(config, layout, params);
+    save_figure(&dir, "W", &w.clone().into())?;
+
+    let mut all = vec![loss.into(), graph.into()];
+    all.extend(patterns);
+    all.extend((0..config.heads.len()).map(|l| layer(config, layout, params, l)));
+    all.push(w.into());
+    let title = format!("{} graph, S = {}, T = {}, alpha = {}", config.graph, config.S, config.T, config.alpha);
+    save_figure(&dir, "overview", &Panels { title, columns: 3, figures: all }.into())?;
+    Ok(())
+}
+
+fn read_metrics(path: &Path) -> Result<Vec<MetricRecord>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    let parse = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
+    };
+    text.lines().enumerate().map(parse).collect()
+}
+
+fn loss_curve(config: &Config, references: &References, records: &[MetricRecord]) -> LineChart {
+    let points = |f: fn(&MetricRecord) -> Option<f64>| -> Vec<(f64, f64)> {
+        records.iter().filter_map(|r| f(r).map(|y| (r.step as f64, y))).collect()
+    };
+    let mut lines = vec![
+        RefLine::new("uniform guess", (config.S as f64).ln()),
+        RefLine::new("Bayes, counts", references.counts),
+        RefLine::new("Bayes, public code", references.public),
+    ];
+    if let Some(y) = references.posterior {
+        lines.push(RefLine::new("Bayes, exact posterior", y));
+    }
+    LineChart {
+        title: "Test loss".into(),
+        x_label: "step".into(),
+        y_label: "cross-entropy (nats)".into(),
+        series: vec![
+            Series::new("training", points(|r| r.train_loss), 5),
+            Series::new("test", points(|r| Some(r.test_loss)), 0),
+        ],
+        reference_lines: lines,
+        ..LineChart::default()
+    }
+}
+
+fn graph(task: &CausalTree) -> HeatMap {
+    let n = task.forest().len_context();
+    let mut values = vec![0.0; n * n];
+    for (i, p) in task.forest().parents().iter().enumerate() {
+        if let Some(p) = p {
+            values[i * n + p] = 1.0;
+        }
+    }
+    HeatMap {
+        title: "True graph".into(),
+        values,
+        rows: n,
+        cols: n,
+        range: Some((0.0, 1.0)),
+        row_ticks: Ticks::From(1),
+        col_ticks: Ticks::From(1),
+        x_label: "parent".into(),
+        y_label: "position".into(),
+        ..HeatMap::default()
+    }
+}
+
+fn pattern(config: &Config, head: usize, block: &[f64]) -> HeatMap {
+    let which = if config.heads[0] > 1 { format!(", head {}", head + 1) } else { String::new() };
+    HeatMap {
+        title: format!("softmax of A1, positions{which}"),
+        values: causal_pattern(block, config.T),
+        rows: config.T,
+        cols: config.T,
+        range: Some((0.0, 1.0)),
+        row_ticks: Ticks::From(1),
+        col_ticks: Ticks::From(1),
+        x_label: "key position".into(),
+        y_label: "query position".into(),
+        ..HeatMap::default()
+    }
+}
+
+/// Blocks of the residual stream that enters layer `l`: token and position, then the same for what each head adds.
+fn stream(config: &Config, l: usize) -> Vec<Block> {
+    let mut names = vec![("token".to_string(), config.S), ("position".to_string(), config.T)];
+    for (layer, heads) in config.heads[..l].iter().enumerate() {
+        let below = names.clone();
+        for h in 0..*heads {
+            let which = if *heads > 1 { format!("{}.{}", layer + 1, h + 1) } else { format!("{}", layer + 1) };
+            names.extend(below.iter().map(|(n, size)| (format!("attn{which} {n}"), *size)));
+        }
+    }
+    names.into_iter().map(|(n, size)| Block::new(n, size)).collect()
+}
+
+fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
+    let blocks = stream(config, l);
+    let d: usize = blocks.iter().map(|b| b.size).sum();
+    let values = layout.find(&format!("A.{l}")).map(|b| &params[b.range()]).unwrap_or_default();
+    let mut figures: Vec<Figure> = values
+        .chunks(d * d)
+        .enumerate()
+        .map(|(h, a)| {
+            let which = if config.heads[l] > 1 { format!(", head {}", h + 1) } else { String::new() };
+            let map = HeatMap {
+                title: format!("A{}{which}", l + 1),
+                values: a.to_vec(),
+                rows: d,
+                cols: d,
+                row_blocks: blocks.clone(),
+                col_blocks: blocks.clone(),
+                colormap: Colormap::Diverging,
+                x_label: "key".into(),
+                y_label: "query".into(),
+                ..HeatMap::default()
+            };
+            map.into()
+        })
+        .collect();
+    if figures.len() == 1 {
+        return figures.remove(0);
+    }
+    Panels { title: String::new(), columns: figures.len().min(3), figures }.into()
+}
+
+fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
+    let blocks = stream(config, config.heads.len());
+    HeatMap {
+        title: "W".into(),
+        values: layout.find("W").map(|b| params[b.range()].to_vec()).unwrap_or_default(),
+        rows: blocks.iter().map(|b| b.size).sum(),
+        cols: config.S,
+        row_blocks: blocks,
+        colormap: Colormap::Diverging,
+        col_ticks: Ticks::From(1),
+        x_label: "next symbol".into(),
+        y_label: "residual stream at the query".into(),
+        ..HeatMap::default()
+    }
+}
