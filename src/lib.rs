@@ -4,5 +4,8 @@
 pub mod batch;
 pub mod error;
 pub mod num;
+pub mod rng;
+pub mod source;
+pub mod task;
 
 pub use error::{Error, Result};
