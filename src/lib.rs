@@ -11,7 +11,9 @@ pub mod optim;
 pub mod paper;
 pub mod probe;
 pub mod report;
+pub mod rng;
 pub mod source;
+pub mod task;
 pub mod train;
 
 pub use error::{Error, Result};
