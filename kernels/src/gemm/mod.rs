@@ -1,5 +1,7 @@
 //! General matrix product.
 
+pub(crate) mod blocking;
+
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
 
