@@ -47,3 +47,8 @@ pub(crate) const fn blocking(isa: Isa, bytes: usize) -> Blocking {
         (Isa::Portable, _) => Blocking { mc: 128, kc: 256, nc: 512 },
     }
 }
+
+/// Is the product so large that contiguous panels repay the copying?
+pub(crate) fn pays_to_pack(m: usize, k: usize, n: usize) -> bool {
+    m.min(n) >= 128 && k >= 128
+}

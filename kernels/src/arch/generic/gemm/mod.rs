@@ -1,11 +1,14 @@
 //! Matrix product over [`Simd`]: the register tile and its two loops, and the unpacked product that other kernels use too.
 
+mod blocked;
+mod pack;
 mod tile;
 
 use super::super::Simd;
 use crate::Write;
 use crate::elem::Elem;
-pub(crate) use tile::Block;
+pub(crate) use blocked::{Product, pack_len};
+use tile::Block;
 use tile::BlockOp;
 
 /// `C = alpha A B` or `C += alpha A B`, nothing packed: C (m, n) and B (k, n) with contiguous columns, A (m, k) of any strides.
