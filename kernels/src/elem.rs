@@ -13,6 +13,7 @@ mod sealed {
 /// `f32` or `f64`: what kernels, models and optimisers are generic over. Sealed.
 pub trait Elem:
     sealed::Sealed
+    + crate::gemm::Multiply
     + Copy
     + Default
     + PartialOrd

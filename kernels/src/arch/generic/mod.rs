@@ -1,1 +1,3 @@
 //! Algorithms, each written once over [`super::Simd`].
+
+pub(crate) mod gemm;
