@@ -6,7 +6,7 @@
 use super::Progress;
 use crate::batch::Batch;
 use crate::config::Config;
-use crate::model::{self, Layout, Model, ModelSpec};
+use crate::model::{self, Layout, ModelSpec};
 use crate::num::Sum;
 use crate::optim::{self, Schedule};
 use crate::paper::figures;

@@ -6,7 +6,7 @@ use crate::model::Layout;
 use crate::probe::attention::causal_pattern;
 use crate::report::metrics::METRICS_FILE;
 use crate::report::plot::{Block, Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure};
-use crate::task::{CausalTree, Task};
+use crate::task::CausalTree;
 use crate::{Error, Result};
 use std::path::Path;
 
