@@ -46,7 +46,7 @@ const STAGING: (usize, usize) = (64, 256);
 
 impl Plan {
     /// Depends on nothing but its arguments. Packing does not change the bits of the result, only the time.
-    fn new<E: Elem>(isa: crate::Isa, m: usize, k: usize, n: usize) -> Self {
+    pub(crate) fn new<E: Elem>(isa: crate::Isa, m: usize, k: usize, n: usize) -> Self {
         let blocking = blocking::blocking(isa, size_of::<E>());
         let large = blocking::pays_to_pack(m, k, n);
         Plan { blocking, pack_a: large, pack_b: large, staging: STAGING }
@@ -73,7 +73,7 @@ impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the strides. Grows with each
     /// argument, so that the largest product's scratch serves smaller ones, up to a few MiB at most.
     pub fn gemm_scratch(&self, m: usize, k: usize, n: usize) -> usize {
-        Plan::new::<E>(self.isa, m, k, n).scratch(m, k, n, MAX_LANES)
+        self.planned_scratch(&Plan::new::<E>(self.isa, m, k, n), m, k, n)
     }
 
     /// `C = alpha A B` ([`Write::Set`]) or `C += alpha A B` ([`Write::Add`]); A (m, k), B (k, n), C (m, n), any strides:
@@ -99,6 +99,11 @@ impl<E: Elem> Kernels<E> {
         self.gemm_planned(plan, write, alpha, a, b, c, scratch)
     }
 
+    /// Scratch elements for [`Kernels::gemm_planned`].
+    pub(crate) fn planned_scratch(&self, plan: &Plan, m: usize, k: usize, n: usize) -> usize {
+        plan.scratch(m, k, n, MAX_LANES)
+    }
+
     /// [`Kernels::gemm`] with blocks of any size (at least 1) and packing as told.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn gemm_planned(
@@ -115,7 +120,7 @@ impl<E: Elem> Kernels<E> {
         expect("gemm", "b rows", k, b.rows())?;
         expect("gemm", "c rows", m, c.rows())?;
         expect("gemm", "c columns", n, c.cols())?;
-        let scratch = scratch.get(plan.scratch(m, k, n, MAX_LANES))?;
+        let scratch = scratch.get(self.planned_scratch(&plan, m, k, n))?;
         if m == 0 || n == 0 {
             return Ok(());
         }
@@ -213,3 +218,6 @@ impl<E: Elem> Kernels<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
