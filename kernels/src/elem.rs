@@ -15,6 +15,7 @@ mod sealed {
 pub trait Elem:
     sealed::Sealed
     + MathConsts
+    + crate::gemm::Multiply
     + Copy
     + Default
     + PartialOrd

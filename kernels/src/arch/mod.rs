@@ -135,6 +135,8 @@ pub(crate) trait Simd<E: Elem>: Copy {
     fn reduce_add(self, v: Self::V) -> E;
     /// Largest lane (NaN rule unspecified).
     fn reduce_max(self, v: Self::V) -> E;
+    /// Runs `op` in a function of its own, never inlined, with the same features: one copy of a large body for all callers.
+    fn outline<O: Op<E>>(self, op: O) -> O::Out;
 }
 
 #[inline]

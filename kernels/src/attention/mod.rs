@@ -1,12 +1,15 @@
 //! Causal softmax attention, forward and backward, over a batch of problems.
 
+use crate::arch::generic::attention::{In, Out, Shape, backward, forward, scratch_len};
+use crate::arch::{Op, Simd};
 use crate::elem::Elem;
-use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect, reference};
+use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect};
 
 impl<E: Elem> Kernels<E> {
-    /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need.
-    pub fn attention_scratch(&self, _tq: usize, _tk: usize, _d: usize, _dv: usize) -> usize {
-        0
+    /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need. Grows with every argument, so the
+    /// largest shape serves all; saturates instead of overflowing.
+    pub fn attention_scratch(&self, tq: usize, tk: usize, d: usize, dv: usize) -> usize {
+        scratch_len(Shape { tq, tk, d, dv })
     }
 
     /// Causal attention. Q (count, tq, d), K (count, tk, d), V (count, tk, dv), 1 <= tq <= tk; the queries are the last tq of
@@ -22,8 +25,8 @@ impl<E: Elem> Kernels<E> {
         k: Mats<'_, E>,
         v: Mats<'_, E>,
         scale: E,
-        mut out: MatsMut<'_, E>,
-        mut probs: MatsMut<'_, E>,
+        out: MatsMut<'_, E>,
+        probs: MatsMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         check(&q, &k, &v)?;
@@ -33,10 +36,9 @@ impl<E: Elem> Kernels<E> {
         expect("attention", "probs count", q.count(), probs.count())?;
         expect("attention", "probs rows", q.rows(), probs.rows())?;
         expect("attention", "probs columns", k.rows(), probs.cols())?;
-        scratch.get(self.attention_scratch(q.rows(), k.rows(), q.cols(), v.cols()))?;
-        for b in 0..q.count() {
-            reference::attention(q.mat(b), k.mat(b), v.mat(b), scale, &mut out.mat(b), &mut probs.mat(b));
-        }
+        let shape = Shape { tq: q.rows(), tk: k.rows(), d: q.cols(), dv: v.cols() };
+        let scratch = scratch.get(scratch_len(shape))?;
+        E::dispatch(self.isa(), Forward { shape, q, k, v, scale, out, probs, scratch });
         Ok(())
     }
 
@@ -54,9 +56,9 @@ impl<E: Elem> Kernels<E> {
         scale: E,
         probs: Mats<'_, E>,
         dout: Mats<'_, E>,
-        mut dq: MatsMut<'_, E>,
-        mut dk: Option<MatsMut<'_, E>>,
-        mut dv: Option<MatsMut<'_, E>>,
+        dq: MatsMut<'_, E>,
+        dk: Option<MatsMut<'_, E>>,
+        dv: Option<MatsMut<'_, E>>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         check(&q, &k, &v)?;
@@ -79,22 +81,9 @@ impl<E: Elem> Kernels<E> {
             expect("attention_backward", "dv rows", v.rows(), dv.rows())?;
             expect("attention_backward", "dv columns", v.cols(), dv.cols())?;
         }
-        scratch.get(self.attention_scratch(q.rows(), k.rows(), q.cols(), v.cols()))?;
-        for b in 0..q.count() {
-            let mut dkb = dk.as_mut().map(|x| x.mat(b));
-            let mut dvb = dv.as_mut().map(|x| x.mat(b));
-            reference::attention_backward(
-                q.mat(b),
-                k.mat(b),
-                v.mat(b),
-                scale,
-                probs.mat(b),
-                dout.mat(b),
-                &mut dq.mat(b),
-                dkb.as_mut(),
-                dvb.as_mut(),
-            );
-        }
+        let shape = Shape { tq: q.rows(), tk: k.rows(), d: q.cols(), dv: v.cols() };
+        let scratch = scratch.get(scratch_len(shape))?;
+        E::dispatch(self.isa(), Backward { shape, q, k, v, scale, probs, dout, dq, dk, dv, scratch });
         Ok(())
     }
 }
@@ -114,3 +103,82 @@ fn check<E: Elem>(q: &Mats<'_, E>, k: &Mats<'_, E>, v: &Mats<'_, E>) -> Result<(
     }
     Ok(())
 }
+
+/// The whole batch: one entry into the instruction set per call.
+struct Forward<'a, E> {
+    shape: Shape,
+    q: Mats<'a, E>,
+    k: Mats<'a, E>,
+    v: Mats<'a, E>,
+    scale: E,
+    out: MatsMut<'a, E>,
+    probs: MatsMut<'a, E>,
+    scratch: &'a mut [E],
+}
+
+impl<E: Elem> Op<E> for Forward<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(mut self, s: S) {
+        for b in 0..self.q.count() {
+            let (q, k, v) = (input(&self.q, b), input(&self.k, b), input(&self.v, b));
+            let (out, probs) = (output(&mut self.out, b), output(&mut self.probs, b));
+            // SAFETY: checked views whose counts and shapes `Kernels::attention` compared; mutable views are exclusive
+            // borrows; `Scratch::get` gave scratch_len elements.
+            unsafe { forward(s, self.shape, self.scale, q, k, v, out, probs, self.scratch.as_mut_ptr()) }
+        }
+    }
+}
+
+struct Backward<'a, E> {
+    shape: Shape,
+    q: Mats<'a, E>,
+    k: Mats<'a, E>,
+    v: Mats<'a, E>,
+    scale: E,
+    probs: Mats<'a, E>,
+    dout: Mats<'a, E>,
+    dq: MatsMut<'a, E>,
+    dk: Option<MatsMut<'a, E>>,
+    dv: Option<MatsMut<'a, E>>,
+    scratch: &'a mut [E],
+}
+
+impl<E: Elem> Op<E> for Backward<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(mut self, s: S) {
+        for b in 0..self.q.count() {
+            let (q, k, v) = (input(&self.q, b), input(&self.k, b), input(&self.v, b));
+            let (probs, dout) = (input(&self.probs, b), input(&self.dout, b));
+            let dq = output(&mut self.dq, b);
+            let dk = match &mut self.dk {
+                Some(m) => Some(output(m, b)),
+                None => None,
+            };
+            let dv = match &mut self.dv {
+                Some(m) => Some(output(m, b)),
+                None => None,
+            };
+            let scratch = self.scratch.as_mut_ptr();
+            // SAFETY: checked views whose counts and shapes `Kernels::attention_backward` compared; mutable views are
+            // exclusive borrows; `Scratch::get` gave scratch_len elements.
+            unsafe { backward(s, self.shape, self.scale, q, k, v, probs, dout, dq, dk, dv, scratch) }
+        }
+    }
+}
+
+#[inline(always)]
+fn input<E: Elem>(m: &Mats<'_, E>, b: usize) -> In<E> {
+    let m = m.mat(b);
+    In(m.ptr(), m.row_stride())
+}
+
+#[inline(always)]
+fn output<E: Elem>(m: &mut MatsMut<'_, E>, b: usize) -> Out<E> {
+    let mut m = m.mat(b);
+    Out(m.ptr(), m.row_stride())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,88 @@
-//! General matrix product.
+//! General matrix product: the entry, which turns any strides into a product with contiguous columns of C, and
+//! chooses what to pack. The loops are in `arch/generic/gemm`, the sizes in `blocking`.
 
+pub(crate) mod blocking;
+
+use crate::arch::generic::gemm::{Product, pack_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
+use blocking::Blocking;
 
-impl<E: Elem> Kernels<E> {
-    /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the strides.
-    pub fn gemm_scratch(&self, _m: usize, _k: usize, _n: usize) -> usize {
-        0
+/// One function per element type that nothing downstream has to instantiate: the loops are compiled once, in this crate and
+/// at its optimisation level, not in every test and bench that multiplies.
+pub trait Multiply: Sized {
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn multiply(isa: crate::Isa, product: Product<Self>);
+}
+
+impl Multiply for f32 {
+    #[allow(private_interfaces)]
+    fn multiply(isa: crate::Isa, product: Product<f32>) {
+        crate::arch::dispatch_f32(isa, product);
+    }
+}
+
+impl Multiply for f64 {
+    #[allow(private_interfaces)]
+    fn multiply(isa: crate::Isa, product: Product<f64>) {
+        crate::arch::dispatch_f64(isa, product);
+    }
+}
+
+/// What the tests vary and the public entry derives from shapes and strides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) blocking: Blocking,
+    /// Packs A.
+    pub(crate) pack_a: bool,
+    /// Packs B even where its columns are contiguous.
+    pub(crate) pack_b: bool,
+    /// Where C has neither contiguous rows nor columns: the block that it is computed in.
+    pub(crate) staging: (usize, usize),
+}
+
+const STAGING: (usize, usize) = (64, 256);
+
+impl Plan {
+    /// Depends on nothing but its arguments. Packing does not change the bits of the result, only the time.
+    fn new<E: Elem>(isa: crate::Isa, m: usize, k: usize, n: usize) -> Self {
+        let blocking = blocking::blocking(isa, size_of::<E>());
+        let large = blocking::pays_to_pack(m, k, n);
+        Plan { blocking, pack_a: large, pack_b: large, staging: STAGING }
     }
 
-    /// `C = alpha A B` ([`Write::Set`]) or `C += alpha A B` ([`Write::Add`]); A (m, k), B (k, n), C (m, n), any strides.
+    /// Scratch elements for any strides: the problem or its transpose, behind the staging block. Nothing here can overflow,
+    /// every factor being capped by a block size.
+    fn scratch(&self, m: usize, k: usize, n: usize, lanes: usize) -> usize {
+        if m == 0 || n == 0 {
+            return 0;
+        }
+        let staging = (m.min(self.staging.0) * n.min(self.staging.1)).next_multiple_of(ALIGN);
+        staging + pack_len(m, k, n, self.blocking, lanes).max(pack_len(n, k, m, self.blocking, lanes))
+    }
+}
+
+/// Packed panels start on a cache line: 16 elements of f32 or more.
+const ALIGN: usize = 16;
+
+/// Any number of lanes divides it: scratch depends on the sizes alone, not on the instruction set.
+const MAX_LANES: usize = 16;
+
+impl<E: Elem> Kernels<E> {
+    /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the strides. Grows with each
+    /// argument, so that the largest product's scratch serves smaller ones, up to a few MiB at most.
+    pub fn gemm_scratch(&self, m: usize, k: usize, n: usize) -> usize {
+        Plan::new::<E>(self.isa, m, k, n).scratch(m, k, n, MAX_LANES)
+    }
+
+    /// `C = alpha A B` ([`Write::Set`]) or `C += alpha A B` ([`Write::Add`]); A (m, k), B (k, n), C (m, n), any strides:
+    /// transposed operands are views with strides swapped ([`Mat::t`]).
+    ///
+    /// Each entry errs by at most γ(k + 3) (|alpha| Σ|a||b| + |c|), γ(j) = j u / (1 − j u). It is a sum in order of k, cut
+    /// every `kc` terms, `kc` being a constant of instruction set and type: its bits depend on the entries of its row of A and
+    /// column of B and on nothing else, neither m and n, nor strides, nor caches. NaN and infinity propagate as IEEE
+    /// arithmetic has it; `Set` never reads C. k = 0 is an empty sum. Allocates nothing.
     ///
     /// # Errors
     /// Shapes that do not fit together; scratch smaller than [`Kernels::gemm_scratch`].
@@ -19,14 +92,124 @@ impl<E: Elem> Kernels<E> {
         alpha: E,
         a: Mat<'_, E>,
         b: Mat<'_, E>,
-        mut c: MatMut<'_, E>,
+        c: MatMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        expect("gemm", "b rows", a.cols(), b.rows())?;
-        expect("gemm", "c rows", a.rows(), c.rows())?;
-        expect("gemm", "c columns", b.cols(), c.cols())?;
-        scratch.get(self.gemm_scratch(a.rows(), a.cols(), b.cols()))?;
-        crate::reference::gemm(write, alpha, a, b, &mut c);
+        let plan = Plan::new::<E>(self.isa, a.rows(), a.cols(), b.cols());
+        self.gemm_planned(plan, write, alpha, a, b, c, scratch)
+    }
+
+    /// [`Kernels::gemm`] with blocks of any size (at least 1) and packing as told.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn gemm_planned(
+        &self,
+        plan: Plan,
+        write: Write,
+        alpha: E,
+        a: Mat<'_, E>,
+        b: Mat<'_, E>,
+        c: MatMut<'_, E>,
+        scratch: &mut Scratch<E>,
+    ) -> Result<(), KernelError> {
+        let (m, k, n) = (a.rows(), a.cols(), b.cols());
+        expect("gemm", "b rows", k, b.rows())?;
+        expect("gemm", "c rows", m, c.rows())?;
+        expect("gemm", "c columns", n, c.cols())?;
+        let scratch = scratch.get(plan.scratch(m, k, n, MAX_LANES))?;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let (rs_c, cs_c) = (c.row_stride(), c.col_stride());
+        // A column of C lies both ways; transposed, its vectors run down A, which must lie that way too.
+        let transpose = if n == 1 {
+            m > 1 && rs_c == 1 && a.row_stride() == 1
+        } else {
+            cs_c != 1 && (rs_c == 1 || m == 1)
+        };
+        let (a, b, c) = if transpose { (b.t(), a.t(), c.t()) } else { (a, b, c) };
+        if c.col_stride() == 1 || c.cols() == 1 {
+            self.rows_product(plan, write, alpha, a, b, c, scratch);
+        } else {
+            self.staged(plan, write, alpha, a, b, c, scratch);
+        }
         Ok(())
+    }
+
+    /// C with contiguous columns, or one column.
+    #[allow(clippy::too_many_arguments)]
+    fn rows_product(
+        &self,
+        plan: Plan,
+        write: Write,
+        alpha: E,
+        a: Mat<'_, E>,
+        b: Mat<'_, E>,
+        mut c: MatMut<'_, E>,
+        scratch: &mut [E],
+    ) {
+        let (m, k, n) = (a.rows(), a.cols(), b.cols());
+        let contiguous = b.col_stride() == 1 || n == 1;
+        let pack_b = plan.pack_b || !contiguous;
+        assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
+        E::multiply(
+            self.isa,
+            Product {
+                m,
+                k,
+                n,
+                alpha,
+                a: a.ptr(),
+                rs_a: a.row_stride(),
+                cs_a: a.col_stride(),
+                b: b.ptr(),
+                rs_b: b.row_stride(),
+                cs_b: b.col_stride(),
+                c: c.ptr(),
+                rs_c: c.row_stride(),
+                write,
+                blocking: plan.blocking,
+                pack_a: plan.pack_a,
+                pack_b,
+                scratch: scratch.as_mut_ptr(),
+            },
+        );
+    }
+
+    /// C of general strides, block by block through contiguous memory; the same bits as in place.
+    #[allow(clippy::too_many_arguments)]
+    fn staged(
+        &self,
+        plan: Plan,
+        write: Write,
+        alpha: E,
+        a: Mat<'_, E>,
+        b: Mat<'_, E>,
+        mut c: MatMut<'_, E>,
+        scratch: &mut [E],
+    ) {
+        let (m, k, n) = (a.rows(), a.cols(), b.cols());
+        let (rows, cols) = (m.min(plan.staging.0), n.min(plan.staging.1));
+        let (stage, scratch) = scratch.split_at_mut((rows * cols).next_multiple_of(ALIGN));
+        for i0 in (0..m).step_by(rows) {
+            for j0 in (0..n).step_by(cols) {
+                let (rows, cols) = (rows.min(m - i0), cols.min(n - j0));
+                if write == Write::Add {
+                    for i in 0..rows {
+                        for j in 0..cols {
+                            stage[i * cols + j] = c.at(i0 + i, j0 + j);
+                        }
+                    }
+                }
+                // In range of `stage`, whose size the caller's scratch covers.
+                let Ok(block) = MatMut::new(stage, rows, cols) else { unreachable!() };
+                let (a, b) = (a.sub(i0, rows, 0, k), b.sub(0, k, j0, cols));
+                self.rows_product(plan, write, alpha, a, b, block, scratch);
+                for i in 0..rows {
+                    for j in 0..cols {
+                        c.set(i0 + i, j0 + j, stage[i * cols + j]);
+                    }
+                }
+            }
+        }
     }
 }

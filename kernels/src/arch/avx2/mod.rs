@@ -24,6 +24,19 @@ where
     op.run(Avx2(()))
 }
 
+/// [`run`] as a call that stays a call.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+#[inline(never)]
+unsafe fn outlined<E: Elem, O: Op<E>>(op: O) -> O::Out
+where
+    Avx2: Simd<E>,
+{
+    op.run(Avx2(()))
+}
+
 // A window of this table that starts at 8 - n has n leading ones: the mask of a partial access.
 static MASK32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 static MASK64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
@@ -170,6 +183,11 @@ impl Simd<f32> for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps::<1>(d, d)))
         }
     }
+    #[inline(always)]
+    fn outline<O: Op<f32>>(self, op: O) -> O::Out {
+        // SAFETY: token.
+        unsafe { outlined::<f32, O>(op) }
+    }
 }
 
 impl Simd<f64> for Avx2 {
@@ -294,5 +312,10 @@ impl Simd<f64> for Avx2 {
             let q = _mm_max_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
             _mm_cvtsd_f64(_mm_max_sd(q, _mm_unpackhi_pd(q, q)))
         }
+    }
+    #[inline(always)]
+    fn outline<O: Op<f64>>(self, op: O) -> O::Out {
+        // SAFETY: token.
+        unsafe { outlined::<f64, O>(op) }
     }
 }

@@ -30,6 +30,19 @@ where
     op.run(Avx512(()))
 }
 
+/// [`run`] as a call that stays a call.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+#[inline(never)]
+unsafe fn outlined<E: Elem, O: Op<E>>(op: O) -> O::Out
+where
+    Avx512: Simd<E>,
+{
+    op.run(Avx512(()))
+}
+
 // Throughout: SAFETY of the intrinsics is the token's: it exists only inside `run`.
 
 impl Simd<f32> for Avx512 {
@@ -132,6 +145,11 @@ impl Simd<f32> for Avx512 {
         // SAFETY: token.
         unsafe { _mm512_reduce_max_ps(v) }
     }
+    #[inline(always)]
+    fn outline<O: Op<f32>>(self, op: O) -> O::Out {
+        // SAFETY: token.
+        unsafe { outlined::<f32, O>(op) }
+    }
 }
 
 impl Simd<f64> for Avx512 {
@@ -232,5 +250,10 @@ impl Simd<f64> for Avx512 {
     fn reduce_max(self, v: __m512d) -> f64 {
         // SAFETY: token.
         unsafe { _mm512_reduce_max_pd(v) }
+    }
+    #[inline(always)]
+    fn outline<O: Op<f64>>(self, op: O) -> O::Out {
+        // SAFETY: token.
+        unsafe { outlined::<f64, O>(op) }
     }
 }

@@ -3,12 +3,22 @@
 //! `wide` picks its layout at compile time, which is exactly what a baseline wants. Exponent surgery goes lane by lane
 //! through arrays; the compiler vectorises it where the target can.
 
-use super::{Isa, Simd};
+use super::{Isa, Op, Simd};
+use crate::elem::Elem;
 use wide::{f32x4, f64x2};
 
 /// Token of the baseline: always available.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
+
+/// A call that stays a call.
+#[inline(never)]
+fn outlined<E: Elem, O: Op<E>>(op: O) -> O::Out
+where
+    Portable: Simd<E>,
+{
+    op.run(Portable)
+}
 
 impl Simd<f32> for Portable {
     type V = f32x4;
@@ -126,6 +136,10 @@ impl Simd<f32> for Portable {
     fn reduce_max(self, v: f32x4) -> f32 {
         let a = v.to_array();
         a[0].max(a[2]).max(a[1].max(a[3]))
+    }
+    #[inline(always)]
+    fn outline<O: Op<f32>>(self, op: O) -> O::Out {
+        outlined::<f32, O>(op)
     }
 }
 
@@ -245,5 +259,9 @@ impl Simd<f64> for Portable {
     fn reduce_max(self, v: f64x2) -> f64 {
         let a = v.to_array();
         a[0].max(a[1])
+    }
+    #[inline(always)]
+    fn outline<O: Op<f64>>(self, op: O) -> O::Out {
+        outlined::<f64, O>(op)
     }
 }

@@ -1,0 +1,110 @@
+//! Loops 5 to 3 of the product: blocks of B that stay in L2 or L3, blocks of A that stay in L2, packed where asked.
+//!
+//! ```text
+//! 5  for jc in n by nc
+//! 4    for pc in k by kc            pack B (kc, nc)?
+//! 3      for ic in m by mc          pack A (mc, kc)?
+//! 2        for jr in nc by a tile   |
+//! 1          for ir in mc by a tile | tile.rs
+//! ```
+//!
+//! Whether to pack, mc and nc do not touch the bits of the result: every entry of C is one FMA chain per kc block,
+//! and the blocks are added in order.
+
+use super::pack::{pack_a, pack_b};
+use super::tile::{Block, BlockOp};
+use crate::Write;
+use crate::arch::{Op, Simd};
+use crate::elem::Elem;
+use crate::gemm::blocking::Blocking;
+
+/// A product whose C has contiguous columns, and how to compute it.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<E> {
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    pub(crate) alpha: E,
+    pub(crate) a: *const E,
+    pub(crate) rs_a: usize,
+    pub(crate) cs_a: usize,
+    pub(crate) b: *const E,
+    pub(crate) rs_b: usize,
+    pub(crate) cs_b: usize,
+    pub(crate) c: *mut E,
+    pub(crate) rs_c: usize,
+    pub(crate) write: Write,
+    pub(crate) blocking: Blocking,
+    pub(crate) pack_a: bool,
+    /// Must be true where the columns of B are not contiguous.
+    pub(crate) pack_b: bool,
+    /// Room for the packed block of B, then that of A: see `pack_len`.
+    pub(crate) scratch: *mut E,
+}
+
+/// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`.
+pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: usize) -> usize {
+    let k = k.min(blocking.kc);
+    k * (n.min(blocking.nc).next_multiple_of(lanes) + m.min(blocking.mc))
+}
+
+impl<E: Elem> Op<E> for Product<E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, s: S) {
+        let x = self;
+        let Blocking { mc, kc, nc } = x.blocking;
+        debug_assert!(x.pack_b || x.cs_b == 1 || x.n == 1);
+        let mut jc = 0;
+        while jc < x.n {
+            let n = nc.min(x.n - jc);
+            let mut pc = 0;
+            loop {
+                let k = kc.min(x.k - pc);
+                // The first block sets what the others add to.
+                let write = if pc == 0 { x.write } else { Write::Add };
+                // SAFETY (this and the blocks below): whoever makes a `Product` vouches for its operands; (ic, pc), (pc, jc)
+                // and (ic, jc) are the corners of blocks inside them, and scratch has room for one block each.
+                let mut b = x.b.wrapping_add(pc * x.rs_b + jc * x.cs_b);
+                let a_room = x.scratch.wrapping_add(k * n.next_multiple_of(S::LANES));
+                if x.pack_b {
+                    // SAFETY: as above.
+                    unsafe { pack_b(s, k, n, b, x.rs_b, x.cs_b, x.scratch) };
+                    b = x.scratch;
+                }
+                let mut ic = 0;
+                while ic < x.m {
+                    let m = mc.min(x.m - ic);
+                    let mut a = x.a.wrapping_add(ic * x.rs_a + pc * x.cs_a);
+                    if x.pack_a {
+                        // SAFETY: as above.
+                        unsafe { pack_a::<E, S>(m, k, a, x.rs_a, x.cs_a, a_room) };
+                        a = a_room;
+                    }
+                    s.outline(BlockOp(&Block {
+                        m,
+                        k,
+                        n,
+                        alpha: x.alpha,
+                        a,
+                        rs_a: x.rs_a,
+                        cs_a: x.cs_a,
+                        packed_a: x.pack_a,
+                        b,
+                        rs_b: x.rs_b,
+                        packed_b: x.pack_b,
+                        c: x.c.wrapping_add(ic * x.rs_c + jc),
+                        rs_c: x.rs_c,
+                        write,
+                    }));
+                    ic += m;
+                }
+                pc += k;
+                if pc >= x.k {
+                    break;
+                }
+            }
+            jc += n;
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Packing: operands copied into panels that the tile reads from front to back.
+//!
+//! ```text
+//! A, m rows in panels of at most mr:      B, n columns in panels of at most nv vectors:
+//!   panel: k columns of rows elements       panel: k rows of whole vectors, the last one padded
+//! ```
+
+use super::tile::{row_split, vector_split};
+use crate::arch::Simd;
+use crate::elem::Elem;
+
+/// A (m, k) into `to`, m * k elements.
+///
+/// # Safety
+/// A is readable with its strides, `to` holds m * k elements and overlaps nothing.
+#[inline(always)]
+pub(super) unsafe fn pack_a<E: Elem, S: Simd<E>>(
+    m: usize,
+    k: usize,
+    a: *const E,
+    rs: usize,
+    cs: usize,
+    to: *mut E,
+) {
+    let rows = row_split::<E, S>(m);
+    let mut row = 0;
+    for piece in 0..rows.pieces {
+        let mr = rows.size(piece);
+        for p in 0..k {
+            for i in 0..mr {
+                // SAFETY: row + i < m and p < k; the panel starts after `row` whole rows.
+                unsafe { *to.add(row * k + p * mr + i) = *a.add((row + i) * rs + p * cs) };
+            }
+        }
+        row += mr;
+    }
+}
+
+/// B (k, n) into `to`, k * (n rounded up to whole vectors) elements. Lanes beyond n are never read back.
+///
+/// # Safety
+/// B is readable with its strides, `to` holds as many elements as said and overlaps nothing.
+#[inline(always)]
+pub(super) unsafe fn pack_b<E: Elem, S: Simd<E>>(
+    s: S,
+    k: usize,
+    n: usize,
+    b: *const E,
+    rs: usize,
+    cs: usize,
+    to: *mut E,
+) {
+    let vectors = vector_split::<E, S>(n);
+    let mut col = 0;
+    for piece in 0..vectors.pieces {
+        let padded = vectors.size(piece) * S::LANES;
+        let width = padded.min(n - col);
+        // SAFETY: col + width <= n; the panel starts after k rows of `col` elements, `col` being whole vectors.
+        unsafe {
+            let (b, to) = (b.add(col * cs), to.add(col * k));
+            if cs == 1 {
+                copy_rows(s, k, width, b, rs, to, padded);
+            } else {
+                transpose(k, width, b, rs, cs, to, padded);
+            }
+        }
+        col += width;
+    }
+}
+
+/// k rows of `width` contiguous elements.
+///
+/// # Safety
+/// Both sides hold the rows, `to` with room for whole vectors.
+#[inline(always)]
+unsafe fn copy_rows<E: Elem, S: Simd<E>>(
+    s: S,
+    k: usize,
+    width: usize,
+    b: *const E,
+    rs: usize,
+    to: *mut E,
+    padded: usize,
+) {
+    for p in 0..k {
+        let mut j = 0;
+        while j < width {
+            // SAFETY: the first min(LANES, width - j) lanes are inside the row; `to` has room for the whole vector.
+            unsafe {
+                let from = b.add(p * rs + j);
+                let v = if width - j >= S::LANES { s.load(from) } else { s.load_partial(from, width - j) };
+                s.store(to.add(p * padded + j), v);
+            }
+            j += S::LANES;
+        }
+    }
+}
+
+/// k rows of `width` strided elements, column by column: B transposed is contiguous that way.
+///
+/// # Safety
+/// Both sides hold the rows.
+#[inline(always)]
+unsafe fn transpose<E: Elem>(
+    k: usize,
+    width: usize,
+    b: *const E,
+    rs: usize,
+    cs: usize,
+    to: *mut E,
+    padded: usize,
+) {
+    for j in 0..width {
+        for p in 0..k {
+            // SAFETY: p < k, j < width.
+            unsafe { *to.add(p * padded + j) = *b.add(p * rs + j * cs) };
+        }
+    }
+}

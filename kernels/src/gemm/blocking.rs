@@ -1,0 +1,54 @@
+//! Tile and block sizes of the matrix product: one page of data.
+//!
+//! `kc` fixes where a sum over k is cut, hence the bits of the result; it is a constant of the instruction set and the type and
+//! must never follow the machine. `mc` and `nc` only move work between cache levels.
+
+use crate::arch::Isa;
+
+/// Register tile: `mr` rows by `nv` vectors, all accumulators in registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tile {
+    pub(crate) mr: usize,
+    pub(crate) nv: usize,
+}
+
+/// The largest tile that the ladder of kernels can name.
+pub(crate) const MAX_TILE: Tile = Tile { mr: 8, nv: 3 };
+
+/// The register tile. What has to fit: mr * nv accumulators, nv vectors of B, one broadcast of A, and one mask on AVX2.
+pub(crate) const fn tile(isa: Isa) -> Tile {
+    match isa {
+        // 24 + 3 + 1 of 32 registers; 24 FMAs for 11 loads.
+        Isa::Avx512 => Tile { mr: 8, nv: 3 },
+        // 12 + 2 + 1 + 1 of 16 registers; 12 FMAs for 8 loads.
+        Isa::Avx2 => Tile { mr: 6, nv: 2 },
+        // 8 + 2 + 1 of 16 (SSE2 multiplies into a temporary).
+        Isa::Portable => Tile { mr: 4, nv: 2 },
+    }
+}
+
+/// Cache blocks: A (mc, kc) stays in L2, a B panel of kc rows in L1, B (kc, nc) in L2 or L3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Blocking {
+    pub(crate) mc: usize,
+    pub(crate) kc: usize,
+    pub(crate) nc: usize,
+}
+
+/// The blocks for elements of `bytes` bytes.
+pub(crate) const fn blocking(isa: Isa, bytes: usize) -> Blocking {
+    // A panel of B, kc rows by nv vectors, is to leave room in an L1 of 32 to 48 KiB: 24 to 36 KiB.
+    match (isa, bytes) {
+        (Isa::Avx512, 4) => Blocking { mc: 256, kc: 256, nc: 960 },
+        (Isa::Avx512, _) => Blocking { mc: 192, kc: 256, nc: 480 },
+        (Isa::Avx2, 4) => Blocking { mc: 240, kc: 256, nc: 1024 },
+        (Isa::Avx2, _) => Blocking { mc: 120, kc: 256, nc: 512 },
+        (Isa::Portable, 4) => Blocking { mc: 256, kc: 256, nc: 1024 },
+        (Isa::Portable, _) => Blocking { mc: 128, kc: 256, nc: 512 },
+    }
+}
+
+/// Is the product so large that contiguous panels repay the copying?
+pub(crate) fn pays_to_pack(m: usize, k: usize, n: usize) -> bool {
+    m.min(n) >= 128 && k >= 128
+}
