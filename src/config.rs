@@ -42,7 +42,11 @@ pub const KEYS: [Key; 21] = [
     key("seed", Kind::Count, "seed of every draw"),
     key("dtype", Kind::Text, "f32 or f64: type of parameters and activations"),
     key("graph", Kind::Text, "latent graph: chain, icl, random, manual, or custom (then `parents`)"),
-    key("parents", Kind::Integers, "parent of each context position (T-1 of them), -1 for a root; sets graph=custom"),
+    key(
+        "parents",
+        Kind::Integers,
+        "parent of each context position (T-1 of them), -1 for a root; sets graph=custom",
+    ),
     key("S", Kind::Count, "alphabet size, 2 to 1024"),
     key("T", Kind::Count, "sequence length with the query, 2 to 4096"),
     key("alpha", Kind::Real, "Dirichlet parameter of the transition rows, 0.001 to 1000"),
@@ -55,7 +59,11 @@ pub const KEYS: [Key; 21] = [
     key("weight_decay", Kind::Real, "weight decay, >= 0"),
     key("steps", Kind::Count, "updates, >= 1"),
     key("batch", Kind::Count, "sequences per update, >= 1"),
-    key("shards", Kind::Count, "shards per batch, >= 1: fixes the order of sums, so it changes the last bits"),
+    key(
+        "shards",
+        Kind::Count,
+        "shards per batch, >= 1: fixes the order of sums, so it changes the last bits",
+    ),
     key("eval_every", Kind::Count, "updates between evaluations, >= 1"),
     key("test_size", Kind::Count, "sequences of the fixed test set, >= 1"),
     key("checkpoint_every", Kind::Count, "updates between checkpoints, >= 1"),
@@ -112,7 +120,9 @@ pub struct Config {
 }
 
 fn find(name: &str) -> Result<&'static Key> {
-    KEYS.iter().find(|k| k.name == name).ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|k| k.name)))
+    KEYS.iter()
+        .find(|k| k.name == name)
+        .ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|k| k.name)))
 }
 
 /// Brings a value to the type of its key: integers become reals where a real is wanted, one integer a list.
@@ -240,7 +250,8 @@ impl Config {
     /// # Errors
     /// Never in practice: every field has a TOML form.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::invalid("configuration", e.to_string(), "values TOML can hold"))
+        toml::to_string(self)
+            .map_err(|e| Error::invalid("configuration", e.to_string(), "values TOML can hold"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The two element types.
 
+use crate::arch::generic::consts::MathConsts;
 use crate::arch::{Isa, Op};
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -13,6 +14,7 @@ mod sealed {
 /// `f32` or `f64`: what kernels, models and optimisers are generic over. Sealed.
 pub trait Elem:
     sealed::Sealed
+    + MathConsts
     + crate::gemm::Multiply
     + Copy
     + Default

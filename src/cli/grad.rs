@@ -164,7 +164,8 @@ fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
     for (i, (out, token)) in out_tokens.iter_mut().zip(tokens.as_integers("tokens")?).enumerate() {
         let found = usize::try_from(token).ok().filter(|x| *x < vocab);
         let Some(token) = found else {
-            let problem = format!("tokens[{}, {}] = {token}; allowed: 0 <= token < S = {vocab}", i / t, i % t);
+            let problem =
+                format!("tokens[{}, {}] = {token}; allowed: 0 <= token < S = {vocab}", i / t, i % t);
             return Err(Error::format(path, problem));
         };
         // A vocabulary is at most 2^16 here, checked by the model; u32 holds any token below it.
@@ -208,7 +209,11 @@ fn read_params<E: Elem>(path: &Path, layout: &Layout) -> Result<Vec<E>> {
         for (i, (p, x)) in params[block.range()].iter_mut().zip(array.to_f64_vec()).enumerate() {
             *p = E::from_f64(x);
             if !p.is_finite() {
-                let problem = format!("array `{}`, entry {i} (C order) is {x}; allowed: finite {}", block.name(), E::NAME);
+                let problem = format!(
+                    "array `{}`, entry {i} (C order) is {x}; allowed: finite {}",
+                    block.name(),
+                    E::NAME
+                );
                 return Err(Error::format(path, problem));
             }
         }

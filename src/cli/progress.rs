@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 /// The right one for where stderr goes.
 pub(super) fn new(config: &Config) -> Box<dyn Progress> {
     let meter = Meter::new(config);
-    if std::io::stderr().is_terminal() { Box::new(Bar::new(config, meter)) } else { Box::new(Lines { meter }) }
+    if std::io::stderr().is_terminal() {
+        Box::new(Bar::new(config, meter))
+    } else {
+        Box::new(Lines { meter })
+    }
 }
 
 /// What both forms show.

@@ -97,7 +97,8 @@ fn resolve(args: &RunArgs) -> Result<Config> {
         last.insert("dtype".into(), Value::String(dtype.clone()));
     }
     if let Some(seed) = args.seed {
-        let seed = i64::try_from(seed).map_err(|_| Error::invalid("seed", seed.to_string(), "0 to 2^63 - 1"))?;
+        let seed =
+            i64::try_from(seed).map_err(|_| Error::invalid("seed", seed.to_string(), "0 to 2^63 - 1"))?;
         last.insert("seed".into(), Value::Integer(seed));
     }
     let overrides = config::parse_overrides(&overrides)?;

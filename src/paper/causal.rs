@@ -232,7 +232,12 @@ fn run_typed<E: Elem>(
 }
 
 /// Attention of the first layer on the parents, from the flat parameters.
-pub fn attention(config: &Config, task: &CausalTree, layout: &Layout, params: &[f64]) -> Option<ParentAttention> {
+pub fn attention(
+    config: &Config,
+    task: &CausalTree,
+    layout: &Layout,
+    params: &[f64],
+) -> Option<ParentAttention> {
     parent_attention(&position_blocks(config, layout, params), config.T, task.forest().parents())
 }
 
@@ -382,7 +387,8 @@ fn load<E: Elem>(
     }
     let Checkpoint { step, kind, config_fingerprint, mut state, extra } = Checkpoint::load(&path)?;
     if kind != KIND || config_fingerprint != fingerprint {
-        let problem = format!("checkpoint of another run; expected one of the configuration in {CONFIG_FILE}");
+        let problem =
+            format!("checkpoint of another run; expected one of the configuration in {CONFIG_FILE}");
         return Err(Error::format(&path, problem));
     }
     let isa = Isa::from_env()?.name();
@@ -396,7 +402,8 @@ fn load<E: Elem>(
     let mut params = vec![E::ZERO; layout.len()];
     for block in layout.blocks() {
         let array = take(&format!("param.{}", block.name()), block.shape())?;
-        let same_type = matches!((array.data(), E::NAME), (ArrayData::F32(_), "f32") | (ArrayData::F64(_), "f64"));
+        let same_type =
+            matches!((array.data(), E::NAME), (ArrayData::F32(_), "f32") | (ArrayData::F64(_), "f64"));
         let values = array.to_f64_vec();
         if !same_type || values.iter().any(|x| !x.is_finite()) {
             let problem = format!("parameters of block `{}` are not finite {}", block.name(), E::NAME);
@@ -459,8 +466,8 @@ fn write_run_file(config: &Config, folder: &Path, task: &CausalTree) -> Result<P
         threads: rayon::current_num_threads(),
     };
     let path = folder.join(RUN_FILE);
-    let text = serde_json::to_string_pretty(&run)
-        .map_err(|e| Error::format(&path, format!("no JSON form: {e}")))?;
+    let text =
+        serde_json::to_string_pretty(&run).map_err(|e| Error::format(&path, format!("no JSON form: {e}")))?;
     write_bytes_atomic(&path, (text + "\n").as_bytes())?;
     Ok(path)
 }

@@ -5,7 +5,9 @@ use crate::config::Config;
 use crate::model::Layout;
 use crate::probe::attention::causal_pattern;
 use crate::report::metrics::METRICS_FILE;
-use crate::report::plot::{Block, Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure};
+use crate::report::plot::{
+    Block, Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure,
+};
 use crate::task::CausalTree;
 use crate::{Error, Result};
 use std::path::Path;
@@ -49,7 +51,8 @@ pub(super) fn draw(
     all.extend(patterns);
     all.extend((0..config.heads.len()).map(|l| layer(config, layout, params, l)));
     all.push(w.into());
-    let title = format!("{} graph, S = {}, T = {}, alpha = {}", config.graph, config.S, config.T, config.alpha);
+    let title =
+        format!("{} graph, S = {}, T = {}, alpha = {}", config.graph, config.S, config.T, config.alpha);
     save_figure(&dir, "overview", &Panels { title, columns: 3, figures: all }.into())?;
     Ok(())
 }
@@ -131,7 +134,8 @@ fn stream(config: &Config, l: usize) -> Vec<Block> {
     for (layer, heads) in config.heads[..l].iter().enumerate() {
         let below = names.clone();
         for h in 0..*heads {
-            let which = if *heads > 1 { format!("{}.{}", layer + 1, h + 1) } else { format!("{}", layer + 1) };
+            let which =
+                if *heads > 1 { format!("{}.{}", layer + 1, h + 1) } else { format!("{}", layer + 1) };
             names.extend(below.iter().map(|(n, size)| (format!("attn{which} {n}"), *size)));
         }
     }

@@ -56,7 +56,8 @@ pub fn preset(name: &str, quick: bool) -> Result<Table> {
     if !PRESETS.iter().any(|(n, _)| *n == name) {
         return Err(Error::unknown("preset", name, PRESETS.iter().map(|(n, _)| *n)));
     }
-    let parse = |text: &str| text.parse::<Table>().map_err(|e| Error::invalid("preset", e.to_string(), "valid TOML"));
+    let parse =
+        |text: &str| text.parse::<Table>().map_err(|e| Error::invalid("preset", e.to_string(), "valid TOML"));
     let mut table = parse(BASE)?;
     if quick {
         table.extend(parse(QUICK)?);

@@ -1,7 +1,9 @@
 //! Causal softmax attention, forward and backward, over a batch of problems.
 
+use crate::arch::generic::attention::{In, Out, Shape, backward, forward, scratch_len};
+use crate::arch::{Op, Simd};
 use crate::elem::Elem;
-use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect, reference};
+use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect};
 
 /// Where the gradients of keys and values go. They are added to what is there; what is absent costs nothing.
 #[derive(Debug)]
@@ -23,9 +25,10 @@ impl<E> KvGrad<'_, E> {
 }
 
 impl<E: Elem> Kernels<E> {
-    /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need.
-    pub fn attention_scratch(&self, _tq: usize, _tk: usize, _d: usize, _dv: usize) -> usize {
-        0
+    /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need. Grows with every argument, so the
+    /// largest shape serves all; saturates instead of overflowing.
+    pub fn attention_scratch(&self, tq: usize, tk: usize, d: usize, dv: usize) -> usize {
+        scratch_len(Shape { tq, tk, d, dv })
     }
 
     /// Causal attention. Q (count, tq, d), K (count, tk, d), V (count, tk, dv), 1 <= tq <= tk; the queries are the last tq of
@@ -41,8 +44,8 @@ impl<E: Elem> Kernels<E> {
         k: Mats<'_, E>,
         v: Mats<'_, E>,
         scale: E,
-        mut out: MatsMut<'_, E>,
-        mut probs: MatsMut<'_, E>,
+        out: MatsMut<'_, E>,
+        probs: MatsMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         check(&q, &k, &v)?;
@@ -52,10 +55,9 @@ impl<E: Elem> Kernels<E> {
         expect("attention", "probs count", q.count(), probs.count())?;
         expect("attention", "probs rows", q.rows(), probs.rows())?;
         expect("attention", "probs columns", k.rows(), probs.cols())?;
-        scratch.get(self.attention_scratch(q.rows(), k.rows(), q.cols(), v.cols()))?;
-        for b in 0..q.count() {
-            reference::attention(q.mat(b), k.mat(b), v.mat(b), scale, &mut out.mat(b), &mut probs.mat(b));
-        }
+        let shape = Shape { tq: q.rows(), tk: k.rows(), d: q.cols(), dv: v.cols() };
+        let scratch = scratch.get(scratch_len(shape))?;
+        E::dispatch(self.isa(), Forward { shape, q, k, v, scale, out, probs, scratch });
         Ok(())
     }
 
@@ -73,8 +75,8 @@ impl<E: Elem> Kernels<E> {
         scale: E,
         probs: Mats<'_, E>,
         dout: Mats<'_, E>,
-        mut dq: MatsMut<'_, E>,
-        mut dkv: KvGrad<'_, E>,
+        dq: MatsMut<'_, E>,
+        dkv: KvGrad<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         check(&q, &k, &v)?;
@@ -106,20 +108,9 @@ impl<E: Elem> Kernels<E> {
                 expect_like(x, k.cols(), ["dkv count", "dkv rows", "dkv columns"])?;
             }
         }
-        scratch.get(self.attention_scratch(q.rows(), k.rows(), q.cols(), v.cols()))?;
-        for b in 0..q.count() {
-            reference::attention_backward(
-                q.mat(b),
-                k.mat(b),
-                v.mat(b),
-                scale,
-                probs.mat(b),
-                dout.mat(b),
-                &mut dq.mat(b),
-                &mut dkv,
-                b,
-            );
-        }
+        let shape = Shape { tq: q.rows(), tk: k.rows(), d: q.cols(), dv: v.cols() };
+        let scratch = scratch.get(scratch_len(shape))?;
+        E::dispatch(self.isa(), Backward { shape, q, k, v, scale, probs, dout, dq, dkv, scratch });
         Ok(())
     }
 }
@@ -139,3 +130,86 @@ fn check<E: Elem>(q: &Mats<'_, E>, k: &Mats<'_, E>, v: &Mats<'_, E>) -> Result<(
     }
     Ok(())
 }
+
+/// The whole batch: one entry into the instruction set per call.
+struct Forward<'a, E> {
+    shape: Shape,
+    q: Mats<'a, E>,
+    k: Mats<'a, E>,
+    v: Mats<'a, E>,
+    scale: E,
+    out: MatsMut<'a, E>,
+    probs: MatsMut<'a, E>,
+    scratch: &'a mut [E],
+}
+
+impl<E: Elem> Op<E> for Forward<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(mut self, s: S) {
+        for b in 0..self.q.count() {
+            let (q, k, v) = (input(&self.q, b), input(&self.k, b), input(&self.v, b));
+            let (out, probs) = (output(&mut self.out, b), output(&mut self.probs, b));
+            // SAFETY: checked views whose counts and shapes `Kernels::attention` compared; mutable views are exclusive
+            // borrows; `Scratch::get` gave scratch_len elements.
+            unsafe { forward(s, self.shape, self.scale, q, k, v, out, probs, self.scratch.as_mut_ptr()) }
+        }
+    }
+}
+
+struct Backward<'a, E> {
+    shape: Shape,
+    q: Mats<'a, E>,
+    k: Mats<'a, E>,
+    v: Mats<'a, E>,
+    scale: E,
+    probs: Mats<'a, E>,
+    dout: Mats<'a, E>,
+    dq: MatsMut<'a, E>,
+    dkv: KvGrad<'a, E>,
+    scratch: &'a mut [E],
+}
+
+impl<E: Elem> Op<E> for Backward<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(mut self, s: S) {
+        for b in 0..self.q.count() {
+            let (q, k, v) = (input(&self.q, b), input(&self.k, b), input(&self.v, b));
+            let (probs, dout) = (input(&self.probs, b), input(&self.dout, b));
+            let dq = output(&mut self.dq, b);
+            // Shared: both gradients go to the same rows, one after the other.
+            let (dk, dv) = match &mut self.dkv {
+                KvGrad::Separate { dk, dv } => (optional(dk, b), optional(dv, b)),
+                KvGrad::Shared(m) => (Some(output(m, b)), Some(output(m, b))),
+            };
+            let scratch = self.scratch.as_mut_ptr();
+            // SAFETY: checked views whose counts and shapes `Kernels::attention_backward` compared; mutable views are
+            // exclusive borrows; `Scratch::get` gave scratch_len elements.
+            unsafe { backward(s, self.shape, self.scale, q, k, v, probs, dout, dq, dk, dv, scratch) }
+        }
+    }
+}
+
+#[inline(always)]
+fn input<E: Elem>(m: &Mats<'_, E>, b: usize) -> In<E> {
+    let m = m.mat(b);
+    In(m.ptr(), m.row_stride())
+}
+
+#[inline(always)]
+fn output<E: Elem>(m: &mut MatsMut<'_, E>, b: usize) -> Out<E> {
+    let mut m = m.mat(b);
+    Out(m.ptr(), m.row_stride())
+}
+
+#[inline(always)]
+fn optional<E: Elem>(m: &mut Option<MatsMut<'_, E>>, b: usize) -> Option<Out<E>> {
+    match m {
+        Some(m) => Some(output(m, b)),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,10 @@
 //! Algorithms, each written once over [`super::Simd`].
 
+pub(crate) mod attention;
+pub(crate) mod consts;
+pub(crate) mod exp;
 pub(crate) mod gemm;
+pub(crate) mod log;
+pub(crate) mod rows;
+pub(crate) mod softmax;
+pub(crate) mod sum;

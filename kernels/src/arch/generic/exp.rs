@@ -1,0 +1,51 @@
+//! exp of a vector.
+
+use crate::arch::Simd;
+use crate::elem::Elem;
+
+/// exp of every lane: x = n ln 2 + r, |r| <= ln 2 / 2, then 2^n (1 + r + r² q(r)).
+///
+/// 1. n times the high part of ln 2 is exact, and x minus it too: r carries one rounding.
+/// 2. Clamping replaces branches: beyond the bounds `scale2` overflows to +∞ or underflows to 0 by itself. `max` and `min`
+///    return their second operand where one is NaN, so NaN passes through.
+/// 3. 1 is added last: exp 0 = 1 exactly, and the sum's small part contributes a quarter ulp at most.
+#[inline(always)]
+pub(crate) fn exp<E: Elem, S: Simd<E>>(s: S, x: S::V) -> S::V {
+    let x = s.max(s.splat(E::EXP_MIN), s.min(s.splat(E::EXP_MAX), x));
+    let n = s.round(s.mul(x, s.splat(E::LOG2_E)));
+    let r = s.fma(n, s.splat(-E::LN2_HI), x);
+    let r = s.fma(n, s.splat(-E::LN2_LO), r);
+    let q = horner::<E, S>(s, E::EXP, r);
+    let p = s.add(s.fma(s.mul(r, r), q, r), s.splat(E::ONE));
+    s.scale2(p, n)
+}
+
+/// Polynomial with coefficients from the constant term up.
+#[inline(always)]
+pub(super) fn horner<E: Elem, S: Simd<E>>(s: S, c: &'static [E], x: S::V) -> S::V {
+    let mut k = c.len() - 1;
+    let mut q = s.splat(c[k]);
+    while k > 0 {
+        k -= 1;
+        q = s.fma(q, x, s.splat(c[k]));
+    }
+    q
+}
+
+/// Writes exp of `n` elements.
+///
+/// # Safety
+/// `x` is readable and `out` writable for n elements.
+#[inline(always)]
+pub(crate) unsafe fn exp_slice<E: Elem, S: Simd<E>>(s: S, n: usize, x: *const E, out: *mut E) {
+    let mut i = 0;
+    while i + S::LANES <= n {
+        // SAFETY: i + LANES <= n elements, which the caller vouches for.
+        unsafe { s.store(out.add(i), exp::<E, S>(s, s.load(x.add(i)))) };
+        i += S::LANES;
+    }
+    if i < n {
+        // SAFETY: n - i < LANES elements from i on.
+        unsafe { s.store_partial(out.add(i), n - i, exp::<E, S>(s, s.load_partial(x.add(i), n - i))) };
+    }
+}

@@ -1,0 +1,56 @@
+//! Ordered, compensated sum in f64.
+
+use crate::elem::Elem;
+
+/// Partial sums. Eight on every instruction set: the order of additions depends on the length alone, and the result has the
+/// same bits everywhere.
+const LANES: usize = 8;
+
+/// Rounded sum of a and b, and its rounding error (exact unless a sum overflows).
+#[inline(always)]
+fn two_sum(a: f64, b: f64) -> (f64, f64) {
+    let s = a + b;
+    let t = s - a;
+    (s, (a - (s - t)) + (b - t))
+}
+
+/// Sum of `n` elements `stride` apart: element i goes to lane i mod 8, each lane keeps the errors of its additions, the lanes
+/// fold pairwise.
+///
+/// |result − Σ x| <= u |Σ x| + γ²(n/8 + 4) Σ |x|, u = 2⁻⁵³: a sum without cancellation is right to the last bit or so.
+///
+/// # Safety
+/// `x` is readable at i * stride, i < n.
+#[inline(always)]
+pub(crate) unsafe fn sum<E: Elem>(n: usize, x: *const E, stride: usize) -> f64 {
+    let (mut hi, mut lo) = ([0.0f64; LANES], [0.0f64; LANES]);
+    let mut i = 0;
+    while i + LANES <= n {
+        for l in 0..LANES {
+            // SAFETY: i + l < n, which the caller vouches for.
+            let v = unsafe { *x.add((i + l) * stride) }.to_f64();
+            let (s, e) = two_sum(hi[l], v);
+            hi[l] = s;
+            lo[l] += e;
+        }
+        i += LANES;
+    }
+    for l in 0..n - i {
+        // SAFETY: i + l < n.
+        let v = unsafe { *x.add((i + l) * stride) }.to_f64();
+        let (s, e) = two_sum(hi[l], v);
+        hi[l] = s;
+        lo[l] += e;
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            let (s, e) = two_sum(hi[l], hi[l + width]);
+            hi[l] = s;
+            lo[l] += lo[l + width] + e;
+        }
+        width /= 2;
+    }
+    // Infinities and NaN turn the errors into NaN: the plain sum has the answer.
+    if hi[0].is_finite() && lo[0].is_finite() { hi[0] + lo[0] } else { hi[0] }
+}
