@@ -365,7 +365,7 @@ mod tests {
         }
         // n = 3 * 2^62 rejects a quarter of the words; without rejection multiples of 3 would have probability 1/2.
         let n = 3 << 62;
-        let threes = (0..10_000).filter(|&s| k.below(n, s, 1, 0) % 3 == 0).count();
+        let threes = (0..10_000).filter(|&s| k.below(n, s, 1, 0).is_multiple_of(3)).count();
         assert!((3100..3570).contains(&threes), "{threes}");
         assert!((0..10_000).all(|s| k.below(n, s, 1, 0) < n));
     }
