@@ -85,7 +85,7 @@ impl Key {
         [u64::from(b[0]) | u64::from(b[1]) << 32, u64::from(b[2]) | u64::from(b[3]) << 32]
     }
 
-    /// Two independent uniforms of (0,1), see [`unit`].
+    /// Two independent uniforms of (0,1), see [`unit`](fn@unit).
     #[inline]
     pub fn uniforms(&self, sample: u64, variate: u32, attempt: u32) -> [f64; 2] {
         let [a, b] = self.block(sample, variate, attempt);
