@@ -111,9 +111,11 @@ const EXP: [f64; 11] = [
 /// NaN stays NaN.
 #[inline]
 pub fn exp(x: f64) -> f64 {
-    // Beyond these bounds the result is inf or 0 anyway; the clamp keeps k small and lets NaN through.
+    // Beyond these bounds the result is inf or 0 anyway; replacing x keeps k small and lets NaN through. Zero is selected
+    // at the end and not reached by underflow: that costs processors a microcode assist of about 150 cycles.
     let x = if x > 710.0 { 710.0 } else { x };
-    let x = if x < -746.0 { -746.0 } else { x };
+    let vanishes = x < -745.2;
+    let x = if vanishes { 0.0 } else { x };
     let shifted = x * INV_LN2 + ROUND;
     let k = shifted - ROUND;
     let hi = x - k * LN2_HI;
@@ -125,11 +127,12 @@ pub fn exp(x: f64) -> f64 {
     let odd = (((EXP[9] * r2 + EXP[7]) * r2 + EXP[5]) * r2 + EXP[3]) * r2 + EXP[1];
     let q = even + odd * r;
     let y = 1.0 + (hi + (r2 * q - lo));
-    // 2^k in two factors, because k reaches -1076 and 1024, outside the exponents of normal numbers. (For NaN the
+    // 2^k in two factors, because k reaches -1075 and 1024, outside the exponents of normal numbers. (For NaN the
     // bits are arbitrary, the shifts cannot trap, and y is NaN.)
     let k = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i64;
     let half = k >> 1;
-    y * pow2(half) * pow2(k.wrapping_sub(half))
+    let y = y * pow2(half) * pow2(k.wrapping_sub(half));
+    if vanishes { 0.0 } else { y }
 }
 
 /// 2^k for -1022 <= k <= 1023; arbitrary bits outside.
@@ -247,7 +250,7 @@ mod tests {
             let mut n = 1;
             while term != BigInt::from(0) {
                 total += &term;
-                term = (&term * &x >> BITS) / n;
+                term = ((&term * &x) >> BITS) / n;
                 n += 1;
             }
             total
@@ -263,7 +266,7 @@ mod tests {
             // ln u against v: ln u = v + (u e^{-v} - 1) + O(4e-32 relative to 1); e^{-v} exactly.
             let u = y + 0.0;
             let v = ln(u);
-            let d = (&fixed(u) * &exp_fixed(-v) >> BITS) - (BigInt::from(1) << BITS);
+            let d = ((&fixed(u) * &exp_fixed(-v)) >> BITS) - (BigInt::from(1) << BITS);
             worst_ln = worst_ln.max(to_f64(&d).abs() / ulp(v));
         }
         println!("measured error: exp {worst_exp:.3} ulp, ln {worst_ln:.3} ulp");
@@ -314,6 +317,6 @@ mod tests {
         assert_eq!(log_sum_exp(&[f64::INFINITY, 0.0]), f64::INFINITY);
         assert!(log_sum_exp(&[f64::NAN, f64::NEG_INFINITY]).is_nan());
         assert_eq!(log_sum_exp(&[-30000.0, -30000.0]), -30000.0 + std::f64::consts::LN_2);
-        assert!((log_sum_exp(&[1000.0, 999.0]) - 1000.313_261_687_518_2).abs() < 1e-12);
+        assert!((log_sum_exp(&[1000.0, 999.0]) - 1000.3132616875182).abs() < 1e-12);
     }
 }

@@ -138,9 +138,7 @@ impl CausalTree {
     /// whole row would be 0/0 now and then.
     fn draw_pi(&self, key: &Key, n: u64, work: &mut CausalTreeWork) {
         let s = self.vocab;
-        for (e, y) in work.log_pi.iter_mut().enumerate() {
-            *y = self.gamma.draw(key, n, PI_VARIATES + e as u32);
-        }
+        self.gamma.fill(key, n, PI_VARIATES, &mut work.log_pi);
         let rows = work.log_pi.chunks_exact_mut(s).zip(work.pi.chunks_exact_mut(s));
         for ((log_row, row), cumulated) in rows.zip(work.cumulated.chunks_exact_mut(s)) {
             let max = log_row.iter().fold(f64::NEG_INFINITY, |m, &y| if y > m { y } else { m });

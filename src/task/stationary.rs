@@ -198,7 +198,8 @@ impl Wide {
         if l < -2e9 {
             return Wide::ZERO;
         }
-        let k = (l * std::f64::consts::LOG2_E).floor();
+        // Truncation is one instruction where floor is a call; the sign of the remainder does not matter.
+        let k = (l * std::f64::consts::LOG2_E) as i64 as f64;
         // Two-part ln 2 as in `exp`: k * LN2_HI is exact for |k| < 2^32.
         Wide::new(exp((l - k * LN2_HI) - k * LN2_LO), k as i64)
     }
@@ -215,9 +216,12 @@ impl Wide {
 
     #[inline]
     fn add(self, o: Wide) -> Self {
-        let (hi, lo) = if self.e >= o.e { (self, o) } else { (o, self) };
+        // Two selects and no branch: which exponent is larger is as good as random here.
+        let swap = self.e < o.e;
+        let (hi_m, lo_m) = if swap { (o.m, self.m) } else { (self.m, o.m) };
+        let (hi_e, lo_e) = if swap { (o.e, self.e) } else { (self.e, o.e) };
         // Beyond 2^-200 the smaller one is lost in rounding anyway; the bound keeps the power representable.
-        Wide::new(hi.m + lo.m * pow2((lo.e - hi.e).max(-200)), hi.e)
+        Wide::new(hi_m + lo_m * pow2((lo_e - hi_e).max(-200)), hi_e)
     }
 
     fn value(self) -> f64 {

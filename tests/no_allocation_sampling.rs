@@ -1,0 +1,28 @@
+//! Filling a batch allocates nothing. Alone in its file: the counters are global.
+
+use popgrad::batch::Batch;
+use popgrad::rng::{Key, Purpose};
+use popgrad::source::{Sampled, Source};
+use popgrad::task::{CausalTree, Forest, Roots};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+
+#[global_allocator]
+static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[test]
+fn fill_allocates_nothing() {
+    // 0.1 takes the plain elimination, 0.001 the one with extended exponents.
+    for alpha in [0.1, 0.001] {
+        let task = CausalTree::new(Forest::chain(20).unwrap(), 10, alpha, Roots::Stationary).unwrap();
+        let source = Sampled::new(task, Key::new(1, Purpose::Train));
+        let mut work = source.work();
+        let mut batch = Batch::with_capacity(64, 20, 10).unwrap();
+        let region = Region::new(GLOBAL);
+        source.fill(0, 64, 64, &mut work, &mut batch);
+        source.fill(64, 10, 64, &mut work, &mut batch);
+        let change = region.change();
+        assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
+        assert_eq!(batch.seqs(), 10);
+    }
+}
