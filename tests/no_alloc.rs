@@ -1,0 +1,58 @@
+//! A warm training step allocates nothing.
+
+use popgrad::model::{ModelSpec, build};
+use popgrad::optim::{Schedule, Sgd};
+use popgrad::rng::{Key, Purpose};
+use popgrad::source::Sampled;
+use popgrad::task::{CausalTree, Forest, Roots};
+use popgrad::train::{Plan, Trainer};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use std::alloc::System;
+
+#[global_allocator]
+static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+fn allocations_of_warm_steps(heads: &[usize], threads: usize) -> usize {
+    let task = CausalTree::new(Forest::chain(12).unwrap(), 5, 0.1, Roots::Stationary).unwrap();
+    let source = Sampled::new(task, Key::new(1, Purpose::Train));
+    let spec = ModelSpec { name: "disentangled".into(), vocab: 5, seq_len: 12, heads: heads.to_vec() };
+    let model = build::<f32>(&spec).unwrap();
+    let plan = Plan {
+        steps: 1000,
+        batch: 128,
+        shards: 4,
+        lr: 1.0,
+        schedule: Schedule::Cosine,
+        eval_every: 1000,
+        checkpoint_every: 1000,
+    };
+    let params = vec![0.01f32; model.layout().len()];
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let optimizer = Box::new(Sgd::new(0.01).unwrap());
+        let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan, params).unwrap();
+        for _ in 0..20 {
+            trainer.update().unwrap();
+        }
+        let before = GLOBAL.stats();
+        for _ in 0..200 {
+            trainer.update().unwrap();
+        }
+        let after = GLOBAL.stats();
+        (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
+    })
+}
+
+/// One test, so that no other thread of the harness allocates meanwhile.
+#[test]
+fn a_warm_step_allocates_nothing() {
+    let before = GLOBAL.stats().allocations;
+    std::hint::black_box(vec![0u8; 100]);
+    assert!(GLOBAL.stats().allocations > before, "the counter counts");
+    for heads in [&[1, 1][..], &[2, 1], &[1]] {
+        for threads in [1, 2, 3] {
+            let count = allocations_of_warm_steps(heads, threads);
+            assert_eq!(count, 0, "heads {heads:?}, {threads} threads: {count} allocations in 200 steps");
+        }
+    }
+}

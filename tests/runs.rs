@@ -1,0 +1,173 @@
+//! Whole runs of the binary: the same bits for any thread count and after a kill, and what the run folder holds.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn popgrad() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_popgrad"))
+}
+
+const SMALL: [&str; 9] = [
+    "run",
+    "chain",
+    "S=4",
+    "T=8",
+    "batch=96",
+    "shards=5",
+    "eval_every=20",
+    "checkpoint_every=30",
+    "test_size=300",
+];
+
+fn run(folder: &Path, extra: &[&str]) -> Output {
+    let out = popgrad().args(SMALL).args(extra).arg("--out").arg(folder).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    out
+}
+
+fn same_results(a: &Path, b: &Path) {
+    for file in ["metrics.jsonl", "checkpoint.safetensors", "config.toml"] {
+        assert!(fs::read(a.join(file)).unwrap() == fs::read(b.join(file)).unwrap(), "{file} differs");
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    for dtype in ["f32", "f64"] {
+        let at = |threads: &str| dir.path().join(format!("{dtype}-{threads}"));
+        for threads in ["1", "2", "5"] {
+            run(&at(threads), &["steps=120", "--threads", threads, "--dtype", dtype, "--seed", "7"]);
+        }
+        same_results(&at("1"), &at("2"));
+        same_results(&at("1"), &at("5"));
+    }
+    // Seeds and shards do change them: the comparison can fail.
+    run(&dir.path().join("other"), &["steps=120", "--seed", "8"]);
+    let metrics = |name: &str| fs::read(dir.path().join(name).join("metrics.jsonl")).unwrap();
+    assert_ne!(metrics("other"), metrics("f32-1"));
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    let steps = "steps=3000";
+    run(&whole, &[steps]);
+
+    let mut child = popgrad()
+        .args(SMALL)
+        .arg(steps)
+        .arg("--out")
+        .arg(&cut)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while !cut.join("checkpoint.safetensors").exists() {
+        assert!(started.elapsed() < Duration::from_secs(120), "no checkpoint came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!cut.join("summary.json").exists(), "the run was over before it could be killed");
+
+    let out = popgrad().args(["run", "--resume"]).arg(&cut).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    same_results(&whole, &cut);
+    // A finished run resumes to itself.
+    let out = popgrad().args(["run", "--resume"]).arg(&cut).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    same_results(&whole, &cut);
+}
+
+#[test]
+fn a_run_folder_holds_what_it_should() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let out = run(&folder, &["steps=60", "heads=2,1"]);
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    let keys: Vec<&str> = stdout.lines().map(|l| l.split_once(": ").unwrap().0).collect();
+    let expected = [
+        "test_loss",
+        "bayes_counts",
+        "bayes_public",
+        "bayes_posterior",
+        "gap",
+        "attention_on_parent_mean",
+        "attention_on_parent_min",
+        "graph_recovered",
+        "steps",
+        "seconds",
+        "steps_per_second",
+        "run_folder",
+    ];
+    assert_eq!(keys, expected);
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&read("summary.json")).unwrap();
+    assert_eq!(summary["steps"], 60);
+    assert!(summary["bayes_posterior"].is_null(), "no closed form with stationary roots");
+    let gap = summary["test_loss"].as_f64().unwrap() - summary["bayes_counts"].as_f64().unwrap();
+    assert_eq!(summary["gap"].as_f64().unwrap(), gap);
+    let run_json: serde_json::Value = serde_json::from_str(&read("run.json")).unwrap();
+    for key in ["version", "cpu", "isa", "threads", "seed", "dtype"] {
+        assert!(!run_json[key].is_null(), "{key}");
+    }
+    let metrics = read("metrics.jsonl");
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [0, 20, 40, 60]);
+    for word in ["second", "thread", folder.to_str().unwrap()] {
+        assert!(!metrics.contains(word), "metrics.jsonl mentions {word}");
+    }
+    for figure in ["loss", "graph", "attention", "A1", "A2", "W", "overview"] {
+        for kind in ["svg", "png"] {
+            let path = folder.join("figures").join(format!("{figure}.{kind}"));
+            assert!(fs::metadata(&path).unwrap().len() > 500, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn uniform_roots_have_an_exact_posterior_that_is_the_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    run(&folder, &["steps=20", "roots=uniform", "graph=random"]);
+    let summary: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["bayes_posterior"], summary["bayes_counts"]);
+}
+
+#[test]
+fn presets_configs_and_overrides_reach_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("c.toml");
+    fs::write(&config, "preset = \"icl\"\nS = 4\nT = 7\nsteps = 9\nbatch = 16\ntest_size = 10\n").unwrap();
+    let folder = dir.path().join("run");
+    let out = popgrad()
+        .args(["run", "--config"])
+        .arg(&config)
+        .args(["alpha=0.5", "--seed", "3", "--out"])
+        .arg(&folder)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let resolved = fs::read_to_string(folder.join("config.toml")).unwrap();
+    for line in ["preset = \"icl\"", "graph = \"icl\"", "S = 4", "alpha = 0.5", "seed = 3", "steps = 9"] {
+        assert!(resolved.contains(line), "{line} not in\n{resolved}");
+    }
+    let run_json = fs::read_to_string(folder.join("run.json")).unwrap();
+    let run_json: serde_json::Value = serde_json::from_str(&run_json).unwrap();
+    assert_eq!(run_json["parents"], serde_json::json!([-1, 0, -1, 2, -1, 4]));
+    for preset in ["random", "manual"] {
+        let folder = dir.path().join(preset);
+        let args = ["run", preset, "--quick", "steps=4", "batch=8", "test_size=8", "--out"];
+        let out = popgrad().args(args).arg(&folder).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+}
