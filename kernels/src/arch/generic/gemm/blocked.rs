@@ -78,7 +78,7 @@ impl<E: Elem> Op<E> for Product<E> {
                     let mut a = x.a.wrapping_add(ic * x.rs_a + pc * x.cs_a);
                     if x.pack_a {
                         // SAFETY: as above.
-                        unsafe { pack_a::<E, S>(m, k, a, x.rs_a, x.cs_a, a_room) };
+                        unsafe { pack_a(s, m, k, a, x.rs_a, x.cs_a, a_room) };
                         a = a_room;
                     }
                     s.outline(BlockOp(&Block {
