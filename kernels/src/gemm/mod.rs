@@ -152,7 +152,7 @@ impl<E: Elem> Kernels<E> {
         let [pack_a, pack_b] = plan.pack.unwrap_or_else(|| {
             [
                 blocking::pays_to_pack_a(k, n, a.col_stride()),
-                blocking::pays_to_pack_b(m, k, n, b.row_stride()),
+                blocking::pays_to_pack_b(m, k, n, b.row_stride(), size_of::<E>()),
             ]
         });
         let contiguous = b.col_stride() == 1 || n == 1;

@@ -27,33 +27,23 @@ pub(super) unsafe fn pack_a<E: Elem, S: Simd<E>>(
     let mut row = 0;
     for piece in 0..rows.pieces {
         let mr = rows.size(piece);
-        for p in 0..k {
-            if rs == 1 {
-                // SAFETY: row + mr <= m and p < k, contiguous on both sides.
-                unsafe { copy_run(s, mr, a.add(row + p * cs), to.add(row * k + p * mr)) };
-                continue;
-            }
-            for i in 0..mr {
-                // SAFETY: row + i < m and p < k; the panel starts after `row` whole rows.
-                unsafe { *to.add(row * k + p * mr + i) = *a.add((row + i) * rs + p * cs) };
+        // SAFETY: row + mr <= m; the panel starts after `row` whole rows.
+        unsafe {
+            let (from, to) = (a.add(row * rs), to.add(row * k));
+            if rs == 1 && mr <= S::LANES {
+                // One masked vector per column of the panel, none of them reaching past its end.
+                for p in 0..k {
+                    s.store_partial(to.add(p * mr), mr, s.load_partial(from.add(p * cs), mr));
+                }
+            } else {
+                for p in 0..k {
+                    for i in 0..mr {
+                        *to.add(p * mr + i) = *from.add(i * rs + p * cs);
+                    }
+                }
             }
         }
         row += mr;
-    }
-}
-
-/// `len` contiguous elements and not one more.
-///
-/// # Safety
-/// Both sides hold them.
-#[inline(always)]
-unsafe fn copy_run<E: Elem, S: Simd<E>>(s: S, len: usize, from: *const E, to: *mut E) {
-    let mut i = 0;
-    while i < len {
-        let n = (len - i).min(S::LANES);
-        // SAFETY: i + n <= len.
-        unsafe { s.store_partial(to.add(i), n, s.load_partial(from.add(i), n)) };
-        i += n;
     }
 }
 
@@ -134,7 +124,7 @@ unsafe fn transpose<E: Elem, S: Simd<E>>(
     padded: usize,
 ) {
     // So that the last block of a row ends inside its padding.
-    const { assert!(S::LANES % S::EDGE == 0) };
+    const { assert!(S::LANES.is_multiple_of(S::EDGE)) };
     let mut p = 0;
     while p < k {
         let rows = (k - p).min(S::EDGE);
