@@ -3,7 +3,7 @@
 
 pub(crate) mod blocking;
 
-use crate::arch::generic::gemm::{Product, pack_len};
+use crate::arch::generic::gemm::{Product, ProductOp, pack_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
 use blocking::Blocking;
@@ -13,19 +13,19 @@ use blocking::Blocking;
 pub trait Multiply: Sized {
     #[doc(hidden)]
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: Product<Self>);
+    fn multiply(isa: crate::Isa, product: ProductOp<Self>);
 }
 
 impl Multiply for f32 {
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: Product<f32>) {
+    fn multiply(isa: crate::Isa, product: ProductOp<f32>) {
         crate::arch::dispatch_f32(isa, product);
     }
 }
 
 impl Multiply for f64 {
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: Product<f64>) {
+    fn multiply(isa: crate::Isa, product: ProductOp<f64>) {
         crate::arch::dispatch_f64(isa, product);
     }
 }
@@ -158,28 +158,28 @@ impl<E: Elem> Kernels<E> {
         let contiguous = b.col_stride() == 1 || n == 1;
         let pack_b = pack_b || !contiguous;
         assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
-        E::multiply(
-            self.isa,
-            Product {
-                m,
-                k,
-                n,
-                alpha,
-                a: a.ptr(),
-                rs_a: a.row_stride(),
-                cs_a: a.col_stride(),
-                b: b.ptr(),
-                rs_b: b.row_stride(),
-                cs_b: b.col_stride(),
-                c: c.ptr(),
-                rs_c: c.row_stride(),
-                write,
-                blocking: plan.blocking,
-                pack_a,
-                pack_b,
-                scratch: scratch.as_mut_ptr(),
-            },
-        );
+        let product = Product {
+            m,
+            k,
+            n,
+            alpha,
+            a: a.ptr(),
+            rs_a: a.row_stride(),
+            cs_a: a.col_stride(),
+            b: b.ptr(),
+            rs_b: b.row_stride(),
+            cs_b: b.col_stride(),
+            c: c.ptr(),
+            rs_c: c.row_stride(),
+            write,
+            blocking: plan.blocking,
+            pack_a,
+            pack_b,
+            scratch: scratch.as_mut_ptr(),
+        };
+        // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller; scratch has the length
+        // asserted above; `pack_b` holds where the columns are not contiguous.
+        E::multiply(self.isa, unsafe { ProductOp::new(product) });
     }
 
     /// C of general strides, block by block through contiguous memory; the same bits as in place.
