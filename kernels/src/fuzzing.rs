@@ -240,13 +240,10 @@ impl GemmCase {
 
     fn plan<E: Elem>(&self, kernels: &Kernels<E>) -> Plan {
         match self.blocks {
-            None => Plan::new::<E>(kernels.isa(), self.m, self.k, self.n),
-            Some([mc, kc, nc, rows, cols]) => Plan {
-                blocking: Blocking { mc, kc, nc },
-                pack_a: self.pack[0],
-                pack_b: self.pack[1],
-                staging: (rows, cols),
-            },
+            None => Plan::new::<E>(kernels.isa()),
+            Some([mc, kc, nc, rows, cols]) => {
+                Plan { blocking: Blocking { mc, kc, nc }, pack: Some(self.pack), staging: (rows, cols) }
+            }
         }
     }
 
@@ -269,7 +266,7 @@ impl GemmCase {
         };
         let (a, b) = (dense(a), dense(b));
         let blocking = Blocking { mc: m.max(1), nc: n.max(1), ..plan.blocking };
-        let plain = Plan { blocking, pack_a: false, pack_b: false, ..plan };
+        let plain = Plan { blocking, pack: Some([false; 2]), ..plan };
         let mut scratch = Scratch::new(kernels.planned_scratch(&plain, m, k, n));
         kernels.gemm_planned(plain, write, alpha, a.view(), b.view(), c.view_mut(), &mut scratch).unwrap();
         for (e, (x, y)) in found.iter().zip(c.entries()).enumerate() {
