@@ -80,7 +80,7 @@ fn run_refuses_folders_and_files_it_cannot_use() {
     assert_eq!(fs::read_dir(&taken).unwrap().count(), 1);
 
     let under_file = taken.join("precious.txt").join("run");
-    refused(&["run", "chain", "--out", text(&under_file)], 1, &["precious.txt"]);
+    refused(&["run", "chain", "--out", text(&under_file)], 2, &["precious.txt"]);
 
     let config = dir.path().join("c.toml");
     let missing = dir.path().join("none.toml");
@@ -223,7 +223,7 @@ fn grad_refuses_tokens_targets_and_weights_out_of_range() {
     grad.batch(tokens(), &[2, 3], targets(), &[2, 2], Some(vec![0.5, -0.5]));
     grad.refused(&SIZES, 1, &["weights[1] = -0.5"]);
     grad.batch(tokens(), &[2, 3], targets(), &[2, 2], Some(vec![0.5]));
-    grad.refused(&SIZES, 1, &["weights", "[1]", "(2)"]);
+    grad.refused(&SIZES, 1, &["weights", "[1]", "(2,)"]);
     let bad = Array::new(&[2, 3], vec![0.0; 6]).unwrap();
     let y = Array::new(&[2, 2], targets()).unwrap();
     write_arrays(&grad.at("b.npz"), &[("tokens", &bad), ("targets", &y)], None).unwrap();

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Write the latest criterion results as one dated CSV: benches/record/<cpu>/<date>.csv.
+
+Run after `cargo bench`. Standard library only. Columns: bench, median and its 95% interval in nanoseconds, elements (or
+bytes) per iteration and per second, instruction set, commit.
+"""
+import csv
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+
+root = pathlib.Path(__file__).resolve().parent.parent
+
+
+def cpu_name():
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+        fields = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.M))
+        name = f"{fields['model name']} family {fields['cpu family']} model {fields['model']}"
+    except (OSError, KeyError):
+        name = platform.machine()
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+
+
+def main():
+    rows = []
+    for path in sorted(root.glob("target/criterion/**/new/benchmark.json")):
+        about = json.loads(path.read_text())
+        median = json.loads((path.parent / "estimates.json").read_text())["median"]
+        ns, interval = median["point_estimate"], median["confidence_interval"]
+        throughput = about.get("throughput") or {}
+        unit, amount = next(iter(throughput.items()), ("", None))
+        rate = f"{amount / ns * 1e9:.4g}" if amount else ""
+        rows.append([about["full_id"], f"{ns:.1f}", f"{interval['lower_bound']:.1f}",
+                     f"{interval['upper_bound']:.1f}", unit, amount or "", rate])
+    if not rows:
+        raise SystemExit("no criterion results: run `cargo bench` first")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
+    isa = os.environ.get("POPGRAD_ISA", "best")
+    out = root / "benches" / "record" / cpu_name() / f"{datetime.date.today()}.csv"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as f:
+        w = csv.writer(f, lineterminator="\n")
+        w.writerow(["bench", "median_ns", "low_ns", "high_ns", "unit", "per_iteration", "per_second", "isa", "commit"])
+        w.writerows([*row, isa, commit.stdout.strip()] for row in rows)
+    print(out.relative_to(root))
+
+
+main()

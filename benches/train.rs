@@ -1,0 +1,91 @@
+//! One training step, its parts, and sampling: sequences per second at the paper's Figure 2 sizes.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use popgrad::batch::Batch;
+use popgrad::model::{ModelSpec, build};
+use popgrad::optim::{Schedule, Sgd};
+use popgrad::rng::{Key, Purpose};
+use popgrad::source::{Sampled, Source};
+use popgrad::task::{CausalTree, Forest, Roots};
+use popgrad::train::{Plan, Trainer};
+use popgrad_kernels::Elem;
+use std::hint::black_box;
+
+const S: usize = 10;
+const T: usize = 20;
+const B: usize = 1024;
+
+fn source() -> Sampled {
+    let forest = Forest::chain(T).expect("T is in range");
+    let task = CausalTree::new(forest, S, 0.1, Roots::Stationary).expect("sizes are in range");
+    Sampled::new(task, Key::new(0, Purpose::Train))
+}
+
+fn sampling(c: &mut Criterion) {
+    let source = source();
+    let (mut work, mut batch) = (source.work(), Batch::with_capacity(B, T, S).expect("fits memory"));
+    let mut group = c.benchmark_group("sample");
+    group.throughput(Throughput::Elements(B as u64));
+    let mut first = 0;
+    group.bench_function("chain_S10_T20_B1024_1thread", |b| {
+        b.iter(|| {
+            source.fill(first, B, B, &mut work, &mut batch);
+            first += B as u64;
+            black_box(batch.tokens()[0])
+        });
+    });
+    group.finish();
+}
+
+/// `update` samples its batch; `gradient` is forward and backward alone on a fixed one.
+fn step<E: Elem>(c: &mut Criterion, threads: usize) {
+    let source = source();
+    let spec = ModelSpec { name: "disentangled".into(), vocab: S, seq_len: T, heads: vec![1, 1] };
+    let model = build::<E>(&spec).expect("sizes are in range");
+    let plan = Plan {
+        steps: 1 << 40,
+        batch: B,
+        shards: 16,
+        lr: 0.1,
+        schedule: Schedule::Constant,
+        eval_every: 1 << 40,
+        checkpoint_every: 1 << 40,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    let mut group = c.benchmark_group(format!("step_{}", E::NAME));
+    group.throughput(Throughput::Elements(B as u64));
+    pool.install(|| {
+        let optimizer = Box::new(Sgd::new(0.0).expect("no decay"));
+        let params = vec![E::from_f64(0.01); model.layout().len()];
+        let mut trainer =
+            Trainer::new(model.as_ref(), &source, optimizer, plan, params.clone()).expect("everything fits");
+        group.bench_function(format!("update_S10_T20_h11_B1024_{threads}threads"), |b| {
+            b.iter(|| trainer.update().expect("a finite loss"));
+        });
+        if threads == 1 {
+            let mut batch = Batch::with_capacity(B, T, S).expect("fits memory");
+            source.fill(0, B, B, &mut source.work(), &mut batch);
+            // One shard's worth at a time, as training does it.
+            let mut ws = model.workspace(B).expect("fits memory");
+            let mut grad = vec![E::ZERO; params.len()];
+            group.bench_function("gradient_S10_T20_h11_B1024_1thread", |b| {
+                b.iter(|| {
+                    model.forward(&params, &batch, &mut ws).expect("fits");
+                    model.backward(&params, &batch, &mut ws, &mut grad).expect("fits");
+                    black_box(grad[0])
+                });
+            });
+        }
+    });
+    group.finish();
+}
+
+fn steps(c: &mut Criterion) {
+    for threads in [1, 2] {
+        step::<f32>(c, threads);
+        step::<f64>(c, threads);
+    }
+}
+
+criterion_group!(benches, sampling, steps);
+criterion_main!(benches);
