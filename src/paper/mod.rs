@@ -40,12 +40,11 @@ checkpoint_every = 8192
 pub const QUICK: &str = r#"
 S = 5
 T = 12
-steps = 4096
-batch = 1024
+steps = 2048
 lr = 4.0
-eval_every = 128
+eval_every = 64
 test_size = 8192
-checkpoint_every = 1024
+checkpoint_every = 512
 "#;
 
 /// The table of preset `name`, in its short form if `quick`.
