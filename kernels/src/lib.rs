@@ -23,6 +23,8 @@ mod error;
 mod gemm;
 pub mod reference;
 mod scratch;
+#[cfg(test)]
+mod testkit;
 mod view;
 
 pub use arch::Isa;
