@@ -20,6 +20,8 @@ mod attention;
 mod elem;
 mod elementwise;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gemm;
 pub mod reference;
 mod scratch;

@@ -137,6 +137,20 @@ pub(crate) trait Simd<E: Elem>: Copy {
     fn reduce_max(self, v: Self::V) -> E;
     /// Runs `op` in a function of its own, never inlined, with the same features: one copy of a large body for all callers.
     fn outline<O: Op<E>>(self, op: O) -> O::Out;
+    /// Edge of the largest block that [`Simd::transpose`] takes; divides LANES.
+    const EDGE: usize;
+    /// Reads `cols` runs of `rows` elements, `stride` apart, and writes them as the columns of `rows` rows of EDGE elements,
+    /// `to_stride` apart; columns from `cols` on receive anything.
+    /// Safety: `rows, cols <= EDGE`; the runs are readable, the rows writable over their whole EDGE.
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const E,
+        stride: usize,
+        to: *mut E,
+        to_stride: usize,
+    );
 }
 
 #[inline]

@@ -3,7 +3,7 @@
 
 pub(crate) mod blocking;
 
-use crate::arch::generic::gemm::{Product, pack_len};
+use crate::arch::generic::gemm::{Product, ProductOp, pack_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
 use blocking::Blocking;
@@ -13,19 +13,19 @@ use blocking::Blocking;
 pub trait Multiply: Sized {
     #[doc(hidden)]
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: Product<Self>);
+    fn multiply(isa: crate::Isa, product: ProductOp<Self>);
 }
 
 impl Multiply for f32 {
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: Product<f32>) {
+    fn multiply(isa: crate::Isa, product: ProductOp<f32>) {
         crate::arch::dispatch_f32(isa, product);
     }
 }
 
 impl Multiply for f64 {
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: Product<f64>) {
+    fn multiply(isa: crate::Isa, product: ProductOp<f64>) {
         crate::arch::dispatch_f64(isa, product);
     }
 }
@@ -34,10 +34,8 @@ impl Multiply for f64 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) blocking: Blocking,
-    /// Packs A.
-    pub(crate) pack_a: bool,
-    /// Packs B even where its columns are contiguous.
-    pub(crate) pack_b: bool,
+    /// Packs A, and B even where its columns are contiguous; `None`: as sizes and strides suggest.
+    pub(crate) pack: Option<[bool; 2]>,
     /// Where C has neither contiguous rows nor columns: the block that it is computed in.
     pub(crate) staging: (usize, usize),
 }
@@ -45,11 +43,9 @@ pub(crate) struct Plan {
 const STAGING: (usize, usize) = (64, 256);
 
 impl Plan {
-    /// Depends on nothing but its arguments. Packing does not change the bits of the result, only the time.
-    fn new<E: Elem>(isa: crate::Isa, m: usize, k: usize, n: usize) -> Self {
-        let blocking = blocking::blocking(isa, size_of::<E>());
-        let large = blocking::pays_to_pack(m, k, n);
-        Plan { blocking, pack_a: large, pack_b: large, staging: STAGING }
+    /// What the library chooses: a constant of instruction set and type.
+    pub(crate) fn new<E: Elem>(isa: crate::Isa) -> Self {
+        Plan { blocking: blocking::blocking(isa, size_of::<E>()), pack: None, staging: STAGING }
     }
 
     /// Scratch elements for any strides: the problem or its transpose, behind the staging block. Nothing here can overflow,
@@ -73,7 +69,7 @@ impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the strides. Grows with each
     /// argument, so that the largest product's scratch serves smaller ones, up to a few MiB at most.
     pub fn gemm_scratch(&self, m: usize, k: usize, n: usize) -> usize {
-        Plan::new::<E>(self.isa, m, k, n).scratch(m, k, n, MAX_LANES)
+        self.planned_scratch(&Plan::new::<E>(self.isa), m, k, n)
     }
 
     /// `C = alpha A B` ([`Write::Set`]) or `C += alpha A B` ([`Write::Add`]); A (m, k), B (k, n), C (m, n), any strides:
@@ -95,8 +91,12 @@ impl<E: Elem> Kernels<E> {
         c: MatMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        let plan = Plan::new::<E>(self.isa, a.rows(), a.cols(), b.cols());
-        self.gemm_planned(plan, write, alpha, a, b, c, scratch)
+        self.gemm_planned(Plan::new::<E>(self.isa), write, alpha, a, b, c, scratch)
+    }
+
+    /// Scratch elements for [`Kernels::gemm_planned`].
+    pub(crate) fn planned_scratch(&self, plan: &Plan, m: usize, k: usize, n: usize) -> usize {
+        plan.scratch(m, k, n, MAX_LANES)
     }
 
     /// [`Kernels::gemm`] with blocks of any size (at least 1) and packing as told.
@@ -115,7 +115,7 @@ impl<E: Elem> Kernels<E> {
         expect("gemm", "b rows", k, b.rows())?;
         expect("gemm", "c rows", m, c.rows())?;
         expect("gemm", "c columns", n, c.cols())?;
-        let scratch = scratch.get(plan.scratch(m, k, n, MAX_LANES))?;
+        let scratch = scratch.get(self.planned_scratch(&plan, m, k, n))?;
         if m == 0 || n == 0 {
             return Ok(());
         }
@@ -148,31 +148,38 @@ impl<E: Elem> Kernels<E> {
         scratch: &mut [E],
     ) {
         let (m, k, n) = (a.rows(), a.cols(), b.cols());
+        // Sizes and strides alone decide, and only over time: the bits of the result are the same either way.
+        let [pack_a, pack_b] = plan.pack.unwrap_or_else(|| {
+            [
+                blocking::pays_to_pack_a(k, n, a.col_stride()),
+                blocking::pays_to_pack_b(m, k, n, b.row_stride(), size_of::<E>()),
+            ]
+        });
         let contiguous = b.col_stride() == 1 || n == 1;
-        let pack_b = plan.pack_b || !contiguous;
+        let pack_b = pack_b || !contiguous;
         assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
-        E::multiply(
-            self.isa,
-            Product {
-                m,
-                k,
-                n,
-                alpha,
-                a: a.ptr(),
-                rs_a: a.row_stride(),
-                cs_a: a.col_stride(),
-                b: b.ptr(),
-                rs_b: b.row_stride(),
-                cs_b: b.col_stride(),
-                c: c.ptr(),
-                rs_c: c.row_stride(),
-                write,
-                blocking: plan.blocking,
-                pack_a: plan.pack_a,
-                pack_b,
-                scratch: scratch.as_mut_ptr(),
-            },
-        );
+        let product = Product {
+            m,
+            k,
+            n,
+            alpha,
+            a: a.ptr(),
+            rs_a: a.row_stride(),
+            cs_a: a.col_stride(),
+            b: b.ptr(),
+            rs_b: b.row_stride(),
+            cs_b: b.col_stride(),
+            c: c.ptr(),
+            rs_c: c.row_stride(),
+            write,
+            blocking: plan.blocking,
+            pack_a,
+            pack_b,
+            scratch: scratch.as_mut_ptr(),
+        };
+        // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller; scratch has the length
+        // asserted above; `pack_b` holds where the columns are not contiguous.
+        E::multiply(self.isa, unsafe { ProductOp::new(product) });
     }
 
     /// C of general strides, block by block through contiguous memory; the same bits as in place.
@@ -213,3 +220,6 @@ impl<E: Elem> Kernels<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,6 +57,93 @@ unsafe fn mask64(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASK64.as_ptr().add(4 - n).cast()) }
 }
 
+/// [`Simd::transpose`] for f32, 8 by 8: AVX-512 uses it too.
+///
+/// # Safety
+/// The CPU has AVX2; otherwise as the trait says.
+#[inline(always)]
+pub(super) unsafe fn transpose_f32(
+    rows: usize,
+    cols: usize,
+    from: *const f32,
+    stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    debug_assert!(rows <= 8 && cols <= 8);
+    // SAFETY: `cols` runs of `rows` elements are read, `rows` rows of 8 written, as the caller vouches.
+    unsafe {
+        let mask = mask32(rows);
+        let mut r = [_mm256_setzero_ps(); 8];
+        for j in 0..8 {
+            if j < cols {
+                r[j] = _mm256_maskload_ps(from.add(j * stride), mask);
+            }
+        }
+        // Pairs of rows, then of pairs, then of halves: 24 shuffles.
+        let mut s = r;
+        for j in 0..4 {
+            s[2 * j] = _mm256_unpacklo_ps(r[2 * j], r[2 * j + 1]);
+            s[2 * j + 1] = _mm256_unpackhi_ps(r[2 * j], r[2 * j + 1]);
+        }
+        for h in 0..2 {
+            let q = 4 * h;
+            r[q] = _mm256_shuffle_ps::<0x44>(s[q], s[q + 2]);
+            r[q + 1] = _mm256_shuffle_ps::<0xEE>(s[q], s[q + 2]);
+            r[q + 2] = _mm256_shuffle_ps::<0x44>(s[q + 1], s[q + 3]);
+            r[q + 3] = _mm256_shuffle_ps::<0xEE>(s[q + 1], s[q + 3]);
+        }
+        for i in 0..4 {
+            s[i] = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
+            s[i + 4] = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
+        }
+        for i in 0..8 {
+            if i < rows {
+                _mm256_storeu_ps(to.add(i * to_stride), s[i]);
+            }
+        }
+    }
+}
+
+/// [`Simd::transpose`] for f64, 4 by 4: AVX-512 uses it too.
+///
+/// # Safety
+/// The CPU has AVX2; otherwise as the trait says.
+#[inline(always)]
+pub(super) unsafe fn transpose_f64(
+    rows: usize,
+    cols: usize,
+    from: *const f64,
+    stride: usize,
+    to: *mut f64,
+    to_stride: usize,
+) {
+    debug_assert!(rows <= 4 && cols <= 4);
+    // SAFETY: `cols` runs of `rows` elements are read, `rows` rows of 4 written, as the caller vouches.
+    unsafe {
+        let mask = mask64(rows);
+        let mut r = [_mm256_setzero_pd(); 4];
+        for j in 0..4 {
+            if j < cols {
+                r[j] = _mm256_maskload_pd(from.add(j * stride), mask);
+            }
+        }
+        let (a, b) = (_mm256_unpacklo_pd(r[0], r[1]), _mm256_unpackhi_pd(r[0], r[1]));
+        let (c, d) = (_mm256_unpacklo_pd(r[2], r[3]), _mm256_unpackhi_pd(r[2], r[3]));
+        let s = [
+            _mm256_permute2f128_pd::<0x20>(a, c),
+            _mm256_permute2f128_pd::<0x20>(b, d),
+            _mm256_permute2f128_pd::<0x31>(a, c),
+            _mm256_permute2f128_pd::<0x31>(b, d),
+        ];
+        for i in 0..4 {
+            if i < rows {
+                _mm256_storeu_pd(to.add(i * to_stride), s[i]);
+            }
+        }
+    }
+}
+
 impl Simd<f32> for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
@@ -188,6 +275,20 @@ impl Simd<f32> for Avx2 {
         // SAFETY: token.
         unsafe { outlined::<f32, O>(op) }
     }
+    const EDGE: usize = 8;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f32,
+        stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        // SAFETY: token; the caller vouches for runs and rows.
+        unsafe { transpose_f32(rows, cols, from, stride, to, to_stride) }
+    }
 }
 
 impl Simd<f64> for Avx2 {
@@ -317,5 +418,19 @@ impl Simd<f64> for Avx2 {
     fn outline<O: Op<f64>>(self, op: O) -> O::Out {
         // SAFETY: token.
         unsafe { outlined::<f64, O>(op) }
+    }
+    const EDGE: usize = 4;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f64,
+        stride: usize,
+        to: *mut f64,
+        to_stride: usize,
+    ) {
+        // SAFETY: token; the caller vouches for runs and rows.
+        unsafe { transpose_f64(rows, cols, from, stride, to, to_stride) }
     }
 }

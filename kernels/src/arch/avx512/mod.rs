@@ -150,6 +150,20 @@ impl Simd<f32> for Avx512 {
         // SAFETY: token.
         unsafe { outlined::<f32, O>(op) }
     }
+    const EDGE: usize = 8;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f32,
+        stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        // SAFETY: token; the caller vouches for runs and rows.
+        unsafe { super::avx2::transpose_f32(rows, cols, from, stride, to, to_stride) }
+    }
 }
 
 impl Simd<f64> for Avx512 {
@@ -255,5 +269,19 @@ impl Simd<f64> for Avx512 {
     fn outline<O: Op<f64>>(self, op: O) -> O::Out {
         // SAFETY: token.
         unsafe { outlined::<f64, O>(op) }
+    }
+    const EDGE: usize = 4;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f64,
+        stride: usize,
+        to: *mut f64,
+        to_stride: usize,
+    ) {
+        // SAFETY: token; the caller vouches for runs and rows.
+        unsafe { super::avx2::transpose_f64(rows, cols, from, stride, to, to_stride) }
     }
 }

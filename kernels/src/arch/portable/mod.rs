@@ -141,6 +141,24 @@ impl Simd<f32> for Portable {
     fn outline<O: Op<f32>>(self, op: O) -> O::Out {
         outlined::<f32, O>(op)
     }
+    const EDGE: usize = 4;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f32,
+        stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        for i in 0..rows {
+            for j in 0..cols {
+                // SAFETY: element i of run j, row i, as the caller vouches.
+                unsafe { *to.add(i * to_stride + j) = *from.add(j * stride + i) };
+            }
+        }
+    }
 }
 
 impl Simd<f64> for Portable {
@@ -263,5 +281,23 @@ impl Simd<f64> for Portable {
     #[inline(always)]
     fn outline<O: Op<f64>>(self, op: O) -> O::Out {
         outlined::<f64, O>(op)
+    }
+    const EDGE: usize = 2;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f64,
+        stride: usize,
+        to: *mut f64,
+        to_stride: usize,
+    ) {
+        for i in 0..rows {
+            for j in 0..cols {
+                // SAFETY: element i of run j, row i, as the caller vouches.
+                unsafe { *to.add(i * to_stride + j) = *from.add(j * stride + i) };
+            }
+        }
     }
 }

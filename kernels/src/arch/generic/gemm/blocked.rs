@@ -48,13 +48,30 @@ pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: 
     k * (n.min(blocking.nc).next_multiple_of(lanes) + m.min(blocking.mc))
 }
 
-impl<E: Elem> Op<E> for Product<E> {
+/// [`Product`] as an operation.
+#[derive(Clone, Copy)]
+pub(crate) struct ProductOp<E>(Product<E>);
+
+impl<E> ProductOp<E> {
+    /// # Safety
+    /// All entries of A and B are readable and those of C writable, readable too for [`Write::Add`], each entry of C an element
+    /// of its own, apart from A, B and scratch; the latter has [`pack_len`] elements. The blocks are at least 1, and B is
+    /// packed where its columns are not contiguous.
+    pub(crate) unsafe fn new(product: Product<E>) -> Self {
+        ProductOp(product)
+    }
+}
+
+impl<E: Elem> Op<E> for ProductOp<E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
-        let x = self;
+        let x = self.0;
         let Blocking { mc, kc, nc } = x.blocking;
         debug_assert!(x.pack_b || x.cs_b == 1 || x.n == 1);
+        // Blocks of m and n as equal as can be: 520 columns are 272 + 248, not 512 + 8. Those of n are whole vectors.
+        let mc = x.m.div_ceil(x.m.div_ceil(mc).max(1));
+        let nc = x.n.div_ceil(x.n.div_ceil(nc).max(1)).next_multiple_of(S::LANES);
         let mut jc = 0;
         while jc < x.n {
             let n = nc.min(x.n - jc);
@@ -63,12 +80,11 @@ impl<E: Elem> Op<E> for Product<E> {
                 let k = kc.min(x.k - pc);
                 // The first block sets what the others add to.
                 let write = if pc == 0 { x.write } else { Write::Add };
-                // SAFETY (this and the blocks below): whoever makes a `Product` vouches for its operands; (ic, pc), (pc, jc)
-                // and (ic, jc) are the corners of blocks inside them, and scratch has room for one block each.
                 let mut b = x.b.wrapping_add(pc * x.rs_b + jc * x.cs_b);
                 let a_room = x.scratch.wrapping_add(k * n.next_multiple_of(S::LANES));
                 if x.pack_b {
-                    // SAFETY: as above.
+                    // SAFETY: the contract of `ProductOp::new`; (pc, jc) is the corner of a (k, n) block of B, and scratch has
+                    // room for it, k <= kc and n <= nc.
                     unsafe { pack_b(s, k, n, b, x.rs_b, x.cs_b, x.scratch) };
                     b = x.scratch;
                 }
@@ -77,11 +93,11 @@ impl<E: Elem> Op<E> for Product<E> {
                     let m = mc.min(x.m - ic);
                     let mut a = x.a.wrapping_add(ic * x.rs_a + pc * x.cs_a);
                     if x.pack_a {
-                        // SAFETY: as above.
-                        unsafe { pack_a::<E, S>(m, k, a, x.rs_a, x.cs_a, a_room) };
+                        // SAFETY: as for B, behind whose room that of A begins.
+                        unsafe { pack_a(s, m, k, a, x.rs_a, x.cs_a, a_room) };
                         a = a_room;
                     }
-                    s.outline(BlockOp(&Block {
+                    let block = Block {
                         m,
                         k,
                         n,
@@ -96,7 +112,10 @@ impl<E: Elem> Op<E> for Product<E> {
                         c: x.c.wrapping_add(ic * x.rs_c + jc),
                         rs_c: x.rs_c,
                         write,
-                    }));
+                    };
+                    // SAFETY: the contract of `ProductOp::new`; the three corners are those of blocks inside A, B and C, and
+                    // what is packed was packed just now with the same sizes.
+                    s.outline(unsafe { BlockOp::new(&block) });
                     ic += m;
                 }
                 pc += k;

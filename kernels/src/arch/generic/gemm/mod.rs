@@ -7,7 +7,7 @@ mod tile;
 use super::super::Simd;
 use crate::Write;
 use crate::elem::Elem;
-pub(crate) use blocked::{Product, pack_len};
+pub(crate) use blocked::{Product, ProductOp, pack_len};
 use tile::Block;
 use tile::BlockOp;
 
@@ -41,7 +41,8 @@ pub(crate) unsafe fn gemm_unpacked<E: Elem, S: Simd<E>>(
 ) {
     let block =
         Block { m, k, n, alpha, a, rs_a, cs_a, packed_a: false, b, rs_b, packed_b: false, c, rs_c, write };
-    s.outline(BlockOp(&block));
+    // SAFETY: the contract above, nothing being packed.
+    s.outline(unsafe { BlockOp::new(&block) });
 }
 
 #[cfg(test)]

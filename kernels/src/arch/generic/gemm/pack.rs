@@ -15,6 +15,7 @@ use crate::elem::Elem;
 /// A is readable with its strides, `to` holds m * k elements and overlaps nothing.
 #[inline(always)]
 pub(super) unsafe fn pack_a<E: Elem, S: Simd<E>>(
+    s: S,
     m: usize,
     k: usize,
     a: *const E,
@@ -26,10 +27,20 @@ pub(super) unsafe fn pack_a<E: Elem, S: Simd<E>>(
     let mut row = 0;
     for piece in 0..rows.pieces {
         let mr = rows.size(piece);
-        for p in 0..k {
-            for i in 0..mr {
-                // SAFETY: row + i < m and p < k; the panel starts after `row` whole rows.
-                unsafe { *to.add(row * k + p * mr + i) = *a.add((row + i) * rs + p * cs) };
+        // SAFETY: row + mr <= m; the panel starts after `row` whole rows.
+        unsafe {
+            let (from, to) = (a.add(row * rs), to.add(row * k));
+            if rs == 1 && mr <= S::LANES {
+                // One masked vector per column of the panel, none of them reaching past its end.
+                for p in 0..k {
+                    s.store_partial(to.add(p * mr), mr, s.load_partial(from.add(p * cs), mr));
+                }
+            } else {
+                for p in 0..k {
+                    for i in 0..mr {
+                        *to.add(p * mr + i) = *from.add(i * rs + p * cs);
+                    }
+                }
             }
         }
         row += mr;
@@ -60,8 +71,10 @@ pub(super) unsafe fn pack_b<E: Elem, S: Simd<E>>(
             let (b, to) = (b.add(col * cs), to.add(col * k));
             if cs == 1 {
                 copy_rows(s, k, width, b, rs, to, padded);
+            } else if rs == 1 {
+                transpose(s, k, width, b, cs, to, padded);
             } else {
-                transpose(k, width, b, rs, cs, to, padded);
+                gather(k, width, b, rs, cs, to, padded);
             }
         }
         col += width;
@@ -96,12 +109,42 @@ unsafe fn copy_rows<E: Elem, S: Simd<E>>(
     }
 }
 
-/// k rows of `width` strided elements, column by column: B transposed is contiguous that way.
+/// `width` columns of k contiguous elements: B transposed, block by block in registers.
+///
+/// # Safety
+/// Both sides hold the columns, `to` with room for rows of whole vectors.
+#[inline(always)]
+unsafe fn transpose<E: Elem, S: Simd<E>>(
+    s: S,
+    k: usize,
+    width: usize,
+    b: *const E,
+    cs: usize,
+    to: *mut E,
+    padded: usize,
+) {
+    // So that the last block of a row ends inside its padding.
+    const { assert!(S::LANES.is_multiple_of(S::EDGE)) };
+    let mut p = 0;
+    while p < k {
+        let rows = (k - p).min(S::EDGE);
+        let mut j = 0;
+        while j < width {
+            let cols = (width - j).min(S::EDGE);
+            // SAFETY: elements p.. of columns j.. are inside B; rows p.. and columns j.. inside the padded panel.
+            unsafe { s.transpose(rows, cols, b.add(j * cs + p), cs, to.add(p * padded + j), padded) };
+            j += cols;
+        }
+        p += rows;
+    }
+}
+
+/// k rows of `width` strided elements: views that are contiguous neither way.
 ///
 /// # Safety
 /// Both sides hold the rows.
 #[inline(always)]
-unsafe fn transpose<E: Elem>(
+unsafe fn gather<E: Elem>(
     k: usize,
     width: usize,
     b: *const E,

@@ -80,7 +80,17 @@ impl<E: Elem, S: Simd<E>, const M: usize, const NV: usize> Has<E, S, M, NV> {
 }
 
 /// [`Block`] as an operation of its own.
-pub(super) struct BlockOp<'a, E>(pub(super) &'a Block<E>);
+pub(super) struct BlockOp<'a, E>(&'a Block<E>);
+
+impl<'a, E> BlockOp<'a, E> {
+    /// # Safety
+    /// All entries of A and B are readable and those of C writable, readable too for [`Write::Add`], each entry of C an element
+    /// of its own, apart from A and B. Packed operands hold whole panels as `pack.rs` writes them.
+    #[inline(always)]
+    pub(super) unsafe fn new(block: &'a Block<E>) -> Self {
+        BlockOp(block)
+    }
+}
 
 impl<E: Elem> Op<E> for BlockOp<'_, E> {
     type Out = ();
@@ -93,7 +103,7 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
             let nv = vectors.size(piece);
             let width = (nv * S::LANES).min(x.n - col);
             let last = width - (nv - 1) * S::LANES;
-            // SAFETY: whoever makes a `BlockOp` vouches for the operands of its block; column `col` is inside B and C, and a
+            // SAFETY: the contract of `BlockOp::new`; column `col` is inside B and C, and a
             // packed panel starts after the k rows of `col` elements before it.
             unsafe {
                 let (b, rs_b) =

@@ -1,0 +1,323 @@
+//! Checks that fuzz targets, proptest and the committed corpus share: a description of a problem, and a function that runs
+//! it on every instruction set and panics where a result is wrong. Not part of the API.
+
+use crate::gemm::Plan;
+use crate::gemm::blocking::Blocking;
+use crate::{Elem, Isa, Kernels, Mat, MatMut, Scratch, Write, reference};
+
+/// Where the entries of a matrix lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Column-major instead of row-major.
+    pub transposed: bool,
+    /// Elements between neighbours in the fast direction, at least 1.
+    pub step: usize,
+    /// Extra elements between one slow index and the next.
+    pub pad: usize,
+}
+
+impl Layout {
+    /// Contiguous, row-major.
+    pub const DENSE: Layout = Layout { transposed: false, step: 1, pad: 0 };
+
+    fn strides(self, rows: usize, cols: usize) -> (usize, usize) {
+        let slow = (if self.transposed { rows } else { cols }).max(1) * self.step + self.pad;
+        if self.transposed { (self.step, slow) } else { (slow, self.step) }
+    }
+}
+
+/// What the entries are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// Integers in −8..=8: every product and sum is exact, so all instruction sets must agree with the twin to the bit.
+    Integers,
+    /// Reals in [−1, 1]: within the error bound.
+    Reals,
+    /// Reals, some of them NaN or infinite: the same entries must be NaN or infinite as in the twin.
+    Special,
+}
+
+/// A matrix product and how to compute it.
+#[derive(Debug, Clone)]
+pub struct GemmCase {
+    /// Rows of A and C.
+    pub m: usize,
+    /// Columns of A, rows of B.
+    pub k: usize,
+    /// Columns of B and C.
+    pub n: usize,
+    /// Layouts of A, B and C.
+    pub layouts: [Layout; 3],
+    /// Add to C instead of setting it.
+    pub add: bool,
+    /// alpha = this / 4.
+    pub alpha_quarters: i8,
+    /// The entries.
+    pub values: Values,
+    /// Of the entries.
+    pub seed: u64,
+    /// `Some`: blocks mc, kc, nc and staging rows and columns, each at least 1. `None`: as the library chooses.
+    pub blocks: Option<[usize; 5]>,
+    /// With `blocks`: pack A, pack B.
+    pub pack: [bool; 2],
+}
+
+/// Splitmix64: the entries are a function of the seed.
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn entry<E: Elem>(&mut self, values: Values) -> E {
+        let r = self.next();
+        let real = (r >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
+        E::from_f64(match values {
+            Values::Integers => (r % 17) as f64 - 8.0,
+            Values::Reals => real,
+            Values::Special => match r % 97 {
+                0 => f64::NAN,
+                1 => f64::INFINITY,
+                2 => f64::NEG_INFINITY,
+                3..30 => 0.0,
+                _ => real,
+            },
+        })
+    }
+}
+
+/// A matrix in memory of its own, with margins that hold a canary.
+struct Held<E> {
+    data: Vec<E>,
+    rows: usize,
+    cols: usize,
+    strides: (usize, usize),
+}
+
+const MARGIN: usize = 5;
+const CANARY: f64 = 1234.5;
+
+impl<E: Elem> Held<E> {
+    fn new(rows: usize, cols: usize, layout: Layout, mut entry: impl FnMut() -> E) -> Self {
+        let (rs, cs) = layout.strides(rows, cols);
+        let len = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * rs + (cols - 1) * cs + 1 };
+        let mut held =
+            Held { data: vec![E::from_f64(CANARY); len + 2 * MARGIN], rows, cols, strides: (rs, cs) };
+        for i in 0..rows {
+            for j in 0..cols {
+                held.data[MARGIN + i * rs + j * cs] = entry();
+            }
+        }
+        held
+    }
+
+    fn view(&self) -> Mat<'_, E> {
+        Mat::with_strides(&self.data[MARGIN..], self.rows, self.cols, self.strides.0, self.strides.1).unwrap()
+    }
+
+    fn view_mut(&mut self) -> MatMut<'_, E> {
+        let (rs, cs) = self.strides;
+        MatMut::with_strides(&mut self.data[MARGIN..], self.rows, self.cols, rs, cs).unwrap()
+    }
+
+    fn entries(&self) -> Vec<E> {
+        let v = self.view();
+        (0..self.rows * self.cols).map(|e| v.at(e / self.cols, e % self.cols)).collect()
+    }
+
+    /// Everything that is not an entry still holds the canary.
+    fn margins_intact(&self) -> bool {
+        let mut margin = vec![true; self.data.len()];
+        for i in 0..self.rows {
+            for j in 0..self.cols {
+                margin[MARGIN + i * self.strides.0 + j * self.strides.1] = false;
+            }
+        }
+        self.data.iter().zip(margin).all(|(x, m)| !m || *x == E::from_f64(CANARY))
+    }
+}
+
+/// j u / (1 − j u): the relative error of j roundings.
+pub fn gamma(j: usize, u: f64) -> f64 {
+    let ju = j as f64 * u;
+    ju / (1.0 - ju)
+}
+
+/// Σ a b with compensation (Ogita, Rump and Oishi 2005, Dot2: as if computed in twice the precision), and Σ |a||b|.
+pub fn dot2(pairs: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
+    let (mut sum, mut carry, mut abs) = (0.0f64, 0.0f64, 0.0f64);
+    for (a, b) in pairs {
+        let p = a * b;
+        let t = sum + p;
+        let z = t - sum;
+        carry += ((sum - (t - z)) + (p - z)) + a.mul_add(b, -p);
+        sum = t;
+        abs += p.abs();
+    }
+    (sum + carry, abs)
+}
+
+impl GemmCase {
+    /// Any bytes as a case; missing ones count as zero. `None` when there are too few to be of interest.
+    pub fn decode(data: &[u8]) -> Option<Self> {
+        if data.len() < 8 {
+            return None;
+        }
+        let mut bytes = data.iter().copied();
+        let mut byte = || usize::from(bytes.next().unwrap_or(0));
+        let (m, k, n) = (byte() % 48, byte() % 80, byte() % 112);
+        let layouts = [(); 3].map(|()| {
+            let b = byte();
+            Layout { transposed: b & 1 == 1, step: 1 + (b >> 1) % 3, pad: (b >> 4) % 5 }
+        });
+        let flags = byte();
+        let values = [Values::Integers, Values::Reals, Values::Special][(flags >> 4) % 3];
+        let alpha_quarters = byte() as u8 as i8;
+        let seed = byte() as u64 * 257 + byte() as u64;
+        let blocks = (flags & 2 == 2)
+            .then(|| [1 + byte() % 20, 1 + byte() % 20, 1 + byte() % 50, 1 + byte() % 9, 1 + byte() % 40]);
+        let pack = [flags & 4 == 4, flags & 8 == 8];
+        Some(GemmCase { m, k, n, layouts, add: flags & 1 == 1, alpha_quarters, values, seed, blocks, pack })
+    }
+
+    /// Checks the case for one element type on every instruction set of this CPU.
+    ///
+    /// # Panics
+    /// Where a result is wrong.
+    pub fn check<E: Elem>(&self) {
+        let (m, k, n) = (self.m, self.k, self.n);
+        let mut draw = Draw(self.seed);
+        let a = Held::new(m, k, self.layouts[0], || draw.entry::<E>(self.values));
+        let b = Held::new(k, n, self.layouts[1], || draw.entry::<E>(self.values));
+        let old: Vec<E> = (0..m * n).map(|_| draw.entry(self.values)).collect();
+        let write = if self.add { Write::Add } else { Write::Set };
+        let alpha = E::from_f64(f64::from(self.alpha_quarters) / 4.0);
+        let fill = |layout| {
+            let mut old = old.iter();
+            Held::new(m, n, layout, || {
+                let x = *old.next().unwrap();
+                if self.add { x } else { E::NAN }
+            })
+        };
+        let mut twin = fill(Layout::DENSE);
+        reference::gemm(write, alpha, a.view(), b.view(), &mut twin.view_mut());
+        let twin = twin.entries();
+        let close = (self.values == Values::Reals).then(|| self.interval(&a, &b, &old, alpha));
+
+        for isa in Isa::available() {
+            let kernels = Kernels::<E>::new(isa).unwrap();
+            let plan = self.plan(&kernels);
+            let mut c = fill(self.layouts[2]);
+            let mut scratch = Scratch::new(kernels.planned_scratch(&plan, m, k, n));
+            kernels.gemm_planned(plan, write, alpha, a.view(), b.view(), c.view_mut(), &mut scratch).unwrap();
+            assert!(c.margins_intact(), "{} {}: wrote outside of C: {self:?}", E::NAME, isa.name());
+            let found = c.entries();
+            for e in 0..m * n {
+                let (x, t) = (found[e].to_f64(), twin[e].to_f64());
+                let ok = match &close {
+                    Some(close) => (x - close[e].0).abs() <= close[e].1,
+                    // alpha has two binary places: with integers everything stays exact.
+                    None if self.values == Values::Integers || !t.is_finite() => {
+                        x == t || x.is_nan() && t.is_nan()
+                    }
+                    None => x.is_finite(),
+                };
+                assert!(
+                    ok,
+                    "{} {} entry {e}: {x}, twin {t}, {:?}: {self:?}",
+                    E::NAME,
+                    isa.name(),
+                    close.map(|c| c[e])
+                );
+            }
+            self.same_bits_when_dense(&kernels, plan, write, alpha, [&a, &b], fill(Layout::DENSE), &found);
+        }
+    }
+
+    fn plan<E: Elem>(&self, kernels: &Kernels<E>) -> Plan {
+        match self.blocks {
+            None => Plan::new::<E>(kernels.isa()),
+            Some([mc, kc, nc, rows, cols]) => {
+                Plan { blocking: Blocking { mc, kc, nc }, pack: Some(self.pack), staging: (rows, cols) }
+            }
+        }
+    }
+
+    /// The documented promise: strides, m, n, packing, mc and nc leave the bits alone. Same kc, everything else plain.
+    #[allow(clippy::too_many_arguments)]
+    fn same_bits_when_dense<E: Elem>(
+        &self,
+        kernels: &Kernels<E>,
+        plan: Plan,
+        write: Write,
+        alpha: E,
+        [a, b]: [&Held<E>; 2],
+        mut c: Held<E>,
+        found: &[E],
+    ) {
+        let (m, k, n) = (self.m, self.k, self.n);
+        let dense = |h: &Held<E>| {
+            let mut entries = h.entries().into_iter();
+            Held::new(h.rows, h.cols, Layout::DENSE, || entries.next().unwrap())
+        };
+        let (a, b) = (dense(a), dense(b));
+        let blocking = Blocking { mc: m.max(1), nc: n.max(1), ..plan.blocking };
+        let plain = Plan { blocking, pack: Some([false; 2]), ..plan };
+        let mut scratch = Scratch::new(kernels.planned_scratch(&plain, m, k, n));
+        kernels.gemm_planned(plain, write, alpha, a.view(), b.view(), c.view_mut(), &mut scratch).unwrap();
+        for (e, (x, y)) in found.iter().zip(c.entries()).enumerate() {
+            assert!(
+                *x == y || x.is_nan() && y.is_nan(),
+                "{} {} entry {e}: {x}, dense {y}: {self:?}",
+                E::NAME,
+                kernels.isa().name()
+            );
+        }
+    }
+
+    /// Per entry the value in twice the precision and how far a result may be from it: γ(k + 3) (|alpha| Σ|a||b| + |c|), and
+    /// γ₆₄(4) of the same for the roundings of the oracle itself.
+    fn interval<E: Elem>(&self, a: &Held<E>, b: &Held<E>, old: &[E], alpha: E) -> Vec<(f64, f64)> {
+        let (a, b, alpha) = (a.view(), b.view(), alpha.to_f64());
+        (0..self.m * self.n)
+            .map(|e| {
+                let (i, j) = (e / self.n, e % self.n);
+                let (dot, abs) = dot2((0..self.k).map(|p| (a.at(i, p).to_f64(), b.at(p, j).to_f64())));
+                let c = if self.add { old[e].to_f64() } else { 0.0 };
+                let bound = gamma(self.k + 3, E::UNIT_ROUNDOFF) + gamma(4, f64::UNIT_ROUNDOFF);
+                (c + alpha * dot, bound * (alpha.abs() * abs + c.abs()))
+            })
+            .collect()
+    }
+}
+
+/// The fuzz target `gemm`: any bytes are a case, checked for both types.
+pub fn gemm(data: &[u8]) {
+    if let Some(case) = GemmCase::decode(data) {
+        case.check::<f32>();
+        case.check::<f64>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Stable `cargo test` runs what fuzzing has found worth keeping.
+    #[test]
+    fn corpus_passes() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/gemm");
+        let mut files: Vec<_> = match std::fs::read_dir(dir) {
+            Ok(entries) => entries.map(|e| e.unwrap().path()).collect(),
+            // A published crate comes without the workspace around it.
+            Err(_) => return println!("skipped: no corpus at {dir}"),
+        };
+        files.sort();
+        assert!(!files.is_empty());
+        for file in files {
+            super::gemm(&std::fs::read(&file).unwrap());
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The product against its twin, an oracle of twice the precision, matrixmultiply, and itself along every other path.
+
+use super::*;
+use crate::Isa;
+use crate::fuzzing::{GemmCase, Layout, Values, gamma};
+use proptest::prelude::*;
+
+fn layout() -> impl Strategy<Value = Layout> {
+    (any::<bool>(), prop_oneof![3 => Just(1usize), 1 => 2usize..4], 0usize..5)
+        .prop_map(|(transposed, step, pad)| Layout { transposed, step, pad })
+}
+
+/// Sizes that are zero, one, or cross the edges of tiles: at most three of them large at once would only be slow.
+fn shape() -> impl Strategy<Value = (usize, usize, usize)> {
+    prop_oneof![
+        (0usize..4, 0usize..4, 0usize..4),
+        (0usize..40, 0usize..40, 0usize..110),
+        (0usize..20, 0usize..600, 0usize..20),
+        (0usize..300, 0usize..12, 0usize..40),
+        (0usize..10, 0usize..12, 0usize..300),
+    ]
+}
+
+fn values() -> impl Strategy<Value = Values> {
+    prop_oneof![Just(Values::Integers), Just(Values::Reals), Just(Values::Special)]
+}
+
+fn case(
+    shape: impl Strategy<Value = (usize, usize, usize)>,
+    blocks: impl Strategy<Value = Option<[usize; 5]>>,
+) -> impl Strategy<Value = GemmCase> {
+    let how = ([layout(), layout(), layout()], any::<bool>(), prop_oneof![Just(4i8), any::<i8>()], values());
+    (shape, how, any::<u64>(), blocks, any::<[bool; 2]>()).prop_map(
+        |((m, k, n), (layouts, add, alpha_quarters, values), seed, blocks, pack)| GemmCase {
+            m,
+            k,
+            n,
+            layouts,
+            add,
+            alpha_quarters,
+            values,
+            seed,
+            blocks,
+            pack,
+        },
+    )
+}
+
+/// Blocks so small that little matrices cross every boundary, none of them a multiple of a tile.
+fn tiny_blocks() -> impl Strategy<Value = Option<[usize; 5]>> {
+    (1usize..24, 1usize..24, 1usize..60, 1usize..9, 1usize..40)
+        .prop_map(|(a, b, c, d, e)| Some([a, b, c, d, e]))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn as_the_library_chooses(case in case(shape(), Just(None))) {
+        case.check::<f32>();
+        case.check::<f64>();
+    }
+
+    #[test]
+    fn across_every_block_boundary(case in case((0usize..50, 0usize..60, 0usize..120), tiny_blocks())) {
+        case.check::<f32>();
+        case.check::<f64>();
+    }
+
+    #[test]
+    fn scratch_grows_with_each_argument(
+        (m, k, n) in (0usize..3000, 0usize..3000, 0usize..3000),
+        (dm, dk, dn) in (0usize..3000, 0usize..3000, 0usize..3000),
+    ) {
+        for isa in Isa::available() {
+            let f = |m, k, n| Kernels::<f32>::new(isa).unwrap().gemm_scratch(m, k, n);
+            prop_assert!(f(m, k, n) <= f(m + dm, k + dk, n + dn));
+        }
+    }
+}
+
+fn dense(m: usize, k: usize, n: usize, values: Values) -> GemmCase {
+    GemmCase {
+        m,
+        k,
+        n,
+        layouts: [Layout::DENSE; 3],
+        add: false,
+        alpha_quarters: 4,
+        values,
+        seed: 7,
+        blocks: None,
+        pack: [false; 2],
+    }
+}
+
+/// Every tile of every instruction set, with every edge mask.
+#[test]
+fn every_tile_and_mask() {
+    for m in 1..=17 {
+        for n in (1..=20).chain([31, 33, 47, 48, 49, 63, 65, 80, 97]) {
+            for (k, add) in [(1, true), (5, false)] {
+                GemmCase { add, ..dense(m, k, n, Values::Integers) }.check::<f32>();
+                GemmCase { add, ..dense(m, k, n, Values::Integers) }.check::<f64>();
+            }
+        }
+    }
+}
+
+/// Large enough for the packed path and for several blocks in each direction, all transpositions.
+#[test]
+fn large_products() {
+    for [ta, tb, tc] in [[false; 3], [true, false, false], [false, true, false], [true, true, true]] {
+        let t = |transposed| Layout { transposed, step: 1, pad: 1 };
+        let case = GemmCase { layouts: [t(ta), t(tb), t(tc)], ..dense(281, 530, 301, Values::Reals) };
+        case.check::<f32>();
+        case.check::<f64>();
+    }
+    GemmCase { add: true, ..dense(130, 257, 1030, Values::Integers) }.check::<f32>();
+    GemmCase { add: true, ..dense(530, 130, 520, Values::Integers) }.check::<f64>();
+}
+
+/// A I = A and I A = A to the bit, whatever A holds.
+#[test]
+fn identity() {
+    for isa in Isa::available() {
+        let kernels = Kernels::<f32>::new(isa).unwrap();
+        for n in [1, 2, 7, 16, 33, 150] {
+            let a: Vec<f32> = (0..n * n).map(|i| (i as f32 * 0.7).sin() * 1e3).collect();
+            let eye: Vec<f32> = (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect();
+            let (a, eye) = (Mat::new(&a, n, n).unwrap(), Mat::new(&eye, n, n).unwrap());
+            let mut scratch = Scratch::new(kernels.gemm_scratch(n, n, n));
+            for (x, y) in [(a, eye), (eye, a)] {
+                let mut c = vec![f32::NAN; n * n];
+                let cv = MatMut::new(&mut c, n, n).unwrap();
+                kernels.gemm(Write::Set, 1.0, x, y, cv, &mut scratch).unwrap();
+                assert!((0..n * n).all(|e| c[e] == a.at(e / n, e % n)), "{} {n}", isa.name());
+            }
+        }
+    }
+}
+
+/// Operands of stride zero are one row or column seen many times.
+#[test]
+fn broadcast_operands() {
+    let (row, col) = ([1.0, 2.0, 3.0], [4.0, 5.0]);
+    for isa in Isa::available() {
+        let kernels = Kernels::<f64>::new(isa).unwrap();
+        let mut scratch = Scratch::new(kernels.gemm_scratch(9, 3, 11));
+        let a = Mat::with_strides(&row, 9, 3, 0, 1).unwrap();
+        let b = Mat::with_strides(&col[1..], 3, 11, 0, 0).unwrap();
+        let mut c = [f64::NAN; 99];
+        kernels.gemm(Write::Set, 1.0, a, b, MatMut::new(&mut c, 9, 11).unwrap(), &mut scratch).unwrap();
+        assert_eq!(c, [30.0; 99]);
+    }
+}
+
+/// An independent implementation errs within the same bound, so the two differ by at most twice as much.
+#[test]
+fn agrees_with_matrixmultiply() {
+    let (m, k, n) = (67, 301, 91);
+    let real = |i: usize| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0;
+    let a: Vec<f32> = (0..m * k).map(real).collect();
+    let b: Vec<f32> = (0..k * n).map(|i| real(i + 17)).collect();
+    let mut rival = vec![0.0f32; m * n];
+    // SAFETY: the slices hold the shapes, row-major.
+    unsafe {
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), rival.as_mut_ptr());
+        matrixmultiply::sgemm(m, k, n, 1.0, a, k as isize, 1, b, n as isize, 1, 0.0, c, n as isize, 1);
+    }
+    for isa in Isa::available() {
+        let kernels = Kernels::<f32>::new(isa).unwrap();
+        let mut c = vec![f32::NAN; m * n];
+        let mut scratch = Scratch::new(kernels.gemm_scratch(m, k, n));
+        let (a, b) = (Mat::new(&a, m, k).unwrap(), Mat::new(&b, k, n).unwrap());
+        kernels.gemm(Write::Set, 1.0, a, b, MatMut::new(&mut c, m, n).unwrap(), &mut scratch).unwrap();
+        for e in 0..m * n {
+            let abs: f64 =
+                (0..k).map(|p| f64::from(a.at(e / n, p)).abs() * f64::from(b.at(p, e % n)).abs()).sum();
+            let far = f64::from(c[e] - rival[e]).abs();
+            assert!(far <= 2.0 * gamma(k + 3, f32::UNIT_ROUNDOFF) * abs, "{} {e}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn empty_products() {
+    let kernels = Kernels::<f32>::from_env().unwrap();
+    let mut scratch = Scratch::new(kernels.gemm_scratch(2, 0, 3));
+    let (a, b) = (Mat::new(&[], 2, 0).unwrap(), Mat::new(&[], 0, 3).unwrap());
+    let mut c = [f32::NAN; 6];
+    kernels.gemm(Write::Set, 1.0, a, b, MatMut::new(&mut c, 2, 3).unwrap(), &mut scratch).unwrap();
+    assert_eq!(c, [0.0; 6]);
+    c = [3.0; 6];
+    kernels.gemm(Write::Add, 1.0, a, b, MatMut::new(&mut c, 2, 3).unwrap(), &mut scratch).unwrap();
+    assert_eq!(c, [3.0; 6]);
+    let mut none = Scratch::new(0);
+    let c = MatMut::new(&mut c[..0], 2, 0).unwrap();
+    kernels.gemm(Write::Set, 1.0, a, Mat::new(&[], 0, 0).unwrap(), c, &mut none).unwrap();
+}
+
+#[test]
+fn refusals_write_nothing() {
+    let kernels = Kernels::<f64>::from_env().unwrap();
+    let (a, b, mut c) = ([1.0; 6], [1.0; 12], [7.0; 8]);
+    let (a, b) = (Mat::new(&a, 2, 3).unwrap(), Mat::new(&b, 3, 4).unwrap());
+    let needed = kernels.gemm_scratch(2, 3, 4);
+    assert!(needed > 0);
+    let mut try_gemm = |a, b, (rows, cols), have| {
+        let c = MatMut::new(&mut c, rows, cols).unwrap();
+        kernels.gemm(Write::Set, 1.0, a, b, c, &mut Scratch::new(have)).unwrap_err()
+    };
+    let short = KernelError::ScratchTooSmall { needed, have: needed - 1 };
+    assert_eq!(try_gemm(a, b, (2, 4), needed - 1), short);
+    let shape = |what, expected, found| KernelError::Shape { op: "gemm", what, expected, found };
+    assert_eq!(try_gemm(a.t(), b, (2, 4), needed), shape("b rows", 2, 3));
+    assert_eq!(try_gemm(a, b, (1, 4), needed), shape("c rows", 2, 1));
+    assert_eq!(try_gemm(a, b, (2, 3), needed), shape("c columns", 4, 3));
+    assert_eq!(c, [7.0; 8]);
+}
+
+#[test]
+fn scratch_never_panics_and_stays_small() {
+    for isa in Isa::available() {
+        for bytes in [4, 8] {
+            let f = |m, k, n| match bytes {
+                4 => Kernels::<f32>::new(isa).unwrap().gemm_scratch(m, k, n),
+                _ => Kernels::<f64>::new(isa).unwrap().gemm_scratch(m, k, n),
+            };
+            let huge = f(usize::MAX, usize::MAX, usize::MAX);
+            assert!(huge * bytes < 8 << 20, "{huge}");
+            assert_eq!(f(usize::MAX, 1 << 20, usize::MAX), huge);
+            assert_eq!(f(0, 5, 5), 0);
+        }
+    }
+}
