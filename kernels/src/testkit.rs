@@ -109,6 +109,11 @@ pub(crate) fn tiny<E: Elem>() -> f64 {
     E::TINY.to_f64()
 }
 
+/// What softmax sets to zero, at most: e^SOFTMAX_MIN of the row's largest entry.
+pub(crate) fn softmax_floor<E: Elem>() -> f64 {
+    E::SOFTMAX_MIN.to_f64().exp() * (1.0 + E::UNIT_ROUNDOFF * 128.0)
+}
+
 /// The kernels of every instruction set of this CPU; prints what it skips.
 pub(crate) fn every_isa<E: Elem>() -> Vec<Kernels<E>> {
     let mut out = Vec::new();

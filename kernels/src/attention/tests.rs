@@ -1,6 +1,6 @@
 //! Attention against its naive twin within composed error bounds, its gradient against differences, and the mask.
 
-use crate::testkit::{Block, Rng, every_isa, gamma, same, tiny};
+use crate::testkit::{Block, Rng, every_isa, gamma, same, softmax_floor, tiny};
 use crate::{Elem, KernelError, Kernels, Mats, MatsMut, Scratch, reference};
 use proptest::prelude::*;
 
@@ -108,7 +108,7 @@ fn oracle_slack<E: Elem>() -> f64 {
 /// - with t_j = s_j − max: subtracting the max (any common shift cancels) moves the exponent by u |t̂_j|, exp errs by 2 u: the
 ///   exponential of key j is right up to e^±η_j, η_j = Δ_j + u (|t_j| + 2 max Δ) + 2 u;
 /// - the sum of exponentials is right up to e^±H, H = ln Σ p_k e^η_k (convexity for the lower side); n additions,
-///   reciprocal and product give γ(n + 2): |p̂_j − p_j| <= π_j = p_j expm1(η_j + H + γ(n + 2)) + 2 tiny;
+///   reciprocal and product give γ(n + 2): |p̂_j − p_j| <= π_j = p_j expm1(η_j + H + γ(n + 2)) + the floor below which softmax writes 0;
 /// - out: Σ_j π_j |v_j| + γ(n + 2) Σ_j (p_j + π_j) |v_j| + n tiny.
 fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
     let [count, tq, tk, d, dv] = case.size;
@@ -132,8 +132,9 @@ fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
             let eta: Vec<f64> =
                 (0..n).map(|j| delta[j] + u * ((s[j] - max).abs() + 2.0 * worst) + 2.0 * u).collect();
             let h = (0..n).map(|j| p[j] * eta[j].exp()).sum::<f64>().ln();
-            let pi: Vec<f64> =
-                (0..n).map(|j| p[j] * (eta[j] + h + gamma::<E>(n + 2)).exp_m1() + 2.0 * tiny).collect();
+            let pi: Vec<f64> = (0..n)
+                .map(|j| p[j] * (eta[j] + h + gamma::<E>(n + 2)).exp_m1() + softmax_floor::<E>())
+                .collect();
             for j in 0..tk {
                 let got = probs[(b * tq + i) * tk + j];
                 if j < n {

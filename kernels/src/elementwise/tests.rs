@@ -3,7 +3,7 @@
 #[path = "exact.rs"]
 mod exact;
 
-use crate::testkit::{Block, Rng, every_isa, gamma, same, tiny};
+use crate::testkit::{Block, Rng, every_isa, gamma, same, softmax_floor, tiny};
 use crate::{Elem, Kernels, Mat, MatMut, reference};
 use exact::{exp_ulps, ln_ulps, ulps_f32};
 use proptest::prelude::*;
@@ -42,8 +42,9 @@ fn f32_exp_and_ln_within_an_ulp() {
     }
 }
 
-/// The documented bound.
+/// The documented bounds: `examples/ulp.rs` found 0.99 over all f32, 0.85 (ln) and 1.03 (exp) over 20 million f64.
 const MAX_ULP: f64 = 1.0;
+const MAX_ULP_EXP_F64: f64 = 1.05;
 
 #[test]
 fn f64_exp_and_ln_within_an_ulp() {
@@ -63,7 +64,7 @@ fn f64_exp_and_ln_within_an_ulp() {
         k.exp(&x, &mut out).unwrap();
         for (x, got) in x.iter().zip(&out) {
             let e = exp_ulps(*x, *got);
-            assert!(e <= MAX_ULP, "{:?}: exp({x:e}) = {got:e}, {e} ulp", k.isa());
+            assert!(e <= MAX_ULP_EXP_F64, "{:?}: exp({x:e}) = {got:e}, {e} ulp", k.isa());
         }
         k.ln(&y, &mut out).unwrap();
         for (y, got) in y.iter().zip(&out) {
@@ -209,7 +210,7 @@ fn sum_is_compensated_and_the_same_everywhere() {
 /// - p_j = e_j / Σ e. By convexity of exp the sum errs by a factor within e^±H, H = ln Σ p_k e^η_k;
 /// - the sum of n positive terms, the reciprocal and the product add γ(n + 2).
 ///
-/// So |p̂_j − p_j| <= p_j expm1(η_j + H + γ(n + 2)), plus the underflow of e_j and of the product: 2 tiny.
+/// So |p̂_j − p_j| <= p_j expm1(η_j + H + γ(n + 2)), plus the floor below which softmax writes 0.
 /// The reference is f64 arithmetic with the same bound: the factor 2 covers it.
 fn softmax_bounds<E: Elem>(row: &[f64], p: &[f64]) -> Vec<f64> {
     let u = E::UNIT_ROUNDOFF;
@@ -220,7 +221,7 @@ fn softmax_bounds<E: Elem>(row: &[f64], p: &[f64]) -> Vec<f64> {
     (0..p.len())
         .map(|j| {
             let relative = if p[j] == 0.0 { 0.0 } else { p[j] * (eta[j] + h + g).exp_m1() };
-            2.0 * (relative + 2.0 * tiny::<E>())
+            2.0 * (relative + softmax_floor::<E>())
         })
         .collect()
 }
@@ -293,7 +294,7 @@ fn cross_entropy_case<E: Elem>(b: usize, n: usize, [pad, cs]: [usize; 2], range:
             }
             let round = gamma::<f64>(n + 4);
             let bound = 2.0 * (mass * (h + round * (lse.abs() + max.abs() + 1.0)) + round * terms);
-            let bound = if n == 0 { 0.0 } else { bound + 2.0 * n as f64 * tiny::<E>() * mass };
+            let bound = if n == 0 { 0.0 } else { bound + n as f64 * softmax_floor::<E>() * mass };
             assert!((losses[i] - loss).abs() <= bound, "{:?}: loss {} for {loss}", k.isa(), losses[i]);
         }
         let mut dz = Block::<E>::with_strides([1, b, n], 0, n * cs + pad, cs);
@@ -369,6 +370,13 @@ fn softmax_special<E: Elem>() {
                     assert_eq!(p[0], 1.0 / n as f64);
                 }
             }
+        }
+        // Neither subnormal entries nor their slowness: far below the maximum the answer is 0.
+        for n in [2, 20, 90] {
+            let depth = E::SOFTMAX_MIN.to_f64();
+            let p = soft(&(0..n).map(|j| depth * 2.0 * j as f64 / n as f64).collect::<Vec<_>>());
+            assert!(p.iter().all(|p| *p == 0.0 || *p >= (depth - 6.0).exp()), "{p:?}");
+            assert_eq!(p[n - 1] == 0.0, n > 2);
         }
         // A target of probability zero contributes nothing, though its logit be −∞.
         let z: Vec<E> = [0.0, -inf, 0.0].map(E::from_f64).to_vec();

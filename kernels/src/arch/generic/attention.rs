@@ -101,7 +101,7 @@ pub(crate) unsafe fn forward<E: Elem, S: Simd<E>>(
             return;
         }
         let (off, ld, blocks) = (tk - tq, padded(tk), tq.div_ceil(BLOCK));
-        transpose(tk, d, k.0, k.1, scratch, ld);
+        transpose::<E, S>(s, tk, d, k.0, k.1, scratch, ld);
         for b in 0..blocks {
             let (i0, i1) = block(b, blocks, tq);
             let (rows, base, seen) = (i1 - i0, i0 + 1 + off, i1 + off);
@@ -181,7 +181,7 @@ pub(crate) unsafe fn backward<E: Elem, S: Simd<E>>(
         }
         let (off, ld, blocks) = (tk - tq, padded(tk), tq.div_ceil(BLOCK));
         let ds = scratch.add(e * ld);
-        transpose(tk, e, v.0, v.1, scratch, ld);
+        transpose::<E, S>(s, tk, e, v.0, v.1, scratch, ld);
         for b in 0..blocks {
             let (i0, i1) = block(b, blocks, tq);
             let (rows, base, seen) = (i1 - i0, i0 + 1 + off, i1 + off);
