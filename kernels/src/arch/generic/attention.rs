@@ -143,6 +143,24 @@ pub(crate) unsafe fn forward<E: Elem, S: Simd<E>>(
     }
 }
 
+/// What the backward pass reads: the forward operands, P and dO.
+#[derive(Clone, Copy)]
+pub(crate) struct Saved<E> {
+    pub(crate) q: In<E>,
+    pub(crate) k: In<E>,
+    pub(crate) v: In<E>,
+    pub(crate) probs: In<E>,
+    pub(crate) dout: In<E>,
+}
+
+/// What it writes: dQ is set, dK and dV, where wanted, are added to.
+#[derive(Clone, Copy)]
+pub(crate) struct Grads<E> {
+    pub(crate) dq: Out<E>,
+    pub(crate) dk: Option<Out<E>>,
+    pub(crate) dv: Option<Out<E>>,
+}
+
 /// dP = dO Vᵀ, dS = scale P ∘ (dP − rowsum(P ∘ dP)), then dQ = dS K, dK += dSᵀ Q, dV += Pᵀ dO.
 ///
 /// # Safety
@@ -153,16 +171,12 @@ pub(crate) unsafe fn backward<E: Elem, S: Simd<E>>(
     s: S,
     x: Shape,
     scale: E,
-    q: In<E>,
-    k: In<E>,
-    v: In<E>,
-    probs: In<E>,
-    dout: In<E>,
-    dq: Out<E>,
-    dk: Option<Out<E>>,
-    dv: Option<Out<E>>,
+    saved: Saved<E>,
+    grads: Grads<E>,
     scratch: *mut E,
 ) {
+    let Saved { q, k, v, probs, dout } = saved;
+    let Grads { dq, dk, dv } = grads;
     let Shape { tq, tk, d, dv: e } = x;
     // SAFETY: rows and columns inside the shapes throughout; V transposed takes dv * padded(tk) elements of scratch, dS
     // the tq * padded(tk) after them.
