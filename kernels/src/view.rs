@@ -347,9 +347,6 @@ impl<'a, E: Elem> Mats<'a, E> {
         };
         Some(Mat { ptr: self.ptr, rows, cols: self.cols, rs, cs: 1, life: PhantomData })
     }
-    pub(crate) fn ptr(&self) -> *const E {
-        self.ptr
-    }
 }
 
 impl<'a, E: Elem> MatsMut<'a, E> {
@@ -449,9 +446,6 @@ impl<'a, E: Elem> MatsMut<'a, E> {
     pub fn flatten(self) -> Option<MatMut<'a, E>> {
         let f = self.as_ref().flatten()?;
         Some(MatMut { ptr: self.ptr, rows: f.rows, cols: f.cols, rs: f.rs, cs: 1, life: PhantomData })
-    }
-    pub(crate) fn ptr(&mut self) -> *mut E {
-        self.ptr
     }
 }
 

@@ -1,6 +1,6 @@
 //! Causal softmax attention, forward and backward, over a batch of problems.
 
-use crate::arch::generic::attention::{In, Out, Shape, backward, forward, scratch_len};
+use crate::arch::generic::attention::{Grads, In, Out, Saved, Shape, backward, forward, scratch_len};
 use crate::arch::{Op, Simd};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect};
@@ -33,7 +33,8 @@ impl<E: Elem> Kernels<E> {
 
     /// Causal attention. Q (count, tq, d), K (count, tk, d), V (count, tk, dv), 1 <= tq <= tk; the queries are the last tq of
     /// the tk positions (tq = 1: the last query only). probs (count, tq, tk) receives the softmax of `scale q·k` over the
-    /// visible keys and 0 beyond; out (count, tq, dv) = probs V.
+    /// visible keys and 0 beyond; out (count, tq, dv) = probs V. As in [`Kernels::softmax_rows`], probabilities below e^−80 (f32) or
+    /// e^−700 (f64) of the row's largest are 0. Nothing behind the mask is read into a result, not even a NaN times zero.
     ///
     /// # Errors
     /// Shapes that do not fit together; scratch too small.
@@ -183,10 +184,12 @@ impl<E: Elem> Op<E> for Backward<'_, E> {
                 KvGrad::Separate { dk, dv } => (optional(dk, b), optional(dv, b)),
                 KvGrad::Shared(m) => (Some(output(m, b)), Some(output(m, b))),
             };
+            let (saved, grads) = (Saved { q, k, v, probs, dout }, Grads { dq, dk, dv });
             let scratch = self.scratch.as_mut_ptr();
             // SAFETY: checked views whose counts and shapes `Kernels::attention_backward` compared; mutable views are
-            // exclusive borrows; `Scratch::get` gave scratch_len elements.
-            unsafe { backward(s, self.shape, self.scale, q, k, v, probs, dout, dq, dk, dv, scratch) }
+            // exclusive borrows, and dk = dv only in the shared case, whose widths it compared too; `Scratch::get` gave
+            // scratch_len elements.
+            unsafe { backward(s, self.shape, self.scale, saved, grads, scratch) }
         }
     }
 }

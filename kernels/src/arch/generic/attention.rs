@@ -101,7 +101,7 @@ pub(crate) unsafe fn forward<E: Elem, S: Simd<E>>(
             return;
         }
         let (off, ld, blocks) = (tk - tq, padded(tk), tq.div_ceil(BLOCK));
-        transpose(tk, d, k.0, k.1, scratch, ld);
+        transpose::<E, S>(s, tk, d, k.0, k.1, scratch, ld);
         for b in 0..blocks {
             let (i0, i1) = block(b, blocks, tq);
             let (rows, base, seen) = (i1 - i0, i0 + 1 + off, i1 + off);
@@ -143,26 +143,41 @@ pub(crate) unsafe fn forward<E: Elem, S: Simd<E>>(
     }
 }
 
+/// What the backward pass reads: the forward operands, P and dO.
+#[derive(Clone, Copy)]
+pub(crate) struct Saved<E> {
+    pub(crate) q: In<E>,
+    pub(crate) k: In<E>,
+    pub(crate) v: In<E>,
+    pub(crate) probs: In<E>,
+    pub(crate) dout: In<E>,
+}
+
+/// What it writes: dQ is set, dK and dV, where wanted, are added to.
+#[derive(Clone, Copy)]
+pub(crate) struct Grads<E> {
+    pub(crate) dq: Out<E>,
+    pub(crate) dk: Option<Out<E>>,
+    pub(crate) dv: Option<Out<E>>,
+}
+
 /// dP = dO Vᵀ, dS = scale P ∘ (dP − rowsum(P ∘ dP)), then dQ = dS K, dK += dSᵀ Q, dV += Pᵀ dO.
 ///
 /// # Safety
-/// The matrices have the shapes that `x` says; dQ, dK, dV are writable and share nothing with anything; `scratch` has
-/// [`scratch_len`] elements.
+/// The matrices have the shapes that `x` says; dQ, dK, dV are writable and share nothing with anything, save
+/// that dK and dV may be the same matrix (d = dv): each is added to in a pass of its own; `scratch` has [`scratch_len`]
+/// elements.
 #[inline(always)]
 pub(crate) unsafe fn backward<E: Elem, S: Simd<E>>(
     s: S,
     x: Shape,
     scale: E,
-    q: In<E>,
-    k: In<E>,
-    v: In<E>,
-    probs: In<E>,
-    dout: In<E>,
-    dq: Out<E>,
-    dk: Option<Out<E>>,
-    dv: Option<Out<E>>,
+    saved: Saved<E>,
+    grads: Grads<E>,
     scratch: *mut E,
 ) {
+    let Saved { q, k, v, probs, dout } = saved;
+    let Grads { dq, dk, dv } = grads;
     let Shape { tq, tk, d, dv: e } = x;
     // SAFETY: rows and columns inside the shapes throughout; V transposed takes dv * padded(tk) elements of scratch, dS
     // the tq * padded(tk) after them.
@@ -181,7 +196,7 @@ pub(crate) unsafe fn backward<E: Elem, S: Simd<E>>(
         }
         let (off, ld, blocks) = (tk - tq, padded(tk), tq.div_ceil(BLOCK));
         let ds = scratch.add(e * ld);
-        transpose(tk, e, v.0, v.1, scratch, ld);
+        transpose::<E, S>(s, tk, e, v.0, v.1, scratch, ld);
         for b in 0..blocks {
             let (i0, i1) = block(b, blocks, tq);
             let (rows, base, seen) = (i1 - i0, i0 + 1 + off, i1 + off);

@@ -20,6 +20,8 @@ pub trait MathConsts: Sized + 'static {
     const EXP_MAX: Self;
     /// exp rounds to 0 here and below: half the smallest subnormal is larger.
     const EXP_MIN: Self;
+    /// Softmax writes 0 for e^(x − max) below e^this: results and their quotients by any sensible sum stay normal numbers.
+    const SOFTMAX_MIN: Self;
     /// √2.
     const SQRT_2: Self;
     /// Smallest positive (subnormal) value.
@@ -36,6 +38,7 @@ impl MathConsts for f32 {
     const LN2_LO: f32 = 3.1946183e-05;
     const EXP_MAX: f32 = 89.0;
     const EXP_MIN: f32 = -104.0;
+    const SOFTMAX_MIN: f32 = -80.0;
     const SQRT_2: f32 = std::f32::consts::SQRT_2;
     const TINY: f32 = f32::from_bits(1);
     const INDEX: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
@@ -68,6 +71,7 @@ impl MathConsts for f64 {
     const LN2_LO: f64 = 7.371002565167799e-13;
     const EXP_MAX: f64 = 710.0;
     const EXP_MIN: f64 = -746.0;
+    const SOFTMAX_MIN: f64 = -700.0;
     const SQRT_2: f64 = std::f64::consts::SQRT_2;
     const TINY: f64 = f64::from_bits(1);
     const INDEX: [f64; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];

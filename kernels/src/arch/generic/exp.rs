@@ -8,7 +8,9 @@ use crate::elem::Elem;
 /// 1. n times the high part of ln 2 is exact, and x minus it too: r carries one rounding.
 /// 2. Clamping replaces branches: beyond the bounds `scale2` overflows to +∞ or underflows to 0 by itself. `max` and `min`
 ///    return their second operand where one is NaN, so NaN passes through.
-/// 3. 1 is added last: exp 0 = 1 exactly, and the sum's small part contributes a quarter ulp at most.
+/// 3. 1 is added last: exp 0 = 1 exactly. In ulps of the result: 1/2 from that addition, 1/4 from the sum before it and 1/4 e^r
+///    from r, a few hundredths from the polynomial: 1.05 at most. Largest found (`examples/ulp.rs`): 0.988 over all f32,
+///    1.027 over 20 million f64.
 #[inline(always)]
 pub(crate) fn exp<E: Elem, S: Simd<E>>(s: S, x: S::V) -> S::V {
     let x = s.max(s.splat(E::EXP_MIN), s.min(s.splat(E::EXP_MAX), x));

@@ -52,6 +52,14 @@ fn keep<E: Elem, S: Simd<E>>(s: S, v: S::V, len: usize, fill: E) -> S::V {
     s.select_lt(index, s.splat(E::from_f64(len as f64)), v, s.splat(fill))
 }
 
+/// exp(x − max), and 0 where that is below e^[`SOFTMAX_MIN`](super::consts::MathConsts::SOFTMAX_MIN). Subnormal numbers would be
+/// slow (a microcode assist per vector, here and again in every product with them) and matter to nobody next to a 1.
+#[inline(always)]
+fn exp_below<E: Elem, S: Simd<E>>(s: S, x: S::V, max: S::V) -> S::V {
+    let (t, low) = (s.sub(x, max), s.splat(E::SOFTMAX_MIN));
+    s.select_lt(t, low, s.splat(E::ZERO), exp::<E, S>(s, s.max(low, t)))
+}
+
 /// Largest of n >= 1 elements, NaN ignored or not as it falls.
 ///
 /// # Safety
@@ -95,7 +103,7 @@ pub(crate) unsafe fn exp_row<E: Elem, S: Simd<E>, const UNIT: bool>(
     while i + S::LANES <= n {
         // SAFETY: i + LANES <= n.
         unsafe {
-            let e = exp::<E, S>(s, s.sub(get::<E, S, UNIT>(s, x.add(i * xs), xs, S::LANES), m));
+            let e = exp_below::<E, S>(s, get::<E, S, UNIT>(s, x.add(i * xs), xs, S::LANES), m);
             put::<E, S, UNIT>(s, out.add(i * os), os, S::LANES, e);
             sum = s.add(sum, e);
         }
@@ -104,7 +112,7 @@ pub(crate) unsafe fn exp_row<E: Elem, S: Simd<E>, const UNIT: bool>(
     if i < n {
         // SAFETY: n - i elements from i on.
         unsafe {
-            let e = exp::<E, S>(s, s.sub(get::<E, S, UNIT>(s, x.add(i * xs), xs, n - i), m));
+            let e = exp_below::<E, S>(s, get::<E, S, UNIT>(s, x.add(i * xs), xs, n - i), m);
             put::<E, S, UNIT>(s, out.add(i * os), os, n - i, e);
             sum = s.add(sum, keep::<E, S>(s, e, n - i, E::ZERO));
         }
@@ -138,7 +146,7 @@ pub(crate) unsafe fn scale_row<E: Elem, S: Simd<E>, const UNIT: bool>(
 }
 
 /// Softmax of a row of n >= 1 elements, in place: p = e (1 / Σ e). The reciprocal costs one rounding more than a division per
-/// element would.
+/// element would. Rows of up to four vectors stay in registers: one load and one store per vector.
 ///
 /// # Safety
 /// `x` is readable and writable at i * cs, i < n; `UNIT` only if cs = 1.
@@ -151,7 +159,48 @@ pub(crate) unsafe fn softmax_row<E: Elem, S: Simd<E>, const UNIT: bool>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        if UNIT && n <= 4 * S::LANES {
+            return match n.div_ceil(S::LANES) {
+                1 => short_row::<E, S, 1>(s, n, x),
+                2 => short_row::<E, S, 2>(s, n, x),
+                3 => short_row::<E, S, 3>(s, n, x),
+                _ => short_row::<E, S, 4>(s, n, x),
+            };
+        }
         let (_, sum) = exp_row::<E, S, UNIT>(s, n, x, cs, x, cs);
         scale_row::<E, S, UNIT>(s, n, x, cs, E::ONE / sum);
+    }
+}
+
+/// [`softmax_row`] of NV vectors, the last one not empty.
+///
+/// # Safety
+/// `x` is readable and writable for n elements, (NV − 1) LANES < n <= NV LANES.
+#[inline(always)]
+unsafe fn short_row<E: Elem, S: Simd<E>, const NV: usize>(s: S, n: usize, x: *mut E) {
+    let last = n - (NV - 1) * S::LANES;
+    let low = s.splat(E::NEG_INFINITY);
+    let (mut v, mut max) = ([low; NV], low);
+    for j in 0..NV {
+        let len = if j + 1 < NV { S::LANES } else { last };
+        // SAFETY: len elements from j LANES on.
+        v[j] = unsafe { get::<E, S, true>(s, x.add(j * S::LANES), 1, len) };
+        if j + 1 == NV {
+            // Lanes beyond the row: exp makes them 0, unless the row is −∞ throughout: then they are NaN as it is.
+            v[j] = keep::<E, S>(s, v[j], len, E::NEG_INFINITY);
+        }
+        max = s.max(max, v[j]);
+    }
+    let max = s.splat(s.reduce_max(max));
+    let mut sum = s.splat(E::ZERO);
+    for j in 0..NV {
+        v[j] = exp_below::<E, S>(s, v[j], max);
+        sum = s.add(sum, v[j]);
+    }
+    let by = s.splat(E::ONE / s.reduce_add(sum));
+    for j in 0..NV {
+        let len = if j + 1 < NV { S::LANES } else { last };
+        // SAFETY: as above.
+        unsafe { put::<E, S, true>(s, x.add(j * S::LANES), 1, len, s.mul(v[j], by)) };
     }
 }

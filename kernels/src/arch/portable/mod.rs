@@ -101,17 +101,16 @@ impl Simd<f32> for Portable {
     }
     #[inline(always)]
     fn scale2(self, x: f32x4, n: f32x4) -> f32x4 {
-        // In two factors because 2^n alone may leave the exponent range although x * 2^n does not.
-        let (x, n) = (x.to_array(), n.to_array());
-        let mut out = [0.0; 4];
-        for i in 0..4 {
-            let n = (n[i] as i32).clamp(-252, 252);
-            let h = n >> 1;
-            let f1 = f32::from_bits(((h + 127) as u32) << 23);
-            let f2 = f32::from_bits(((n - h + 127) as u32) << 23);
-            out[i] = x[i] * f1 * f2;
-        }
-        f32x4::new(out)
+        // In two factors because 2^n alone may leave the exponent range although x * 2^n does not. Adding 1.5 * 2^23 plants
+        // an integer in the low mantissa bits, which saves the conversions; the shift drops all others.
+        let low = Simd::<f32>::min(self, f32x4::splat(252.0), n);
+        let n = Simd::<f32>::max(self, f32x4::splat(-252.0), low);
+        let h = Simd::<f32>::round(self, n * f32x4::splat(0.5));
+        let magic = f32x4::splat(12582912.0 + 127.0);
+        let (f1, f2) = ((h + magic).to_array(), (n - h + magic).to_array());
+        let f1 = f32x4::new(f1.map(|f| f32::from_bits(f.to_bits() << 23)));
+        let f2 = f32x4::new(f2.map(|f| f32::from_bits(f.to_bits() << 23)));
+        x * f1 * f2
     }
     #[inline(always)]
     fn split(self, x: f32x4) -> (f32x4, f32x4) {
@@ -242,17 +241,15 @@ impl Simd<f64> for Portable {
     }
     #[inline(always)]
     fn scale2(self, x: f64x2, n: f64x2) -> f64x2 {
-        // In two factors because 2^n alone may leave the exponent range although x * 2^n does not.
-        let (x, n) = (x.to_array(), n.to_array());
-        let mut out = [0.0; 2];
-        for i in 0..2 {
-            let n = (n[i] as i64).clamp(-2044, 2044);
-            let h = n >> 1;
-            let f1 = f64::from_bits(((h + 1023) as u64) << 52);
-            let f2 = f64::from_bits(((n - h + 1023) as u64) << 52);
-            out[i] = x[i] * f1 * f2;
-        }
-        f64x2::new(out)
+        // As for f32, with 1.5 * 2^52.
+        let low = Simd::<f64>::min(self, f64x2::splat(2044.0), n);
+        let n = Simd::<f64>::max(self, f64x2::splat(-2044.0), low);
+        let h = Simd::<f64>::round(self, n * f64x2::splat(0.5));
+        let magic = f64x2::splat(6755399441055744.0 + 1023.0);
+        let (f1, f2) = ((h + magic).to_array(), (n - h + magic).to_array());
+        let f1 = f64x2::new(f1.map(|f| f64::from_bits(f.to_bits() << 52)));
+        let f2 = f64x2::new(f2.map(|f| f64::from_bits(f.to_bits() << 52)));
+        x * f1 * f2
     }
     #[inline(always)]
     fn split(self, x: f64x2) -> (f64x2, f64x2) {
