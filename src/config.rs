@@ -183,6 +183,11 @@ pub fn parse_overrides(args: &[String]) -> Result<Table> {
 /// An unreadable file, invalid TOML, an unknown key, a value of the wrong type.
 pub fn read_file(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    parse_text(path, &text)
+}
+
+/// The table that `text` holds; `path` names it in errors.
+fn parse_text(path: &Path, text: &str) -> Result<Table> {
     let table: Table = text.parse().map_err(|e: toml::de::Error| {
         let line = e.span().map_or(1, |s| 1 + text[..s.start].matches('\n').count());
         Error::format(path, format!("line {line}: {}", e.message().replace('\n', " ")))
@@ -255,6 +260,23 @@ impl Config {
     }
 }
 
+/// Reads bytes as a configuration file and as overrides; never panics, and what resolves survives the round trip through
+/// TOML. The body of the fuzz target `config`, replayed on its corpus by a test.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8], base: &Table) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let words: Vec<String> = text.split_whitespace().map(String::from).collect();
+    let file = parse_text(Path::new("fuzz.toml"), text);
+    for table in [file, parse_overrides(&words)].into_iter().flatten() {
+        if let Ok(config) = resolve(&[base.clone(), table])
+            && let Ok(written) = config.to_toml()
+        {
+            let read = parse_text(Path::new("written.toml"), &written).and_then(|t| resolve(&[t]));
+            assert_eq!(read.ok(), Some(config), "round trip of\n{written}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +295,19 @@ mod tests {
         let table: Table = c.to_toml().unwrap().parse().unwrap();
         assert_eq!(resolve(&[table]).unwrap(), c);
         assert_eq!(with(&["parents=-1,0,0", "graph=chain"]).unwrap().graph, "chain");
+    }
+
+    #[test]
+    fn the_fuzz_corpus_and_its_truncations_hold() {
+        let base = preset("chain", false).unwrap();
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/config");
+        let mut count = 0;
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let data = std::fs::read(entry.unwrap().path()).unwrap();
+            (0..=data.len()).for_each(|n| fuzz(&data[..n], &base));
+            count += 1;
+        }
+        assert!(count >= 4, "the corpus is there");
     }
 
     #[test]

@@ -95,6 +95,25 @@ struct Shard<E> {
     tests: Vec<Batch>,
 }
 
+impl<E: Elem> Shard<E> {
+    /// Loss and gradient on the shard's batch; the gradient stays in `self.grad`.
+    fn gradient(&mut self, model: &dyn Model<E>, params: &[E]) -> Result<Sum> {
+        model.forward(params, &self.batch, &mut self.ws)?;
+        model.backward(params, &self.batch, &mut self.ws, &mut self.grad)?;
+        Ok(self.ws.weighted_loss(self.batch.weights()))
+    }
+
+    /// Loss on the shard's part of the test set.
+    fn test_loss(&mut self, model: &dyn Model<E>, params: &[E]) -> Result<Sum> {
+        let mut sum = Sum::new();
+        for chunk in &self.tests {
+            model.forward(params, chunk, &mut self.ws)?;
+            sum.add(self.ws.weighted_loss(chunk.weights()).value());
+        }
+        Ok(sum)
+    }
+}
+
 /// A model, its parameters, an optimiser and the memory of a step.
 pub struct Trainer<'a, E: Elem> {
     model: &'a dyn Model<E>,
@@ -235,14 +254,8 @@ impl<'a, E: Elem> Trainer<'a, E> {
         let (model, source, params) = (self.model, self.source, &self.params);
         let (base, batch) = (self.step * self.plan.batch as u64, self.plan.batch);
         self.shards.par_iter_mut().for_each(|shard| {
-            let Shard { first, count, source: work, batch: b, ws, grad, loss, .. } = shard;
-            let mut run = || {
-                source.fill(base + *first as u64, *count, batch, work, b);
-                model.forward(params, b, ws)?;
-                model.backward(params, b, ws, grad)?;
-                Ok(ws.weighted_loss(b.weights()))
-            };
-            *loss = run();
+            source.fill(base + shard.first as u64, shard.count, batch, &mut shard.source, &mut shard.batch);
+            shard.loss = shard.gradient(model, params);
         });
         let loss = self.fold_losses()?;
         let shards = &self.shards;
@@ -291,18 +304,7 @@ impl<'a, E: Elem> Trainer<'a, E> {
     /// What the model reports.
     pub fn test_loss(&mut self) -> Result<f64> {
         let (model, params) = (self.model, &self.params);
-        self.shards.par_iter_mut().for_each(|shard| {
-            let Shard { ws, tests, loss, .. } = shard;
-            let mut run = || {
-                let mut sum = Sum::new();
-                for chunk in tests.iter() {
-                    model.forward(params, chunk, ws)?;
-                    sum.add(ws.weighted_loss(chunk.weights()).value());
-                }
-                Ok(sum)
-            };
-            *loss = run();
-        });
+        self.shards.par_iter_mut().for_each(|shard| shard.loss = shard.test_loss(model, params));
         self.fold_losses()
     }
 

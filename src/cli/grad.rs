@@ -82,6 +82,14 @@ struct Evaluated<E> {
     grad: Vec<f64>,
 }
 
+/// Loss, losses, predictions and gradient of one piece of the batch.
+struct Piece<E> {
+    loss: f64,
+    losses: Vec<f64>,
+    predictions: Vec<E>,
+    grad: Vec<E>,
+}
+
 /// Sequences per piece: bounds the memory whatever the batch; fixed, so that sums have one order.
 const PIECE: usize = 256;
 
@@ -89,7 +97,7 @@ fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Resul
     use rayon::prelude::*;
     let (t, s, n) = (batch.len_tokens(), batch.vocab(), batch.seqs());
     let pieces: Vec<usize> = (0..n).step_by(PIECE).collect();
-    let run = |start: &usize| -> Result<(f64, Vec<f64>, Vec<E>, Vec<E>)> {
+    let run = |start: &usize| -> Result<Piece<E>> {
         let count = PIECE.min(n - start);
         let rows = *start..start + count;
         let mut piece = Batch::with_capacity(count, t, s)?;
@@ -103,7 +111,7 @@ fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Resul
         model.forward(params, &piece, &mut ws)?;
         model.backward(params, &piece, &mut ws, &mut grad)?;
         let loss = ws.weighted_loss(piece.weights()).value();
-        Ok((loss, ws.losses().to_vec(), ws.predictions().to_vec(), grad))
+        Ok(Piece { loss, losses: ws.losses().to_vec(), predictions: ws.predictions().to_vec(), grad })
     };
     let mut out = Evaluated {
         loss: 0.0,
@@ -116,11 +124,11 @@ fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Resul
     for group in pieces.chunks(4 * rayon::current_num_threads()) {
         let done: Vec<_> = group.par_iter().map(run).collect();
         for piece in done {
-            let (l, losses, predictions, grad) = piece?;
-            loss.add(l);
-            out.losses.extend(losses);
-            out.predictions.extend(predictions);
-            for (o, g) in out.grad.iter_mut().zip(grad) {
+            let piece = piece?;
+            loss.add(piece.loss);
+            out.losses.extend(piece.losses);
+            out.predictions.extend(piece.predictions);
+            for (o, g) in out.grad.iter_mut().zip(piece.grad) {
                 *o += g.to_f64();
             }
         }
