@@ -2,7 +2,7 @@
 
 use super::{pool, progress};
 use crate::config::{self, Config};
-use crate::paper::{self, causal};
+use crate::paper::{self, causal, folder};
 use crate::report::files::create_run_dir;
 use crate::{Error, Result};
 use clap::Args;
@@ -106,10 +106,10 @@ fn resolve(args: &RunArgs) -> Result<Config> {
 }
 
 /// The configuration that a run folder was made with.
-fn read_run(folder: &Path) -> Result<Config> {
-    let path = folder.join(causal::CONFIG_FILE);
+fn read_run(run: &Path) -> Result<Config> {
+    let path = run.join(folder::CONFIG_FILE);
     if !path.is_file() {
-        let problem = format!("{} has no {}", folder.display(), causal::CONFIG_FILE);
+        let problem = format!("{} has no {}", run.display(), folder::CONFIG_FILE);
         return Err(Error::invalid("resume", problem, "the folder of an earlier run"));
     }
     config::resolve(&[config::read_file(&path)?])

@@ -3,36 +3,26 @@
 //! Expectation: the loss stays on a plateau (the predictor that ignores the graph), then falls to near the Bayes loss while
 //! the first layer's position block turns into the graph's parent matrix.
 
-use super::Progress;
+use super::folder::{self, TimingRecord};
+use super::{Progress, figures};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::model::{self, Layout, ModelSpec};
 use crate::num::Sum;
 use crate::optim::{self, Schedule};
-use crate::paper::figures;
 use crate::probe::attention::{ParentAttention, parent_attention, position_block};
-use crate::report::arrays::{Array, ArrayData};
-use crate::report::checkpoint::Checkpoint;
 use crate::report::files::write_bytes_atomic;
-use crate::report::metrics::{METRICS_FILE, MetricsWriter, Summary, TIMING_FILE};
+use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
 use crate::source::Sampled;
 use crate::task::bayes::{bayes_counts, bayes_posterior, bayes_public};
 use crate::task::{CausalTree, Forest, Roots, Task};
 use crate::train::{Evaluation, Observer, Plan, State, Trainer};
 use crate::{Error, Result};
-use popgrad_kernels::{Elem, Isa};
+use popgrad_kernels::Elem;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
-
-/// Resolved configuration inside a run folder.
-pub const CONFIG_FILE: &str = "config.toml";
-/// Version, machine and settings of a run.
-pub const RUN_FILE: &str = "run.json";
-/// Checkpoint inside a run folder.
-pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
 
 /// One line of `metrics.jsonl`: everything that a rerun reproduces bit for bit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,15 +45,6 @@ pub struct MetricRecord {
     pub attention_on_parent_min: Option<f64>,
     /// Is every parent the argmax of its row?
     pub graph_recovered: bool,
-}
-
-/// One line of `timing.jsonl`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct TimingRecord {
-    step: u64,
-    /// Since the start of the run, earlier sittings included.
-    seconds: f64,
-    steps_per_second: f64,
 }
 
 /// Losses of the reference predictors on the test set.
@@ -169,22 +150,22 @@ fn run_typed<E: Elem>(
     let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan(config)?, params)?;
 
     let fingerprint = config.to_toml()?;
-    let logs = match load(folder, resumed, &fingerprint, model.layout(), progress)? {
+    let logs = match folder::load(folder, resumed, &fingerprint, model.layout(), progress)? {
         Some(state) => {
             let step = state.step;
             trainer.restore(state)?;
             MetricsWriter::resume(folder, step)?
         }
         None => {
-            write_bytes_atomic(&folder.join(CONFIG_FILE), fingerprint.as_bytes())?;
+            write_bytes_atomic(&folder.join(folder::CONFIG_FILE), fingerprint.as_bytes())?;
             MetricsWriter::open(folder)?
         }
     };
-    write_run_file(config, folder, &task)?;
+    folder::write_run_file(folder, config, task.forest().parents_i64())?;
     trainer.set_test(&test, config.test_size)?;
     let references = references(&task, trainer.test_batches());
 
-    let earlier = last_seconds(folder)?;
+    let earlier = folder::last_seconds(folder)?;
     let first_step = trainer.steps_done();
     let mut recorder = Recorder {
         config,
@@ -330,151 +311,6 @@ impl<E: Elem> Observer<E> for Recorder<'_> {
     fn checkpoint(&mut self, state: &State<E>) -> Result<()> {
         // The logs first: a checkpoint must never be ahead of the records that lead to it.
         self.logs.sync()?;
-        let mut arrays = BTreeMap::new();
-        for block in self.layout.blocks() {
-            let array = Array::new(block.shape(), elements(&state.params[block.range()]))?;
-            arrays.insert(format!("param.{}", block.name()), array);
-        }
-        for (name, values) in &state.optimizer {
-            arrays.insert(format!("optimizer.{name}"), Array::vector(elements(values)));
-        }
-        let ([sum, carry], count) = state.interval;
-        arrays.insert("interval.loss".into(), Array::vector(vec![sum, carry]));
-        arrays.insert("interval.count".into(), Array::vector(vec![count]));
-        let checkpoint = Checkpoint {
-            step: state.step,
-            kind: KIND.into(),
-            config_fingerprint: self.fingerprint.into(),
-            state: arrays,
-            extra: BTreeMap::from([("isa".to_string(), Isa::from_env()?.name().to_string())]),
-        };
-        checkpoint.save(&self.folder.join(CHECKPOINT_FILE))
+        folder::save(self.folder, self.layout, self.fingerprint, state)
     }
-}
-
-const KIND: &str = "popgrad run";
-
-fn elements<E: Elem>(values: &[E]) -> ArrayData {
-    match E::NAME {
-        "f32" => ArrayData::F32(values.iter().map(|x| x.to_f64() as f32).collect()),
-        _ => ArrayData::F64(values.iter().map(|x| x.to_f64()).collect()),
-    }
-}
-
-/// The state that `folder` holds; none for a new run or one that was stopped before its first checkpoint.
-fn load<E: Elem>(
-    folder: &Path,
-    resumed: bool,
-    fingerprint: &str,
-    layout: &Layout,
-    progress: &mut dyn Progress,
-) -> Result<Option<State<E>>> {
-    if !resumed {
-        return Ok(None);
-    }
-    let path = folder.join(CHECKPOINT_FILE);
-    if !path.exists() {
-        progress.note("no checkpoint yet: starting over");
-        for log in [METRICS_FILE, TIMING_FILE] {
-            match std::fs::remove_file(folder.join(log)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(folder.join(log), "cannot remove", e));
-                }
-                _ => {}
-            }
-        }
-        return Ok(None);
-    }
-    let Checkpoint { step, kind, config_fingerprint, mut state, extra } = Checkpoint::load(&path)?;
-    if kind != KIND || config_fingerprint != fingerprint {
-        let problem =
-            format!("checkpoint of another run; expected one of the configuration in {CONFIG_FILE}");
-        return Err(Error::format(&path, problem));
-    }
-    let isa = Isa::from_env()?.name();
-    if let Some(before) = extra.get("isa").filter(|b| *b != isa) {
-        progress.note(&format!("checkpoint made on {before}, now on {isa}: the last bits will differ"));
-    }
-    let mut take = |name: &str, shape: &[usize]| -> Result<Array> {
-        let array = state.remove(name).filter(|a| a.shape() == shape);
-        array.ok_or_else(|| Error::format(&path, format!("array `{name}` of shape {shape:?} is missing")))
-    };
-    let mut params = vec![E::ZERO; layout.len()];
-    for block in layout.blocks() {
-        let array = take(&format!("param.{}", block.name()), block.shape())?;
-        let same_type =
-            matches!((array.data(), E::NAME), (ArrayData::F32(_), "f32") | (ArrayData::F64(_), "f64"));
-        let values = array.to_f64_vec();
-        if !same_type || values.iter().any(|x| !x.is_finite()) {
-            let problem = format!("parameters of block `{}` are not finite {}", block.name(), E::NAME);
-            return Err(Error::format(&path, problem));
-        }
-        for (p, x) in params[block.range()].iter_mut().zip(values) {
-            *p = E::from_f64(x);
-        }
-    }
-    let (sum, count) = (take("interval.loss", &[2])?.to_f64_vec(), take("interval.count", &[1])?);
-    let count = u64::try_from(count.as_integers("interval.count")?[0])
-        .map_err(|_| Error::format(&path, "interval.count is negative"))?;
-    let mut optimizer = Vec::new();
-    for (name, array) in state {
-        let Some(name) = name.strip_prefix("optimizer.") else {
-            return Err(Error::format(&path, format!("array `{name}` is not expected")));
-        };
-        optimizer.push((name.to_string(), array.to_f64_vec().into_iter().map(E::from_f64).collect()));
-    }
-    Ok(Some(State { step, params, optimizer, interval: ([sum[0], sum[1]], count) }))
-}
-
-/// Seconds that earlier sittings took, from the last timing record kept.
-fn last_seconds(folder: &Path) -> Result<f64> {
-    let path = folder.join(TIMING_FILE);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0.0),
-        Err(e) => return Err(Error::io(path, "cannot read", e)),
-    };
-    let Some(line) = text.lines().last() else { return Ok(0.0) };
-    let record: TimingRecord =
-        serde_json::from_str(line).map_err(|e| Error::format(&path, format!("last line: {e}")))?;
-    Ok(record.seconds)
-}
-
-#[derive(Serialize)]
-struct RunFile<'a> {
-    version: &'a str,
-    preset: &'a str,
-    seed: u64,
-    dtype: &'a str,
-    parents: Vec<i64>,
-    cpu: String,
-    arch: &'a str,
-    isa: &'a str,
-    threads: usize,
-}
-
-fn write_run_file(config: &Config, folder: &Path, task: &CausalTree) -> Result<PathBuf> {
-    let run = RunFile {
-        version: env!("CARGO_PKG_VERSION"),
-        preset: &config.preset,
-        seed: config.seed,
-        dtype: &config.dtype,
-        parents: task.forest().parents_i64(),
-        cpu: cpu_name(),
-        arch: std::env::consts::ARCH,
-        isa: Isa::from_env()?.name(),
-        threads: rayon::current_num_threads(),
-    };
-    let path = folder.join(RUN_FILE);
-    let text =
-        serde_json::to_string_pretty(&run).map_err(|e| Error::format(&path, format!("no JSON form: {e}")))?;
-    write_bytes_atomic(&path, (text + "\n").as_bytes())?;
-    Ok(path)
-}
-
-/// What the system calls the processor; its architecture where it does not say.
-fn cpu_name() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text.lines().find_map(|l| l.strip_prefix("model name").and_then(|l| l.split_once(':')));
-    name.map_or(std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())
 }

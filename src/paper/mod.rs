@@ -2,6 +2,7 @@
 
 pub mod causal;
 mod figures;
+pub mod folder;
 
 use crate::{Error, Result};
 use toml::Table;
