@@ -239,6 +239,11 @@ impl Config {
         positive("eval_every", self.eval_every)?;
         positive("test_size", self.test_size as u64)?;
         positive("checkpoint_every", self.checkpoint_every)?;
+        for (name, value, high) in [("S", self.S, 1024), ("T", self.T, 4096)] {
+            if !(2..=high).contains(&value) {
+                return Err(Error::invalid(name, value.to_string(), format!("2 <= {name} <= {high}")));
+            }
+        }
         for (name, value) in [("batch", self.batch), ("test_size", self.test_size)] {
             if value > 1 << 26 {
                 return Err(Error::invalid(name, value.to_string(), format!("{name} <= 2^26")));

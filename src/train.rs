@@ -135,6 +135,18 @@ fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
     (cut(i), cut(i + 1) - cut(i))
 }
 
+/// Bytes that a [`Trainer`] of this model and plan allocates for parameters, gradients and activations, test set aside;
+/// `None` when that overflows.
+pub fn memory<E: Elem>(model: &dyn Model<E>, plan: &Plan) -> Option<usize> {
+    let shards = plan.shards.min(plan.batch).max(1);
+    let per_shard = plan.batch.div_ceil(shards);
+    let [arena, kernel] = model.workspace_len(per_shard)?;
+    let shard = arena.checked_add(kernel)?.checked_add(model.layout().len())?;
+    let elements = shard.checked_mul(shards)?.checked_add(model.layout().len().checked_mul(2)?)?;
+    let row = model.seq_len() * size_of::<u32>() + (2 * model.vocab() + 2) * size_of::<f64>();
+    elements.checked_mul(size_of::<E>())?.checked_add(plan.batch.checked_mul(row)?)
+}
+
 /// Entries per task when shard gradients are folded: big enough to be worth a task.
 const FOLD: usize = 1024;
 

@@ -35,6 +35,7 @@ fn run_refuses_bad_values_before_a_folder_appears() {
         (&["chain", "T=1"], &["T: 1"]),
         (&["chain", "T=99999999"], &["T: 99999999"]),
         (&["chain", "T=-4"], &["T: -4"]),
+        (&["chain", "S=1024", "T=4096", "shards=1024"], &["memory (S, T,", "GiB free"]),
         (&["chain", "alpha=0"], &["alpha: 0"]),
         (&["chain", "alpha=-1"], &["alpha: -1"]),
         (&["chain", "alpha=nan"], &["alpha: nan"]),

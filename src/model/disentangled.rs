@@ -156,18 +156,11 @@ impl<E: Elem> Model<E> for Disentangled<E> {
         self.vocab
     }
 
-    fn workspace(&self, seqs: usize) -> Result<Workspace<E>> {
+    fn workspace_len(&self, seqs: usize) -> Option<[usize; 2]> {
         let (t, k) = (self.seq_len, &self.kernels);
-        let arena = self.sizes(seqs).and_then(|[x, q, p, f, l, dq]| {
-            [x, x, q, p, f, f, l, dq].into_iter().try_fold(0usize, |a, b| a.checked_add(b))
-        });
-        let arena = arena.filter(|a| *a <= isize::MAX as usize / 64).ok_or_else(|| {
-            Error::invalid(
-                "B",
-                format!("{seqs} sequences of this model"),
-                "a batch whose activations fit memory",
-            )
-        })?;
+        let [x, q, p, f, l, dq] = self.sizes(seqs)?;
+        let arena = [x, x, q, p, f, f, l, dq].into_iter().try_fold(0usize, |a, b| a.checked_add(b));
+        let arena = arena.filter(|a| *a <= isize::MAX as usize / 64)?;
         let mut kernel = 0;
         for (l, d) in self.widths[..=self.top()].iter().copied().enumerate() {
             let rows = seqs * self.queries(l);
@@ -181,7 +174,7 @@ impl<E: Elem> Model<E> for Disentangled<E> {
         for (m, kk, n) in [(seqs, f, s), (f, seqs, s), (seqs, s, f)] {
             kernel = kernel.max(k.gemm_scratch(m, kk, n));
         }
-        Ok(Workspace::new(seqs, self.vocab, arena, kernel))
+        Some([arena, kernel])
     }
 
     fn forward(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>) -> Result<()> {

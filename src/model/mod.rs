@@ -24,11 +24,22 @@ pub trait Model<E: Elem>: Send + Sync {
     fn seq_len(&self) -> usize;
     /// Alphabet size (S).
     fn vocab(&self) -> usize;
+    /// Elements of activations and of kernel scratch that batches of up to `seqs` sequences need; `None` on overflow.
+    fn workspace_len(&self, seqs: usize) -> Option<[usize; 2]>;
     /// Memory for batches of up to `seqs` sequences.
     ///
     /// # Errors
     /// When the size overflows.
-    fn workspace(&self, seqs: usize) -> Result<Workspace<E>>;
+    fn workspace(&self, seqs: usize) -> Result<Workspace<E>> {
+        let [arena, kernel] = self.workspace_len(seqs).ok_or_else(|| {
+            Error::invalid(
+                "B",
+                format!("{seqs} sequences of this model"),
+                "a batch whose activations fit memory",
+            )
+        })?;
+        Ok(Workspace::new(seqs, self.vocab(), arena, kernel))
+    }
     /// Fills `ws.losses()` and `ws.predictions()`.
     ///
     /// # Errors

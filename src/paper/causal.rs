@@ -17,7 +17,7 @@ use crate::rng::{Key, Purpose};
 use crate::source::Sampled;
 use crate::task::bayes::{bayes_counts, bayes_posterior, bayes_public};
 use crate::task::{CausalTree, Forest, Roots, Task};
-use crate::train::{Evaluation, Observer, Plan, State, Trainer};
+use crate::train::{self, Evaluation, Observer, Plan, State, Trainer};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use serde::{Deserialize, Serialize};
@@ -111,11 +111,26 @@ fn check_typed<E: Elem>(config: &Config) -> Result<()> {
     let model = model::build::<E>(&spec(config))?;
     let len = model.layout().len();
     optim::build::<E>(&config.optimizer, len, config.weight_decay)?;
-    plan(config)?;
+    let plan = plan(config)?;
     if !(config.lr.is_finite() && config.lr >= 0.0) {
         return Err(Error::invalid("lr", config.lr.to_string(), "finite, >= 0"));
     }
-    Ok(())
+    let test = config.test_size.checked_mul(4 * config.T + 8 * config.S + 8);
+    let needed = train::memory(model.as_ref(), &plan).and_then(|b| b.checked_add(test?));
+    let free = folder::available_memory().unwrap_or(usize::MAX);
+    match needed {
+        Some(bytes) if bytes <= free => Ok(()),
+        _ => {
+            let gib = |b: usize| format!("{:.1} GiB", b as f64 / f64::from(1 << 30));
+            let found =
+                needed.map_or("more memory than can be addressed".into(), |b| format!("about {}", gib(b)));
+            Err(Error::invalid(
+                "memory (S, T, heads, batch, shards, test_size)",
+                found,
+                format!("{} free", gib(free)),
+            ))
+        }
+    }
 }
 
 /// Trains, or continues, the experiment in `folder`; draws its figures; returns its summary, which is also written.

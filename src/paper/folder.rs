@@ -193,3 +193,10 @@ fn cpu_name() -> String {
     let name = text.lines().find_map(|l| l.strip_prefix("model name").and_then(|l| l.split_once(':')));
     name.map_or(std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())
 }
+
+/// Bytes of memory that the system says are free, where it says so.
+pub(super) fn available_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
