@@ -6,39 +6,12 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::axis::{Axis, spread};
-use super::canvas::{AXIS, Area, Drawn, Lettering, Point, path, stroke, text, units, writable};
+use super::canvas::{AXIS, Area, Drawn, Lettering, Point, path, stroke, text, units};
 use super::color::{Colormap, LEVELS, NAN_COLOR};
+use super::edge::{Block, Ticks, block_centres, half_bracket, inner_edges};
 use super::font::text_width;
 use super::{GAP, LABEL_SIZE, PAD, TICK_SIZE, TITLE_HEIGHT, draw_title, drawable, keep_inside, title_width};
 use crate::error::{Error, Result};
-
-/// A named run of neighbouring rows or columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
-    /// Name along the edge; may be empty.
-    pub label: String,
-    /// Rows or columns in it.
-    pub size: usize,
-}
-
-impl Block {
-    /// A block of `size` rows or columns.
-    pub fn new(label: impl Into<String>, size: usize) -> Self {
-        Self { label: label.into(), size }
-    }
-}
-
-/// What is written at single rows or columns.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Ticks {
-    /// Nothing.
-    #[default]
-    None,
-    /// Their numbers, counted from here; as many as fit.
-    From(usize),
-    /// One label each; as many as fit.
-    Labels(Vec<String>),
-}
 
 /// A matrix.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -172,7 +145,7 @@ impl HeatMap {
     /// The cells, in coordinates where cell (i, j) is the unit square around the point with these numbers, and plotters'
     /// tick labels at them. Neighbours of a row that share a colour are one rectangle.
     fn draw_cells(&self, area: &Area<'_>, l: &Layout) -> Drawn {
-        let (first_row, first_col) = (first(&self.row_ticks), first(&self.col_ticks));
+        let (first_row, first_col) = (self.row_ticks.first(), self.col_ticks.first());
         let (left, below) = (units(l.row_ticks), units(l.col_ticks));
         // plotters' last unit is the far edge, not the one beyond it: a canvas unit more.
         let (w, h) = (units(l.cells.0) + 1, units(l.cells.1) + 1);
@@ -207,7 +180,7 @@ impl HeatMap {
             .x_labels(l.col_labels)
             .y_labels(l.row_labels)
             .y_label_offset(lettering.drop());
-        let (rows, cols) = (|v: &f64| label(&self.row_ticks, *v), |v: &f64| label(&self.col_ticks, *v));
+        let (rows, cols) = (|v: &f64| self.row_ticks.label(*v), |v: &f64| self.col_ticks.label(*v));
         mesh.x_label_formatter(&cols).y_label_formatter(&rows).draw()
     }
 
@@ -374,43 +347,4 @@ impl HeatMap {
 
 fn frame(area: &Area<'_>, (x, y): Point, (w, h): Point) -> Drawn {
     path(area, &[(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)], stroke(AXIS, 1.0))
-}
-
-/// The number of the first row or column.
-fn first(ticks: &Ticks) -> f64 {
-    if let Ticks::From(n) = ticks { *n as f64 } else { 0.0 }
-}
-
-/// What is written at the row or column with number `v`.
-fn label(ticks: &Ticks, v: f64) -> String {
-    match ticks {
-        Ticks::Labels(labels) => labels.get(v.round() as usize).map(|t| writable(t)).unwrap_or_default(),
-        _ => format!("{v:.0}"),
-    }
-}
-
-/// Edges between blocks, in cells.
-fn inner_edges(blocks: &[Block]) -> impl Iterator<Item = usize> + '_ {
-    let ends = blocks.iter().scan(0, |at, b| {
-        *at += b.size;
-        Some(*at)
-    });
-    ends.take(blocks.len().saturating_sub(1))
-}
-
-/// Centres of blocks, px, when cell 0 starts at `start`.
-fn block_centres(blocks: &[Block], start: f64, cell: f64) -> Vec<f64> {
-    let mut at = 0;
-    let centre = |b: &Block| {
-        let centre = start + (at as f64 + b.size as f64 / 2.0) * cell;
-        at += b.size;
-        centre
-    };
-    blocks.iter().map(centre).collect()
-}
-
-/// Half the length of the bracket along a block, px: a little shorter than it.
-fn half_bracket(block: &Block, cell: f64) -> f64 {
-    let half = block.size as f64 / 2.0 * cell;
-    (half - 1.5).max(half * 0.8)
 }

@@ -9,6 +9,8 @@
 mod axis;
 mod canvas;
 mod color;
+mod curve;
+mod edge;
 mod font;
 mod heatmap;
 mod line;
@@ -16,7 +18,8 @@ mod line;
 use std::path::{Path, PathBuf};
 
 pub use color::Colormap;
-pub use heatmap::{Block, HeatMap, Ticks};
+pub use edge::{Block, Ticks};
+pub use heatmap::HeatMap;
 pub use line::{LineChart, RefLine, Series};
 
 use plotters::style::text_anchor::HPos;
