@@ -63,7 +63,7 @@ pub(super) fn encode(
     };
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, array) in arrays {
-        let content = npy::encode(array);
+        let content = npy::encode(array).map_err(|e| wrong(&format_args!("array `{name}`: {e}")))?;
         let options = SimpleFileOptions::default()
             .compression_method(method)
             // The zip epoch: a real time would make equal arrays into different files.

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::npy::{self, Element};
 use super::{Array, ArrayData};
 use crate::error::{Error, Result};
 
@@ -26,19 +26,12 @@ pub(super) fn parse(origin: &Path, bytes: &[u8]) -> Result<(Arrays, Metadata)> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(origin, &e))?;
     let mut arrays = BTreeMap::new();
     for (name, tensor) in file.iter() {
-        let element = element_of(tensor.dtype()).ok_or_else(|| {
-            Error::format(
-                origin,
-                format!(
-                    "array `{name}`: element type {}; expected BOOL, I8..I64, U8..U64, F16, BF16, F32 or F64",
-                    tensor.dtype()
-                ),
-            )
+        let data = decode(tensor.dtype(), tensor.data()).ok_or_else(|| {
+            let dtype = tensor.dtype();
+            let allowed = "BOOL, I8..I64, U8..U64, F16, BF16, F32 or F64";
+            Error::format(origin, format!("array `{name}`: element type {dtype}; expected {allowed}"))
         })?;
-        arrays.insert(
-            name.to_string(),
-            Array { shape: tensor.shape().to_vec(), data: npy::decode(element, tensor.data()) },
-        );
+        arrays.insert(name.to_string(), Array { shape: tensor.shape().to_vec(), data });
     }
     Ok((arrays, parse_metadata(origin, bytes)?))
 }
@@ -53,21 +46,28 @@ fn corrupt(origin: &Path, e: &dyn fmt::Display) -> Error {
     Error::format(origin, format!("not a readable .safetensors file: {e}"))
 }
 
-fn element_of(dtype: Dtype) -> Option<Element> {
+/// Decode `bytes`, whose length the crate has checked; `None` for element types we do not hold.
+fn decode(dtype: Dtype, bytes: &[u8]) -> Option<ArrayData> {
+    macro_rules! words {
+        ($t:ty, $variant:ident, $convert:expr) => {{
+            let (words, _) = bytes.as_chunks::<{ size_of::<$t>() }>();
+            ArrayData::$variant(words.iter().map(|&w| $convert(<$t>::from_le_bytes(w))).collect())
+        }};
+    }
     Some(match dtype {
-        Dtype::BOOL => Element::Bool,
-        Dtype::I8 => Element::I8,
-        Dtype::I16 => Element::I16,
-        Dtype::I32 => Element::I32,
-        Dtype::I64 => Element::I64,
-        Dtype::U8 => Element::U8,
-        Dtype::U16 => Element::U16,
-        Dtype::U32 => Element::U32,
-        Dtype::U64 => Element::U64,
-        Dtype::F16 => Element::F16,
-        Dtype::BF16 => Element::Bf16,
-        Dtype::F32 => Element::F32,
-        Dtype::F64 => Element::F64,
+        Dtype::BOOL => words!(u8, U64, |b| u64::from(b != 0)),
+        Dtype::I8 => words!(i8, I64, i64::from),
+        Dtype::I16 => words!(i16, I64, i64::from),
+        Dtype::I32 => words!(i32, I64, i64::from),
+        Dtype::I64 => words!(i64, I64, i64::from),
+        Dtype::U8 => words!(u8, U64, u64::from),
+        Dtype::U16 => words!(u16, U64, u64::from),
+        Dtype::U32 => words!(u32, U64, u64::from),
+        Dtype::U64 => words!(u64, U64, u64::from),
+        Dtype::F16 => words!(f16, F32, f16::to_f32),
+        Dtype::BF16 => words!(bf16, F32, bf16::to_f32),
+        Dtype::F32 => words!(f32, F32, f32::from),
+        Dtype::F64 => words!(f64, F64, f64::from),
         _ => return None,
     })
 }

@@ -1,81 +1,86 @@
-//! Round tick positions, their labels, and labels that keep out of each other's way.
+//! What plotters leaves open about axes: ranges it can divide, the labels of its ticks, and labels that keep out of each
+//! other's way.
 
-/// Round positions in `[lo, hi]`, about `target` of them, and the step between them.
-pub(super) fn ticks(lo: f64, hi: f64, target: usize) -> (Vec<f64>, f64) {
-    let span = hi - lo;
-    // Below this the step itself would not be a normal number.
-    if !(span > 1e-290 && span.is_finite()) {
-        return (vec![lo], 1.0);
-    }
-    let raw = span / target.max(1) as f64;
-    let power = 10.0_f64.powf(raw.log10().floor());
-    let step = power * [1.0, 2.0, 5.0, 10.0].into_iter().find(|m| m * power >= raw * 0.999).unwrap_or(10.0);
-    // Positions are whole multiples of the step, so that 0 comes out as 0 and not as 1e-17.
-    let first = (lo / step - 1e-9).ceil();
-    let last = (hi / step + 1e-9).floor();
-    let count = (last - first + 1.0).clamp(0.0, 1000.0) as usize;
-    ((0..count).map(|i| (first + i as f64) * step).collect(), step)
+use plotters::coord::ranged1d::{BoldPoints, Ranged};
+use plotters::coord::types::RangedCoordf64;
+
+/// Least relative width of an axis; what differs by less is drawn as equal, so that tick labels stay short.
+const MIN_SPAN: f64 = 1e-6;
+/// Least absolute width: below it powers of ten are not normal numbers.
+const TINY: f64 = 1e-290;
+
+/// A linear axis in units of a power of ten, so that plotters, whose ticks are looked for with absolute tolerances,
+/// only meets numbers of a moderate size.
+#[derive(Debug, Clone)]
+pub(super) struct Axis {
+    /// From, to, in units.
+    pub(super) range: (f64, f64),
+    exponent: i32,
+    /// plotters' tick positions, in units.
+    pub(super) ticks: Vec<f64>,
+    decimals: usize,
+    /// The number of ticks asked for.
+    pub(super) count: usize,
 }
 
-/// Positions for a logarithmic axis over `[lo, hi]`, both positive: powers of ten, and 2 and 5 times these when
-/// fewer than two powers fit.
-pub(super) fn log_ticks(lo: f64, hi: f64, target: usize) -> Vec<f64> {
-    let (first, last) = (lo.log10().floor() as i32, hi.log10().ceil() as i32);
-    let within = |v: &f64| *v >= lo * (1.0 - 1e-9) && *v <= hi * (1.0 + 1e-9);
-    let decades: Vec<f64> = (first..=last).map(|e| 10.0_f64.powi(e)).filter(within).collect();
-    if decades.len() >= 2 {
-        let stride = decades.len().div_ceil(target.max(2));
-        return decades.into_iter().step_by(stride).collect();
+impl Axis {
+    /// An axis over at least `[lo, hi]` with at most `count` ticks.
+    pub(super) fn new(lo: f64, hi: f64, count: usize) -> Self {
+        let size = lo.abs().max(hi.abs());
+        let short = (size * MIN_SPAN).max(TINY) - (hi - lo);
+        let (lo, hi) = if short > 0.0 { (lo - short / 2.0, hi + short / 2.0) } else { (lo, hi) };
+        let size = lo.abs().max(hi.abs());
+        let exponent = if (1e-3..1e7).contains(&size) { 0 } else { size.log10().floor() as i32 };
+        let range = (lo / power(exponent), hi / power(exponent));
+        let ticks = RangedCoordf64::from(range.0..range.1).key_points(BoldPoints(count.max(2)));
+        let exact = |d: &i32| ticks.iter().all(|t| (t * power(*d) - (t * power(*d)).round()).abs() < 1e-3);
+        let decimals = (0..9).find(exact).unwrap_or(9) as usize;
+        Self { range, exponent, ticks, decimals, count: count.max(2) }
     }
-    (first..=last).flat_map(|e| [1.0, 2.0, 5.0].map(|m| m * 10.0_f64.powi(e))).filter(within).collect()
+
+    /// `v` in units of this axis.
+    pub(super) fn scaled(&self, v: f64) -> f64 {
+        v / power(self.exponent)
+    }
+
+    /// Label of a tick.
+    pub(super) fn label(&self, tick: f64) -> String {
+        let text = format!("{tick:.0$}", self.decimals);
+        match self.exponent {
+            _ if !text.contains(|c: char| c.is_ascii_digit() && c != '0') => "0".to_string(),
+            0 => group_thousands(&minus(&text)),
+            e => format!("{}\u{b7}10{}", minus(&text), superscript(e)),
+        }
+    }
 }
 
-/// Label of a tick on an axis whose ticks are `step` apart and reach `largest` in size.
-pub(super) fn tick_label(v: f64, step: f64, largest: f64) -> String {
+fn power(exponent: i32) -> f64 {
+    10.0_f64.powi(exponent)
+}
+
+/// Label of a power of ten.
+pub(super) fn log_label(v: f64) -> String {
+    let exponent = v.log10().round() as i32;
+    if (-2..=3).contains(&exponent) { v.to_string() } else { format!("10{}", superscript(exponent)) }
+}
+
+/// A value for a label, to five significant digits.
+pub(super) fn value_label(v: f64) -> String {
     if v == 0.0 {
         return "0".to_string();
     }
-    if largest >= 1e7 || largest < 1e-3 {
-        return scientific(v, step);
+    let exponent = v.abs().log10().floor();
+    if !(-3.0..6.0).contains(&exponent) {
+        return scientific(v);
     }
-    // As many decimals as the step needs; a step of 2.5 would need one more, but steps are 1, 2 or 5.
-    let decimals = (-(step.log10() + 1e-9).floor()).max(0.0) as usize;
+    let decimals = (4.0 - exponent).max(0.0) as usize;
     group_thousands(&minus(&format!("{v:.decimals$}")))
 }
 
-/// Label of a power of ten, or of a small multiple of one, on a logarithmic axis.
-pub(super) fn log_label(v: f64) -> String {
-    let exponent = (v.log10() + 1e-9).floor();
-    if (-2.0..=3.0).contains(&exponent) {
-        let decimals = (-exponent).max(0.0) as usize;
-        return format!("{v:.decimals$}");
-    }
-    let mantissa = (v / 10.0_f64.powf(exponent)).round();
-    let power = format!("10{}", superscript(exponent as i32));
-    if mantissa == 1.0 { power } else { format!("{mantissa}\u{b7}{power}") }
-}
-
-/// A value for a label: four significant digits, idle zeros removed.
-pub(super) fn value_label(v: f64) -> String {
-    if v == 0.0 || !v.is_finite() {
-        return if v == 0.0 { "0".to_string() } else { v.to_string() };
-    }
-    let exponent = v.abs().log10().floor();
-    if !(-3.0..6.0).contains(&exponent) {
-        return scientific(v, v.abs() * 1e-3);
-    }
-    let decimals = (3.0 - exponent).max(0.0) as usize;
-    let text = format!("{v:.decimals$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    group_thousands(&minus(text))
-}
-
-fn scientific(v: f64, step: f64) -> String {
+fn scientific(v: f64) -> String {
     // Subnormal numbers keep an exponent whose power of ten is normal.
-    let exponent = (v.abs().log10() + 1e-9).floor().max(-300.0);
-    let mantissa = v / 10.0_f64.powf(exponent);
-    let decimals = (exponent - (step.log10() + 1e-9).floor()).clamp(0.0, 6.0) as usize;
-    format!("{}\u{b7}10{}", minus(&format!("{mantissa:.decimals$}")), superscript(exponent as i32))
+    let exponent = v.abs().log10().floor().max(-300.0) as i32;
+    format!("{}\u{b7}10{}", minus(&format!("{:.4}", v / power(exponent))), superscript(exponent))
 }
 
 /// The typographer's minus, as wide as a plus.
@@ -137,36 +142,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_inside() {
-        assert_eq!(ticks(0.0, 131_072.0, 6).0, [0.0, 50_000.0, 100_000.0]);
-        assert_eq!(ticks(1.7, 2.4, 6).0.len(), 4);
-        assert_eq!(ticks(-1.0, 1.0, 4).0, [-1.0, -0.5, 0.0, 0.5, 1.0]);
-        assert_eq!(ticks(3.0, 3.0, 4).0, [3.0]);
-        for (lo, hi) in [(1e-300, 2e-300), (-1e300, 1e300), (0.1, 0.1 + 1e-12)] {
-            let (t, _) = ticks(lo, hi, 5);
-            assert!(t.len() <= 12 && t.iter().all(|v| v.is_finite()), "{lo} {hi}: {t:?}");
+    fn axes_survive_any_range_and_label_what_their_ticks_resolve() {
+        let labels = |lo, hi, n| {
+            let axis = Axis::new(lo, hi, n);
+            axis.ticks.iter().map(|t| axis.label(*t)).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(0.0, 131_072.0, 6), ["0", "50\u{2009}000", "100\u{2009}000"]);
+        assert_eq!(labels(-1.0, 1.0, 5), ["\u{2212}1.0", "\u{2212}0.5", "0", "0.5", "1.0"]);
+        assert_eq!(labels(0.0, 5e-5, 3), ["0", "2\u{b7}10⁻⁵", "4\u{b7}10⁻⁵"]);
+        for (lo, hi) in [
+            (3.0, 3.0),
+            (0.0, 0.0),
+            (1e-310, 2e-310),
+            (1e-300, 2e-300),
+            (-1e300, 1e300),
+            (1e300, 1e300),
+            (0.1, 0.1 + 1e-12),
+            (-1e16, -1e16 + 2.0),
+        ] {
+            let axis = Axis::new(lo, hi, 6);
+            assert!(axis.ticks.len() <= 6 && axis.ticks.iter().all(|v| v.is_finite()), "{lo} {hi}: {axis:?}");
+            assert!(
+                axis.scaled(lo) >= axis.range.0 && axis.scaled(hi) <= axis.range.1,
+                "{lo} {hi}: {axis:?}"
+            );
         }
     }
 
     #[test]
-    fn labels_show_what_the_step_resolves() {
-        assert_eq!(tick_label(0.30000000000000004, 0.1, 1.0), "0.3");
-        assert_eq!(tick_label(-0.5, 0.5, 1.0), "\u{2212}0.5");
-        assert_eq!(tick_label(50_000.0, 50_000.0, 1e5), "50\u{2009}000");
-        assert_eq!(tick_label(2000.0, 1000.0, 5000.0), "2000");
-        assert_eq!(tick_label(2e-5, 1e-5, 5e-5), "2\u{b7}10⁻⁵");
+    fn values_have_five_digits() {
         assert_eq!(log_label(1e5), "10⁵");
         assert_eq!(log_label(0.01), "0.01");
-        assert_eq!(value_label(2.302585), "2.303");
-        assert_eq!(value_label(1.76), "1.76");
-        assert_eq!(value_label(-0.0625), "\u{2212}0.0625");
-    }
-
-    #[test]
-    fn log_ticks_cover_short_and_long_ranges() {
-        assert_eq!(log_ticks(1.0, 131_072.0, 8), [1.0, 10.0, 100.0, 1e3, 1e4, 1e5]);
-        assert_eq!(log_ticks(3.0, 60.0, 8), [5.0, 10.0, 20.0, 50.0]);
-        assert_eq!(log_ticks(1e-9, 1e9, 5).len(), 5);
+        assert_eq!(value_label(1.609438), "1.6094");
+        assert_eq!(value_label(2.24551), "2.2455");
+        assert_eq!(value_label(1.76), "1.7600");
+        assert_eq!(value_label(-0.0625), "\u{2212}0.062500");
+        assert_eq!(value_label(-2.5e-7), "\u{2212}2.5000\u{b7}10⁻⁷");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Colours: two maps for numbers, one palette for lines.
 
+use plotters::style::RGBColor;
+
 use super::drawable;
 
 /// A colour map for a matrix.
@@ -14,15 +16,23 @@ pub enum Colormap {
 }
 
 /// Colour of a cell without a number.
-pub(super) const NAN_COLOR: &str = "#bdbdbd";
+pub(super) const NAN_COLOR: RGBColor = RGBColor(0xbd, 0xbd, 0xbd);
 
 /// Line colours that the colour-blind can tell apart (Okabe and Ito), strongest first.
-const PALETTE: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+const PALETTE: [RGBColor; 7] = [
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xe6, 0x9f, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x00, 0x00, 0x00),
+];
 
 /// Levels a colour map is cut into; finer steps cannot be seen and would only swell the SVG.
 pub(super) const LEVELS: usize = 256;
 
-/// Matplotlib's viridis (CC0) at 33 even positions; linear between them, within 3/255 of the original.
+/// Matplotlib's viridis (CC0) at 33 even positions; linear between them, within 3/255 of the original (plotters' own has 8).
 #[rustfmt::skip]
 const VIRIDIS: [[u8; 3]; 33] = [
     [68, 1, 84], [71, 13, 96], [72, 24, 106], [72, 35, 116], [71, 45, 123], [69, 55, 129], [66, 64, 134],
@@ -33,7 +43,7 @@ const VIRIDIS: [[u8; 3]; 33] = [
 ];
 
 /// Palette colour of series `index`; past the end it starts over.
-pub(super) fn line_color(index: usize) -> &'static str {
+pub(super) fn line_color(index: usize) -> RGBColor {
     PALETTE[index % PALETTE.len()]
 }
 
@@ -47,14 +57,14 @@ impl Colormap {
         Some((((v - lo) / (hi - lo) * LEVELS as f64).floor().max(0.0) as usize).min(LEVELS - 1))
     }
 
-    /// Colour of `level`, as `#rrggbb`.
-    pub(super) fn color(self, level: usize) -> String {
+    /// Colour of `level`.
+    pub(super) fn color(self, level: usize) -> RGBColor {
         let t = level as f64 / (LEVELS - 1) as f64;
         let [r, g, b] = match self {
             Colormap::Sequential => viridis(t),
             Colormap::Diverging => diverging(2.0 * t - 1.0),
         };
-        format!("#{r:02x}{g:02x}{b:02x}")
+        RGBColor(r, g, b)
     }
 
     /// The range a map needs to show `values`: from least to greatest, or symmetric about zero for a diverging map.

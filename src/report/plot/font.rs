@@ -11,8 +11,6 @@ use skrifa::{FontRef, MetadataProvider};
 
 /// Family list written into every SVG.
 pub(super) const FAMILY: &str = "DejaVu Sans, sans-serif";
-/// Height of a capital letter, in em. Centring a line of text on y puts its baseline half of this below y.
-pub(super) const CAP_HEIGHT: f64 = 0.729;
 
 /// Advance width of `text` at `size` px.
 pub(super) fn text_width(text: &str, size: f64, bold: bool) -> f64 {

@@ -2,42 +2,16 @@
 //!
 //! From the inside out, each edge carries: the cells, tick labels, block names, the axis label.
 
-use std::fmt::Write as _;
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
 
-use super::axis::{spread, tick_label, ticks};
+use super::axis::{Axis, spread};
+use super::canvas::{AXIS, Area, Drawn, Lettering, Point, path, stroke, text, units};
 use super::color::{Colormap, LEVELS, NAN_COLOR};
+use super::edge::{Block, Ticks, block_centres, half_bracket, inner_edges};
 use super::font::text_width;
-use super::scene::{Anchor, Rect, Scene, Stroke, TextStyle};
 use super::{GAP, LABEL_SIZE, PAD, TICK_SIZE, TITLE_HEIGHT, draw_title, drawable, keep_inside, title_width};
 use crate::error::{Error, Result};
-
-/// A named run of neighbouring rows or columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
-    /// Name along the edge; may be empty.
-    pub label: String,
-    /// Rows or columns in it.
-    pub size: usize,
-}
-
-impl Block {
-    /// A block of `size` rows or columns.
-    pub fn new(label: impl Into<String>, size: usize) -> Self {
-        Self { label: label.into(), size }
-    }
-}
-
-/// What is written at single rows or columns.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Ticks {
-    /// Nothing.
-    #[default]
-    None,
-    /// Their numbers, counted from here; as many as fit.
-    From(usize),
-    /// One label each; as many as fit.
-    Labels(Vec<String>),
-}
 
 /// A matrix.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -73,25 +47,35 @@ const SIDE: f64 = 330.0;
 const LONG_SIDE: f64 = 480.0;
 /// Largest cell, px.
 const MAX_CELL: f64 = 32.0;
+/// Most rows or columns: every cell is a rectangle of the SVG, about 90 bytes.
+const MAX_COUNT: usize = 512;
 const BAR_WIDTH: f64 = 12.0;
 const MIN_BAR: f64 = 90.0;
 const LINE_HEIGHT: f64 = 13.0;
+/// Length of a tick mark; plotters puts its label twice as far away.
+const TICK: f64 = 2.5;
+const BRACKET: RGBColor = RGBColor(0x88, 0x88, 0x88);
 
 /// Sizes of the parts around the cells, px.
 struct Layout {
     cell: f64,
     range: (f64, f64),
+    bar: Axis,
     /// Width of the row tick labels.
     row_ticks: f64,
+    /// Most labels of rows and of columns that fit.
+    row_labels: usize,
+    col_labels: usize,
     /// Height of the column tick labels and of the column block names.
     col_ticks: f64,
     col_names: f64,
     col_names_upward: bool,
-    bar_labels: Vec<(f64, String)>,
-    left: f64,
-    top: f64,
-    content: (f64, f64),
-    size: (f64, f64),
+    /// Upper left corner and size of the cells.
+    at: Point,
+    cells: Point,
+    /// Size of the cells with what must fit beside and below them.
+    content: Point,
+    size: Point,
 }
 
 impl HeatMap {
@@ -104,8 +88,9 @@ impl HeatMap {
                 "rows x cols values, at least one",
             ));
         }
-        if rows.max(cols) > 4000 {
-            return Err(Error::invalid("heat map size", format!("{rows} x {cols}"), "at most 4000 a side"));
+        if rows.max(cols) > MAX_COUNT {
+            let problem = format!("{rows} x {cols}");
+            return Err(Error::invalid("heat map size", problem, format!("at most {MAX_COUNT} a side")));
         }
         for (name, blocks, tick, count) in [
             ("row", &self.row_blocks, &self.row_ticks, rows),
@@ -139,131 +124,146 @@ impl HeatMap {
         self.layout().size
     }
 
-    pub(super) fn draw(&self, scene: &mut Scene, (x0, y0): (f64, f64)) {
+    pub(super) fn draw(&self, area: &Area<'_>) -> Drawn {
         let l = self.layout();
-        let area = Rect {
-            x: x0 + l.left,
-            y: y0 + l.top,
-            w: self.cols as f64 * l.cell,
-            h: self.rows as f64 * l.cell,
-        };
-        draw_title(scene, &self.title, area.x + area.w / 2.0, (x0, y0, l.size.0));
-        scene.cells((area.x, area.y), (l.cell, l.cell), |svg| self.put_cells(svg, l.range));
-        self.draw_separators(scene, area, l.cell);
-        scene.frame(area, Stroke::solid("#444444", 1.0));
-        self.draw_row_edge(scene, &l, area);
-        self.draw_col_edge(scene, &l, area);
-        let style = TextStyle::new(LABEL_SIZE, Anchor::Middle);
-        let below = area.bottom() + l.col_ticks + l.col_names + 13.0;
-        let centre = keep_inside(area.x + area.w / 2.0, self.x_label_width(), x0, l.size.0);
-        scene.text((centre, below), &self.x_label, style);
-        let upward = TextStyle { upward: true, ..style };
-        let middle = keep_inside(area.y + area.h / 2.0, self.y_label_width(), area.y, l.content.1);
-        scene.text((x0 + PAD + 6.0, middle), &self.y_label, upward);
-        self.draw_bar(scene, &l, area);
+        let ((x, y), (w, h)) = (l.at, l.cells);
+        draw_title(area, &self.title, x + w / 2.0, l.size.0)?;
+        self.draw_cells(area, &l)?;
+        self.draw_separators(area, &l)?;
+        self.draw_row_names(area, &l)?;
+        self.draw_col_names(area, &l)?;
+        let style = Lettering::new(LABEL_SIZE, HPos::Center);
+        let below = y + h + l.col_ticks + l.col_names + 12.0;
+        let centre = keep_inside(x + w / 2.0, self.x_label_width(), 0.0, l.size.0);
+        text(area, (centre, below), &self.x_label, style)?;
+        let upward = Lettering { upward: true, ..style };
+        let middle = keep_inside(y + h / 2.0, self.y_label_width(), y, l.content.1);
+        text(area, (PAD + 6.0, middle), &self.y_label, upward)?;
+        self.draw_bar(area, &l)
     }
 
-    /// Cells in unit coordinates: one path per colour, neighbours of a row merged, the commonest colour as one
-    /// ground under all.
-    fn put_cells(&self, svg: &mut String, range: (f64, f64)) {
-        let level = |v: f64| Colormap::level(v, range).unwrap_or(LEVELS);
-        let mut counts = [0_usize; LEVELS + 1];
-        self.values.iter().for_each(|&v| counts[level(v)] += 1);
-        let ground = (0..=LEVELS).max_by_key(|&i| (counts[i], i)).unwrap_or(LEVELS);
-        let mut paths = vec![String::new(); LEVELS + 1];
+    /// The cells, in coordinates where cell (i, j) is the unit square around the point with these numbers, and plotters'
+    /// tick labels at them. Neighbours of a row that share a colour are one rectangle.
+    fn draw_cells(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let (first_row, first_col) = (self.row_ticks.first(), self.col_ticks.first());
+        let (left, below) = (units(l.row_ticks), units(l.col_ticks));
+        // plotters' last unit is the far edge, not the one beyond it: a canvas unit more.
+        let (w, h) = (units(l.cells.0) + 1, units(l.cells.1) + 1);
+        let place = area.clone().shrink((units(l.at.0) - left, units(l.at.1)), (w + left, h + below));
+        let mut chart = ChartBuilder::on(&place)
+            .set_label_area_size(LabelAreaPosition::Left, left)
+            .set_label_area_size(LabelAreaPosition::Bottom, below)
+            .build_cartesian_2d(
+                first_col - 0.5..first_col - 0.5 + self.cols as f64,
+                first_row - 0.5 + self.rows as f64..first_row - 0.5,
+            )?;
+        let level = |v: f64| Colormap::level(v, l.range).unwrap_or(LEVELS);
+        let mut cells = Vec::new();
         for (i, row) in self.values.chunks(self.cols).enumerate() {
-            let mut j = 0;
+            let (mut j, i) = (0, i as f64 + first_row);
             for run in row.chunk_by(|&a, &b| level(a) == level(b)) {
-                let (color, n) = (level(run[0]), run.len());
-                if color != ground {
-                    // Infallible: writing to a String.
-                    let _ = write!(paths[color], "M{j} {i}h{n}v1h-{n}z");
-                }
-                j += n;
+                let color =
+                    if level(run[0]) == LEVELS { NAN_COLOR } else { self.colormap.color(level(run[0])) };
+                let (from, to) = (j as f64 + first_col - 0.5, (j + run.len()) as f64 + first_col - 0.5);
+                cells.push(Rectangle::new([(from, i - 0.5), (to, i + 0.5)], color.filled()));
+                j += run.len();
             }
         }
-        let color_of = |i: usize| if i == LEVELS { NAN_COLOR.to_string() } else { self.colormap.color(i) };
-        let (rows, cols) = (self.rows, self.cols);
-        let _ = writeln!(svg, "<path fill=\"{}\" d=\"M0 0h{cols}v{rows}h-{cols}z\"/>", color_of(ground));
-        for (i, path) in paths.iter().enumerate().filter(|(_, p)| !p.is_empty()) {
-            let _ = writeln!(svg, "<path fill=\"{}\" d=\"{path}\"/>", color_of(i));
-        }
+        chart.draw_series(cells)?;
+        let lettering = Lettering::new(TICK_SIZE, HPos::Center);
+        let mut mesh = chart.configure_mesh();
+        mesh.disable_mesh()
+            .max_light_lines(0)
+            .axis_style(stroke(AXIS, 1.0))
+            .set_all_tick_mark_size(units(TICK))
+            .label_style(lettering.style())
+            .x_labels(l.col_labels)
+            .y_labels(l.row_labels)
+            .y_label_offset(lettering.drop());
+        let (rows, cols) = (|v: &f64| self.row_ticks.label(*v), |v: &f64| self.col_ticks.label(*v));
+        mesh.x_label_formatter(&cols).y_label_formatter(&rows).draw()
     }
 
-    fn draw_separators(&self, scene: &mut Scene, area: Rect, cell: f64) {
+    fn draw_separators(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let ((x, y), (w, h)) = (l.at, l.cells);
         // White under dark shows on either end of a colour map.
-        for stroke in [Stroke::solid("#ffffff", 2.0), Stroke::solid("#444444", 0.8)] {
-            for y in inner_edges(&self.row_blocks) {
-                let y = area.y + y as f64 * cell;
-                scene.line((area.x, y), (area.right(), y), stroke);
+        for style in [stroke(WHITE, 1.5), stroke(AXIS, 0.75)] {
+            for row in inner_edges(&self.row_blocks) {
+                let y = y + row as f64 * l.cell;
+                path(area, &[(x, y), (x + w, y)], style)?;
             }
-            for x in inner_edges(&self.col_blocks) {
-                let x = area.x + x as f64 * cell;
-                scene.line((x, area.y), (x, area.bottom()), stroke);
+            for col in inner_edges(&self.col_blocks) {
+                let x = x + col as f64 * l.cell;
+                path(area, &[(x, y), (x, y + h)], style)?;
             }
         }
+        frame(area, l.at, l.cells)
     }
 
-    fn draw_row_edge(&self, scene: &mut Scene, l: &Layout, area: Rect) {
-        let style = TextStyle::new(TICK_SIZE, Anchor::End);
-        for (i, label) in tick_labels(&self.row_ticks, self.rows, LINE_HEIGHT / l.cell) {
-            scene.text((area.x - 5.0, area.y + (i as f64 + 0.5) * l.cell), &label, style);
-        }
-        let x = area.x - l.row_ticks - 4.0;
-        let centres = block_centres(&self.row_blocks, area.y, l.cell);
-        let placed = spread(&centres, LINE_HEIGHT, area.y - 2.0, area.y + l.content.1 + 2.0);
+    fn draw_row_names(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let x = l.at.0 - l.row_ticks - 4.0;
+        let centres = block_centres(&self.row_blocks, l.at.1, l.cell);
+        let placed = spread(&centres, LINE_HEIGHT, l.at.1 - 2.0, l.at.1 + l.content.1 + 2.0);
         for ((block, wish), y) in self.row_blocks.iter().zip(&centres).zip(placed) {
-            bracket(scene, block, |t| (x, wish + t * l.cell), |t| (x - 3.0, wish + t * l.cell));
-            scene.text((x - 8.0, y), &block.label, style);
+            let half = half_bracket(block, l.cell);
+            let (top, bottom) = (wish - half, wish + half);
+            path(area, &[(x, top), (x - 3.0, top), (x - 3.0, bottom), (x, bottom)], stroke(BRACKET, 0.75))?;
+            text(area, (x - 8.0, y), &block.label, Lettering::new(TICK_SIZE, HPos::Right))?;
         }
+        Ok(())
     }
 
-    fn draw_col_edge(&self, scene: &mut Scene, l: &Layout, area: Rect) {
-        let style = TextStyle::new(TICK_SIZE, Anchor::Middle);
-        for (j, label) in self.fitting_col_ticks(l.cell) {
-            scene.text((area.x + (j as f64 + 0.5) * l.cell, area.bottom() + 10.0), &label, style);
-        }
-        let y = area.bottom() + l.col_ticks + 4.0;
-        let centres = block_centres(&self.col_blocks, area.x, l.cell);
+    fn draw_col_names(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let y = l.at.1 + l.cells.1 + l.col_ticks + 4.0;
+        let centres = block_centres(&self.col_blocks, l.at.0, l.cell);
         let placed = if l.col_names_upward {
-            spread(&centres, LINE_HEIGHT, area.x - 2.0, area.x + l.content.0 + 2.0)
+            spread(&centres, LINE_HEIGHT, l.at.0 - 2.0, l.at.0 + l.content.0 + 2.0)
         } else {
             centres.clone()
         };
         for ((block, wish), x) in self.col_blocks.iter().zip(&centres).zip(placed) {
-            bracket(scene, block, |t| (wish + t * l.cell, y), |t| (wish + t * l.cell, y + 3.0));
+            let half = half_bracket(block, l.cell);
+            let (left, right) = (wish - half, wish + half);
+            path(area, &[(left, y), (left, y + 3.0), (right, y + 3.0), (right, y)], stroke(BRACKET, 0.75))?;
+            let style = Lettering::new(TICK_SIZE, HPos::Center);
             if l.col_names_upward {
-                let upward = TextStyle { upward: true, anchor: Anchor::End, ..style };
-                scene.text((x, y + 8.0), &block.label, upward);
+                let upward = Lettering { upward: true, anchor: HPos::Right, ..style };
+                text(area, (x, y + 8.0), &block.label, upward)?;
             } else {
-                scene.text((x, y + 12.0), &block.label, style);
+                text(area, (x, y + 12.0), &block.label, style)?;
             }
         }
+        Ok(())
     }
 
-    fn draw_bar(&self, scene: &mut Scene, l: &Layout, area: Rect) {
-        let height = area.h.max(MIN_BAR);
-        let bar = Rect { x: area.x + l.content.0 + GAP, y: area.y, w: BAR_WIDTH, h: height };
-        scene.cells((bar.x, bar.y), (bar.w, bar.h / LEVELS as f64), |svg| {
-            for i in 0..LEVELS {
-                // Each stripe reaches to the bottom, under the next ones: no rounding can open a gap.
-                let (y, color) = (i, self.colormap.color(LEVELS - 1 - i));
-                let _ = writeln!(svg, "<path fill=\"{color}\" d=\"M0 {y}h1V{LEVELS}h-1z\"/>");
-            }
-        });
-        let line = Stroke::solid("#444444", 1.0);
-        scene.frame(bar, line);
-        for (v, label) in &l.bar_labels {
-            let y = bar.bottom() - (v - l.range.0) / (l.range.1 - l.range.0) * bar.h;
-            scene.line((bar.right(), y), (bar.right() + 3.0, y), line);
-            scene.text((bar.right() + 6.0, y), label, TextStyle::new(TICK_SIZE, Anchor::Start));
+    /// The colour bar. Its ticks stand on the right, where plotters aligns labels by widths that it guesses, so they are
+    /// drawn one by one.
+    fn draw_bar(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let (x, y) = (l.at.0 + l.content.0 + GAP, l.at.1);
+        let size = (BAR_WIDTH, l.cells.1.max(MIN_BAR));
+        let place = area.clone().shrink((units(x), units(y)), (units(size.0) + 1, units(size.1) + 1));
+        let mut chart =
+            ChartBuilder::on(&place).build_cartesian_2d(0.0..1.0, l.bar.range.0..l.bar.range.1)?;
+        let (lo, hi) = l.bar.range;
+        // Each stripe reaches to the top, under the next ones: no rounding can open a gap.
+        chart.draw_series((0..LEVELS).map(|i| {
+            let from = lo + (hi - lo) * i as f64 / LEVELS as f64;
+            Rectangle::new([(0.0, from), (1.0, hi)], self.colormap.color(i).filled())
+        }))?;
+        frame(area, (x, y), size)?;
+        let (right, style) = (x + size.0, Lettering::new(TICK_SIZE, HPos::Left));
+        for &tick in &l.bar.ticks {
+            let y = y + (hi - tick) / (hi - lo) * size.1;
+            path(area, &[(right, y), (right + 3.0, y)], stroke(AXIS, 1.0))?;
+            text(area, (right + 6.0, y), &l.bar.label(tick), style)?;
         }
         if self.values.iter().any(|v| v.is_nan()) {
-            let y = bar.bottom() + 8.0;
-            scene.rect(Rect { x: bar.x, y, w: BAR_WIDTH, h: BAR_WIDTH }, NAN_COLOR);
-            let style = TextStyle::new(TICK_SIZE, Anchor::Start);
-            scene.text((bar.right() + 6.0, y + BAR_WIDTH / 2.0), "NaN", style);
+            let y = y + size.1 + 8.0;
+            let corners = [(units(x), units(y)), (units(x + BAR_WIDTH), units(y + BAR_WIDTH))];
+            area.draw(&Rectangle::new(corners, NAN_COLOR.filled()))?;
+            text(area, (right + 6.0, y + BAR_WIDTH / 2.0), "NaN", style)?;
         }
+        Ok(())
     }
 
     fn x_label_width(&self) -> f64 {
@@ -274,18 +274,6 @@ impl HeatMap {
         text_width(&self.y_label, LABEL_SIZE, false)
     }
 
-    /// Column tick labels that fit beside each other.
-    fn fitting_col_ticks(&self, cell: f64) -> Vec<(usize, String)> {
-        let widest = match &self.col_ticks {
-            Ticks::None => 0.0,
-            Ticks::From(first) => text_width(&(first + self.cols).to_string(), TICK_SIZE, false),
-            Ticks::Labels(labels) => {
-                labels.iter().map(|t| text_width(t, TICK_SIZE, false)).fold(0.0, f64::max)
-            }
-        };
-        tick_labels(&self.col_ticks, self.cols, (widest + 5.0) / cell)
-    }
-
     fn layout(&self) -> Layout {
         let (rows, cols) = (self.rows as f64, self.cols as f64);
         let (long, short) = (rows.max(cols), rows.min(cols));
@@ -293,116 +281,70 @@ impl HeatMap {
         // Whole px, so that cells of one matrix are all equally large; half px still are in the PNG.
         let cell = match side / long {
             c if c >= 1.0 => c.floor().min(MAX_CELL),
-            c if c >= 0.5 => 0.5_f64.max(c.floor()),
             _ => 0.5,
         };
         let range = self.range.unwrap_or_else(|| self.colormap.range_of(&self.values));
-        let widest = |texts: &mut dyn Iterator<Item = &str>| {
-            texts.map(|t| text_width(t, TICK_SIZE, false)).fold(0.0, f64::max)
+        let width_of = |t: &str| text_width(t, TICK_SIZE, false);
+        let widest = |ticks: &Ticks, count: usize| match ticks {
+            Ticks::None => 0.0,
+            Ticks::From(first) => width_of(&(first + count).to_string()),
+            Ticks::Labels(labels) => labels.iter().map(|t| width_of(t)).fold(0.0, f64::max),
         };
-        let row_labels = tick_labels(&self.row_ticks, self.rows, LINE_HEIGHT / cell);
-        let row_ticks = if row_labels.is_empty() {
-            0.0
-        } else {
-            widest(&mut row_labels.iter().map(|(_, t)| t.as_str())) + 6.0
-        };
-        let row_names = match widest(&mut self.row_blocks.iter().map(|b| b.label.as_str())) {
-            _ if self.row_blocks.is_empty() => 0.0,
-            w => w + 12.0,
-        };
-        let name_width = |b: &Block| text_width(&b.label, TICK_SIZE, false);
+        let shown = |ticks: &Ticks| !matches!(ticks, Ticks::None);
+        let cells = (cols * cell, rows * cell);
+        // Never more than one a cell, or plotters labels between them. Numbers are equally dense on both sides.
+        let fitting = |length: f64, room: f64, count: usize| ((length / room) as usize).clamp(1, count);
+        let col_room = LINE_HEIGHT.max(widest(&self.col_ticks, self.cols) + 5.0);
+        let numbers = matches!((&self.row_ticks, &self.col_ticks), (Ticks::From(_), Ticks::From(_)));
+        let row_room = if numbers { col_room } else { LINE_HEIGHT };
+        let row_ticks =
+            if shown(&self.row_ticks) { widest(&self.row_ticks, self.rows) + 2.0 * TICK + 1.0 } else { 0.0 };
+        let name_width = |b: &Block| width_of(&b.label);
+        let widest_name = |blocks: &[Block]| blocks.iter().map(name_width).fold(0.0, f64::max);
+        let row_names = if self.row_blocks.is_empty() { 0.0 } else { widest_name(&self.row_blocks) + 12.0 };
         let col_names_upward = self.col_blocks.iter().any(|b| name_width(b) + 6.0 > b.size as f64 * cell);
-        let col_names = match self.col_blocks.iter().map(name_width).fold(0.0, f64::max) {
+        let col_names = match widest_name(&self.col_blocks) {
             _ if self.col_blocks.is_empty() => 0.0,
             w if col_names_upward => w + 12.0,
             _ => 20.0,
         };
-        let col_ticks = if matches!(self.col_ticks, Ticks::None) { 0.0 } else { 17.0 };
+        let col_ticks = if shown(&self.col_ticks) { 17.0 } else { 0.0 };
 
-        let area = (cols * cell, rows * cell);
         let spread_width = if col_names_upward { self.col_blocks.len() as f64 * LINE_HEIGHT } else { 0.0 };
         let spread_height = self.row_blocks.len() as f64 * LINE_HEIGHT;
         let content = (
-            area.0.max(spread_width - LINE_HEIGHT),
-            area.1.max(MIN_BAR).max(self.y_label_width()).max(spread_height - LINE_HEIGHT),
+            cells.0.max(spread_width - LINE_HEIGHT),
+            cells.1.max(MIN_BAR).max(self.y_label_width()).max(spread_height - LINE_HEIGHT),
         );
-        let (positions, step) = ticks(range.0, range.1, (area.1.max(MIN_BAR) / 45.0) as usize);
-        let largest = positions.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-        let bar_labels: Vec<(f64, String)> =
-            positions.into_iter().map(|v| (v, tick_label(v, step, largest))).collect();
-        let bar_text = widest(&mut bar_labels.iter().map(|(_, t)| t.as_str()).chain(["NaN"]));
+        let bar = Axis::new(range.0, range.1, ((cells.1.max(MIN_BAR) / 30.0) as usize).min(9));
+        let bar_labels = bar.ticks.iter().map(|t| width_of(&bar.label(*t)));
+        let bar_text = bar_labels.fold(width_of("NaN"), f64::max);
 
         let y_name = if self.y_label.is_empty() { 0.0 } else { 20.0 };
         let left = PAD + y_name + row_names + row_ticks + if row_names + row_ticks > 0.0 { 0.0 } else { 2.0 };
         let top = PAD + if self.title.is_empty() { 0.0 } else { TITLE_HEIGHT };
         let x_name = if self.x_label.is_empty() { 0.0 } else { 22.0 };
         let width = left + content.0 + GAP + BAR_WIDTH + 6.0 + bar_text + PAD;
-        let below_bar = area.1.max(MIN_BAR) + 8.0 + BAR_WIDTH;
-        let height = top + (area.1 + col_ticks + col_names + x_name).max(content.1).max(below_bar) + PAD;
+        let below_bar = cells.1.max(MIN_BAR) + 8.0 + BAR_WIDTH;
+        let height = top + (cells.1 + col_ticks + col_names + x_name).max(content.1).max(below_bar) + PAD;
         Layout {
             cell,
             range,
+            bar,
             row_ticks,
+            row_labels: fitting(cells.1, row_room, self.rows),
+            col_labels: fitting(cells.0, col_room, self.cols),
             col_ticks,
             col_names,
             col_names_upward,
-            bar_labels,
-            left,
-            top,
+            at: (left, top),
+            cells,
             content,
             size: (width.max(title_width(&self.title)).max(self.x_label_width()), height),
         }
     }
 }
 
-/// Edges between blocks, in cells.
-fn inner_edges(blocks: &[Block]) -> impl Iterator<Item = usize> + '_ {
-    let ends = blocks.iter().scan(0, |at, b| {
-        *at += b.size;
-        Some(*at)
-    });
-    ends.take(blocks.len().saturating_sub(1))
-}
-
-/// Centres of blocks, px, when cell 0 starts at `start`.
-fn block_centres(blocks: &[Block], start: f64, cell: f64) -> Vec<f64> {
-    let mut at = 0;
-    let centre = |b: &Block| {
-        let centre = start + (at as f64 + b.size as f64 / 2.0) * cell;
-        at += b.size;
-        centre
-    };
-    blocks.iter().map(centre).collect()
-}
-
-/// A bracket along a block, a little shorter than it; `near` and `far` map an offset in cells from the block's centre
-/// to its open and its closed side.
-fn bracket(
-    scene: &mut Scene,
-    block: &Block,
-    near: impl Fn(f64) -> (f64, f64),
-    far: impl Fn(f64) -> (f64, f64),
-) {
-    let half = block.size as f64 / 2.0;
-    let half = (half - 0.15).max(half * 0.8);
-    scene.polyline(&[near(-half), far(-half), far(half), near(half)], Stroke::solid("#888888", 0.8));
-}
-
-/// Labels at every `n`-th row or column, where `n` is a round number of at least `room`.
-fn tick_labels(ticks: &Ticks, count: usize, room: f64) -> Vec<(usize, String)> {
-    let stride = match ticks {
-        Ticks::None => return Vec::new(),
-        _ => [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000].into_iter().find(|&s| s as f64 >= room),
-    };
-    let stride = stride.unwrap_or(count);
-    match ticks {
-        Ticks::None => Vec::new(),
-        // Numbers that are multiples of the stride read better than the first and every n-th after it.
-        Ticks::From(first) => (0..count)
-            .map(|i| (i, i + first))
-            .filter(|(_, n)| n % stride == 0)
-            .map(|(i, n)| (i, n.to_string()))
-            .collect(),
-        Ticks::Labels(labels) => labels.iter().cloned().enumerate().step_by(stride).collect(),
-    }
+fn frame(area: &Area<'_>, (x, y): Point, (w, h): Point) -> Drawn {
+    path(area, &[(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)], stroke(AXIS, 1.0))
 }

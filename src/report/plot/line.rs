@@ -1,9 +1,16 @@
 //! Line charts: curves over steps, with dashed reference lines named at the right margin.
 
-use super::axis::{log_label, log_ticks, spread, tick_label, ticks, value_label};
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+
+use super::axis::{Axis, log_label, spread, value_label};
+use super::canvas::{AXIS, Area, Drawn, Lettering, Point, path, stroke, text, units, writable};
 use super::color::line_color;
+use super::curve::{clipped, thinned};
 use super::font::text_width;
-use super::scene::{Anchor, Rect, Scene, Stroke, TextStyle};
 use super::{GAP, LABEL_SIZE, PAD, TICK_SIZE, TITLE_HEIGHT, draw_title, drawable, title_width};
 use crate::error::{Error, Result};
 
@@ -82,16 +89,23 @@ impl Default for LineChart {
 const LINE_HEIGHT: f64 = 16.0;
 const SWATCH: f64 = 22.0;
 const LEADER: f64 = 18.0;
-const REFERENCE: Stroke = Stroke { color: "#555555", width: 1.1, dashed: true };
+/// Dash and gap, px.
+const DASH: (f64, f64) = (6.0, 4.0);
+const REFERENCE: RGBColor = RGBColor(0x66, 0x66, 0x66);
+const GRID: RGBColor = RGBColor(0xeb, 0xeb, 0xeb);
+const TICK: f64 = 4.0;
+/// What a logarithmic axis can show: ratios of such numbers are finite.
+const LOG_RANGE: std::ops::RangeInclusive<f64> = 1e-150..=1e150;
 
 /// Everything that placing the chart's parts needs, computed once.
 struct Layout {
-    x: (f64, f64),
-    y: (f64, f64),
-    x_ticks: Vec<(f64, String)>,
-    y_ticks: Vec<(f64, String)>,
+    /// Units of y, and of x unless that is logarithmic.
+    x: Axis,
+    y: Axis,
+    x_log: (f64, f64),
     references: Vec<(f64, String)>,
     legend: Vec<Vec<(usize, f64)>>,
+    /// Between the figure's rim and the plotting area.
     left: f64,
     right: f64,
     top: f64,
@@ -120,76 +134,123 @@ impl LineChart {
         (width, l.top + self.size.1 + l.bottom)
     }
 
-    pub(super) fn draw(&self, scene: &mut Scene, (x0, y0): (f64, f64)) {
+    pub(super) fn draw(&self, area: &Area<'_>) -> Drawn {
         let l = self.layout();
-        let area = Rect { x: x0 + l.left, y: y0 + l.top, w: self.size.0, h: self.size.1 };
         let total = (l.left + self.size.0 + l.right).max(title_width(&self.title));
-        draw_title(scene, &self.title, area.x + area.w / 2.0, (x0, y0, total));
-        let x_at = |x: f64| area.x + self.x_fraction(x, l.x) * area.w;
-        let y_at = |y: f64| area.bottom() - (y - l.y.0) / (l.y.1 - l.y.0) * area.h;
-        self.draw_axes(scene, &l, area, &x_at, &y_at);
-        let curves_at = |&(x, y): &(f64, f64)| (x_at(x), y_at(y));
-        scene.clipped(area, |scene| {
-            for &(y, _) in &l.references {
-                scene.line((area.x, y_at(y)), (area.right(), y_at(y)), REFERENCE);
-            }
-            for series in &self.series {
-                let color = line_color(series.color);
-                let stroke = Stroke { color, width: 1.7, dashed: series.dashed };
-                for run in self.runs(series) {
-                    let run = thinned(run.iter().map(curves_at));
-                    match run[..] {
-                        [point] => scene.dot(point, 2.0, color),
-                        _ => scene.polyline(&run, stroke),
+        draw_title(area, &self.title, l.left + self.size.0 / 2.0, total)?;
+        self.draw_legend(area, &l)?;
+        let mut builder = ChartBuilder::on(area);
+        let (width, height) = area.dim_in_pixel();
+        let rest = |size: u32, parts: f64| size as i32 - units(parts);
+        builder
+            .margin_top(units(l.top))
+            .margin_left(units(PAD))
+            .margin_right(rest(width, l.left + self.size.0))
+            .margin_bottom(rest(height, l.top + self.size.1 + l.bottom) + units(PAD))
+            .set_label_area_size(LabelAreaPosition::Left, units(l.left - PAD))
+            .set_label_area_size(LabelAreaPosition::Bottom, units(l.bottom - PAD));
+        let y = l.y.range.0..l.y.range.1;
+        if self.x_log {
+            let chart = builder.build_cartesian_2d((l.x_log.0..l.x_log.1).log_scale(), y)?;
+            self.draw_in(chart, area, &l, l.x_log, &|x| log_label(*x))
+        } else {
+            let chart = builder.build_cartesian_2d(l.x.range.0..l.x.range.1, y)?;
+            self.draw_in(chart, area, &l, l.x.range, &|x| l.x.label(*x))
+        }
+    }
+
+    fn draw_in<X: Ranged<ValueType = f64> + ValueFormatter<f64>>(
+        &self,
+        mut chart: ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, RangedCoordf64>>,
+        area: &Area<'_>,
+        l: &Layout,
+        (from, to): (f64, f64),
+        x_label: &dyn Fn(&f64) -> String,
+    ) -> Drawn {
+        let ticks = Lettering::new(TICK_SIZE, HPos::Center);
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .max_light_lines(0)
+            .bold_line_style(stroke(GRID, 1.0))
+            .axis_style(stroke(AXIS, 1.0))
+            .set_all_tick_mark_size(units(TICK))
+            .label_style(ticks.style())
+            .axis_desc_style(Lettering::new(LABEL_SIZE, HPos::Center).style())
+            .x_desc(writable(&self.x_label))
+            .y_desc(writable(&self.y_label))
+            .x_labels(l.x.count)
+            .y_labels(l.y.count)
+            .y_label_offset(ticks.drop())
+            .x_label_formatter(x_label)
+            .y_label_formatter(&|y| l.y.label(*y))
+            .draw()?;
+        let dash =
+            |points: Vec<Point>, style| DashedLineSeries::new(points, units(DASH.0), units(DASH.1), style);
+        for (y, _) in &l.references {
+            chart.draw_series(dash(vec![(from, *y), (to, *y)], stroke(REFERENCE, 1.1)))?;
+        }
+        let column = |x: f64| chart.backend_coord(&(x, l.y.range.0)).0;
+        let (mut solid, mut dashed, mut dots) = (Vec::new(), Vec::new(), Vec::new());
+        for series in &self.series {
+            let color = line_color(series.color);
+            for run in self.runs(series) {
+                let scaled =
+                    run.iter().map(|&(x, y)| (if self.x_log { x } else { l.x.scaled(x) }, l.y.scaled(y)));
+                for part in clipped(scaled, l.y.range) {
+                    match thinned(part, column) {
+                        points if points.len() == 1 => dots.push((points[0], color)),
+                        points if series.dashed => dashed.push((points, color)),
+                        points => solid.push((points, color)),
                     }
                 }
             }
-        });
-        draw_references(scene, &l, area, &y_at);
-        self.draw_legend(scene, &l, area, y0);
+        }
+        for (points, color) in solid {
+            chart.draw_series(LineSeries::new(points, stroke(color, 1.7)))?;
+        }
+        for (points, color) in dashed {
+            chart.draw_series(dash(points, stroke(color, 1.7)))?;
+        }
+        chart.draw_series(dots.into_iter().map(|(p, color)| Circle::new(p, units(2.0), color.filled())))?;
+        self.draw_references(area, l)
     }
 
-    fn draw_axes(
-        &self,
-        scene: &mut Scene,
-        l: &Layout,
-        area: Rect,
-        x_at: &dyn Fn(f64) -> f64,
-        y_at: &dyn Fn(f64) -> f64,
-    ) {
-        let axis = Stroke::solid("#444444", 1.0);
-        let grid = Stroke::solid("#ebebeb", 1.0);
-        for (y, label) in &l.y_ticks {
-            let y = y_at(*y);
-            scene.line((area.x, y), (area.right(), y), grid);
-            scene.line((area.x - 4.0, y), (area.x, y), axis);
-            scene.text((area.x - 7.0, y), label, TextStyle::new(TICK_SIZE, Anchor::End));
+    /// Names of the reference lines beside the area, moved apart where they would touch, each led to its line.
+    fn draw_references(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let (lo, hi) = l.y.range;
+        let at = |y: f64| l.top + (hi - y) / (hi - lo) * self.size.1;
+        let wishes: Vec<f64> = l.references.iter().map(|(y, _)| at(*y)).collect();
+        let placed = spread(&wishes, TICK_SIZE + 4.0, l.top, l.top + self.size.1);
+        let x = l.left + self.size.0;
+        for ((wish, place), (_, label)) in wishes.iter().zip(&placed).zip(&l.references) {
+            let bend = [(x, *wish), (x + 4.0, *wish), (x + LEADER - 4.0, *place), (x + LEADER, *place)];
+            path(area, &bend, stroke(REFERENCE, 0.75))?;
+            text(area, (x + LEADER + 4.0, *place), label, Lettering::new(TICK_SIZE, HPos::Left))?;
         }
-        for (x, label) in &l.x_ticks {
-            let x = x_at(*x);
-            scene.line((x, area.bottom()), (x, area.bottom() + 4.0), axis);
-            scene.text((x, area.bottom() + 13.0), label, TextStyle::new(TICK_SIZE, Anchor::Middle));
-        }
-        let corners = [(area.x, area.y), (area.x, area.bottom()), (area.right(), area.bottom())];
-        scene.polyline(&corners, axis);
-        let label = TextStyle::new(LABEL_SIZE, Anchor::Middle);
-        scene.text((area.x + area.w / 2.0, area.bottom() + 31.0), &self.x_label, label);
-        let upward = TextStyle { upward: true, ..label };
-        scene.text((area.x - l.left + PAD + 7.0, area.y + area.h / 2.0), &self.y_label, upward);
+        Ok(())
     }
 
-    fn draw_legend(&self, scene: &mut Scene, l: &Layout, area: Rect, y0: f64) {
-        let mut y = y0 + PAD + if self.title.is_empty() { 0.0 } else { TITLE_HEIGHT } + LINE_HEIGHT / 2.0;
+    fn draw_legend(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let mut y = PAD + if self.title.is_empty() { 0.0 } else { TITLE_HEIGHT } + LINE_HEIGHT / 2.0;
         for row in &l.legend {
             for &(index, x) in row {
-                let series = &self.series[index];
-                let stroke = Stroke { color: line_color(series.color), width: 2.2, dashed: series.dashed };
-                let x = area.x + x;
-                scene.line((x, y), (x + SWATCH, y), stroke);
-                scene.text((x + SWATCH + 5.0, y), &series.label, TextStyle::new(TICK_SIZE, Anchor::Start));
+                let (series, x) = (&self.series[index], l.left + x);
+                let style = stroke(line_color(series.color), 2.25);
+                if series.dashed {
+                    let ends = [(units(x), units(y)), (units(x + SWATCH), units(y))];
+                    for dash in DashedLineSeries::new(ends, units(DASH.0), units(DASH.1), style) {
+                        area.draw(&dash)?;
+                    }
+                } else {
+                    path(area, &[(x, y), (x + SWATCH, y)], style)?;
+                }
+                text(area, (x + SWATCH + 5.0, y), &series.label, Lettering::new(TICK_SIZE, HPos::Left))?;
             }
             y += LINE_HEIGHT;
         }
+        Ok(())
     }
 
     /// Consecutive drawable points.
@@ -197,67 +258,53 @@ impl LineChart {
         let log = self.x_log;
         series
             .points
-            .split(move |(x, y)| !(drawable(*x) && drawable(*y) && (!log || *x > 0.0)))
+            .split(move |(x, y)| !(drawable(*x) && drawable(*y) && (!log || LOG_RANGE.contains(x))))
             .filter(|run| !run.is_empty())
-    }
-
-    fn x_fraction(&self, x: f64, (lo, hi): (f64, f64)) -> f64 {
-        if self.x_log { (x.ln() - lo.ln()) / (hi.ln() - lo.ln()) } else { (x - lo) / (hi - lo) }
     }
 
     fn layout(&self) -> Layout {
         let points = || self.series.iter().flat_map(|s| self.runs(s)).flatten();
-        let references = || self.reference_lines.iter().map(|r| r.y).filter(|y| drawable(*y));
-        let x = extent(points().map(|p| p.0)).unwrap_or(if self.x_log { (1.0, 10.0) } else { (0.0, 1.0) });
-        let x = match x {
-            (lo, hi) if lo < hi => (lo, hi),
-            (lo, _) if self.x_log => (lo / 2.0, lo * 2.0),
-            (lo, _) => (lo - 0.5, lo + 0.5),
-        };
+        let levels = || self.reference_lines.iter().map(|r| r.y).filter(|y| drawable(*y));
+        let (width, height) = self.size;
+        let x = extent(points().map(|p| p.0)).unwrap_or((0.0, 1.0));
+        let x_log = whole_decades(if x.0 > 0.0 { x } else { (1.0, 10.0) });
+        let x = if x.0 < x.1 { x } else { (x.0 - 0.5, x.1 + 0.5) };
+        let x = Axis::new(x.0, x.1, (width / 65.0) as usize);
         let y = self.y_range.unwrap_or_else(|| {
-            let (lo, hi) = extent(points().map(|p| p.1).chain(references())).unwrap_or((0.0, 1.0));
+            let (lo, hi) = extent(points().map(|p| p.1).chain(levels())).unwrap_or((0.0, 1.0));
             let margin = if hi > lo { (hi - lo) * 0.04 } else { hi.abs().max(1.0) * 0.05 };
             (lo - margin, hi + margin)
         });
-        let (width, height) = self.size;
-        let x_ticks: Vec<(f64, String)> = if self.x_log {
-            log_ticks(x.0, x.1, (width / 60.0) as usize).into_iter().map(|v| (v, log_label(v))).collect()
-        } else {
-            labelled(x, (width / 75.0) as usize)
-        };
-        let y_ticks = labelled(y, (height / 45.0) as usize);
+        let y = Axis::new(y.0, y.1, (height / 40.0) as usize);
         let references: Vec<(f64, String)> = self
             .reference_lines
             .iter()
-            .filter(|r| drawable(r.y) && r.y >= y.0 && r.y <= y.1)
-            .map(|r| (r.y, format!("{} {}", r.label, value_label(r.y)).trim_start().to_string()))
+            .map(|r| (y.scaled(r.y), format!("{} {}", r.label, value_label(r.y)).trim_start().to_string()))
+            .filter(|(at, _)| *at >= y.range.0 && *at <= y.range.1)
             .collect();
 
-        let widest = |texts: &mut dyn Iterator<Item = &String>| {
-            texts.map(|t| text_width(t, TICK_SIZE, false)).fold(0.0, f64::max)
-        };
-        let half_last_tick = widest(&mut x_ticks.iter().map(|(_, t)| t)) / 2.0;
+        let width_of = |t: &String| text_width(t, TICK_SIZE, false);
+        let widest = |axis: &Axis| axis.ticks.iter().map(|t| width_of(&axis.label(*t))).fold(0.0, f64::max);
+        // Labels of powers of ten are as short as these.
+        let half_last_tick = if self.x_log { 12.0 } else { widest(&x) / 2.0 };
         let mut right = half_last_tick;
         if !references.is_empty() {
-            right = right.max(LEADER + 4.0 + widest(&mut references.iter().map(|(_, t)| t)));
+            right = right.max(LEADER + 4.0 + references.iter().map(|(_, t)| width_of(t)).fold(0.0, f64::max));
         }
-        let left = widest(&mut y_ticks.iter().map(|(_, t)| t))
-            + 7.0
-            + if self.y_label.is_empty() { 0.0 } else { 22.0 };
+        let left = widest(&y) + 2.0 * TICK + 1.0 + if self.y_label.is_empty() { 0.0 } else { 20.0 };
         let legend = self.legend_rows(width + right);
         let heading = if self.title.is_empty() { 0.0 } else { TITLE_HEIGHT };
         let legend_height = if legend.is_empty() { 0.0 } else { legend.len() as f64 * LINE_HEIGHT + 6.0 };
         Layout {
             x,
             y,
-            x_ticks,
-            y_ticks,
+            x_log,
             references,
             legend,
             left: PAD + left.max(half_last_tick),
             right: right + PAD,
             top: PAD + heading + legend_height + 4.0,
-            bottom: 20.0 + if self.x_label.is_empty() { 0.0 } else { 18.0 } + PAD,
+            bottom: 22.0 + if self.x_label.is_empty() { 0.0 } else { 16.0 } + PAD,
         }
     }
 
@@ -280,26 +327,15 @@ impl LineChart {
     }
 }
 
-/// Names of the reference lines beside the area, moved apart where they would touch, each led to its line.
-fn draw_references(scene: &mut Scene, l: &Layout, area: Rect, y_at: &dyn Fn(f64) -> f64) {
-    let wishes: Vec<f64> = l.references.iter().map(|(y, _)| y_at(*y)).collect();
-    let placed = spread(&wishes, TICK_SIZE + 4.0, area.y, area.bottom());
-    let leader = Stroke::solid("#999999", 0.8);
-    for ((wish, place), (_, label)) in wishes.iter().zip(&placed).zip(&l.references) {
-        let x = area.right();
-        scene.polyline(
-            &[(x, *wish), (x + 4.0, *wish), (x + LEADER - 4.0, *place), (x + LEADER, *place)],
-            leader,
-        );
-        let style = TextStyle { color: "#333333", ..TextStyle::new(TICK_SIZE, Anchor::Start) };
-        scene.text((x + LEADER + 4.0, *place), label, style);
+/// A range of positive numbers that holds at least two powers of ten, so that plotters, which labels nothing else, has
+/// something to label.
+fn whole_decades((lo, hi): (f64, f64)) -> (f64, f64) {
+    let (first, last) = (lo.log10().ceil(), hi.log10().floor());
+    if last > first {
+        return (lo, hi);
     }
-}
-
-fn labelled(range: (f64, f64), target: usize) -> Vec<(f64, String)> {
-    let (positions, step) = ticks(range.0, range.1, target.max(2));
-    let largest = positions.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-    positions.into_iter().map(|v| (v, tick_label(v, step, largest))).collect()
+    let first = lo.log10().floor();
+    (10.0_f64.powf(first), 10.0_f64.powf(hi.log10().ceil().max(first + 1.0)))
 }
 
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
@@ -309,49 +345,14 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// A polyline that looks the same with at most four points per half px of x: the first, least, greatest and last of
-/// each column. Curves have one point per step, far more than an SVG should carry.
-fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
-    let mut out: Vec<(f64, f64)> = Vec::new();
-    let mut column: Vec<(f64, f64)> = Vec::new();
-    let key = |x: f64| (x * 2.0).floor();
-    let flush = |column: &mut Vec<(f64, f64)>, out: &mut Vec<(f64, f64)>| {
-        if column.len() <= 4 {
-            out.append(column);
-            return;
-        }
-        let by_y = |a: &usize, b: &usize| column[*a].1.total_cmp(&column[*b].1);
-        let (least, most) = ((0..column.len()).min_by(by_y), (0..column.len()).max_by(by_y));
-        let mut keep = [0, least.unwrap_or(0), most.unwrap_or(0), column.len() - 1];
-        keep.sort_unstable();
-        out.extend(
-            keep.iter().enumerate().filter(|(i, k)| *i == 0 || keep[i - 1] != **k).map(|(_, &k)| column[k]),
-        );
-        column.clear();
-    };
-    for point in points {
-        if column.last().is_some_and(|last| key(last.0) != key(point.0)) {
-            flush(&mut column, &mut out);
-        }
-        column.push(point);
-    }
-    flush(&mut column, &mut out);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn thinning_keeps_ends_and_extremes() {
-        let wave: Vec<(f64, f64)> =
-            (0..100_000).map(|i| (f64::from(i) / 1000.0, f64::from(i % 977))).collect();
-        let thin = thinned(wave.iter().copied());
-        assert!(thin.len() <= 4 * 200, "{}", thin.len());
-        assert_eq!((thin[0], thin[thin.len() - 1]), (wave[0], wave[99_999]));
-        assert!(thin.iter().any(|p| p.1 == 976.0));
-        assert!(thin.is_sorted_by(|a, b| a.0 <= b.0), "order is kept");
-        assert_eq!(thinned([(0.0, 1.0), (5.0, 2.0)].into_iter()), [(0.0, 1.0), (5.0, 2.0)]);
+    fn logarithmic_axes_have_two_powers_of_ten() {
+        assert_eq!(whole_decades((1.0, 131_072.0)), (1.0, 131_072.0));
+        assert_eq!(whole_decades((3.0, 60.0)), (1.0, 100.0));
+        assert_eq!(whole_decades((10.0, 10.0)), (10.0, 100.0));
     }
 }

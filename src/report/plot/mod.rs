@@ -1,24 +1,32 @@
 //! Figures from plain records: line charts, heat maps with named blocks, and grids of them.
 //!
+//! plotters draws them: its drawing areas, coordinates, meshes and series. What is laid out here is what it leaves to its
+//! callers: how large labels are (it has no fonts), block names, the labels of reference lines, colour bars.
+//!
 //! [`save_figure`] writes an SVG and the PNG rendered from it. Both are drawn with an embedded typeface, so a machine
 //! without any font draws the same picture, and equal records give equal bytes.
 
 mod axis;
+mod canvas;
 mod color;
+mod curve;
+mod edge;
 mod font;
 mod heatmap;
 mod line;
-mod scene;
 
 use std::path::{Path, PathBuf};
 
 pub use color::Colormap;
-pub use heatmap::{Block, HeatMap, Ticks};
+pub use edge::{Block, Ticks};
+pub use heatmap::HeatMap;
 pub use line::{LineChart, RefLine, Series};
+
+use plotters::style::text_anchor::HPos;
 
 use super::files::write_bytes_atomic;
 use crate::error::{Error, Result};
-use scene::{Anchor, Scene, TextStyle};
+use canvas::{Area, Drawn, Lettering, Point, text, units, whole};
 
 /// White rim of every figure, px.
 const PAD: f64 = 10.0;
@@ -40,7 +48,7 @@ pub enum Figure {
     Panels(Panels),
 }
 
-/// Figures in rows of `columns`, filled row by row.
+/// Figures in rows of `columns`, filled row by row, each in the middle of its column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panels {
     /// Heading over all; empty for none.
@@ -77,10 +85,7 @@ impl Figure {
     /// 8000 px a side.
     pub fn to_svg(&self) -> Result<String> {
         self.check()?;
-        let (width, height) = self.natural_size();
-        let mut scene = Scene::default();
-        self.draw(&mut scene, (0.0, 0.0));
-        scene.finish(width, height)
+        canvas::svg_of(self.natural_size(), |area| self.draw(area))
     }
 
     /// The figure as a PNG image of two pixels per px, rendered from [`Figure::to_svg`].
@@ -88,7 +93,7 @@ impl Figure {
     /// # Errors
     /// As [`Figure::to_svg`].
     pub fn to_png(&self) -> Result<Vec<u8>> {
-        scene::png_of(&self.to_svg()?)
+        canvas::png_of(&self.to_svg()?)
     }
 
     fn check(&self) -> Result<()> {
@@ -99,7 +104,7 @@ impl Figure {
         }
     }
 
-    fn natural_size(&self) -> (f64, f64) {
+    fn natural_size(&self) -> Point {
         match self {
             Figure::Line(f) => f.natural_size(),
             Figure::Heat(f) => f.natural_size(),
@@ -107,11 +112,11 @@ impl Figure {
         }
     }
 
-    fn draw(&self, scene: &mut Scene, at: (f64, f64)) {
+    fn draw(&self, area: &Area<'_>) -> Drawn {
         match self {
-            Figure::Line(f) => f.draw(scene, at),
-            Figure::Heat(f) => f.draw(scene, at),
-            Figure::Panels(f) => f.draw(scene, at),
+            Figure::Line(f) => f.draw(area),
+            Figure::Heat(f) => f.draw(area),
+            Figure::Panels(f) => f.draw(area),
         }
     }
 }
@@ -135,8 +140,8 @@ impl Panels {
         let mut heights = vec![0.0_f64; self.figures.len().div_ceil(columns)];
         for (i, figure) in self.figures.iter().enumerate() {
             let (w, h) = figure.natural_size();
-            widths[i % columns] = widths[i % columns].max(w);
-            heights[i / columns] = heights[i / columns].max(h);
+            widths[i % columns] = widths[i % columns].max(whole(w));
+            heights[i / columns] = heights[i / columns].max(whole(h));
         }
         (widths, heights)
     }
@@ -145,25 +150,35 @@ impl Panels {
         if self.title.is_empty() { 0.0 } else { PAD + TITLE_HEIGHT }
     }
 
-    fn natural_size(&self) -> (f64, f64) {
+    fn natural_size(&self) -> Point {
         let (widths, heights) = self.grid();
         let width: f64 = widths.iter().sum();
         (width.max(title_width(&self.title)), heights.iter().sum::<f64>() + self.heading())
     }
 
-    fn draw(&self, scene: &mut Scene, (x0, y0): (f64, f64)) {
+    fn draw(&self, area: &Area<'_>) -> Drawn {
         let (widths, heights) = self.grid();
         let total = self.natural_size().0;
-        draw_title(scene, &self.title, x0 + total / 2.0, (x0, y0, total));
-        let mut y = y0 + self.heading();
-        for (row, height) in self.figures.chunks(widths.len()).zip(&heights) {
-            let mut x = x0;
-            for (figure, width) in row.iter().zip(&widths) {
-                figure.draw(scene, (x, y));
-                x += width;
-            }
-            y += height;
+        draw_title(area, &self.title, total / 2.0, total)?;
+        let left = (total - widths.iter().sum::<f64>()) / 2.0;
+        let below = area.margin(units(self.heading()), 0, units(left), 0);
+        let breaks = |sizes: &[f64]| -> Vec<i32> {
+            let ends = sizes.iter().scan(0.0, |at, size| {
+                *at += size;
+                Some(units(*at))
+            });
+            ends.collect()
+        };
+        // The last break is the far edge, or short of it where the title is wider than the grid.
+        let cells = below.split_by_breakpoints(breaks(&widths), breaks(&heights));
+        let per_row = cells.len() / (heights.len() + 1);
+        for (i, figure) in self.figures.iter().enumerate() {
+            let cell = cells[i / widths.len() * per_row + i % widths.len()].clone();
+            let (width, height) = figure.natural_size();
+            let aside = units((widths[i % widths.len()] - whole(width)) / 2.0);
+            figure.draw(&cell.shrink((aside, 0), (units(whole(width)), units(whole(height)))))?;
         }
+        Ok(())
     }
 }
 
@@ -173,7 +188,7 @@ impl Panels {
 /// [`Error::Invalid`] as [`Figure::to_svg`], before anything is written; [`Error::Io`] naming the file.
 pub fn save_figure(dir: &Path, stem: &str, figure: &Figure) -> Result<(PathBuf, PathBuf)> {
     let svg = figure.to_svg()?;
-    let png = scene::png_of(&svg)?;
+    let png = canvas::png_of(&svg)?;
     let paths = (dir.join(format!("{stem}.svg")), dir.join(format!("{stem}.png")));
     write_bytes_atomic(&paths.0, svg.as_bytes())?;
     write_bytes_atomic(&paths.1, &png)?;
@@ -190,11 +205,11 @@ fn title_width(title: &str) -> f64 {
     if title.is_empty() { 0.0 } else { font::text_width(title, TITLE_SIZE, true) + 2.0 * PAD }
 }
 
-/// Draw a title centred on `centre`, moved sideways as far as staying inside the figure `(x, y, width)` demands.
-fn draw_title(scene: &mut Scene, title: &str, centre: f64, (x, y, width): (f64, f64, f64)) {
-    let centre = keep_inside(centre, title_width(title), x, width);
-    let style = TextStyle { bold: true, ..TextStyle::new(TITLE_SIZE, Anchor::Middle) };
-    scene.text((centre, y + PAD + TITLE_HEIGHT / 2.0 - 3.0), title, style);
+/// Draw a title centred on `centre`, moved sideways as far as staying inside the figure's `width` demands.
+fn draw_title(area: &Area<'_>, title: &str, centre: f64, width: f64) -> Drawn {
+    let centre = keep_inside(centre, title_width(title), 0.0, width);
+    let lettering = Lettering { bold: true, ..Lettering::new(TITLE_SIZE, HPos::Center) };
+    text(area, (centre, PAD + TITLE_HEIGHT / 2.0 - 3.0), title, lettering)
 }
 
 /// The centre nearest to `centre` for something `size` long inside `[start, start + room]`.
