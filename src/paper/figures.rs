@@ -57,6 +57,50 @@ pub(super) fn draw(
     Ok(())
 }
 
+/// Rows and columns that a figure can still show as cells; more are pooled.
+const MOST_CELLS: usize = 400;
+
+/// Pools cells of a map that is too large to draw: each new cell is the entry of largest size among the k x k that it covers,
+/// so that thin structure (a sub-diagonal) survives. Says so in the title.
+fn fit(map: HeatMap) -> HeatMap {
+    let k = map.rows.max(map.cols).div_ceil(MOST_CELLS);
+    if k <= 1 {
+        return map;
+    }
+    let (rows, cols) = (map.rows.div_ceil(k), map.cols.div_ceil(k));
+    let mut values = vec![f64::NAN; rows * cols];
+    for (i, row) in map.values.chunks(map.cols).enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            let cell = &mut values[i / k * cols + j / k];
+            if cell.is_nan() || x.abs() > cell.abs() {
+                *cell = *x;
+            }
+        }
+    }
+    // A block ends at the pooled cell that holds its last row.
+    let pool = |blocks: &[Block]| -> Vec<Block> {
+        let (mut end, mut before) = (0, 0);
+        let pooled = blocks.iter().map(|b| {
+            end += b.size;
+            let size = end.div_ceil(k) - before;
+            before += size;
+            Block::new(b.label.clone(), size)
+        });
+        pooled.filter(|b| b.size > 0).collect()
+    };
+    HeatMap {
+        title: format!("{} (largest of each {k} x {k})", map.title),
+        values,
+        rows,
+        cols,
+        row_blocks: pool(&map.row_blocks),
+        col_blocks: pool(&map.col_blocks),
+        row_ticks: Ticks::None,
+        col_ticks: Ticks::None,
+        ..map
+    }
+}
+
 fn read_metrics(path: &Path) -> Result<Vec<MetricRecord>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
     let parse = |(i, line): (usize, &str)| {
@@ -98,7 +142,7 @@ fn graph(task: &CausalTree) -> HeatMap {
             values[i * n + p] = 1.0;
         }
     }
-    HeatMap {
+    fit(HeatMap {
         title: "True graph".into(),
         values,
         rows: n,
@@ -109,12 +153,12 @@ fn graph(task: &CausalTree) -> HeatMap {
         x_label: "parent".into(),
         y_label: "position".into(),
         ..HeatMap::default()
-    }
+    })
 }
 
 fn pattern(config: &Config, head: usize, block: &[f64]) -> HeatMap {
     let which = if config.heads[0] > 1 { format!(", head {}", head + 1) } else { String::new() };
-    HeatMap {
+    fit(HeatMap {
         title: format!("softmax of A1, positions{which}"),
         values: causal_pattern(block, config.T),
         rows: config.T,
@@ -125,7 +169,7 @@ fn pattern(config: &Config, head: usize, block: &[f64]) -> HeatMap {
         x_label: "key position".into(),
         y_label: "query position".into(),
         ..HeatMap::default()
-    }
+    })
 }
 
 /// Blocks of the residual stream that enters layer `l`: token and position, then the same for what each head adds.
@@ -163,7 +207,7 @@ fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
                 y_label: "query".into(),
                 ..HeatMap::default()
             };
-            map.into()
+            fit(map).into()
         })
         .collect();
     if figures.len() == 1 {
@@ -174,7 +218,7 @@ fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
 
 fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
     let blocks = stream(config, config.heads.len());
-    HeatMap {
+    fit(HeatMap {
         title: "W".into(),
         values: layout.find("W").map(|b| params[b.range()].to_vec()).unwrap_or_default(),
         rows: blocks.iter().map(|b| b.size).sum(),
@@ -185,5 +229,33 @@ fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
         x_label: "next symbol".into(),
         y_label: "residual stream at the query".into(),
         ..HeatMap::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pooling_keeps_thin_structure_and_block_edges() {
+        let n = 900;
+        let mut values = vec![0.1; n * n];
+        (1..n).for_each(|i| values[i * n + i - 1] = -5.0);
+        let blocks = vec![Block::new("token", 100), Block::new("one", 1), Block::new("position", 799)];
+        let map = HeatMap {
+            values,
+            rows: n,
+            cols: n,
+            row_blocks: blocks.clone(),
+            col_blocks: blocks,
+            ..HeatMap::default()
+        };
+        let small = fit(map);
+        assert_eq!((small.rows, small.cols), (300, 300));
+        assert!((1..300).all(|i| small.values[i * 300 + i] == -5.0));
+        assert_eq!(small.values[299], 0.1);
+        assert_eq!(small.row_blocks.iter().map(|b| b.size).sum::<usize>(), 300);
+        assert_eq!(small.row_blocks[0].size, 34);
+        assert!(Figure::from(small).to_svg().is_ok());
     }
 }
