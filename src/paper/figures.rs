@@ -122,7 +122,7 @@ fn loss_curve(config: &Config, references: &References, records: &[MetricRecord]
         lines.push(RefLine::new("Bayes, exact posterior", y));
     }
     LineChart {
-        title: "Test loss".into(),
+        title: "Loss".into(),
         x_label: "step".into(),
         y_label: "cross-entropy (nats)".into(),
         series: vec![
