@@ -25,8 +25,6 @@ pub mod fuzzing;
 mod gemm;
 pub mod reference;
 mod scratch;
-#[cfg(test)]
-mod testkit;
 mod view;
 
 pub use arch::Isa;

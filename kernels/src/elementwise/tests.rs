@@ -1,20 +1,13 @@
 //! exp and ln in ulps, softmax and cross-entropy against their naive twins within derived bounds.
 
-#[path = "exact.rs"]
-mod exact;
-
-use crate::testkit::{Block, Rng, every_isa, gamma, same, softmax_floor, tiny};
-use crate::{Elem, Kernels, Mat, MatMut, reference};
-use exact::{exp_ulps, ln_ulps, ulps_f32};
+use crate::fuzzing::Layout;
+use crate::fuzzing::elementwise::{
+    MAX_ULP, MAX_ULP_EXP_F64, check_cross_entropy, check_softmax, check_sum, laid_out,
+};
+use crate::fuzzing::testkit::{Block, Rng, every_isa, same, tiny};
+use crate::fuzzing::ulps::{exp_ulps, ln_ulps, ulps_f32};
+use crate::{Elem, Kernels, Mat, MatMut};
 use proptest::prelude::*;
-
-fn mat<E: Elem>(b: &Block<E>) -> Mat<'_, E> {
-    Mat::with_strides(&b.data, b.shape[1], b.shape[2], b.rs, b.cs).unwrap()
-}
-
-fn mat_mut<E: Elem>(b: &mut Block<E>) -> MatMut<'_, E> {
-    MatMut::with_strides(&mut b.data, b.shape[1], b.shape[2], b.rs, b.cs).unwrap()
-}
 
 /// Every 409th f32 (a prime: all exponents, both signs, NaNs, ten million points).
 #[test]
@@ -41,10 +34,6 @@ fn f32_exp_and_ln_within_an_ulp() {
         }
     }
 }
-
-/// The documented bounds: `examples/ulp.rs` found 0.99 over all f32, 0.85 (ln) and 1.03 (exp) over 20 million f64.
-const MAX_ULP: f64 = 1.0;
-const MAX_ULP_EXP_F64: f64 = 1.05;
 
 #[test]
 fn f64_exp_and_ln_within_an_ulp() {
@@ -166,28 +155,7 @@ fn sums<E: Elem>(n: usize, seed: u64) {
     for i in (1..n).rev() {
         x.swap(i, rng.below(i + 1));
     }
-    // Exact sum: integers in units of 2^-149 would do; a second-order cascade does as well.
-    let (mut s, mut c, mut cc) = (0f64, 0f64, 0f64);
-    for v in &x {
-        let two = |a: f64, b: f64| {
-            let s = a + b;
-            let t = s - a;
-            (s, (a - (s - t)) + (b - t))
-        };
-        let (s1, e1) = two(s, v.to_f64());
-        let (c1, e2) = two(c, e1);
-        (s, c, cc) = (s1, c1, cc + e2);
-    }
-    let exact = s + (c + cc);
-    let mass: f64 = x.iter().map(|v| v.to_f64().abs()).sum();
-    let u = f64::UNIT_ROUNDOFF;
-    let bound = 2.0 * u * exact.abs() + (n as f64 * u).powi(2) * mass;
-    let mut bits = None;
-    for k in every_isa::<E>() {
-        let got = k.sum(&x);
-        assert!((got - exact).abs() <= bound, "{:?} n = {n}: {got} for {exact}, bound {bound}", k.isa());
-        assert_eq!(*bits.get_or_insert(got.to_bits()), got.to_bits(), "{:?} sums in another order", k.isa());
-    }
+    check_sum(every_isa(), &x);
 }
 
 #[test]
@@ -204,116 +172,20 @@ fn sum_is_compensated_and_the_same_everywhere() {
     }
 }
 
-/// Bounds of one softmax row, to first order made rigorous by expm1. With t_j = x_j − max:
-///
-/// - the subtraction moves the exponent by u |t_j|, exp itself errs by 2 u (one ulp): η_j = u |t_j| + 2 u;
-/// - p_j = e_j / Σ e. By convexity of exp the sum errs by a factor within e^±H, H = ln Σ p_k e^η_k;
-/// - the sum of n positive terms, the reciprocal and the product add γ(n + 2).
-///
-/// So |p̂_j − p_j| <= p_j expm1(η_j + H + γ(n + 2)), plus the floor below which softmax writes 0.
-/// The reference is f64 arithmetic with the same bound: the factor 2 covers it.
-fn softmax_bounds<E: Elem>(row: &[f64], p: &[f64]) -> Vec<f64> {
-    let u = E::UNIT_ROUNDOFF;
-    let max = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));
-    let eta: Vec<f64> = row.iter().map(|x| u * (x - max).abs() + 2.0 * u).collect();
-    let h = (0..p.len()).map(|k| if p[k] == 0.0 { 0.0 } else { p[k] * eta[k].exp() }).sum::<f64>().ln();
-    let g = gamma::<E>(p.len() + 2);
-    (0..p.len())
-        .map(|j| {
-            let relative = if p[j] == 0.0 { 0.0 } else { p[j] * (eta[j] + h + g).exp_m1() };
-            2.0 * (relative + softmax_floor::<E>())
-        })
-        .collect()
+fn softmax_case<E: Elem>(rows: usize, n: usize, layout: Layout, range: f64, seed: u64) {
+    let x = laid_out::<E>(layout, rows, n).random(&mut Rng(seed), range);
+    every_isa::<E>().iter().for_each(|k| check_softmax(k, &x));
 }
 
-fn softmax_case<E: Elem>(
-    rows: usize,
-    n: usize,
-    [pad, cs]: [usize; 2],
-    transposed: bool,
-    range: f64,
-    seed: u64,
-) {
-    let (rs, cs) = if transposed { (1, rows + pad) } else { (n * cs + pad, cs) };
-    let x = Block::<E>::with_strides([1, rows, n], 0, rs.max(1), cs.max(1)).random(&mut Rng(seed), range);
-    let dense = x.dense();
-    for k in every_isa::<E>() {
-        let mut y = x.clone();
-        k.softmax_rows(mat_mut(&mut y)).unwrap();
-        y.assert_canaries();
-        let got = y.dense();
-        for i in 0..rows {
-            let row = &dense[i * n..(i + 1) * n];
-            let (p, _) = reference::softmax(row);
-            for (j, bound) in softmax_bounds::<E>(row, &p).into_iter().enumerate() {
-                let g = got[i * n + j];
-                assert!(
-                    (g - p[j]).abs() <= bound,
-                    "{:?} ({i}, {j}): {g} for {}, bound {bound:e}",
-                    k.isa(),
-                    p[j]
-                );
-            }
-        }
-    }
-}
-
-fn cross_entropy_case<E: Elem>(b: usize, n: usize, [pad, cs]: [usize; 2], range: f64, seed: u64) {
+fn cross_entropy_case<E: Elem>(b: usize, n: usize, [pad, step]: [usize; 2], range: f64, seed: u64) {
     let mut rng = Rng(seed);
-    let z = Block::<E>::with_strides([1, b, n], 0, n * cs + pad, cs).random(&mut rng, range);
+    let layout = Layout { transposed: false, step, pad };
+    let z = laid_out::<E>(layout, b, n).random(&mut rng, range);
     // Soft targets, a third of them zero, not normalised.
     let mut y = Block::<f64>::with_strides([1, b, n], 0, n + pad, 1);
     y.fill(|_| if rng.below(3) == 0 { 0.0 } else { rng.signed() + 0.5 });
     let w: Vec<f64> = rng.vec(b, 1.0);
-    let (zd, yd) = (z.dense(), y.dense());
-    let u = E::UNIT_ROUNDOFF;
-    for k in every_isa::<E>() {
-        let mut losses = vec![f64::NAN; b];
-        let mut p = Block::<E>::with_strides([1, b, n], 0, n * cs + pad, cs);
-        k.cross_entropy(mat(&z), mat(&y), &mut losses, mat_mut(&mut p)).unwrap();
-        p.assert_canaries();
-        let got = p.dense();
-        for i in 0..b {
-            let (row, ty) = (&zd[i * n..][..n], &yd[i * n..][..n]);
-            let (exact, lse) = reference::softmax(row);
-            for (j, bound) in softmax_bounds::<E>(row, &exact).into_iter().enumerate() {
-                let g = got[i * n + j];
-                assert!((g - exact[j]).abs() <= bound, "{:?} p({i}, {j}): {g} for {}", k.isa(), exact[j]);
-            }
-            // lse errs by H as above (the sum of exponentials within e^±H, summed in f64), and by f64's roundings; the loss by
-            // that times Σ |y|, and by n + 3 roundings of its terms.
-            let max = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));
-            let h = (0..n).map(|j| exact[j] * (u * (row[j] - max).abs() + 2.0 * u).exp()).sum::<f64>().ln();
-            let (mut loss, mut terms, mut mass) = (0.0, 0.0, 0.0);
-            for j in 0..n {
-                if ty[j] != 0.0 {
-                    loss += ty[j] * (lse - row[j]);
-                    terms += (ty[j] * (lse - row[j])).abs();
-                    mass += ty[j].abs();
-                }
-            }
-            let round = gamma::<f64>(n + 4);
-            let bound = 2.0 * (mass * (h + round * (lse.abs() + max.abs() + 1.0)) + round * terms);
-            let bound = if n == 0 { 0.0 } else { bound + n as f64 * softmax_floor::<E>() * mass };
-            assert!((losses[i] - loss).abs() <= bound, "{:?}: loss {} for {loss}", k.isa(), losses[i]);
-        }
-        let mut dz = Block::<E>::with_strides([1, b, n], 0, n * cs + pad, cs);
-        k.cross_entropy_backward(mat(&p), mat(&y), &w, mat_mut(&mut dz)).unwrap();
-        dz.assert_canaries();
-        let dz = dz.dense();
-        for i in 0..b {
-            let ty = &yd[i * n..][..n];
-            let (mass, abs): (f64, f64) = (ty.iter().sum(), ty.iter().map(|y| y.abs()).sum());
-            for j in 0..n {
-                let exact = w[i] * (got[i * n + j] * mass - ty[j]);
-                // n + 3 roundings in f64 on each side, one to E.
-                let size = w[i].abs() * (got[i * n + j] * abs + ty[j].abs());
-                let bound = u * exact.abs() + 2.0 * gamma::<f64>(n + 4) * size + tiny::<E>();
-                let g = dz[i * n + j];
-                assert!((g - exact).abs() <= bound, "{:?} ({i}, {j}): {g} for {exact}", k.isa());
-            }
-        }
-    }
+    every_isa::<E>().iter().for_each(|k| check_cross_entropy(k, &z, &y, &w, [layout; 2]));
 }
 
 const RANGES: [f64; 5] = [1.0, 30.0, 300.0, 1e30, 1e-40];
@@ -323,11 +195,12 @@ proptest! {
 
     #[test]
     fn softmax_matches_its_twin(
-        rows in 0usize..5, n in 0usize..90, pad in 0usize..4, cs in 1usize..4,
+        rows in 0usize..5, n in 0usize..90, pad in 0usize..4, step in 1usize..4,
         transposed: bool, range in 0usize..5, seed: u64,
     ) {
-        softmax_case::<f32>(rows, n, [pad, cs], transposed, RANGES[range], seed);
-        softmax_case::<f64>(rows, n, [pad, cs], transposed, RANGES[range], seed);
+        let layout = Layout { transposed, step, pad };
+        softmax_case::<f32>(rows, n, layout, RANGES[range], seed);
+        softmax_case::<f64>(rows, n, layout, RANGES[range], seed);
     }
 
     #[test]

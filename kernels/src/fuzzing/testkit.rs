@@ -1,7 +1,7 @@
-//! What the kernels' tests share: seeded numbers, strided memory with canaries, error terms.
+//! What the kernels' tests and the fuzz targets share: seeded numbers, strided memory with canaries, error terms.
 
 use crate::elem::Elem;
-use crate::{Isa, Kernels};
+use crate::{Isa, Kernels, Mat, MatMut, Mats, MatsMut};
 
 /// splitmix64.
 pub(crate) struct Rng(pub(crate) u64);
@@ -17,6 +17,10 @@ impl Rng {
     pub(crate) fn signed(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
+}
+
+#[cfg(test)]
+impl Rng {
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.bits() % n as u64) as usize
     }
@@ -26,7 +30,7 @@ impl Rng {
 }
 
 /// The value between the entries of a strided buffer.
-const CANARY: f64 = 12345.0;
+pub(crate) const CANARY: f64 = 12345.0;
 
 /// Memory of a batch of matrices: entries start as given, gaps and margins hold canaries.
 #[derive(Clone)]
@@ -70,6 +74,20 @@ impl<E: Elem> Block<E> {
         self.fill(|_| E::from_f64(scale * rng.signed()));
         self
     }
+    /// A batch: columns are contiguous.
+    pub(crate) fn mats(&self) -> Mats<'_, E> {
+        Mats::new(&self.data, self.shape, self.bs, self.rs).unwrap()
+    }
+    pub(crate) fn mats_mut(&mut self) -> MatsMut<'_, E> {
+        MatsMut::new(&mut self.data, self.shape, self.bs, self.rs).unwrap()
+    }
+    /// The first matrix, of any strides.
+    pub(crate) fn mat(&self) -> Mat<'_, E> {
+        Mat::with_strides(&self.data, self.shape[1], self.shape[2], self.rs, self.cs).unwrap()
+    }
+    pub(crate) fn mat_mut(&mut self) -> MatMut<'_, E> {
+        MatMut::with_strides(&mut self.data, self.shape[1], self.shape[2], self.rs, self.cs).unwrap()
+    }
     /// The entries in order, in f64.
     pub(crate) fn dense(&self) -> Vec<f64> {
         let mut out = Vec::new();
@@ -100,8 +118,7 @@ impl<E: Elem> Block<E> {
 
 /// γ_n = n u / (1 − n u): what n roundings do at most.
 pub(crate) fn gamma<E: Elem>(n: usize) -> f64 {
-    let nu = n as f64 * E::UNIT_ROUNDOFF;
-    nu / (1.0 - nu)
+    super::gamma(n, E::UNIT_ROUNDOFF)
 }
 
 /// Smallest subnormal: what an operation loses at most, absolutely, when it underflows.
@@ -114,16 +131,18 @@ pub(crate) fn softmax_floor<E: Elem>() -> f64 {
     E::SOFTMAX_MIN.to_f64().exp() * (1.0 + E::UNIT_ROUNDOFF * 128.0)
 }
 
-/// The kernels of every instruction set of this CPU; prints what it skips.
+/// The kernels of every instruction set of this CPU.
+pub(crate) fn available<E: Elem>() -> impl Iterator<Item = Kernels<E>> {
+    Isa::available().map(|isa| Kernels::new(isa).unwrap())
+}
+
+/// The same for tests, which print what they skip.
+#[cfg(test)]
 pub(crate) fn every_isa<E: Elem>() -> Vec<Kernels<E>> {
-    let mut out = Vec::new();
-    for isa in Isa::ALL {
-        match Kernels::new(isa) {
-            Ok(k) => out.push(k),
-            Err(e) => println!("skipped: {e}"),
-        }
+    for e in Isa::ALL.into_iter().filter_map(|isa| Kernels::<E>::new(isa).err()) {
+        println!("skipped: {e}");
     }
-    out
+    available().collect()
 }
 
 /// Equal bits, or both NaN.

@@ -1,6 +1,6 @@
-//! Checks that fuzz targets, proptest and the committed corpus share: a description of a problem, and a function that runs
-//! it on every instruction set and panics where a result is wrong. Not part of the API.
+//! Matrix products against the twin, an interval of twice the precision, and themselves along the plainest path.
 
+use super::testkit::Rng;
 use crate::gemm::Plan;
 use crate::gemm::blocking::Blocking;
 use crate::{Elem, Isa, Kernels, Mat, MatMut, Scratch, Write, reference};
@@ -20,7 +20,12 @@ impl Layout {
     /// Contiguous, row-major.
     pub const DENSE: Layout = Layout { transposed: false, step: 1, pad: 0 };
 
-    fn strides(self, rows: usize, cols: usize) -> (usize, usize) {
+    pub(super) fn from_byte(b: u8) -> Self {
+        let b = usize::from(b);
+        Layout { transposed: b & 1 == 1, step: 1 + (b >> 1) % 3, pad: (b >> 4) % 5 }
+    }
+
+    pub(super) fn strides(self, rows: usize, cols: usize) -> (usize, usize) {
         let slow = (if self.transposed { rows } else { cols }).max(1) * self.step + self.pad;
         if self.transposed { (self.step, slow) } else { (slow, self.step) }
     }
@@ -62,32 +67,21 @@ pub struct GemmCase {
     pub pack: [bool; 2],
 }
 
-/// Splitmix64: the entries are a function of the seed.
-struct Draw(u64);
-
-impl Draw {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn entry<E: Elem>(&mut self, values: Values) -> E {
-        let r = self.next();
-        let real = (r >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
-        E::from_f64(match values {
-            Values::Integers => (r % 17) as f64 - 8.0,
-            Values::Reals => real,
-            Values::Special => match r % 97 {
-                0 => f64::NAN,
-                1 => f64::INFINITY,
-                2 => f64::NEG_INFINITY,
-                3..30 => 0.0,
-                _ => real,
-            },
-        })
-    }
+/// The next entry.
+fn entry<E: Elem>(rng: &mut Rng, values: Values) -> E {
+    let r = rng.bits();
+    let real = (r >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
+    E::from_f64(match values {
+        Values::Integers => (r % 17) as f64 - 8.0,
+        Values::Reals => real,
+        Values::Special => match r % 97 {
+            0 => f64::NAN,
+            1 => f64::INFINITY,
+            2 => f64::NEG_INFINITY,
+            3..30 => 0.0,
+            _ => real,
+        },
+    })
 }
 
 /// A matrix in memory of its own, with margins that hold a canary.
@@ -170,10 +164,7 @@ impl GemmCase {
         let mut bytes = data.iter().copied();
         let mut byte = || usize::from(bytes.next().unwrap_or(0));
         let (m, k, n) = (byte() % 48, byte() % 80, byte() % 112);
-        let layouts = [(); 3].map(|()| {
-            let b = byte();
-            Layout { transposed: b & 1 == 1, step: 1 + (b >> 1) % 3, pad: (b >> 4) % 5 }
-        });
+        let layouts = [(); 3].map(|()| Layout::from_byte(byte() as u8));
         let flags = byte();
         let values = [Values::Integers, Values::Reals, Values::Special][(flags >> 4) % 3];
         let alpha_quarters = byte() as u8 as i8;
@@ -190,10 +181,10 @@ impl GemmCase {
     /// Where a result is wrong.
     pub fn check<E: Elem>(&self) {
         let (m, k, n) = (self.m, self.k, self.n);
-        let mut draw = Draw(self.seed);
-        let a = Held::new(m, k, self.layouts[0], || draw.entry::<E>(self.values));
-        let b = Held::new(k, n, self.layouts[1], || draw.entry::<E>(self.values));
-        let old: Vec<E> = (0..m * n).map(|_| draw.entry(self.values)).collect();
+        let mut rng = Rng(self.seed);
+        let a = Held::new(m, k, self.layouts[0], || entry::<E>(&mut rng, self.values));
+        let b = Held::new(k, n, self.layouts[1], || entry::<E>(&mut rng, self.values));
+        let old: Vec<E> = (0..m * n).map(|_| entry(&mut rng, self.values)).collect();
         let write = if self.add { Write::Add } else { Write::Set };
         let alpha = E::from_f64(f64::from(self.alpha_quarters) / 4.0);
         let fill = |layout| {
@@ -292,32 +283,5 @@ impl GemmCase {
                 (c + alpha * dot, bound * (alpha.abs() * abs + c.abs()))
             })
             .collect()
-    }
-}
-
-/// The fuzz target `gemm`: any bytes are a case, checked for both types.
-pub fn gemm(data: &[u8]) {
-    if let Some(case) = GemmCase::decode(data) {
-        case.check::<f32>();
-        case.check::<f64>();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    /// Stable `cargo test` runs what fuzzing has found worth keeping.
-    #[test]
-    fn corpus_passes() {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/gemm");
-        let mut files: Vec<_> = match std::fs::read_dir(dir) {
-            Ok(entries) => entries.map(|e| e.unwrap().path()).collect(),
-            // A published crate comes without the workspace around it.
-            Err(_) => return println!("skipped: no corpus at {dir}"),
-        };
-        files.sort();
-        assert!(!files.is_empty());
-        for file in files {
-            super::gemm(&std::fs::read(&file).unwrap());
-        }
     }
 }

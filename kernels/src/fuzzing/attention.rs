@@ -1,0 +1,353 @@
+//! Attention against its naive twin within composed error bounds, and shared against separate gradients.
+
+use super::mask::{check_key_reach, check_query_reach};
+use super::testkit::{Block, Rng, available, gamma, same, softmax_floor, tiny};
+use crate::{Elem, KernelError, Kernels, KvGrad, Scratch, reference};
+
+/// One call's operands: the inputs filled, the outputs NaN.
+#[derive(Clone)]
+pub(crate) struct Case<E> {
+    pub(crate) size: [usize; 5],
+    pub(crate) scale: E,
+    pub(crate) q: Block<E>,
+    pub(crate) k: Block<E>,
+    pub(crate) v: Block<E>,
+    pub(crate) out: Block<E>,
+    pub(crate) probs: Block<E>,
+    pub(crate) dout: Block<E>,
+    pub(crate) dq: Block<E>,
+    pub(crate) dk: Block<E>,
+    pub(crate) dv: Block<E>,
+}
+
+impl<E: Elem> Case<E> {
+    pub(crate) fn new(size: [usize; 5], pad: usize, heads: bool, range: f64, seed: u64) -> Self {
+        let [count, tq, tk, d, dv] = size;
+        let mut rng = Rng(seed);
+        let block = |rows, cols, p: usize| Block::<E>::new([count, rows, cols], (pad + p) % 4, heads);
+        let (q, k, v) = (block(tq, d, 0), block(tk, d, 1), block(tk, dv, 2));
+        let (out, probs, dout) = (block(tq, dv, 3), block(tq, tk, 0), block(tq, dv, 1));
+        let (dq, dk, dv) = (block(tq, d, 2), block(tk, d, 3), block(tk, dv, 0));
+        Case {
+            size,
+            scale: E::from_f64(1.0 / (d.max(1) as f64).sqrt()),
+            q: q.random(&mut rng, range),
+            k: k.random(&mut rng, range),
+            v: v.random(&mut rng, 2.0),
+            out,
+            probs,
+            dout: dout.random(&mut rng, 1.0),
+            dq,
+            // dK and dV are added to.
+            dk: dk.random(&mut rng, 1.0),
+            dv: dv.random(&mut rng, 1.0),
+        }
+    }
+
+    pub(crate) fn scratch(&self, kernels: &Kernels<E>) -> Scratch<E> {
+        let [_, tq, tk, d, dv] = self.size;
+        let mut s = Scratch::new(kernels.attention_scratch(tq, tk, d, dv));
+        s.as_mut_slice().fill(E::NAN);
+        s
+    }
+
+    pub(crate) fn forward(&mut self, kernels: &Kernels<E>) {
+        let mut scratch = self.scratch(kernels);
+        let (out, probs) = (self.out.mats_mut(), self.probs.mats_mut());
+        kernels
+            .attention(self.q.mats(), self.k.mats(), self.v.mats(), self.scale, out, probs, &mut scratch)
+            .unwrap();
+        self.assert_canaries();
+    }
+
+    pub(crate) fn backward(&mut self, kernels: &Kernels<E>, with_dk: bool, with_dv: bool) {
+        let mut scratch = self.scratch(kernels);
+        let (dk, dv) = (self.dk.mats_mut(), self.dv.mats_mut());
+        kernels
+            .attention_backward(
+                self.q.mats(),
+                self.k.mats(),
+                self.v.mats(),
+                self.scale,
+                self.probs.mats(),
+                self.dout.mats(),
+                self.dq.mats_mut(),
+                KvGrad::Separate { dk: with_dk.then_some(dk), dv: with_dv.then_some(dv) },
+                &mut scratch,
+            )
+            .unwrap();
+        self.assert_canaries();
+    }
+
+    /// Both gradients go to `dk`.
+    pub(crate) fn backward_shared(&mut self, kernels: &Kernels<E>) -> Result<(), KernelError> {
+        let mut scratch = self.scratch(kernels);
+        let r = kernels.attention_backward(
+            self.q.mats(),
+            self.k.mats(),
+            self.v.mats(),
+            self.scale,
+            self.probs.mats(),
+            self.dout.mats(),
+            self.dq.mats_mut(),
+            KvGrad::Shared(self.dk.mats_mut()),
+            &mut scratch,
+        );
+        self.assert_canaries();
+        r
+    }
+
+    fn assert_canaries(&self) {
+        [&self.out, &self.probs, &self.dq, &self.dk, &self.dv].into_iter().for_each(Block::assert_canaries);
+    }
+}
+
+/// Dense f64 operands of problem `b`.
+fn problem(x: &[f64], b: usize, len: usize) -> &[f64] {
+    &x[b * len..(b + 1) * len]
+}
+
+/// The oracle is the reference's formula in f64; for E = f64 it errs as much as the kernel may: hence twice the bound.
+fn oracle_slack<E: Elem>() -> f64 {
+    if E::UNIT_ROUNDOFF == f64::UNIT_ROUNDOFF { 2.0 } else { 1.0 + 1e-6 }
+}
+
+/// Forward bounds, by composition (u unit roundoff, γ_n = n u / (1 − n u), any order of summation):
+///
+/// - scores: |ŝ_j − s_j| <= Δ_j = γ(d + 2) |scale| Σ_c |q_c k_jc|;
+/// - with t_j = s_j − max: subtracting the max (any common shift cancels) moves the exponent by u |t̂_j|, exp errs by 2 u: the
+///   exponential of key j is right up to e^±η_j, η_j = Δ_j + u (|t_j| + 2 max Δ) + 2 u;
+/// - the sum of exponentials is right up to e^±H, H = ln(1 + Σ p_k (e^η_k − 1)) (convexity for the lower side); n additions,
+///   reciprocal and product give γ(n + 2): |p̂_j − p_j| <= π_j = p_j expm1(η_j + H + γ(n + 2)) + the floor below which softmax writes 0;
+/// - out: Σ_j π_j |v_j| + γ(n + 2) Σ_j (p_j + π_j) |v_j| + n tiny.
+fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
+    let [count, tq, tk, d, dv] = case.size;
+    let (u, slack, tiny) = (E::UNIT_ROUNDOFF, oracle_slack::<E>(), tiny::<E>());
+    let (qs, ks, vs) = (case.q.dense(), case.k.dense(), case.v.dense());
+    let (outs, probs, scale) = (case.out.dense(), case.probs.dense(), case.scale.to_f64());
+    for b in 0..count {
+        let (q, key, v) = (problem(&qs, b, tq * d), problem(&ks, b, tk * d), problem(&vs, b, tk * dv));
+        for i in 0..tq {
+            let n = reference::visible(i, tq, tk);
+            let dot = |j: usize, abs: bool| -> f64 {
+                (0..d).map(|c| q[i * d + c] * key[j * d + c]).map(|x| if abs { x.abs() } else { x }).sum()
+            };
+            let s: Vec<f64> = (0..n).map(|j| scale * dot(j, false)).collect();
+            let delta: Vec<f64> = (0..n)
+                .map(|j| gamma::<E>(d + 2) * scale.abs() * dot(j, true) + (d + 1) as f64 * tiny)
+                .collect();
+            let p = reference::softmax(&s).0;
+            let (max, worst) =
+                (s.iter().fold(f64::MIN, |m, x| m.max(*x)), delta.iter().fold(0.0, |m: f64, x| m.max(*x)));
+            let eta: Vec<f64> =
+                (0..n).map(|j| delta[j] + u * ((s[j] - max).abs() + 2.0 * worst) + 2.0 * u).collect();
+            let h = (0..n).map(|j| p[j] * eta[j].exp_m1()).sum::<f64>().ln_1p();
+            let pi: Vec<f64> = (0..n)
+                .map(|j| p[j] * (eta[j] + h + gamma::<E>(n + 2)).exp_m1() + softmax_floor::<E>())
+                .collect();
+            for j in 0..tk {
+                let got = probs[(b * tq + i) * tk + j];
+                if j < n {
+                    let bound = slack * pi[j];
+                    assert!((got - p[j]).abs() <= bound, "{:?} p({b} {i} {j}): {got} for {}", k.isa(), p[j]);
+                } else {
+                    assert_eq!(got.to_bits(), 0, "{:?} p({b} {i} {j}) behind the mask", k.isa());
+                }
+            }
+            for c in 0..dv {
+                let exact: f64 = (0..n).map(|j| p[j] * v[j * dv + c]).sum();
+                let bound: f64 = (0..n)
+                    .map(|j| (pi[j] + gamma::<E>(n + 2) * (p[j] + pi[j])) * v[j * dv + c].abs() + tiny)
+                    .sum();
+                let got = outs[(b * tq + i) * dv + c];
+                assert!(
+                    (got - exact).abs() <= slack * bound,
+                    "{:?} out({b} {i} {c}): {got} for {exact}",
+                    k.isa()
+                );
+            }
+        }
+    }
+}
+
+/// Backward bounds for the given probs (exact inputs here), by composition:
+///
+/// - dP_ij: A_ij = γ(dv + 2) Σ_c |dO_ic v_jc|;
+/// - their mean μ_i = Σ_j p_j dP_j: M_i = Σ_j p_j A_ij + γ(n + 1) Σ_j p_j (|dP_ij| + A_ij);
+/// - dS_ij = scale p_j (dP_ij − μ_i): G_ij = |scale| p_j (A_ij + M_i)(1 + γ(3)) + γ(3) |scale| p_j (|dP_ij| + |μ_i|) + underflow;
+/// - dQ_ic: Σ_j G_ij |k_jc| + γ(n + 2) Σ_j (|dS_ij| + G_ij) |k_jc|; dK and dV alike over queries, old contents included.
+fn check_backward<E: Elem>(k: &Kernels<E>, before: &Case<E>, case: &Case<E>, with_dk: bool, with_dv: bool) {
+    let [count, tq, tk, d, dv] = case.size;
+    let (slack, tiny) = (oracle_slack::<E>(), tiny::<E>());
+    let (qs, ks, vs, dos) = (case.q.dense(), case.k.dense(), case.v.dense(), case.dout.dense());
+    let (probs, scale) = (case.probs.dense(), case.scale.to_f64());
+    let (dqs, dks, dvs) = (case.dq.dense(), case.dk.dense(), case.dv.dense());
+    let (dk0, dv0) = (before.dk.dense(), before.dv.dense());
+    for b in 0..count {
+        let (q, key, v) = (problem(&qs, b, tq * d), problem(&ks, b, tk * d), problem(&vs, b, tk * dv));
+        let (p, o) = (problem(&probs, b, tq * tk), problem(&dos, b, tq * dv));
+        let (mut ds, mut g) = (vec![0.0; tq * tk], vec![0.0; tq * tk]);
+        for i in 0..tq {
+            let n = reference::visible(i, tq, tk);
+            let p = &p[i * tk..][..n];
+            let terms = |j: usize| (0..dv).map(move |c| o[i * dv + c] * v[j * dv + c]);
+            let dp: Vec<f64> = (0..n).map(|j| terms(j).sum()).collect();
+            let a: Vec<f64> = (0..n)
+                .map(|j| gamma::<E>(dv + 2) * terms(j).map(f64::abs).sum::<f64>() + (dv + 1) as f64 * tiny)
+                .collect();
+            let mean: f64 = (0..n).map(|j| p[j] * dp[j]).sum();
+            let m: f64 =
+                (0..n).map(|j| p[j] * a[j] + gamma::<E>(n + 1) * p[j] * (dp[j].abs() + a[j]) + tiny).sum();
+            for j in 0..n {
+                let sp = scale.abs() * p[j];
+                ds[i * tk + j] = scale * p[j] * (dp[j] - mean);
+                g[i * tk + j] = sp * (a[j] + m) * (1.0 + gamma::<E>(3))
+                    + gamma::<E>(3) * sp * (dp[j].abs() + mean.abs())
+                    + tiny * (2.0 + dp[j].abs() + mean.abs());
+            }
+            for c in 0..d {
+                let exact: f64 = (0..n).map(|j| ds[i * tk + j] * key[j * d + c]).sum();
+                let bound: f64 = (0..n)
+                    .map(|j| (ds[i * tk + j].abs(), g[i * tk + j], key[j * d + c].abs()))
+                    .map(|(s, g, k)| g * k + gamma::<E>(n + 2) * (s + g) * k + tiny)
+                    .sum();
+                let got = dqs[(b * tq + i) * d + c];
+                assert!(
+                    (got - exact).abs() <= slack * bound,
+                    "{:?} dq({b} {i} {c}): {got} for {exact}",
+                    k.isa()
+                );
+            }
+        }
+        for j in 0..tk {
+            let seen = |i: &usize| j < reference::visible(*i, tq, tk);
+            for c in 0..d {
+                let (at, old) = ((b * tk + j) * d + c, dk0[(b * tk + j) * d + c]);
+                if !with_dk {
+                    assert_eq!(dks[at].to_bits(), old.to_bits());
+                    continue;
+                }
+                let mut exact = old;
+                let mut bound = gamma::<E>(tq + 3) * old.abs();
+                for i in (0..tq).filter(seen) {
+                    let (s, g, q) = (ds[i * tk + j], g[i * tk + j], q[i * d + c].abs());
+                    exact += s * q.copysign(qs[(b * tq + i) * d + c]);
+                    bound += g * q + gamma::<E>(tq + 3) * (s.abs() + g) * q + tiny;
+                }
+                let got = dks[at];
+                assert!(
+                    (got - exact).abs() <= slack * bound,
+                    "{:?} dk({b} {j} {c}): {got} for {exact}",
+                    k.isa()
+                );
+            }
+            for c in 0..dv {
+                let (at, old) = ((b * tk + j) * dv + c, dv0[(b * tk + j) * dv + c]);
+                if !with_dv {
+                    assert_eq!(dvs[at].to_bits(), old.to_bits());
+                    continue;
+                }
+                let mut exact = old;
+                let mut size = old.abs();
+                for i in (0..tq).filter(seen) {
+                    exact += p[i * tk + j] * o[i * dv + c];
+                    size += (p[i * tk + j] * o[i * dv + c]).abs();
+                }
+                let bound = gamma::<E>(tq + 3) * size + (tq + 1) as f64 * tiny;
+                let got = dvs[at];
+                assert!(
+                    (got - exact).abs() <= slack * bound,
+                    "{:?} dv({b} {j} {c}): {got} for {exact}",
+                    k.isa()
+                );
+            }
+        }
+    }
+}
+
+/// Forward and backward of `start` within the bounds above.
+pub(crate) fn check<E: Elem>(k: &Kernels<E>, start: &Case<E>, [with_dk, with_dv]: [bool; 2]) {
+    let mut case = start.clone();
+    case.forward(k);
+    check_forward(k, &case);
+    case.backward(k, with_dk, with_dv);
+    check_backward(k, start, &case, with_dk, with_dv);
+}
+
+/// One array for both gradients is dK added first and dV after it, bit for bit.
+pub(crate) fn check_shared<E: Elem>(k: &Kernels<E>, start: &Case<E>) {
+    let mut case = start.clone();
+    case.forward(k);
+    let old = case.dk.clone();
+    case.backward(k, true, false);
+    // dV goes on top of what dK left.
+    case.dv = case.dk.clone();
+    case.backward(k, false, true);
+    let (dq, expected) = (case.dq.dense(), case.dv.dense());
+    (case.dk, case.dv) = (old.clone(), old);
+    case.backward_shared(k).unwrap();
+    let equal = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| same(*a, *b));
+    assert!(equal(&case.dk.dense(), &expected), "{:?} shared gradient {:?}", k.isa(), case.size);
+    assert!(equal(&case.dq.dense(), &dq), "{:?} dq beside a shared gradient {:?}", k.isa(), case.size);
+}
+
+/// A fuzz case: shapes, layout and what to check. The entries follow from the seed.
+pub(super) struct AttentionCase {
+    /// count, tq, tk, d, dv.
+    size: [usize; 5],
+    pad: usize,
+    heads: bool,
+    /// All problems read one K and one V.
+    broadcast: bool,
+    /// Of the entries of Q and K.
+    range: f64,
+    /// dK, dV wanted.
+    given: [bool; 2],
+    /// The key and the query that [`check_key_reach`] and [`check_query_reach`] poison.
+    poison: Option<[usize; 2]>,
+    seed: u64,
+}
+
+impl AttentionCase {
+    /// Any bytes as a case; missing ones count as zero.
+    pub(super) fn decode(data: &[u8]) -> Self {
+        let mut bytes = data.iter().copied();
+        let mut byte = || usize::from(bytes.next().unwrap_or(0));
+        let (count, tq) = (byte() % 4, 1 + byte() % 36);
+        let (tk, d, dv) = (tq + byte() % 36, byte() % 40, byte() % 40);
+        let (layout, what) = (byte(), byte());
+        let seed = (byte() * 257 + byte()) as u64;
+        let poison = (what & 4 == 4).then(|| [byte() % tk, byte() % tq]);
+        AttentionCase {
+            size: [count, tq, tk, d, if what & 8 == 8 { d } else { dv }],
+            pad: layout % 4,
+            heads: layout & 4 == 4,
+            broadcast: layout & 8 == 8,
+            // Weak, sharp, one-hot attention; subnormal operands.
+            range: [1.0, 12.0, 60.0, 1e-40][(layout >> 4) % 4],
+            given: [what & 1 == 0, what & 2 == 0],
+            poison,
+            seed,
+        }
+    }
+
+    /// # Panics
+    /// Where a result is wrong.
+    pub(super) fn check<E: Elem>(&self) {
+        let mut start = Case::<E>::new(self.size, self.pad, self.heads, self.range, self.seed);
+        if self.broadcast {
+            (start.k.bs, start.v.bs) = (0, 0);
+        }
+        let [count, _, _, d, dv] = self.size;
+        for k in available::<E>() {
+            check(&k, &start, self.given);
+            if d == dv {
+                check_shared(&k, &start);
+            }
+            if let (Some([key, query]), 1..) = (self.poison, count) {
+                check_key_reach(&k, &start, key, E::NAN);
+                check_query_reach(&k, &start, query);
+            }
+        }
+    }
+}

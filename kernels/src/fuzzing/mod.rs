@@ -1,0 +1,69 @@
+//! Checks that fuzz targets, proptest and the committed corpora share: a description of a problem, and a function that runs
+//! it on every instruction set and panics where a result is wrong. Not part of the API.
+
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+mod gemm;
+pub(crate) mod mask;
+pub(crate) mod testkit;
+pub mod ulps;
+
+pub use gemm::{GemmCase, Layout, Values, dot2, gamma};
+
+/// The fuzz target `gemm`: any bytes are a case, checked for both types.
+pub fn gemm(data: &[u8]) {
+    if let Some(case) = GemmCase::decode(data) {
+        case.check::<f32>();
+        case.check::<f64>();
+    }
+}
+
+/// The fuzz target `attention`: any bytes are a case, checked for both types.
+pub fn attention(data: &[u8]) {
+    let case = attention::AttentionCase::decode(data);
+    case.check::<f32>();
+    case.check::<f64>();
+}
+
+/// The fuzz target `elementwise`: any bytes are an operation and the bit patterns of its operands, checked for both types.
+pub fn elementwise(data: &[u8]) {
+    elementwise::check::<f32>(data);
+    elementwise::check::<f64>(data);
+}
+
+#[cfg(test)]
+mod tests {
+    /// Stable `cargo test` runs what fuzzing has found worth keeping, and every beginning of it.
+    fn replay(target: &str, run: fn(&[u8])) {
+        let dir = format!("{}/../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+        let mut files: Vec<_> = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries.map(|e| e.unwrap().path()).collect(),
+            // A published crate comes without the workspace around it.
+            Err(_) => return println!("skipped: no corpus at {dir}"),
+        };
+        files.sort();
+        assert!(!files.is_empty());
+        for file in files {
+            let data = std::fs::read(&file).unwrap();
+            for len in (0..=data.len()).rev() {
+                println!("{}, {len} bytes", file.display());
+                run(&data[..len]);
+            }
+        }
+    }
+
+    #[test]
+    fn gemm_corpus_passes() {
+        replay("gemm", super::gemm);
+    }
+
+    #[test]
+    fn attention_corpus_passes() {
+        replay("attention", super::attention);
+    }
+
+    #[test]
+    fn elementwise_corpus_passes() {
+        replay("elementwise", super::elementwise);
+    }
+}
