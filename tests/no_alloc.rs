@@ -6,8 +6,10 @@ use popgrad::rng::{Key, Purpose};
 use popgrad::source::Sampled;
 use popgrad::task::{CausalTree, Forest, Roots};
 use popgrad::train::{Plan, Trainer};
+use rayon::prelude::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
+use std::sync::Barrier;
 
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -29,6 +31,10 @@ fn allocations_of_warm_steps(heads: &[usize], threads: usize) -> usize {
     let params = vec![0.01f32; model.layout().len()];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
+        // A worker's first steal registers it with the deques' garbage collector, once in its life. On a loaded machine a
+        // worker may sleep through any number of warm-up steps; a barrier makes every one of them steal a task now.
+        let all_here = Barrier::new(threads);
+        (0..threads).into_par_iter().with_max_len(1).for_each(|_| drop(all_here.wait()));
         let optimizer = Box::new(Sgd::new(0.01).unwrap());
         let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan, params).unwrap();
         for _ in 0..20 {
