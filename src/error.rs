@@ -1,5 +1,6 @@
 //! One error type for everything a user can cause, with the exit code it maps to.
 
+use popgrad_kernels::KernelError;
 use std::path::{Path, PathBuf};
 
 /// `std::result::Result` with [`Error`].
@@ -52,7 +53,7 @@ pub enum Error {
     },
     /// A kernel refused its operands.
     #[error("kernel: {0}")]
-    Kernel(#[from] popgrad_kernels::KernelError),
+    Kernel(#[from] KernelError),
 }
 
 fn suggestion(near: &Option<String>) -> String {
@@ -92,6 +93,8 @@ impl Error {
     pub fn exit_code(&self) -> i32 {
         match self {
             Error::Invalid { .. } | Error::Unknown { .. } => 2,
+            // What POPGRAD_ISA asks for is usage too.
+            Error::Kernel(KernelError::UnknownIsa { .. } | KernelError::IsaUnavailable { .. }) => 2,
             _ => 1,
         }
     }
