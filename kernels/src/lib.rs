@@ -2,7 +2,7 @@
 //!
 //! Everything is a method of [`Kernels`], which remembers the instruction set it runs on. Operands are checked views
 //! ([`Mat`], [`MatMut`], [`Mats`], [`MatsMut`]); shapes that do not fit together are a [`KernelError`] and write nothing.
-//! Each kernel has a naive twin in [`reference`] and states its error bound there where it is tested.
+//! Each kernel has a naive twin in [`mod@reference`] and states its error bound there where it is tested.
 //!
 //! ```
 //! use popgrad_kernels::{Kernels, Mat, MatMut, Scratch, Write};

@@ -83,7 +83,7 @@ pub fn cross_entropy<E: Elem>(
     }
 }
 
-/// `dlogits[i][s] = w_i (p_is Σ_s' y_is' − y_is)`: the gradient of Σ w_i losses[i].
+/// `dlogits[i][s] = w_i (p_is Σ_s' y_is' − y_is)`: the gradient of Σ w_i `losses[i]`.
 pub fn cross_entropy_backward<E: Elem>(
     probs: Mat<'_, E>,
     targets: Mat<'_, f64>,
