@@ -12,6 +12,7 @@ import pathlib
 import platform
 import re
 import subprocess
+import time
 
 root = pathlib.Path(__file__).resolve().parent.parent
 
@@ -26,9 +27,23 @@ def cpu_name():
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
 
 
+def best_isa():
+    try:
+        flags = re.search(r"^flags\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split()
+    except (OSError, AttributeError):
+        return "portable"
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags):
+        return "avx512"
+    return "avx2" if {"avx2", "fma"} <= set(flags) else "portable"
+
+
 def main():
     rows = []
+    # Results of earlier days stay where criterion put them: only what this session measured is recorded.
+    fresh = time.time() - 2 * 3600
     for path in sorted(root.glob("target/criterion/**/new/benchmark.json")):
+        if path.stat().st_mtime < fresh:
+            continue
         about = json.loads(path.read_text())
         median = json.loads((path.parent / "estimates.json").read_text())["median"]
         ns, interval = median["point_estimate"], median["confidence_interval"]
@@ -39,8 +54,8 @@ def main():
                      f"{interval['upper_bound']:.1f}", unit, amount or "", rate])
     if not rows:
         raise SystemExit("no criterion results: run `cargo bench` first")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
-    isa = os.environ.get("POPGRAD_ISA", "best")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    isa = os.environ.get("POPGRAD_ISA") or best_isa()
     out = root / "benches" / "record" / cpu_name() / f"{datetime.date.today()}.csv"
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as f:

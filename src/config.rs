@@ -37,11 +37,15 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 }
 
 /// Every key of a run.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 22] = [
     key("preset", Kind::Text, "the preset that the other keys start from"),
     key("seed", Kind::Count, "seed of every draw"),
     key("dtype", Kind::Text, "f32 or f64: type of parameters and activations"),
-    key("graph", Kind::Text, "latent graph: chain, icl, random, manual, or custom (then `parents`)"),
+    key(
+        "graph",
+        Kind::Text,
+        "latent graph: chain, icl, random, many_graphs, manual, or custom (then `parents`)",
+    ),
     key(
         "parents",
         Kind::Integers,
@@ -53,6 +57,11 @@ pub const KEYS: [Key; 21] = [
     key("roots", Kind::Text, "law of the roots: stationary or uniform"),
     key("model", Kind::Text, "model: disentangled"),
     key("heads", Kind::Integers, "attention heads of each layer, e.g. 1,1"),
+    key(
+        "init",
+        Kind::Real,
+        "standard deviation of the initial attention matrices, >= 0; 0 leaves several heads equal for ever",
+    ),
     key("optimizer", Kind::Text, "optimiser: sgd"),
     key("lr", Kind::Real, "learning rate, >= 0"),
     key("schedule", Kind::Text, "learning-rate schedule: constant or cosine"),
@@ -97,6 +106,8 @@ pub struct Config {
     pub model: String,
     /// Heads of each layer.
     pub heads: Vec<usize>,
+    /// Standard deviation of the initial attention matrices.
+    pub init: f64,
     /// Optimiser.
     pub optimizer: String,
     /// Learning rate.
@@ -248,6 +259,12 @@ impl Config {
             if value > 1 << 26 {
                 return Err(Error::invalid(name, value.to_string(), format!("{name} <= 2^26")));
             }
+        }
+        if self.steps.checked_mul(self.batch as u64).is_none() {
+            return Err(Error::invalid("steps", self.steps.to_string(), "steps * batch < 2^64"));
+        }
+        if !(self.init >= 0.0 && self.init <= 1e3) {
+            return Err(Error::invalid("init", self.init.to_string(), "0 <= init <= 1000"));
         }
         match self.dtype.as_str() {
             "f32" | "f64" => Ok(()),

@@ -92,6 +92,19 @@ impl Key {
         [unit(a), unit(b)]
     }
 
+    /// Standard normal number `index`: the polar method on addressed uniforms, attempt after attempt.
+    pub fn normal(&self, index: u64) -> f64 {
+        let mut attempt = 0;
+        loop {
+            let [u, v] = self.uniforms(index, 0, attempt).map(|x| 2.0 * x - 1.0);
+            let r = u * u + v * v;
+            if r < 1.0 && r > 0.0 {
+                return u * (-2.0 * crate::num::ln(r) / r).sqrt();
+            }
+            attempt += 1;
+        }
+    }
+
     /// An integer uniform on 0..n, exactly (given random bits): Lemire's multiplication, and where that would be
     /// biased (probability below n / 2⁶⁴) the next attempt.
     ///

@@ -298,16 +298,21 @@ impl<'a, E: Elem> Trainer<'a, E> {
     /// What the model reports, and a loss that is not finite.
     pub fn update(&mut self) -> Result<f64> {
         let loss = self.loss_and_grad()?;
-        if !loss.is_finite() {
-            let found = format!("training loss {loss} at step {}", self.step);
-            return Err(Error::invalid("lr", found, "a learning rate at which training does not diverge"));
-        }
+        self.check_finite("training loss", loss)?;
         let lr = self.plan.schedule.rate(self.plan.lr, self.step, self.plan.steps);
         self.optimizer.step(lr, &mut self.params, &self.grad);
         self.step += 1;
         self.interval.0.add(loss);
         self.interval.1 += 1;
         Ok(loss)
+    }
+
+    fn check_finite(&self, what: &str, value: f64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let found = format!("training diverged: {what} is {value} at step {}", self.step);
+        Err(Error::invalid("lr, weight_decay", found, "rates at which everything stays finite"))
     }
 
     /// Loss on the test set.
@@ -322,6 +327,7 @@ impl<'a, E: Elem> Trainer<'a, E> {
 
     fn evaluate(&mut self, observer: &mut dyn Observer<E>) -> Result<()> {
         let test_loss = self.test_loss()?;
+        self.check_finite("test loss", test_loss)?;
         let (sum, count) = std::mem::take(&mut self.interval);
         let evaluation = Evaluation {
             step: self.step,
@@ -353,6 +359,10 @@ impl<'a, E: Elem> Trainer<'a, E> {
                 self.evaluate(observer)?;
             }
             if checkpoint {
+                // The last good checkpoint must not give way to one that nothing can resume from.
+                let largest =
+                    self.params.iter().fold(0.0, |m: f64, p| if p.is_finite() { m } else { p.to_f64() });
+                self.check_finite("a parameter", largest)?;
                 observer.checkpoint(&self.state())?;
             }
         }

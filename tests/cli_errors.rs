@@ -55,6 +55,8 @@ fn run_refuses_bad_values_before_a_folder_appears() {
         (&["chain", "weight_decay=-0.1"], &["weight_decay: -0.1"]),
         (&["chain", "schedule=cos"], &["unknown schedule"]),
         (&["chain", "steps=0"], &["steps: 0"]),
+        (&["chain", "steps=2^62"], &["steps: 4611686018427387904", "steps * batch < 2^64"]),
+        (&["chain", "init=-1"], &["init: -1"]),
         (&["chain", "batch=0"], &["batch: 0"]),
         (&["chain", "shards=0"], &["shards: 0"]),
         (&["chain", "eval_every=0"], &["eval_every: 0"]),
@@ -68,6 +70,21 @@ fn run_refuses_bad_values_before_a_folder_appears() {
         refused(&all, 2, words);
         assert!(!folder.exists(), "{args:?} left a folder behind");
     }
+}
+
+#[test]
+fn what_the_parser_refuses_is_one_line_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = text(dir.path()).to_string();
+    refused(&["run"], 2, &["PRESET"]);
+    refused(&["run", "chain", "--quikc"], 2, &["--quikc"]);
+    refused(&["run", "chain", "--seed", "-1"], 2, &["-1"]);
+    refused(&["run", "--resume", &there, "--out", &there], 2, &["--out"]);
+    refused(&["grad"], 2, &["--params"]);
+    refused(&["trian"], 2, &["trian"]);
+    // A line break in what a user typed does not make a second line.
+    refused(&["run", "ch\nain"], 2, &["ch\\nain"]);
+    refused(&["run", "chain", "foo\nbar=3"], 2, &["foo\\nbar"]);
 }
 
 #[test]
@@ -130,6 +147,12 @@ fn resume_refuses_corrupt_and_foreign_checkpoints() {
     fs::write(&config, toml.replace("seed = 0", "seed = 1")).unwrap();
     refused(&resume, 1, &["checkpoint of another run"]);
     fs::write(&config, &toml).unwrap();
+    // Logs that lack what the checkpoint says was written.
+    let metrics = folder.join("metrics.jsonl");
+    let log = fs::read(&metrics).unwrap();
+    fs::write(&metrics, b"").unwrap();
+    refused(&resume, 1, &["metrics.jsonl", "0 records", "expected 2"]);
+    fs::write(&metrics, &log).unwrap();
     // Untouched, it resumes.
     assert!(Command::new(env!("CARGO_BIN_EXE_popgrad")).args(resume).output().unwrap().status.success());
 }
@@ -228,10 +251,36 @@ fn grad_refuses_tokens_targets_and_weights_out_of_range() {
     let bad = Array::new(&[2, 3], vec![0.0; 6]).unwrap();
     let y = Array::new(&[2, 2], targets()).unwrap();
     write_arrays(&grad.at("b.npz"), &[("tokens", &bad), ("targets", &y)], None).unwrap();
-    grad.refused(&SIZES, 2, &["tokens", "integer"]);
+    grad.refused(&SIZES, 1, &["b.npz", "tokens", "integer"]);
     let bytes = fs::read(grad.at("p.npz")).unwrap();
     fs::write(grad.at("b.npz"), &bytes[..bytes.len() - 30]).unwrap();
     grad.refused(&SIZES, 1, &["b.npz"]);
+}
+
+#[test]
+fn grad_never_overwrites_what_it_reads_nor_writes_what_is_not_finite() {
+    let grad = Grad::new();
+    let (p, b) = (grad.at("p.npz"), grad.at("b.npz"));
+    let before = fs::read(&p).unwrap();
+    let call = [
+        "grad",
+        "--model",
+        "disentangled",
+        "heads=1",
+        "S=2",
+        "--params",
+        text(&p),
+        "--batch",
+        text(&b),
+        "--out",
+    ];
+    let mut all = call.to_vec();
+    all.push(text(&p));
+    refused(&all, 2, &["out:", "--params"]);
+    assert_eq!(fs::read(&p).unwrap(), before);
+    let weights = Some(vec![1.7e308, 1.7e308]);
+    grad.batch(vec![0, 1, 0, 1, 1, 0], &[2, 3], vec![0.5, 0.5, 0.0, 1.0], &[2, 2], weights);
+    grad.refused(&SIZES, 2, &["weights", "finite"]);
 }
 
 #[test]
@@ -269,7 +318,7 @@ fn grad_refuses_formats_and_places() {
 #[test]
 fn an_instruction_set_that_does_not_exist_is_refused() {
     let out = Command::new(env!("CARGO_BIN_EXE_popgrad"))
-        .args(["run", "chain", "--quick"])
+        .args(["run", "chain", "--quick", "--out", "/nonexistent/folder"])
         .env("POPGRAD_ISA", "avx1024")
         .output()
         .unwrap();

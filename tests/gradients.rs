@@ -2,7 +2,7 @@
 //! the paper's equations that shares no code with the engine.
 
 use popgrad::batch::Batch;
-use popgrad::model::{Disentangled, Model, ModelSpec, build};
+use popgrad::model::{Disentangled, MODELS, Model, ModelSpec, build};
 
 /// Deterministic numbers in (-1, 1), good enough for test data.
 fn noise(seed: u64) -> impl FnMut() -> f64 {
@@ -34,7 +34,7 @@ fn random_batch(seed: u64, seqs: usize, len: usize, vocab: usize) -> Batch {
     batch
 }
 
-/// x A_h xᵀ, causal softmax, concatenation, read-out: theory 1.2, one sequence, one value at a time.
+/// x A_h xᵀ, causal softmax, concatenation, read-out: one sequence, one value at a time.
 fn paper_forward(heads: &[usize], params: &[f64], tokens: &[u32], s: usize) -> Vec<f64> {
     let t = tokens.len();
     let mut x: Vec<Vec<f64>> = (0..t)
@@ -107,14 +107,17 @@ fn forward_is_the_papers_formula() {
 }
 
 #[test]
-fn every_block_matches_central_differences() {
-    for heads in HEADS {
-        let (model, mut params, batch) = setup(heads, 11);
+fn every_block_of_every_model_matches_central_differences() {
+    for (name, heads) in MODELS.into_iter().flat_map(|m| HEADS.map(|h| (m, h))) {
+        let spec = ModelSpec { name: name.into(), vocab: 3, seq_len: 5, heads: heads.to_vec() };
+        let model = build::<f64>(&spec).unwrap();
+        let (mut draw, batch) = (noise(11), random_batch(12, 4, 5, 3));
+        let mut params: Vec<f64> = (0..model.layout().len()).map(|_| 0.7 * draw()).collect();
         let mut ws = model.workspace(4).unwrap();
         let mut grad = vec![f64::NAN; params.len()];
         model.forward(&params, &batch, &mut ws).unwrap();
         model.backward(&params, &batch, &mut ws, &mut grad).unwrap();
-        let layout = Model::<f64>::layout(&model).clone();
+        let layout = model.layout().clone();
         for block in layout.blocks() {
             let (mut worst, mut size) = (0.0f64, 0.0f64);
             for i in block.range() {

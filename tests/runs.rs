@@ -134,6 +134,90 @@ fn a_run_folder_holds_what_it_should() {
 }
 
 #[test]
+fn divergence_is_reported_and_keeps_the_last_good_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, args, resumable) in [
+        (
+            "late",
+            &["lr=1e4", "weight_decay=0.1", "checkpoint_every=1", "eval_every=50", "steps=200"][..],
+            true,
+        ),
+        ("at_once", &["lr=1e39", "steps=1"], false),
+        ("in_the_test_loss", &["lr=1e30", "schedule=constant", "eval_every=1", "steps=2"], false),
+    ] {
+        let folder = dir.path().join(name);
+        let out = popgrad().args(SMALL).args(args).arg("--out").arg(&folder).output().unwrap();
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{name}: {err}");
+        assert!(err.lines().last().unwrap().contains("training diverged"), "{name}: {err}");
+        assert!(!fs::read_to_string(folder.join("metrics.jsonl")).unwrap().contains("null,\"gap\""));
+        assert_eq!(folder.join("checkpoint.safetensors").exists(), resumable, "{name}");
+        let again = popgrad().args(["run", "--resume"]).arg(&folder).output().unwrap();
+        let err = String::from_utf8(again.stderr).unwrap();
+        assert!(err.contains("training diverged"), "resuming {name} diverges again, no more: {err}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let mut child = popgrad()
+        .args(SMALL)
+        .args(["steps=40", "--quick", "--out"])
+        .arg(&folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(folder.join("summary.json").exists());
+}
+
+#[test]
+fn heads_differ_from_a_random_start_and_only_then() {
+    let dir = tempfile::tempdir().unwrap();
+    for (init, differ) in [("init=0", false), ("init=1e-2", true)] {
+        let folder = dir.path().join(init);
+        let out = run(&folder, &["steps=40", "heads=2,1", init]);
+        let noted = String::from_utf8(out.stderr).unwrap().contains("equal for ever");
+        assert_eq!(noted, !differ);
+        let arrays = popgrad::report::arrays::read_arrays(&folder.join("checkpoint.safetensors")).unwrap();
+        let a = arrays["param.A.0"].to_f64_vec();
+        let (first, second) = a.split_at(a.len() / 2);
+        assert_eq!(first != second, differ);
+    }
+}
+
+#[test]
+fn any_number_of_heads_can_be_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    for heads in ["heads=64", "heads=1,12", "heads=12,1"] {
+        let folder = dir.path().join(heads);
+        run(&folder, &["S=2", "T=3", "steps=2", "batch=4", "test_size=4", heads]);
+        assert!(folder.join("figures/overview.png").exists());
+    }
+}
+
+#[test]
+fn a_finished_run_keeps_its_summary() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    run(&folder, &["steps=40"]);
+    let read = || -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(folder.join("summary.json")).unwrap()).unwrap()
+    };
+    let before = read();
+    fs::write(folder.join(".popgrad-left.tmp"), "half").unwrap();
+    let out = popgrad().args(["run", "--resume"]).arg(&folder).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(read()["steps_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(read()["test_loss"], before["test_loss"]);
+    assert!(!folder.join(".popgrad-left.tmp").exists(), "what a kill left is cleared");
+}
+
+#[test]
 fn uniform_roots_have_an_exact_posterior_that_is_the_counts() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");

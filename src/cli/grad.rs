@@ -43,6 +43,14 @@ L = sum_i weights_i losses_i. Weights default to 1/B and are never renormalised.
 pub(super) fn grad(args: GradArgs) -> Result<()> {
     // Refused before any work: an output format that cannot be written.
     Format::of(&args.out)?;
+    for (name, input) in [("params", &args.params), ("batch", &args.batch)] {
+        let same =
+            |a: &Path, b: &Path| Some(std::fs::canonicalize(a).ok()? == std::fs::canonicalize(b).ok()?);
+        if same(&args.out, input) == Some(true) {
+            let problem = format!("{} is also --{name}", args.out.display());
+            return Err(Error::invalid("out", problem, "a file that is not read"));
+        }
+    }
     match args.dtype.as_str() {
         "f32" => typed::<f32>(&args),
         "f64" => typed::<f64>(&args),
@@ -90,15 +98,39 @@ struct Piece<E> {
     grad: Vec<E>,
 }
 
-/// Sequences per piece: bounds the memory whatever the batch; fixed, so that sums have one order.
+/// Most sequences per piece, and the elements that a piece may take; a piece's size depends on the model alone, never on the
+/// threads, so that sums have one order.
 const PIECE: usize = 256;
+const PIECE_ELEMENTS: usize = 1 << 25;
+
+/// Sequences per piece for `model`.
+fn piece_size<E: Elem>(model: &dyn Model<E>) -> Result<usize> {
+    let fits = |n: usize| model.workspace_len(n).is_some_and(|[a, k]| a.saturating_add(k) <= PIECE_ELEMENTS);
+    let mut size = PIECE;
+    while size > 1 && !fits(size) {
+        size /= 2;
+    }
+    let elements =
+        model.workspace_len(size).map(|[a, k]| a.saturating_add(k).saturating_add(model.layout().len()));
+    let bytes = elements.and_then(|n| n.checked_mul(size_of::<E>() * rayon::current_num_threads()));
+    let free = crate::paper::folder::available_memory().unwrap_or(usize::MAX);
+    match bytes {
+        Some(bytes) if bytes <= free => Ok(size),
+        _ => {
+            let found =
+                bytes.map_or("more than can be addressed".into(), |b| format!("about {} MiB", b >> 20));
+            Err(Error::invalid("memory (S, T, heads, threads)", found, format!("{} MiB free", free >> 20)))
+        }
+    }
+}
 
 fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Result<Evaluated<E>> {
     use rayon::prelude::*;
     let (t, s, n) = (batch.len_tokens(), batch.vocab(), batch.seqs());
-    let pieces: Vec<usize> = (0..n).step_by(PIECE).collect();
+    let size = piece_size(model)?;
+    let pieces: Vec<usize> = (0..n).step_by(size).collect();
     let run = |start: &usize| -> Result<Piece<E>> {
-        let count = PIECE.min(n - start);
+        let count = size.min(n - start);
         let rows = *start..start + count;
         let mut piece = Batch::with_capacity(count, t, s)?;
         piece.set_seqs(count);
@@ -121,7 +153,7 @@ fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Resul
     };
     let mut loss = crate::num::Sum::new();
     // A bounded number of pieces in flight; folded in order.
-    for group in pieces.chunks(4 * rayon::current_num_threads()) {
+    for group in pieces.chunks(rayon::current_num_threads()) {
         let done: Vec<_> = group.par_iter().map(run).collect();
         for piece in done {
             let piece = piece?;
@@ -134,14 +166,21 @@ fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Resul
         }
     }
     out.loss = loss.value();
+    if !out.loss.is_finite() || out.grad.iter().any(|g| !g.is_finite()) {
+        let found = format!("loss {} or a gradient that is not finite", out.loss);
+        return Err(Error::invalid("params, weights", found, "values at which everything stays finite"));
+    }
     Ok(out)
 }
 
-/// Takes array `name` out of a file's arrays.
-fn take(arrays: &mut BTreeMap<String, Array>, path: &Path, name: &str) -> Result<Array> {
-    let held: Vec<&str> = arrays.keys().map(String::as_str).collect();
-    let problem = format!("array `{name}` is missing; the file holds: {}", held.join(", "));
-    arrays.remove(name).ok_or_else(|| Error::format(path, problem))
+/// Takes array `name` out of a file's arrays; `held` lists all that the file had.
+fn take(arrays: &mut BTreeMap<String, Array>, held: &str, path: &Path, name: &str) -> Result<Array> {
+    let problem = || Error::format(path, format!("array `{name}` is missing; the file holds: {held}"));
+    arrays.remove(name).ok_or_else(problem)
+}
+
+fn names(arrays: &BTreeMap<String, Array>) -> String {
+    arrays.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn shape_error(path: &Path, name: &str, array: &Array, expected: &str) -> Error {
@@ -150,8 +189,9 @@ fn shape_error(path: &Path, name: &str, array: &Array, expected: &str) -> Error 
 
 fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
     let mut arrays = read_arrays(path)?;
-    let tokens = take(&mut arrays, path, "tokens")?;
-    let targets = take(&mut arrays, path, "targets")?;
+    let held = names(&arrays);
+    let tokens = take(&mut arrays, &held, path, "tokens")?;
+    let targets = take(&mut arrays, &held, path, "targets")?;
     let weights = arrays.remove("weights");
     if let Some(extra) = arrays.keys().next() {
         let problem = format!("array `{extra}` is not expected; allowed: tokens, targets, weights");
@@ -169,14 +209,14 @@ fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
     let mut batch = Batch::with_capacity(b, t, vocab)?;
     batch.set_seqs(b);
     let (out_tokens, out_targets, out_weights) = batch.parts_mut();
-    for (i, (out, token)) in out_tokens.iter_mut().zip(tokens.as_integers("tokens")?).enumerate() {
+    let integers = tokens.as_integers("tokens").map_err(|e| Error::format(path, e.to_string()))?;
+    for (i, (out, token)) in out_tokens.iter_mut().zip(integers).enumerate() {
         let found = usize::try_from(token).ok().filter(|x| *x < vocab);
         let Some(token) = found else {
             let problem =
                 format!("tokens[{}, {}] = {token}; allowed: 0 <= token < S = {vocab}", i / t, i % t);
             return Err(Error::format(path, problem));
         };
-        // A vocabulary is at most 2^16 here, checked by the model; u32 holds any token below it.
         *out = u32::try_from(token).unwrap_or(u32::MAX);
     }
     let values = targets.to_f64_vec();
@@ -208,9 +248,10 @@ fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
 
 fn read_params<E: Elem>(path: &Path, layout: &Layout) -> Result<Vec<E>> {
     let mut arrays = read_arrays(path)?;
+    let held = names(&arrays);
     let mut params = vec![E::ZERO; layout.len()];
     for block in layout.blocks() {
-        let array = take(&mut arrays, path, block.name())?;
+        let array = take(&mut arrays, &held, path, block.name())?;
         if array.shape() != block.shape() {
             return Err(shape_error(path, block.name(), &array, &format!("{:?}", block.shape())));
         }

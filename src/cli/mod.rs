@@ -6,6 +6,7 @@ mod run;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,8 +33,14 @@ pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            // clap prints help to stdout and errors to stderr, and knows which exit code each deserves.
-            let _ = e.print();
+            // Help and version go to stdout as clap wrote them; an error is one line, like every other.
+            if e.use_stderr() {
+                let text = e.to_string();
+                let lines: Vec<&str> = text.lines().map(str::trim).take_while(|l| !l.is_empty()).collect();
+                say(&lines.join(" "));
+            } else {
+                let _ = e.print();
+            }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
@@ -44,9 +51,28 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            say(&format!("error: {e}"));
             ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(1))
         }
+    }
+}
+
+/// A line on stderr. Control characters are escaped, so that it stays one line whatever a user typed; nobody reading is no
+/// reason to stop.
+fn say(text: &str) {
+    let line: String = text
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect();
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Text on stdout. A reader that has left (`| head`) is no error.
+fn tell(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", "cannot write", e)),
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Progress of a run on stderr: a bar on a terminal, a line every few seconds elsewhere.
 
+use super::say;
 use crate::config::Config;
 use crate::paper::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -81,7 +82,7 @@ impl Progress for Bar {
         self.bar.finish_and_clear();
     }
     fn note(&mut self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| say(text));
     }
 }
 
@@ -93,7 +94,7 @@ impl Progress for Lines {
     fn stepped(&mut self, step: u64, loss: f64) {
         self.meter.loss = loss;
         if let Some(text) = self.meter.due(step, Duration::from_secs(5)) {
-            eprintln!("step {step}/{}  {text}", self.meter.steps);
+            say(&format!("step {step}/{}  {text}", self.meter.steps));
         }
     }
     fn evaluated(&mut self, gap: f64) {
@@ -101,6 +102,6 @@ impl Progress for Lines {
     }
     fn finished(&mut self) {}
     fn note(&mut self, text: &str) {
-        eprintln!("{text}");
+        say(text);
     }
 }

@@ -1,6 +1,6 @@
 //! `popgrad run`: resolve the configuration, pick the folder, hand over to the experiment, print its summary.
 
-use super::{pool, progress};
+use super::{pool, progress, say, tell};
 use crate::config::{self, Config};
 use crate::paper::{self, causal, folder};
 use crate::report::files::create_run_dir;
@@ -68,13 +68,12 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         }
     };
     if args.quick {
-        let changed = paper::QUICK.trim().replace('\n', ", ").replace(" = ", "=");
-        eprintln!("quick form of `{}`; changed from the paper's: {changed}", config.preset);
+        say(&format!("quick form of `{}`; changed from the paper's: {}", config.preset, changes(&config)?));
     }
     let mut progress = progress::new(&config);
-    let summary = causal::run(&config, &folder, resumed, &pool, progress.as_mut())?;
-    print!("{summary}");
-    Ok(())
+    let outcome = causal::run(&config, &folder, resumed, &pool, progress.as_mut())?;
+    tell(&outcome.summary.to_string())?;
+    outcome.figures
 }
 
 fn resolve(args: &RunArgs) -> Result<Config> {
@@ -103,6 +102,15 @@ fn resolve(args: &RunArgs) -> Result<Config> {
     }
     let overrides = config::parse_overrides(&overrides)?;
     config::resolve(&[paper::preset(&preset, args.quick)?, file, overrides, last])
+}
+
+/// What differs from the preset's full form, as `key=value, ..`.
+fn changes(config: &Config) -> Result<String> {
+    let full = paper::preset(&config.preset, false)?;
+    let now =
+        Table::try_from(config).map_err(|e| Error::invalid("configuration", e.to_string(), "TOML values"))?;
+    let differs = now.iter().filter(|(k, v)| full.get(*k) != Some(*v));
+    Ok(differs.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", "))
 }
 
 /// The configuration that a run folder was made with.

@@ -1,4 +1,4 @@
-//! The disentangled (attention-only, concatenating) transformer of Nichani, Damian and Lee 2024: theory 1.2, "CatFormer".
+//! The disentangled (attention-only, concatenating) transformer of Nichani, Damian and Lee 2024.
 //!
 //! | symbol | name here | shape | equation |
 //! |---|---|---|---|

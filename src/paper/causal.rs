@@ -47,6 +47,15 @@ pub struct MetricRecord {
     pub graph_recovered: bool,
 }
 
+/// A finished run: what it found, and whether its figures could be drawn.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Also in the run folder.
+    pub summary: Summary,
+    /// Training may take hours: a picture that cannot be drawn or written does not take its result away.
+    pub figures: Result<()>,
+}
+
 /// Losses of the reference predictors on the test set.
 #[derive(Debug, Clone, Copy)]
 pub struct References {
@@ -143,7 +152,7 @@ pub fn run(
     resumed: bool,
     pool: &rayon::ThreadPool,
     progress: &mut dyn Progress,
-) -> Result<Summary> {
+) -> Result<Outcome> {
     pool.install(|| match config.dtype.as_str() {
         "f64" => run_typed::<f64>(config, folder, resumed, progress),
         _ => run_typed::<f32>(config, folder, resumed, progress),
@@ -155,27 +164,32 @@ fn run_typed<E: Elem>(
     folder: &Path,
     resumed: bool,
     progress: &mut dyn Progress,
-) -> Result<Summary> {
+) -> Result<Outcome> {
     let task = task(config)?;
     let model = model::build::<E>(&spec(config))?;
     let source = Sampled::new(task.clone(), Key::new(config.seed, Purpose::Train));
     let test = Sampled::new(task.clone(), Key::new(config.seed, Purpose::Test));
-    let params = vec![E::ZERO; model.layout().len()];
+    let params = initial::<E>(config, model.layout());
     let optimizer = optim::build(&config.optimizer, params.len(), config.weight_decay)?;
     let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan(config)?, params)?;
 
     let fingerprint = config.to_toml()?;
+    if !resumed {
+        write_bytes_atomic(&folder.join(folder::CONFIG_FILE), fingerprint.as_bytes())?;
+    }
+    let _lock = folder::lock(folder)?;
     let logs = match folder::load(folder, resumed, &fingerprint, model.layout(), progress)? {
         Some(state) => {
             let step = state.step;
             trainer.restore(state)?;
+            folder::check_logs(folder, config, step)?;
             MetricsWriter::resume(folder, step)?
         }
-        None => {
-            write_bytes_atomic(&folder.join(folder::CONFIG_FILE), fingerprint.as_bytes())?;
-            MetricsWriter::open(folder)?
-        }
+        None => MetricsWriter::open(folder)?,
     };
+    if config.init == 0.0 && config.heads.iter().any(|h| *h > 1) {
+        progress.note("init=0 leaves the heads of a layer equal for ever; init=1e-4 tells them apart");
+    }
     folder::write_run_file(folder, config, task.forest().parents_i64())?;
     trainer.set_test(&test, config.test_size)?;
     let references = references(&task, trainer.test_batches());
@@ -197,8 +211,11 @@ fn run_typed<E: Elem>(
         last: None,
     };
     trainer.run(&mut recorder)?;
-    let seconds = earlier + recorder.started.elapsed().as_secs_f64();
-    let rate = recorder.rate(trainer.steps_done());
+    // Where nothing was left to do, what earlier sittings took stands.
+    let (seconds, rate) = match recorder.rate(trainer.steps_done()) {
+        Some(rate) => (earlier + recorder.started.elapsed().as_secs_f64(), Some(rate)),
+        None => (earlier, folder::last_timing(folder)?.map(|t| t.steps_per_second)),
+    };
     recorder.progress.finished();
 
     let test_loss = match &recorder.last {
@@ -208,8 +225,6 @@ fn run_typed<E: Elem>(
     };
     let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
     let attention = attention(config, &task, model.layout(), &params);
-    figures::draw(config, &task, model.layout(), &params, &references, folder)?;
-
     let mut summary = Summary::new();
     summary.set("test_loss", test_loss)?;
     summary.set("bayes_counts", references.counts)?;
@@ -224,7 +239,22 @@ fn run_typed<E: Elem>(
     summary.set("steps_per_second", rate)?;
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
-    Ok(summary)
+    let figures = figures::draw(config, &task, model.layout(), &params, &references, folder);
+    Ok(Outcome { summary, figures })
+}
+
+/// Zeros, or with `init` > 0 normal attention matrices; the read-out starts at zero either way.
+fn initial<E: Elem>(config: &Config, layout: &Layout) -> Vec<E> {
+    let key = Key::new(config.seed, Purpose::Init);
+    let mut params = vec![E::ZERO; layout.len()];
+    if config.init > 0.0 {
+        for block in layout.blocks().iter().filter(|b| b.name().starts_with("A.")) {
+            for i in block.range() {
+                params[i] = E::from_f64(config.init * key.normal(i as u64));
+            }
+        }
+    }
+    params
 }
 
 /// Attention of the first layer on the parents, from the flat parameters.

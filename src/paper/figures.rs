@@ -34,10 +34,11 @@ pub(super) fn draw(
     let patterns: Vec<Figure> = position_blocks(config, layout, params)
         .iter()
         .enumerate()
+        .take(MOST_HEADS)
         .map(|(h, block)| pattern(config, h, block).into())
         .collect();
     let mut beside = vec![Figure::from(graph.clone())];
-    beside.extend(patterns.iter().cloned());
+    beside.extend(patterns);
     let columns = beside.len().min(3);
     save_figure(&dir, "attention", &Panels { title: String::new(), columns, figures: beside }.into())?;
 
@@ -48,8 +49,17 @@ pub(super) fn draw(
     save_figure(&dir, "W", &w.clone().into())?;
 
     let mut all = vec![loss.into(), graph.into()];
-    all.extend(patterns);
-    all.extend((0..config.heads.len()).map(|l| layer(config, layout, params, l)));
+    let few = |heads: &usize| *heads <= OVERVIEW_HEADS;
+    if config.heads.first().is_some_and(few) {
+        all.extend(
+            position_blocks(config, layout, params)
+                .iter()
+                .enumerate()
+                .map(|(h, b)| pattern(config, h, b).into()),
+        );
+    }
+    let layers = config.heads.iter().enumerate().filter(|(_, heads)| few(heads));
+    all.extend(layers.map(|(l, _)| layer(config, layout, params, l)));
     all.push(w.into());
     let title =
         format!("{} graph, S = {}, T = {}, alpha = {}", config.graph, config.S, config.T, config.alpha);
@@ -101,6 +111,10 @@ fn fit(map: HeatMap) -> HeatMap {
     }
 }
 
+/// Layers of more heads stay out of the overview, and no figure shows more than [`MOST_HEADS`] of a layer.
+const OVERVIEW_HEADS: usize = 4;
+const MOST_HEADS: usize = 9;
+
 fn read_metrics(path: &Path) -> Result<Vec<MetricRecord>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
     let parse = |(i, line): (usize, &str)| {
@@ -135,7 +149,8 @@ fn loss_curve(config: &Config, references: &References, records: &[MetricRecord]
 }
 
 fn graph(task: &CausalTree) -> HeatMap {
-    let n = task.forest().len_context();
+    // With a row for the query, which has no parent, so that rows line up with those of the attention pattern.
+    let n = task.forest().seq_len();
     let mut values = vec![0.0; n * n];
     for (i, p) in task.forest().parents().iter().enumerate() {
         if let Some(p) = p {
@@ -150,7 +165,7 @@ fn graph(task: &CausalTree) -> HeatMap {
         range: Some((0.0, 1.0)),
         row_ticks: Ticks::From(1),
         col_ticks: Ticks::From(1),
-        x_label: "parent".into(),
+        x_label: "parent position".into(),
         y_label: "position".into(),
         ..HeatMap::default()
     })
@@ -183,7 +198,9 @@ fn stream(config: &Config, l: usize) -> Vec<Block> {
             names.extend(below.iter().map(|(n, size)| (format!("attn{which} {n}"), *size)));
         }
     }
-    names.into_iter().map(|(n, size)| Block::new(n, size)).collect()
+    // Beyond a few dozen the names would not fit beside their blocks.
+    let named = names.len() <= 32;
+    names.into_iter().map(|(n, size)| Block::new(if named { n } else { String::new() }, size)).collect()
 }
 
 fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
@@ -193,6 +210,7 @@ fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
     let mut figures: Vec<Figure> = values
         .chunks(d * d)
         .enumerate()
+        .take(MOST_HEADS)
         .map(|(h, a)| {
             let which = if config.heads[l] > 1 { format!(", head {}", h + 1) } else { String::new() };
             let map = HeatMap {

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::model::Layout;
 use crate::report::arrays::{Array, ArrayData};
 use crate::report::checkpoint::Checkpoint;
-use crate::report::files::write_bytes_atomic;
+use crate::report::files::{TEMPORARY_PREFIX, truncate_jsonl_after, write_bytes_atomic};
 use crate::report::metrics::{METRICS_FILE, TIMING_FILE};
 use crate::train::State;
 use crate::{Error, Result};
@@ -138,18 +138,68 @@ pub(super) fn load<E: Elem>(
     Ok(Some(State { step, params, optimizer, interval: ([sum[0], sum[1]], count) }))
 }
 
-/// Seconds that earlier sittings took, from the last timing record kept.
-pub(super) fn last_seconds(folder: &Path) -> Result<f64> {
+/// The last record of `timing.jsonl`.
+///
+/// # Errors
+/// When the file cannot be read, or its last line is no record.
+pub(super) fn last_timing(folder: &Path) -> Result<Option<TimingRecord>> {
     let path = folder.join(TIMING_FILE);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0.0),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(path, "cannot read", e)),
     };
-    let Some(line) = text.lines().last() else { return Ok(0.0) };
-    let record: TimingRecord =
-        serde_json::from_str(line).map_err(|e| Error::format(&path, format!("last line: {e}")))?;
-    Ok(record.seconds)
+    let Some(line) = text.lines().last() else { return Ok(None) };
+    serde_json::from_str(line).map(Some).map_err(|e| Error::format(&path, format!("last line: {e}")))
+}
+
+/// Refuses logs that lack records which the checkpoint at `step` says were written.
+///
+/// # Errors
+/// When `metrics.jsonl` is damaged or too short.
+pub(super) fn check_logs(folder: &Path, config: &Config, step: u64) -> Result<()> {
+    let path = folder.join(METRICS_FILE);
+    let found = truncate_jsonl_after(&path, step)? as u64;
+    let at_end = step == config.steps && !step.is_multiple_of(config.eval_every);
+    let expected = 1 + step / config.eval_every + u64::from(at_end);
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::format(&path, format!("{found} records up to step {step}; expected {expected}")))
+}
+
+/// Holds the run folder for this process until dropped, and clears what a killed one left half-written.
+///
+/// # Errors
+/// When another process holds it.
+pub(super) fn lock(folder: &Path) -> Result<std::fs::File> {
+    let path = folder.join(CONFIG_FILE);
+    let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open", e))?;
+    match file.try_lock() {
+        Err(std::fs::TryLockError::WouldBlock) => {
+            return Err(Error::invalid(
+                "run folder",
+                "another process is running in it",
+                "one process at a time",
+            ));
+        }
+        // A file system without locks: go on without.
+        Err(std::fs::TryLockError::Error(_)) | Ok(()) => {}
+    }
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "cannot read", e))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+            // Left by a kill between writing and renaming; nothing refers to it.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(file)
+}
+
+/// Seconds that earlier sittings took, from the last timing record kept.
+pub(super) fn last_seconds(folder: &Path) -> Result<f64> {
+    Ok(last_timing(folder)?.map_or(0.0, |t| t.seconds))
 }
 
 #[derive(Serialize)]
@@ -195,7 +245,7 @@ fn cpu_name() -> String {
 }
 
 /// Bytes of memory that the system says are free, where it says so.
-pub(super) fn available_memory() -> Option<usize> {
+pub(crate) fn available_memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)

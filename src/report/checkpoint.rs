@@ -17,7 +17,7 @@ pub const FORMAT: &str = "popgrad-checkpoint/1";
 pub struct Checkpoint {
     /// Optimiser steps taken so far.
     pub step: u64,
-    /// What sort of state this is, e.g. `adamw`; the reader's to interpret.
+    /// What sort of state this is, e.g. `popgrad run`; the reader's to compare.
     pub kind: String,
     /// Fingerprint of the configuration the state belongs to; the reader's to compare.
     pub config_fingerprint: String,

@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
+/// How the names of files still being written begin.
+pub const TEMPORARY_PREFIX: &str = ".popgrad-";
+
 /// Write `path` through `fill`, atomically: a temporary file in the same folder, synced, then renamed.
 ///
 /// `fill` may return any error of its own. On failure the temporary file is removed and a file that stood at
@@ -21,7 +24,7 @@ use crate::error::{Error, Result};
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let folder = parent_of(path);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".popgrad-").suffix(".tmp");
+    builder.prefix(TEMPORARY_PREFIX).suffix(".tmp");
     // tempfile's own default is private to the user; an output file should follow the umask like any other.
     #[cfg(unix)]
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);

@@ -1,7 +1,7 @@
 //! Bayes predictors of the causal-tree task: the next symbol after the query, given the context.
 //!
 //! Three of them, because the public code's differs from the right one, and neither is optimal when the roots carry
-//! information about π (theory 1.1).
+//! information about π.
 
 use super::Task;
 use super::causal_tree::{CausalTree, Roots};
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::task::Forest;
 
-    /// Predictive weights of all sequences, roots uniform (theory 1.4 iii):
+    /// Predictive weights of all sequences, roots uniform:
     /// W = S^{-1-|R|} Π_edges (α + N_ab)/(Sα + N_a·), times the predictive probability of the target.
     fn losses(forest: Forest, s: usize, alpha: f64) -> [f64; 3] {
         let task = CausalTree::new(forest, s, alpha, Roots::Uniform).unwrap();

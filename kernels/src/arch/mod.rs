@@ -64,7 +64,7 @@ impl Isa {
     pub fn from_env() -> Result<Isa, KernelError> {
         static CHOICE: OnceLock<Result<Isa, KernelError>> = OnceLock::new();
         CHOICE
-            .get_or_init(|| match std::env::var_os("POPGRAD_ISA") {
+            .get_or_init(|| match std::env::var_os("POPGRAD_ISA").filter(|name| !name.is_empty()) {
                 None => Ok(Isa::available().last().unwrap_or(Isa::Portable)),
                 Some(name) => {
                     let isa = Isa::ALL.into_iter().find(|i| name == i.name()).ok_or_else(|| {

@@ -261,7 +261,7 @@ impl HeatMap {
             let y = y + size.1 + 8.0;
             let corners = [(units(x), units(y)), (units(x + BAR_WIDTH), units(y + BAR_WIDTH))];
             area.draw(&Rectangle::new(corners, NAN_COLOR.filled()))?;
-            text(area, (right + 6.0, y + BAR_WIDTH / 2.0), "NaN", style)?;
+            text(area, (right + 6.0, y + BAR_WIDTH / 2.0), "no value", style)?;
         }
         Ok(())
     }
@@ -318,7 +318,7 @@ impl HeatMap {
         );
         let bar = Axis::new(range.0, range.1, ((cells.1.max(MIN_BAR) / 30.0) as usize).min(9));
         let bar_labels = bar.ticks.iter().map(|t| width_of(&bar.label(*t)));
-        let bar_text = bar_labels.fold(width_of("NaN"), f64::max);
+        let bar_text = bar_labels.fold(width_of("no value"), f64::max);
 
         let y_name = if self.y_label.is_empty() { 0.0 } else { 20.0 };
         let left = PAD + y_name + row_names + row_ticks + if row_names + row_ticks > 0.0 { 0.0 } else { 2.0 };
