@@ -1,5 +1,7 @@
 //! popgrad: exact population gradients and fast CPU training for the theory of how transformers learn.
 #![forbid(unsafe_code)]
+// A closed pipe makes `println!` panic: the command line has its own two functions.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod batch;
 pub mod cli;
