@@ -34,7 +34,9 @@ fn allocations_of_warm_steps(heads: &[usize], threads: usize) -> usize {
         // A worker's first steal registers it with the deques' garbage collector, once in its life. On a loaded machine a
         // worker may sleep through any number of warm-up steps; a barrier makes every one of them steal a task now.
         let all_here = Barrier::new(threads);
-        (0..threads).into_par_iter().with_max_len(1).for_each(|_| drop(all_here.wait()));
+        (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+            all_here.wait();
+        });
         let optimizer = Box::new(Sgd::new(0.01).unwrap());
         let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan, params).unwrap();
         for _ in 0..20 {
