@@ -46,6 +46,15 @@ pub enum KernelError {
         /// Its name.
         isa: &'static str,
     },
+    /// An operand's value is out of range.
+    Domain {
+        /// The kernel.
+        op: &'static str,
+        /// The operand.
+        what: &'static str,
+        /// Its allowed values.
+        allowed: &'static str,
+    },
     /// `POPGRAD_ISA` holds something else than the name of an instruction set.
     UnknownIsa {
         /// What it holds.
@@ -72,6 +81,7 @@ impl fmt::Display for KernelError {
                 write!(f, "scratch has {have} elements, {needed} are needed")
             }
             KernelError::IsaUnavailable { isa } => write!(f, "this CPU lacks the instruction set `{isa}`"),
+            KernelError::Domain { op, what, allowed } => write!(f, "{op}: {what} out of range; allowed: {allowed}"),
             KernelError::UnknownIsa { name } => {
                 write!(f, "POPGRAD_ISA: `{name}` is no instruction set; allowed: portable, avx2, avx512")
             }

@@ -23,6 +23,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gemm;
+pub mod prefix_tree;
 pub mod reference;
 mod scratch;
 mod view;

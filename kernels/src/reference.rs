@@ -183,3 +183,88 @@ pub fn attention_backward<E: Elem>(
         }
     }
 }
+
+/// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: (L, Σ W, C[j][c][i] row-major (T, S, T)).
+///
+/// Softmax with the largest z subtracted, weights as products over the word: nothing of the tree.
+pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>) {
+    use crate::prefix_tree::Weights;
+    let (s, n) = (w.symbols, w.parents.len());
+    let t = n + 1;
+    let (mut loss, mut total, mut sums) = (0.0, 0.0, vec![0.0; t * s * t]);
+    let mut word = vec![0; t];
+    word[n] = w.query;
+    for mut number in 0..(s as u64).pow(n as u32) {
+        for c in word[..n].iter_mut().rev() {
+            *c = (number % s as u64) as usize;
+            number /= s as u64;
+        }
+        let z: Vec<f64> =
+            (0..t).map(|i| (0..=i).map(|j| w.mix.at(i, j) * w.table[word[j]]).sum()).collect();
+        let v = softmax(&z).0;
+        let mut f = vec![0.0; s];
+        for (v, c) in v.iter().zip(&word) {
+            f[*c] += v;
+        }
+        let (mut counts, mut root_counts) = (vec![0.0; s * s], vec![0.0; s]);
+        for j in 0..n {
+            match w.parents[j] {
+                Some(q) => counts[word[q] * s + word[j]] += 1.0,
+                None => root_counts[word[j]] += 1.0,
+            }
+        }
+        // Γ(x + n) / Γ(x).
+        let rising = |x: f64, n: f64| (0..n as u32).map(|i| x + f64::from(i)).product::<f64>();
+        let weight = |b: usize| -> f64 {
+            match w.weights {
+                Weights::Dirichlet { alpha, shared_roots } => {
+                    let row = |c: &[f64]| {
+                        c.iter().map(|c| rising(alpha, *c)).product::<f64>()
+                            / rising(alpha * s as f64, c.iter().sum())
+                    };
+                    let roots = if shared_roots {
+                        row(&root_counts)
+                    } else {
+                        (s as f64).powf(-root_counts.iter().sum::<f64>())
+                    };
+                    let mut counts = counts.clone();
+                    counts[w.query * s + b] += 1.0;
+                    roots * counts.chunks(s).map(row).product::<f64>() / s as f64
+                }
+                Weights::Atoms { weight, pi, roots } => (0..weight.len())
+                    .map(|q| {
+                        let step = |a: usize, b: usize| pi[(q * s + a) * s + b];
+                        let word: f64 = (0..n)
+                            .map(|j| w.parents[j].map_or(roots[q * s + word[j]], |a| step(word[a], word[j])))
+                            .product();
+                        weight[q] * word * step(w.query, b) / s as f64
+                    })
+                    .sum(),
+                Weights::Table { values, stride, root_stride } => {
+                    let row: u32 = (0..n)
+                        .map(|j| w.parents[j].map_or(root_stride[word[j]], |a| stride[word[a] * s + word[j]]))
+                        .sum();
+                    values[row as usize * s + b]
+                }
+            }
+        };
+        let weights: Vec<f64> = (0..s).map(weight).collect();
+        let mut mean = 0.0;
+        for b in 0..s {
+            total += weights[b];
+            if weights[b] > 0.0 {
+                loss -= weights[b] * (f[b] + w.eps).ln();
+            }
+            if f[b] > 0.0 {
+                mean += f[b] * weights[b] / (f[b] + w.eps);
+            }
+        }
+        for i in 0..t {
+            let pull = weights[word[i]] / (f[word[i]] + w.eps);
+            for j in 0..=i {
+                sums[(j * s + word[j]) * t + i] += v[i] * (pull - mean);
+            }
+        }
+    }
+    (loss, total, sums)
+}
