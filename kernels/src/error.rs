@@ -81,7 +81,9 @@ impl fmt::Display for KernelError {
                 write!(f, "scratch has {have} elements, {needed} are needed")
             }
             KernelError::IsaUnavailable { isa } => write!(f, "this CPU lacks the instruction set `{isa}`"),
-            KernelError::Domain { op, what, allowed } => write!(f, "{op}: {what} out of range; allowed: {allowed}"),
+            KernelError::Domain { op, what, allowed } => {
+                write!(f, "{op}: {what} out of range; allowed: {allowed}")
+            }
             KernelError::UnknownIsa { name } => {
                 write!(f, "POPGRAD_ISA: `{name}` is no instruction set; allowed: portable, avx2, avx512")
             }

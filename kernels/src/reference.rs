@@ -184,7 +184,7 @@ pub fn attention_backward<E: Elem>(
     }
 }
 
-/// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: (L, Σ W, C[j][c][i] row-major (T, S, T)).
+/// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: (L, Σ W, `C[j][c][i]` row-major (T, S, T)).
 ///
 /// Softmax with the largest z subtracted, weights as products over the word: nothing of the tree.
 pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>) {
@@ -199,8 +199,7 @@ pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>
             *c = (number % s as u64) as usize;
             number /= s as u64;
         }
-        let z: Vec<f64> =
-            (0..t).map(|i| (0..=i).map(|j| w.mix.at(i, j) * w.table[word[j]]).sum()).collect();
+        let z: Vec<f64> = (0..t).map(|i| (0..=i).map(|j| w.mix.at(i, j) * w.table[word[j]]).sum()).collect();
         let v = softmax(&z).0;
         let mut f = vec![0.0; s];
         for (v, c) in v.iter().zip(&word) {

@@ -5,6 +5,7 @@ pub(crate) mod attention;
 pub(crate) mod elementwise;
 mod gemm;
 pub(crate) mod mask;
+pub(crate) mod prefix_tree;
 pub(crate) mod testkit;
 pub mod ulps;
 
@@ -29,6 +30,11 @@ pub fn attention(data: &[u8]) {
 pub fn elementwise(data: &[u8]) {
     elementwise::check::<f32>(data);
     elementwise::check::<f64>(data);
+}
+
+/// The fuzz target `prefix_tree`: any bytes are a small tree, checked against enumeration.
+pub fn prefix_tree(data: &[u8]) {
+    prefix_tree::run(data);
 }
 
 #[cfg(test)]
@@ -65,5 +71,10 @@ mod tests {
     #[test]
     fn elementwise_corpus_passes() {
         replay("elementwise", super::elementwise);
+    }
+
+    #[test]
+    fn prefix_tree_corpus_passes() {
+        replay("prefix_tree", super::prefix_tree);
     }
 }

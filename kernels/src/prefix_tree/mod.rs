@@ -23,7 +23,7 @@ pub enum Weights<'a, E> {
         /// (Q, S).
         roots: &'a [E],
     },
-    /// Looked up: row Σ stride[c_q, c_j] + Σ root_stride[c_j] of `values` (rows, S) holds W_s.
+    /// Looked up: row `Σ stride[c_q, c_j] + Σ root_stride[c_j]` of `values` (rows, S) holds W_s.
     Table {
         /// (rows, S), every factor included.
         values: &'a [E],
@@ -40,7 +40,7 @@ pub enum Weights<'a, E> {
 /// (S) a table. z_i = Σ_{j<=i} M_ij a_{c_j}, v = softmax(z), f_s = Σ_i v_i 1[c_i = s]; L = −Σ_words Σ_s W_s ln(f_s + ε).
 #[derive(Debug, Clone, Copy)]
 pub struct Walk<'a, E> {
-    /// S, 2 to 256.
+    /// S, 2 to 255.
     pub symbols: usize,
     /// k.
     pub query: usize,
@@ -66,9 +66,9 @@ impl<E: Elem> Walk<'_, E> {
     }
 
     fn range(&self) -> (f64, f64) {
-        self.table.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), a| {
-            (lo.min(a.to_f64()), hi.max(a.to_f64()))
-        })
+        self.table
+            .iter()
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), a| (lo.min(a.to_f64()), hi.max(a.to_f64())))
     }
 
     /// Prefixes, S^prefix_len.
@@ -78,12 +78,13 @@ impl<E: Elem> Walk<'_, E> {
 
     fn check(&self) -> Result<(), KernelError> {
         let op = "prefix_tree";
-        let t = self.parents.len().saturating_add(1);
+        let t = self.parents.len() + 1;
         let domain = |what, allowed| Err(KernelError::Domain { op, what, allowed });
-        if !(2..=256).contains(&self.symbols) {
-            return domain("symbols", "2 to 256");
+        if !(2..=255).contains(&self.symbols) {
+            return domain("symbols", "2 to 255");
         }
-        if t < 2 || t > MAX_LEN || (self.symbols as u64).checked_pow(t as u32 - 1).is_none_or(|n| n >> 63 != 0) {
+        let words = (self.symbols as u64).checked_pow(t.min(MAX_LEN + 1) as u32 - 1);
+        if !(2..=MAX_LEN).contains(&t) || words.is_none_or(|n| n >> 63 != 0) {
             return domain("words", "1 to 2^63 - 1");
         }
         expect(op, "table length", self.symbols, self.table.len())?;
@@ -125,7 +126,9 @@ impl<E: Elem> Walk<'_, E> {
                 let largest = |x: &[u32]| x.iter().fold(0, |m, x| m.max(*x)) as u64;
                 let roots = self.parents.iter().filter(|p| p.is_none()).count() as u64;
                 let last = (t as u64 - 1 - roots) * largest(stride) + roots * largest(root_stride);
-                if last > u32::MAX as u64 || (last as usize + 1).checked_mul(s).is_none_or(|n| n > values.len()) {
+                if last > u32::MAX as u64
+                    || (last as usize + 1).checked_mul(s).is_none_or(|n| n > values.len())
+                {
                     return domain("values", "a row for every sum of strides");
                 }
             }
@@ -225,7 +228,7 @@ impl Accumulator {
         self.weight.value()
     }
 
-    /// C[j][c][i] = Σ over words with c_j = c of δ_i = v_i (W_{c_i}/(f_{c_i} + ε) − Σ_s f_s W_s/(f_s + ε)), i >= j.
+    /// `C[j][c][i]` = Σ over words with c_j = c of δ_i = v_i (W_{c_i}/(f_{c_i} + ε) − Σ_s f_s W_s/(f_s + ε)), i >= j.
     pub fn sum(&self, j: usize, c: usize, i: usize) -> f64 {
         self.sums[(j * self.symbols + c) * self.len + i].value()
     }

@@ -1,119 +1,9 @@
-//! The tree against word-by-word enumeration, for every kind of weights, every instruction set, f64 and f32.
+//! The tree against word-by-word enumeration; refusals.
 
 use super::*;
-use crate::fuzzing::testkit::{Rng, every_isa};
-use crate::reference;
+use crate::fuzzing::prefix_tree::check;
+use crate::fuzzing::testkit::every_isa;
 use proptest::prelude::*;
-
-struct Case {
-    s: usize,
-    parents: Vec<Option<usize>>,
-    mix: Vec<f64>,
-    table: Vec<f64>,
-    pi: Vec<f64>,
-    roots: Vec<f64>,
-    atoms: Vec<f64>,
-    values: Vec<f64>,
-    stride: Vec<u32>,
-    root_stride: Vec<u32>,
-}
-
-impl Case {
-    fn new(s: usize, t: usize, scale: f64, seed: u64) -> Self {
-        let mut rng = Rng(seed);
-        let positive = |n: usize, rng: &mut Rng| -> Vec<f64> { (0..n).map(|_| rng.signed() + 1.01).collect() };
-        let normalised = |rows: usize, n: usize, rng: &mut Rng| -> Vec<f64> {
-            let mut x = positive(rows * n, rng);
-            for row in x.chunks_mut(n) {
-                let sum: f64 = row.iter().sum();
-                row.iter_mut().for_each(|x| *x /= sum);
-            }
-            x
-        };
-        let parents = (0..t - 1).map(|i| rng.below(i + 1).checked_sub(1)).collect::<Vec<_>>();
-        let mut mix = vec![f64::NAN; t * t];
-        for i in 0..t {
-            let row = normalised(1, i + 1, &mut rng);
-            mix[i * t..i * t + i + 1].copy_from_slice(&row);
-        }
-        let q = 3;
-        let stride: Vec<u32> = (0..s * s).map(|_| rng.below(4) as u32).collect();
-        let root_stride: Vec<u32> = (0..s).map(|_| rng.below(4) as u32).collect();
-        Case {
-            s,
-            parents,
-            mix,
-            table: rng.vec(s, scale),
-            pi: normalised(q * s, s, &mut rng),
-            roots: normalised(q, s, &mut rng),
-            atoms: normalised(1, q, &mut rng),
-            values: positive((3 * (t - 1) + 1) * s, &mut rng),
-            stride,
-            root_stride,
-        }
-    }
-
-    fn weights(&self, kind: usize) -> Weights<'_, f64> {
-        match kind {
-            0 | 1 => Weights::Dirichlet { alpha: 0.3, shared_roots: kind == 1 },
-            2 => Weights::Atoms { weight: &self.atoms, pi: &self.pi, roots: &self.roots },
-            _ => Weights::Table {
-                values: &self.values,
-                stride: &self.stride,
-                root_stride: &self.root_stride,
-            },
-        }
-    }
-}
-
-fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: usize, scale: f64, seed: u64) {
-    let case = Case::new(s, t, scale, seed);
-    let walk = Walk {
-        symbols: s,
-        query: query % s,
-        table: &case.table,
-        mix: Mat::new(&case.mix, t, t).unwrap(),
-        parents: &case.parents,
-        eps: if seed.is_multiple_of(3) { 0.0 } else { 0.01 },
-        weights: case.weights(kind),
-        prefix_len: prefix_len % (t - 1),
-    };
-    let (loss, weight, sums) = reference::prefix_tree(&walk);
-    let largest = sums.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
-    // Every factor, weight and quotient is a product of at most 4 T + 8 roundings of relative size 2u, sums of terms nested
-    // like the tree; differences g − Σ F g / Z cancel at most to 1/S of their parts. The twin errs as much.
-    let tol = 8.0 * (4 * t + 8) as f64 * s as f64 * f64::EPSILON;
-    for kernels in every_isa::<f64>() {
-        let mut scratch = Scratch::new(kernels.prefix_tree_scratch(&walk).unwrap());
-        scratch.as_mut_slice().fill(f64::NAN);
-        let mut acc = Accumulator::new(s, t);
-        // In two parts, unequal, so that blocks are partly filled.
-        let (all, cut) = (walk.prefixes(), walk.prefixes() / 3);
-        kernels.prefix_tree(&walk, 0..cut, &mut acc, &mut scratch).unwrap();
-        let mut rest = Accumulator::new(s, t);
-        kernels.prefix_tree(&walk, cut..all, &mut rest, &mut scratch).unwrap();
-        acc.merge(&rest);
-        let isa = kernels.isa();
-        if loss.is_finite() {
-            assert!((acc.loss() - loss).abs() <= tol * loss.abs().max(weight), "{isa:?} {} {loss}", acc.loss());
-        } else {
-            assert_eq!(acc.loss(), loss);
-        }
-        assert!((acc.weight() - weight).abs() <= tol * weight, "{isa:?} {} {weight}", acc.weight());
-        for j in 0..t {
-            for c in 0..s {
-                for i in 0..t {
-                    let (got, want) = (acc.sum(j, c, i), sums[(j * s + c) * t + i]);
-                    let ok = (got - want).abs() <= tol * largest;
-                    assert!(ok, "{isa:?} C[{j}][{c}][{i}] = {got:e}, {want:e}");
-                }
-            }
-        }
-        if kind == 0 {
-            assert!((weight - 1.0 / s as f64).abs() < 1e-13);
-        }
-    }
-}
 
 proptest! {
     #[test]
@@ -133,4 +23,93 @@ fn every_symbol_count_and_weight() {
             check(s, if s < 4 { 8 } else { 5 }, kind, 1, 2, 1.0, s as u64);
         }
     }
+}
+
+/// f32 has its own loops and lanes; the same sums within its own roundings.
+#[test]
+fn f32_is_the_f64_tree_rounded() {
+    let (mix, mix32) = (
+        [1.0, f64::NAN, 0.0, 0.25, 0.75, f64::NAN, 0.5, 0.25, 0.25],
+        [1.0f32, f32::NAN, 0.0, 0.25, 0.75, 0.0, 0.5, 0.25, 0.25],
+    );
+    let parents = [None, Some(0)];
+    let weights = Weights::Dirichlet { alpha: 0.5, shared_roots: false };
+    let walk = Walk {
+        symbols: 3,
+        query: 1,
+        table: &[0.5, 1.0, -0.25],
+        mix: Mat::new(&mix, 3, 3).unwrap(),
+        parents: &parents,
+        eps: 0.0625,
+        weights,
+        prefix_len: 1,
+    };
+    let walk32 = Walk {
+        symbols: 3,
+        query: 1,
+        table: &[0.5f32, 1.0, -0.25],
+        mix: Mat::new(&mix32, 3, 3).unwrap(),
+        parents: &parents,
+        eps: 0.0625,
+        weights: Weights::Dirichlet { alpha: 0.5, shared_roots: false },
+        prefix_len: 1,
+    };
+    let (loss, weight, sums) = crate::reference::prefix_tree(&walk);
+    for kernels in every_isa::<f32>() {
+        let mut scratch = Scratch::new(kernels.prefix_tree_scratch(&walk32).unwrap());
+        let mut acc = Accumulator::new(3, 3);
+        kernels.prefix_tree(&walk32, 0..3, &mut acc, &mut scratch).unwrap();
+        let tol = 8.0 * 20.0 * 3.0 * f64::from(f32::EPSILON);
+        assert!((acc.loss() - loss).abs() < tol && (acc.weight() - weight).abs() < tol);
+        for (n, want) in sums.iter().enumerate() {
+            assert!((acc.sum(n / 9, n / 3 % 3, n % 3) - want).abs() < tol);
+        }
+    }
+}
+
+#[test]
+fn refusals_name_the_operand() {
+    let kernels = Kernels::<f64>::new(crate::Isa::Portable).unwrap();
+    let mix = [1.0; 9];
+    let good = Walk {
+        symbols: 2,
+        query: 0,
+        table: &[1.0, 0.0],
+        mix: Mat::new(&mix, 3, 3).unwrap(),
+        parents: &[None, Some(0)],
+        eps: 0.1,
+        weights: Weights::Dirichlet { alpha: 1.0, shared_roots: false },
+        prefix_len: 1,
+    };
+    assert!(kernels.prefix_tree_scratch(&good).is_ok());
+    let message = |w: Walk<'_, f64>| kernels.prefix_tree_scratch(&w).unwrap_err().to_string();
+    assert!(message(Walk { symbols: 1, ..good }).contains("symbols"));
+    assert!(message(Walk { symbols: 256, ..good }).contains("symbols"));
+    assert!(message(Walk { symbols: 3, ..good }).contains("table length"));
+    assert!(message(Walk { query: 2, ..good }).contains("query"));
+    assert!(message(Walk { table: &[1.0, f64::NAN], ..good }).contains("table"));
+    assert!(message(Walk { table: &[1300.0, 0.0], ..good }).contains("range"));
+    assert!(message(Walk { mix: Mat::new(&mix, 2, 3).unwrap(), ..good }).contains("mix rows"));
+    assert!(message(Walk { parents: &[None, Some(1)], ..good }).contains("parents"));
+    assert!(message(Walk { parents: &[None; 63], mix: good.mix, ..good }).contains("words"));
+    assert!(message(Walk { parents: &[], ..good }).contains("words"));
+    assert!(message(Walk { eps: -1.0, ..good }).contains("eps"));
+    assert!(message(Walk { prefix_len: 2, ..good }).contains("prefix_len"));
+    let weights = Weights::Dirichlet { alpha: 0.0, shared_roots: true };
+    assert!(message(Walk { weights, ..good }).contains("alpha"));
+    let weights = Weights::Atoms { weight: &[1.0], pi: &[0.5; 3], roots: &[0.5; 2] };
+    assert!(message(Walk { weights, ..good }).contains("pi length"));
+    let weights = Weights::Atoms { weight: &[1.0], pi: &[0.5; 4], roots: &[0.5; 1] };
+    assert!(message(Walk { weights, ..good }).contains("roots length"));
+    let weights = Weights::Table { values: &[0.1; 5], stride: &[1; 4], root_stride: &[1; 2] };
+    assert!(message(Walk { weights, ..good }).contains("values"));
+    let weights = Weights::Table { values: &[0.1; 6], stride: &[u32::MAX; 4], root_stride: &[1; 2] };
+    assert!(message(Walk { weights, ..good }).contains("values"));
+
+    let mut scratch = Scratch::new(kernels.prefix_tree_scratch(&good).unwrap());
+    let mut acc = Accumulator::new(2, 3);
+    let refused = kernels.prefix_tree(&good, 0..3, &mut acc, &mut scratch).unwrap_err();
+    assert!(refused.to_string().contains("prefixes"));
+    assert!(kernels.prefix_tree(&good, 0..2, &mut Accumulator::new(3, 3), &mut scratch).is_err());
+    assert!(kernels.prefix_tree(&good, 0..2, &mut acc, &mut Scratch::new(3)).is_err());
 }

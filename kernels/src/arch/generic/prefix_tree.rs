@@ -532,9 +532,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                     let m = weight.len();
                     for q in 0..m {
                         let f = match parent {
-                            Some(a) if a >= p => {
-                                s.splat(pi[(q * n + self.sym[a - p + 1] as usize) * n + b])
-                            }
+                            Some(a) if a >= p => s.splat(pi[(q * n + self.sym[a - p + 1] as usize) * n + b]),
                             Some(at) => {
                                 let mut f = s.splat(E::ZERO);
                                 for a in 0..n {
@@ -627,7 +625,8 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
             let scale = match self.w.weights {
                 Weights::Dirichlet { alpha, .. } => {
                     let row = s.splat(alpha * E::from_f64(n as f64));
-                    let den = s.mul(self.get(room.ratio() + 2 * l + 1), s.add(row, self.get(room.totals() + k)));
+                    let den =
+                        s.mul(self.get(room.ratio() + 2 * l + 1), s.add(row, self.get(room.totals() + k)));
                     s.div(s.mul(s.splat(self.constant), self.get(room.ratio() + 2 * l)), den)
                 }
                 _ => s.splat(self.constant),
