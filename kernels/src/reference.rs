@@ -184,14 +184,17 @@ pub fn attention_backward<E: Elem>(
     }
 }
 
-/// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: (L, Σ W, `C[j][c][i]` row-major (T, S, T)).
+/// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: L, Σ W, `C[j][c][i]` row-major (T, S, T), and the same
+/// sums with nothing cancelling, v_i (W/(f + ε) + Σ f W/(f + ε)), which errors are relative to.
 ///
 /// Softmax with the largest z subtracted, weights as products over the word: nothing of the tree.
-pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>) {
-    use crate::prefix_tree::Weights;
+pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>, Vec<f64>) {
+    use crate::prefix_tree::{Compensated, Weights};
     let (s, n) = (w.symbols, w.parents.len());
     let t = n + 1;
-    let (mut loss, mut total, mut sums) = (0.0, 0.0, vec![0.0; t * s * t]);
+    // Thousands of words: compensated, so that the twin does not err more than the tree.
+    let (mut loss, mut total) = (Compensated::default(), Compensated::default());
+    let (mut sums, mut sizes) = (vec![Compensated::default(); t * s * t], vec![0.0; t * s * t]);
     let mut word = vec![0; t];
     word[n] = w.query;
     for mut number in 0..(s as u64).pow(n as u32) {
@@ -250,9 +253,9 @@ pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>
         let weights: Vec<f64> = (0..s).map(weight).collect();
         let mut mean = 0.0;
         for b in 0..s {
-            total += weights[b];
+            total.add(weights[b]);
             if weights[b] > 0.0 {
-                loss -= weights[b] * (f[b] + w.eps).ln();
+                loss.add(-weights[b] * (f[b] + w.eps).ln());
             }
             if f[b] > 0.0 {
                 mean += f[b] * weights[b] / (f[b] + w.eps);
@@ -261,9 +264,11 @@ pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>
         for i in 0..t {
             let pull = weights[word[i]] / (f[word[i]] + w.eps);
             for j in 0..=i {
-                sums[(j * s + word[j]) * t + i] += v[i] * (pull - mean);
+                let at = (j * s + word[j]) * t + i;
+                sums[at].add(v[i] * (pull - mean));
+                sizes[at] += v[i] * (pull + mean);
             }
         }
     }
-    (loss, total, sums)
+    (loss.value(), total.value(), sums.into_iter().map(Compensated::value).collect(), sizes)
 }

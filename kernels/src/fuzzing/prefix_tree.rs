@@ -88,10 +88,9 @@ pub(crate) fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: u
         weights: case.weights(kind),
         prefix_len: prefix_len % (t - 1),
     };
-    let (loss, weight, sums) = reference::prefix_tree(&walk);
-    let largest = sums.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    let (loss, weight, sums, sizes) = reference::prefix_tree(&walk);
     // Every factor, weight and quotient is a product of at most 4 T + 8 roundings of relative size 2u, sums of terms nested
-    // like the tree; differences g − Σ F g / Z cancel at most to 1/S of their parts. The twin errs as much.
+    // like the tree (compensated in the twin); the differences g − Σ F g / Z cancel, so errors of C are relative to `sizes`.
     // An exponent of size `scale` adds as many roundings.
     let tol = 8.0 * ((4 * t + 8) as f64 + 2.0 * scale) * s as f64 * f64::EPSILON;
     for kernels in available::<f64>() {
@@ -119,7 +118,7 @@ pub(crate) fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: u
             for c in 0..s {
                 for i in 0..t {
                     let (got, want) = (acc.sum(j, c, i), sums[(j * s + c) * t + i]);
-                    let ok = (got - want).abs() <= tol * largest;
+                    let ok = (got - want).abs() <= tol * sizes[(j * s + c) * t + i];
                     assert!(ok, "{isa:?} C[{j}][{c}][{i}] = {got:e}, {want:e}");
                 }
             }

@@ -54,7 +54,7 @@ fn f32_is_the_f64_tree_rounded() {
         weights: Weights::Dirichlet { alpha: 0.5, shared_roots: false },
         prefix_len: 1,
     };
-    let (loss, weight, sums) = crate::reference::prefix_tree(&walk);
+    let (loss, weight, sums, _) = crate::reference::prefix_tree(&walk);
     for kernels in every_isa::<f32>() {
         let mut scratch = Scratch::new(kernels.prefix_tree_scratch(&walk32).unwrap());
         let mut acc = Accumulator::new(3, 3);
