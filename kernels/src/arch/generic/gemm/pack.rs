@@ -5,7 +5,7 @@
 //!   panel: k columns of rows elements       panel: k rows of whole vectors, the last one padded
 //! ```
 
-use super::tile::{row_split, vector_split};
+use super::tile::{packed_row_split, vector_split};
 use crate::arch::Simd;
 use crate::elem::Elem;
 
@@ -23,7 +23,7 @@ pub(super) unsafe fn pack_a<E: Elem, S: Simd<E>>(
     cs: usize,
     to: *mut E,
 ) {
-    let rows = row_split::<E, S>(m);
+    let rows = packed_row_split::<E, S>(m);
     let mut row = 0;
     for piece in 0..rows.pieces {
         let mr = rows.size(piece);

@@ -3,7 +3,7 @@
 use crate::Write;
 use crate::arch::{Op, Simd};
 use crate::elem::Elem;
-use crate::gemm::blocking::{MAX_TILE, tile as tile_shape};
+use crate::gemm::blocking::{MAX_ROWS, tile as tile_shape};
 use std::marker::PhantomData;
 
 /// One block product C (m, n) = or += alpha A (m, k) B (k, n), operands in place or packed into panels.
@@ -56,10 +56,16 @@ impl Split {
     }
 }
 
-/// How the rows of A and C are cut.
+/// How the rows of A and C are cut beside `nv` vectors.
 #[inline(always)]
-pub(super) fn row_split<E: Elem, S: Simd<E>>(m: usize) -> Split {
-    Split::new(m, const { tile_shape(S::ISA).mr })
+pub(super) fn row_split<E: Elem, S: Simd<E>>(m: usize, nv: usize) -> Split {
+    Split::new(m, tile_shape(S::ISA).mr[nv - 1])
+}
+
+/// How the rows of A are cut where they are packed: one way for tiles of any width, that of the widest.
+#[inline(always)]
+pub(super) fn packed_row_split<E: Elem, S: Simd<E>>(m: usize) -> Split {
+    row_split::<E, S>(m, const { tile_shape(S::ISA).nv })
 }
 
 /// How the columns of B and C are cut, counted in vectors.
@@ -74,8 +80,9 @@ struct Has<E, S, const M: usize, const NV: usize>(PhantomData<(E, S)>);
 impl<E: Elem, S: Simd<E>, const M: usize, const NV: usize> Has<E, S, M, NV> {
     const TILE: bool = {
         let t = tile_shape(S::ISA);
-        assert!(t.mr <= MAX_TILE.mr && t.nv <= MAX_TILE.nv);
-        M <= t.mr && NV <= t.nv
+        let tallest = t.mr[NV - 1];
+        assert!(tallest <= MAX_ROWS && t.mr[t.nv - 1] <= tallest || NV > t.nv);
+        NV <= t.nv && M <= tallest
     };
 }
 
@@ -136,7 +143,7 @@ unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const FULL: bool>(
     last: usize,
     c: *mut E,
 ) {
-    let rows = row_split::<E, S>(x.m);
+    let rows = if x.packed_a { packed_row_split::<E, S>(x.m) } else { row_split::<E, S>(x.m, NV) };
     let mut row = 0;
     for piece in 0..rows.pieces {
         let mr = rows.size(piece);
@@ -157,7 +164,15 @@ unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const FULL: bool>(
                 5 => tile::<E, S, 5, NV, FULL>(s, t, c, rs_c, write),
                 6 => tile::<E, S, 6, NV, FULL>(s, t, c, rs_c, write),
                 7 => tile::<E, S, 7, NV, FULL>(s, t, c, rs_c, write),
-                _ => tile::<E, S, 8, NV, FULL>(s, t, c, rs_c, write),
+                8 => tile::<E, S, 8, NV, FULL>(s, t, c, rs_c, write),
+                9 => tile::<E, S, 9, NV, FULL>(s, t, c, rs_c, write),
+                10 => tile::<E, S, 10, NV, FULL>(s, t, c, rs_c, write),
+                11 => tile::<E, S, 11, NV, FULL>(s, t, c, rs_c, write),
+                12 => tile::<E, S, 12, NV, FULL>(s, t, c, rs_c, write),
+                13 => tile::<E, S, 13, NV, FULL>(s, t, c, rs_c, write),
+                14 => tile::<E, S, 14, NV, FULL>(s, t, c, rs_c, write),
+                15 => tile::<E, S, 15, NV, FULL>(s, t, c, rs_c, write),
+                _ => tile::<E, S, 16, NV, FULL>(s, t, c, rs_c, write),
             }
         }
         row += mr;
