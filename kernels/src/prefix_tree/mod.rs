@@ -71,9 +71,9 @@ impl<E: Elem> Walk<'_, E> {
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), a| (lo.min(a.to_f64()), hi.max(a.to_f64())))
     }
 
-    /// Prefixes, S^prefix_len.
+    /// Prefixes, S^prefix_len; saturates where the walk is out of range anyway.
     pub fn prefixes(&self) -> u64 {
-        (self.symbols as u64).pow(self.prefix_len as u32)
+        (self.symbols as u64).saturating_pow(self.prefix_len.min(MAX_LEN) as u32)
     }
 
     fn check(&self) -> Result<(), KernelError> {
