@@ -14,6 +14,8 @@
 //! 5. Sums over leaves are nested like the tree; the long ones, over blocks of prefixes, are compensated.
 //!
 //! A leaf costs S + 2 divisions and S logarithms.
+//!
+//! Past 400 lines because down, leaf and up share one layout of scratch and one state, and read as one loop.
 
 use super::log::ln;
 use crate::arch::{Op, Simd};
