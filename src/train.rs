@@ -1,19 +1,22 @@
-//! Training: shards, the step, the loop.
+//! Training: the loop over an [`Objective`], and the one that most runs have, [`Sharded`].
 //!
-//! A step splits its batch into a fixed number of shards. Each shard draws its samples, runs the model forward and backward
-//! in its own memory, and the shards' losses and gradients are folded in index order; so the result depends on the
+//! [`Sharded`] splits its batch into a fixed number of shards. Each shard draws its samples, runs the model forward and
+//! backward in its own memory, and the shards' losses and gradients are folded in index order; so the result depends on the
 //! number of shards, which is configuration, and never on the threads. A warm step allocates nothing.
 //!
 //! Run everything inside one rayon pool (`pool.install`): entering a pool from outside allocates.
 
+mod sharded;
+
+pub use sharded::{Sharded, memory};
+
 use crate::batch::Batch;
-use crate::model::{Model, Workspace};
+use crate::model::Model;
 use crate::num::Sum;
 use crate::optim::{Optimizer, Schedule};
-use crate::source::{Source, SourceWork};
+use crate::source::Source;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
-use rayon::prelude::*;
 
 /// How long, how fast, how often.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,47 @@ pub struct Plan {
     pub eval_every: u64,
     /// Steps between checkpoints; taken right after an evaluation of the same step, and at the end.
     pub checkpoint_every: u64,
+}
+
+impl Plan {
+    fn check(&self) -> Result<()> {
+        let positive = |field: &str, value: u64| match value {
+            0 => Err(Error::invalid(field, "0", format!("{field} >= 1"))),
+            _ => Ok(()),
+        };
+        positive("batch", self.batch as u64)?;
+        positive("shards", self.shards as u64)?;
+        positive("eval_every", self.eval_every)?;
+        positive("checkpoint_every", self.checkpoint_every)?;
+        if !(self.lr.is_finite() && self.lr >= 0.0) {
+            return Err(Error::invalid("lr", self.lr.to_string(), "finite, >= 0"));
+        }
+        if self.steps.checked_mul(self.batch as u64).is_none() {
+            return Err(Error::invalid("steps", self.steps.to_string(), "steps * batch < 2^64"));
+        }
+        Ok(())
+    }
+}
+
+/// What training descends on: a loss and its gradient at given parameters, sampled or exact.
+pub trait Objective<E: Elem> {
+    /// Entries of the parameter vector.
+    fn len(&self) -> usize;
+    /// Has it no parameters?
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Overwrites `grad` with the gradient for update number `step` (from 0), and returns the loss there. Allocates nothing
+    /// once warm.
+    ///
+    /// # Errors
+    /// What model or engine reports.
+    fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64>;
+    /// The loss that evaluations report.
+    ///
+    /// # Errors
+    /// As [`Objective::loss_and_grad`].
+    fn test_loss(&mut self, params: &[E]) -> Result<f64>;
 }
 
 /// Everything that a resumed run needs, beyond configuration.
@@ -81,46 +125,11 @@ pub trait Observer<E> {
     fn checkpoint(&mut self, state: &State<E>) -> Result<()>;
 }
 
-/// One shard: its slice of the batch and the memory it works in.
-struct Shard<E> {
-    /// First sample within the batch, and how many.
-    first: usize,
-    count: usize,
-    source: SourceWork,
-    batch: Batch,
-    ws: Workspace<E>,
-    grad: Vec<E>,
-    loss: Result<Sum>,
-    /// Test chunks that this shard evaluates.
-    tests: Vec<Batch>,
-}
-
-impl<E: Elem> Shard<E> {
-    /// Loss and gradient on the shard's batch; the gradient stays in `self.grad`.
-    fn gradient(&mut self, model: &dyn Model<E>, params: &[E]) -> Result<Sum> {
-        model.forward(params, &self.batch, &mut self.ws)?;
-        model.backward(params, &self.batch, &mut self.ws, &mut self.grad)?;
-        Ok(self.ws.weighted_loss(self.batch.weights()))
-    }
-
-    /// Loss on the shard's part of the test set.
-    fn test_loss(&mut self, model: &dyn Model<E>, params: &[E]) -> Result<Sum> {
-        let mut sum = Sum::new();
-        for chunk in &self.tests {
-            model.forward(params, chunk, &mut self.ws)?;
-            sum.add(self.ws.weighted_loss(chunk.weights()).value());
-        }
-        Ok(sum)
-    }
-}
-
-/// A model, its parameters, an optimiser and the memory of a step.
-pub struct Trainer<'a, E: Elem> {
-    model: &'a dyn Model<E>,
-    source: &'a dyn Source,
+/// An objective, its parameters, an optimiser and where training stands.
+pub struct Trainer<E: Elem, O: Objective<E>> {
+    objective: O,
     optimizer: Box<dyn Optimizer<E>>,
     plan: Plan,
-    shards: Vec<Shard<E>>,
     params: Vec<E>,
     grad: Vec<E>,
     step: u64,
@@ -128,30 +137,9 @@ pub struct Trainer<'a, E: Elem> {
     grad_norm: Option<f64>,
 }
 
-/// Range of part `i` of `n` items cut into `parts` nearly equal parts.
-fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
-    // In u128 because n * i may exceed 64 bits on the way.
-    let cut = |i: usize| (n as u128 * i as u128 / parts as u128) as usize;
-    (cut(i), cut(i + 1) - cut(i))
-}
-
-/// Bytes that a [`Trainer`] of this model and plan allocates for parameters, gradients and activations, test set aside;
-/// `None` when that overflows.
-pub fn memory<E: Elem>(model: &dyn Model<E>, plan: &Plan) -> Option<usize> {
-    let shards = plan.shards.min(plan.batch).max(1);
-    let per_shard = plan.batch.div_ceil(shards);
-    let [arena, kernel] = model.workspace_len(per_shard)?;
-    let shard = arena.checked_add(kernel)?.checked_add(model.layout().len())?;
-    let elements = shard.checked_mul(shards)?.checked_add(model.layout().len().checked_mul(2)?)?;
-    let row = model.seq_len() * size_of::<u32>() + (2 * model.vocab() + 2) * size_of::<f64>();
-    elements.checked_mul(size_of::<E>())?.checked_add(plan.batch.checked_mul(row)?)
-}
-
-/// Entries per task when shard gradients are folded: big enough to be worth a task.
-const FOLD: usize = 1024;
-
-impl<'a, E: Elem> Trainer<'a, E> {
-    /// Allocates everything. `params` are the initial parameters, in the model's layout.
+impl<'a, E: Elem> Trainer<E, Sharded<'a, E>> {
+    /// Training of `model` on batches of `source`. Allocates everything. `params` are the initial parameters, in the model's
+    /// layout.
     ///
     /// # Errors
     /// When plan, model and source do not fit together, or memory sizes overflow.
@@ -162,57 +150,7 @@ impl<'a, E: Elem> Trainer<'a, E> {
         plan: Plan,
         params: Vec<E>,
     ) -> Result<Self> {
-        let positive = |field: &str, value: u64| match value {
-            0 => Err(Error::invalid(field, "0", format!("{field} >= 1"))),
-            _ => Ok(()),
-        };
-        positive("batch", plan.batch as u64)?;
-        positive("shards", plan.shards as u64)?;
-        positive("eval_every", plan.eval_every)?;
-        positive("checkpoint_every", plan.checkpoint_every)?;
-        if !(plan.lr.is_finite() && plan.lr >= 0.0) {
-            return Err(Error::invalid("lr", plan.lr.to_string(), "finite, >= 0"));
-        }
-        if plan.steps.checked_mul(plan.batch as u64).is_none() {
-            return Err(Error::invalid("steps", plan.steps.to_string(), "steps * batch < 2^64"));
-        }
-        if params.len() != model.layout().len() {
-            let allowed = format!("{} entries for this model", model.layout().len());
-            return Err(Error::invalid("params", format!("{} entries", params.len()), allowed));
-        }
-        let (t, s) = (source.seq_len(), source.vocab());
-        if (t, s) != (model.seq_len(), model.vocab()) {
-            let allowed = format!("T = {}, S = {} as in the model", model.seq_len(), model.vocab());
-            return Err(Error::invalid("source", format!("T = {t}, S = {s}"), allowed));
-        }
-        let shards = (0..plan.shards.min(plan.batch))
-            .map(|i| {
-                let (first, count) = part(plan.batch, plan.shards.min(plan.batch), i);
-                Ok(Shard {
-                    first,
-                    count,
-                    source: source.work(),
-                    batch: Batch::with_capacity(count, t, s)?,
-                    ws: model.workspace(count)?,
-                    grad: vec![E::ZERO; params.len()],
-                    loss: Ok(Sum::new()),
-                    tests: Vec::new(),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let grad = vec![E::ZERO; params.len()];
-        Ok(Trainer {
-            model,
-            source,
-            optimizer,
-            plan,
-            shards,
-            params,
-            grad,
-            step: 0,
-            interval: (Sum::new(), 0),
-            grad_norm: None,
-        })
+        Trainer::of(Sharded::new(model, source, &plan)?, optimizer, plan, params)
     }
 
     /// Draws the test set: samples `0..size` of `source`, kept for all evaluations.
@@ -220,27 +158,37 @@ impl<'a, E: Elem> Trainer<'a, E> {
     /// # Errors
     /// When it does not fit memory.
     pub fn set_test(&mut self, source: &dyn Source, size: usize) -> Result<()> {
-        if size == 0 {
-            return Err(Error::invalid("test_size", "0", "test_size >= 1"));
-        }
-        let parts = self.shards.len();
-        self.shards.par_iter_mut().enumerate().try_for_each(|(i, shard)| {
-            let (first, count) = part(size, parts, i);
-            let mut work = source.work();
-            shard.tests.clear();
-            for start in (first..first + count).step_by(shard.count) {
-                let n = shard.count.min(first + count - start);
-                let mut chunk = Batch::with_capacity(n, source.seq_len(), source.vocab())?;
-                source.fill(start as u64, n, size, &mut work, &mut chunk);
-                shard.tests.push(chunk);
-            }
-            Ok(())
-        })
+        self.objective.set_test(source, size)
     }
 
     /// The test set, in sample order.
     pub fn test_batches(&self) -> impl Iterator<Item = &Batch> {
-        self.shards.iter().flat_map(|s| &s.tests)
+        self.objective.test_batches()
+    }
+}
+
+impl<E: Elem, O: Objective<E>> Trainer<E, O> {
+    /// Training on any objective.
+    ///
+    /// # Errors
+    /// A plan out of range, parameters of another length.
+    pub fn of(objective: O, optimizer: Box<dyn Optimizer<E>>, plan: Plan, params: Vec<E>) -> Result<Self> {
+        plan.check()?;
+        if params.len() != objective.len() {
+            let allowed = format!("{} entries for this model", objective.len());
+            return Err(Error::invalid("params", format!("{} entries", params.len()), allowed));
+        }
+        let grad = vec![E::ZERO; params.len()];
+        Ok(Trainer {
+            objective,
+            optimizer,
+            plan,
+            params,
+            grad,
+            step: 0,
+            interval: (Sum::new(), 0),
+            grad_norm: None,
+        })
     }
 
     /// Parameters, in the model's layout.
@@ -258,49 +206,28 @@ impl<'a, E: Elem> Trainer<'a, E> {
         self.step
     }
 
-    /// Loss and gradient on samples `step * batch ..`, the gradient left in [`Trainer::grad`]. No update.
-    ///
-    /// # Errors
-    /// What the model reports.
-    pub fn loss_and_grad(&mut self) -> Result<f64> {
-        let (model, source, params) = (self.model, self.source, &self.params);
-        let (base, batch) = (self.step * self.plan.batch as u64, self.plan.batch);
-        self.shards.par_iter_mut().for_each(|shard| {
-            source.fill(base + shard.first as u64, shard.count, batch, &mut shard.source, &mut shard.batch);
-            shard.loss = shard.gradient(model, params);
-        });
-        let loss = self.fold_losses()?;
-        let shards = &self.shards;
-        self.grad.par_chunks_mut(FOLD).enumerate().for_each(|(i, out)| {
-            for (j, out) in out.iter_mut().enumerate() {
-                let mut sum = 0.0;
-                for shard in shards {
-                    sum += shard.grad[i * FOLD + j].to_f64();
-                }
-                *out = E::from_f64(sum);
-            }
-        });
-        Ok(loss)
+    /// What it descends on.
+    pub fn objective(&mut self) -> &mut O {
+        &mut self.objective
     }
 
-    fn fold_losses(&mut self) -> Result<f64> {
-        let mut sum = Sum::new();
-        for shard in &mut self.shards {
-            let loss = std::mem::replace(&mut shard.loss, Ok(Sum::new()))?;
-            sum.add(loss.value());
-        }
-        Ok(sum.value())
+    /// Loss and gradient of the next update, the gradient left in [`Trainer::grad`]. No update.
+    ///
+    /// # Errors
+    /// What the objective reports.
+    pub fn loss_and_grad(&mut self) -> Result<f64> {
+        self.objective.loss_and_grad(self.step, &self.params, &mut self.grad)
     }
 
     /// One update; returns the batch loss before it.
     ///
     /// # Errors
-    /// What the model reports, and a loss that is not finite.
+    /// What the objective reports, and a loss that is not finite.
     pub fn update(&mut self) -> Result<f64> {
         let loss = self.loss_and_grad()?;
         self.check_finite("training loss", loss)?;
         let lr = self.plan.schedule.rate(self.plan.lr, self.step, self.plan.steps);
-        self.optimizer.step(lr, &mut self.params, &self.grad);
+        self.optimizer.step(self.step, lr, &mut self.params, &self.grad);
         self.step += 1;
         self.interval.0.add(loss);
         self.interval.1 += 1;
@@ -318,11 +245,9 @@ impl<'a, E: Elem> Trainer<'a, E> {
     /// Loss on the test set.
     ///
     /// # Errors
-    /// What the model reports.
+    /// What the objective reports.
     pub fn test_loss(&mut self) -> Result<f64> {
-        let (model, params) = (self.model, &self.params);
-        self.shards.par_iter_mut().for_each(|shard| shard.loss = shard.test_loss(model, params));
-        self.fold_losses()
+        self.objective.test_loss(&self.params)
     }
 
     fn evaluate(&mut self, observer: &mut dyn Observer<E>) -> Result<()> {
@@ -343,7 +268,7 @@ impl<'a, E: Elem> Trainer<'a, E> {
     /// first update; a restored one has that behind it.
     ///
     /// # Errors
-    /// What model and observer report.
+    /// What objective and observer report.
     pub fn run(&mut self, observer: &mut dyn Observer<E>) -> Result<()> {
         if self.step == 0 {
             self.evaluate(observer)?;
@@ -403,24 +328,5 @@ impl<'a, E: Elem> Trainer<'a, E> {
         self.step = state.step;
         self.interval = (Sum::from_parts(state.interval.0), state.interval.1);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::part;
-
-    #[test]
-    fn parts_cover_everything_once() {
-        for (n, parts) in [(1024, 16), (10, 3), (3, 3), (7, 5), (1, 1)] {
-            let mut next = 0;
-            for i in 0..parts {
-                let (first, count) = part(n, parts, i);
-                assert_eq!(first, next);
-                assert!(count == n / parts || count == n / parts + 1);
-                next += count;
-            }
-            assert_eq!(next, n);
-        }
     }
 }

@@ -2,9 +2,11 @@
 
 mod schedule;
 mod sgd;
+mod staged;
 
 pub use schedule::Schedule;
 pub use sgd::Sgd;
+pub use staged::{Stage, Staged};
 
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
@@ -13,8 +15,8 @@ use popgrad_kernels::Elem;
 pub trait Optimizer<E: Elem>: Send {
     /// Registry name.
     fn name(&self) -> &'static str;
-    /// One update at learning rate `lr`. Allocates nothing.
-    fn step(&mut self, lr: f64, params: &mut [E], grad: &[E]);
+    /// Update number `step` (from 0) at learning rate `lr`. Allocates nothing.
+    fn step(&mut self, step: u64, lr: f64, params: &mut [E], grad: &[E]);
     /// Its memory beyond the parameters, as named arrays as long as the parameters, for checkpoints.
     fn state(&self) -> Vec<(&'static str, &[E])>;
     /// Puts back what `state` gave.

@@ -28,7 +28,7 @@ impl<E: Elem> Optimizer<E> for Sgd {
         "sgd"
     }
 
-    fn step(&mut self, lr: f64, params: &mut [E], grad: &[E]) {
+    fn step(&mut self, _step: u64, lr: f64, params: &mut [E], grad: &[E]) {
         let (lr, decay) = (E::from_f64(lr), E::from_f64(self.weight_decay));
         for (p, g) in params.iter_mut().zip(grad) {
             *p -= lr * (*g + decay * *p);
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn one_step_by_hand() {
         let mut p = [1.0f64, -2.0];
-        Sgd::new(0.1).unwrap().step(0.5, &mut p, &[0.2, 0.4]);
+        Sgd::new(0.1).unwrap().step(0, 0.5, &mut p, &[0.2, 0.4]);
         assert_eq!(p, [1.0 - 0.5 * (0.2 + 0.1), -2.0 - 0.5 * (0.4 + 0.1 * -2.0)]);
         assert!(Sgd::new(-1.0).is_err() && Sgd::new(f64::NAN).is_err());
     }
