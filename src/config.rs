@@ -37,7 +37,7 @@ const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 }
 
 /// Every key of a run.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 27] = [
     key("preset", Kind::Text, "the preset that the other keys start from"),
     key("seed", Kind::Count, "seed of every draw"),
     key("dtype", Kind::Text, "f32 or f64: type of parameters and activations"),
@@ -55,15 +55,24 @@ pub const KEYS: [Key; 22] = [
     key("T", Kind::Count, "sequence length with the query, 2 to 4096"),
     key("alpha", Kind::Real, "Dirichlet parameter of the transition rows, 0.001 to 1000"),
     key("roots", Kind::Text, "law of the roots: stationary or uniform"),
-    key("model", Kind::Text, "model: disentangled"),
+    key(
+        "source",
+        Kind::Text,
+        "where batches come from: sampled, exact (the whole population), or orbit (the same up to relabelling; algorithm1)",
+    ),
+    key("model", Kind::Text, "model: disentangled, simplified (algorithm1)"),
+    key("eps", Kind::Real, "ε of the simplified model's loss -Σ y log(f + ε), >= 0"),
     key("heads", Kind::Integers, "attention heads of each layer, e.g. 1,1"),
     key(
         "init",
         Kind::Real,
         "standard deviation of the initial attention matrices, >= 0; 0 leaves several heads equal for ever",
     ),
-    key("optimizer", Kind::Text, "optimiser: sgd"),
-    key("lr", Kind::Real, "learning rate, >= 0"),
+    key("beta0", Kind::Real, "algorithm1: A2 starts at beta0 times the identity"),
+    key("optimizer", Kind::Text, "optimiser: sgd, staged (algorithm1)"),
+    key("lr", Kind::Real, "learning rate, >= 0; algorithm1: that of its first stage"),
+    key("steps1", Kind::Count, "algorithm1: updates of A1 alone; the rest of `steps` goes to A2"),
+    key("lr2", Kind::Real, "algorithm1: learning rate of its second stage, >= 0"),
     key("schedule", Kind::Text, "learning-rate schedule: constant or cosine"),
     key("weight_decay", Kind::Real, "weight decay, >= 0"),
     key("steps", Kind::Count, "updates, >= 1"),
@@ -77,6 +86,12 @@ pub const KEYS: [Key; 22] = [
     key("test_size", Kind::Count, "sequences of the fixed test set, >= 1"),
     key("checkpoint_every", Kind::Count, "updates between checkpoints, >= 1"),
 ];
+
+/// What `source` may name.
+pub const SOURCES: [&str; 3] = ["sampled", "exact", "orbit"];
+
+/// Keys that a configuration may lack.
+const OPTIONAL: [&str; 5] = ["parents", "eps", "beta0", "steps1", "lr2"];
 
 /// A resolved configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,16 +117,30 @@ pub struct Config {
     pub alpha: f64,
     /// Law of the roots.
     pub roots: String,
+    /// Where batches come from.
+    pub source: String,
     /// Model.
     pub model: String,
+    /// ε of the simplified model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f64>,
     /// Heads of each layer.
     pub heads: Vec<usize>,
     /// Standard deviation of the initial attention matrices.
     pub init: f64,
+    /// A2 at the start of Algorithm 1, as a multiple of the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta0: Option<f64>,
     /// Optimiser.
     pub optimizer: String,
     /// Learning rate.
     pub lr: f64,
+    /// Updates of Algorithm 1's first stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps1: Option<u64>,
+    /// Learning rate of its second stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr2: Option<f64>,
     /// Its schedule.
     pub schedule: String,
     /// Weight decay.
@@ -222,7 +251,7 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
         }
         merged.extend(table.clone());
     }
-    if let Some(missing) = KEYS.iter().find(|k| k.name != "parents" && !merged.contains_key(k.name)) {
+    if let Some(missing) = KEYS.iter().find(|k| !OPTIONAL.contains(&k.name) && !merged.contains_key(k.name)) {
         return Err(Error::invalid(missing.name, "missing", missing.help));
     }
     if let Some(heads) = merged["heads"].as_array()
@@ -266,10 +295,52 @@ impl Config {
         if !(self.init >= 0.0 && self.init <= 1e3) {
             return Err(Error::invalid("init", self.init.to_string(), "0 <= init <= 1000"));
         }
-        match self.dtype.as_str() {
-            "f32" | "f64" => Ok(()),
-            other => Err(Error::unknown("dtype", other, ["f32", "f64"])),
+        if !["f32", "f64"].contains(&self.dtype.as_str()) {
+            return Err(Error::unknown("dtype", &self.dtype, ["f32", "f64"]));
         }
+        if !SOURCES.contains(&self.source.as_str()) {
+            return Err(Error::unknown("source", &self.source, SOURCES));
+        }
+        self.check_staged()
+    }
+
+    /// The keys of Algorithm 1 come together with its model and its optimiser, or not at all.
+    fn check_staged(&self) -> Result<()> {
+        let staged = self.optimizer == "staged";
+        let given = [
+            ("eps", self.eps),
+            ("beta0", self.beta0),
+            ("steps1", self.steps1.map(|n| n as f64)),
+            ("lr2", self.lr2),
+        ];
+        for (name, value) in given {
+            let help = find(name)?.help;
+            match value {
+                None if staged => return Err(Error::invalid(name, "missing", help)),
+                Some(x) if !staged => {
+                    return Err(Error::invalid(name, x.to_string(), "preset algorithm1 only"));
+                }
+                Some(x) if name != "beta0" && x < 0.0 => {
+                    return Err(Error::invalid(name, x.to_string(), help));
+                }
+                _ => {}
+            }
+        }
+        if staged != (self.model == "simplified") {
+            let found = format!("{} with optimizer={}", self.model, self.optimizer);
+            return Err(Error::invalid("model", found, "simplified with staged, other models with sgd"));
+        }
+        if self.source == "orbit" && !staged {
+            return Err(Error::invalid("source", "orbit", "sampled or exact for this preset"));
+        }
+        if staged && self.source != "sampled" && self.dtype != "f64" {
+            return Err(Error::invalid("dtype", &self.dtype, "f64 for source=exact and source=orbit"));
+        }
+        if self.steps1.is_some_and(|n| n > self.steps) {
+            let found = self.steps1.unwrap_or_default().to_string();
+            return Err(Error::invalid("steps1", found, format!("at most steps = {}", self.steps)));
+        }
+        Ok(())
     }
 
     /// As TOML, for the run folder.

@@ -23,6 +23,7 @@ S = 10
 T = 20
 alpha = 0.1
 roots = "stationary"
+source = "sampled"
 model = "disentangled"
 heads = [1, 1]
 init = 0.0
