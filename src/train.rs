@@ -78,6 +78,18 @@ pub trait Objective<E: Elem> {
     fn test_loss(&mut self, params: &[E]) -> Result<f64>;
 }
 
+impl<E: Elem, O: Objective<E> + ?Sized> Objective<E> for &mut O {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+    fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64> {
+        (**self).loss_and_grad(step, params, grad)
+    }
+    fn test_loss(&mut self, params: &[E]) -> Result<f64> {
+        (**self).test_loss(params)
+    }
+}
+
 /// Everything that a resumed run needs, beyond configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State<E> {

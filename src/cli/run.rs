@@ -2,7 +2,7 @@
 
 use super::{pool, progress, say, tell};
 use crate::config::{self, Config};
-use crate::paper::{self, causal, folder};
+use crate::paper::{self, folder};
 use crate::report::files::create_run_dir;
 use crate::{Error, Result};
 use clap::Args;
@@ -61,7 +61,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         None => {
             let config = resolve(&args)?;
             // Everything that can be refused is refused before a folder appears.
-            causal::check(&config)?;
+            paper::check(&config)?;
             let folder = args.out.clone().unwrap_or_else(|| default_folder(&config, args.quick));
             create_run_dir(&folder)?;
             (config, folder, false)
@@ -71,7 +71,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         say(&format!("quick form of `{}`; changed from the paper's: {}", config.preset, changes(&config)?));
     }
     let mut progress = progress::new(&config);
-    let outcome = causal::run(&config, &folder, resumed, &pool, progress.as_mut())?;
+    let outcome = paper::run(&config, &folder, resumed, &pool, progress.as_mut())?;
     tell(&outcome.summary.to_string())?;
     outcome.figures
 }

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 use std::path::Path;
 
 /// Folder of figures inside a run folder.
-const FOLDER: &str = "figures";
+pub(super) const FOLDER: &str = "figures";
 
 /// Draws everything from the logs and the final parameters.
 pub(super) fn draw(
@@ -26,7 +26,7 @@ pub(super) fn draw(
 ) -> Result<()> {
     let dir = folder.join(FOLDER);
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
-    let loss = loss_curve(config, references, &read_metrics(&folder.join(METRICS_FILE))?);
+    let loss = loss_curve(config, references, &read_records::<MetricRecord>(&folder.join(METRICS_FILE))?);
     save_figure(&dir, "loss", &loss.clone().into())?;
     let graph = graph(task);
     save_figure(&dir, "graph", &graph.clone().into())?;
@@ -72,7 +72,7 @@ const MOST_CELLS: usize = 400;
 
 /// Pools cells of a map that is too large to draw: each new cell is the entry of largest size among the k x k that it covers,
 /// so that thin structure (a sub-diagonal) survives. Says so in the title.
-fn fit(map: HeatMap) -> HeatMap {
+pub(super) fn fit(map: HeatMap) -> HeatMap {
     let k = map.rows.max(map.cols).div_ceil(MOST_CELLS);
     if k <= 1 {
         return map;
@@ -115,7 +115,8 @@ fn fit(map: HeatMap) -> HeatMap {
 const OVERVIEW_HEADS: usize = 4;
 const MOST_HEADS: usize = 9;
 
-fn read_metrics(path: &Path) -> Result<Vec<MetricRecord>> {
+/// The records of a log, one per line.
+pub(super) fn read_records<R: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<R>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
     let parse = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
@@ -148,7 +149,7 @@ fn loss_curve(config: &Config, references: &References, records: &[MetricRecord]
     }
 }
 
-fn graph(task: &CausalTree) -> HeatMap {
+pub(super) fn graph(task: &CausalTree) -> HeatMap {
     // With a row for the query, which has no parent, so that rows line up with those of the attention pattern.
     let n = task.forest().seq_len();
     let mut values = vec![0.0; n * n];

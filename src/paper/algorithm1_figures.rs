@@ -1,0 +1,163 @@
+//! The figures of a run of Algorithm 1: loss by stage, attention on the parents and of the last row over time, β, and the
+//! final matrices.
+
+use super::algorithm1::MetricRecord;
+use super::figures::{FOLDER, fit, graph};
+use crate::config::Config;
+use crate::model::Layout;
+use crate::probe::attention::causal_pattern;
+use crate::report::metrics::METRICS_FILE;
+use crate::report::plot::{
+    Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure,
+};
+use crate::task::CausalTree;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// The records of the run in `folder`.
+pub(super) fn read_metrics(folder: &Path) -> Result<Vec<MetricRecord>> {
+    super::figures::read_records(&folder.join(METRICS_FILE))
+}
+
+/// Draws everything.
+pub(super) fn draw(
+    config: &Config,
+    task: &CausalTree,
+    layout: &Layout,
+    params: &[f64],
+    bayes: Option<f64>,
+    records: &[MetricRecord],
+    folder: &Path,
+) -> Result<()> {
+    let dir = folder.join(FOLDER);
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+    let block = |name: &str| layout.find(name).map(|b| params[b.range()].to_vec()).unwrap_or_default();
+    let (s, t) = (config.S, config.T);
+    let graph = graph(task);
+    let pattern = fit(HeatMap {
+        title: "softmax of A1".into(),
+        values: causal_pattern(&block("A1"), t),
+        rows: t,
+        cols: t,
+        range: Some((0.0, 1.0)),
+        row_ticks: Ticks::From(1),
+        col_ticks: Ticks::From(1),
+        x_label: "key position".into(),
+        y_label: "query position".into(),
+        ..HeatMap::default()
+    });
+    let a2 = fit(HeatMap {
+        title: "A2".into(),
+        values: block("A2"),
+        rows: s,
+        cols: s,
+        colormap: Colormap::Diverging,
+        row_ticks: Ticks::From(1),
+        col_ticks: Ticks::From(1),
+        x_label: "token of attn1".into(),
+        y_label: "query token".into(),
+        ..HeatMap::default()
+    });
+    let charts = [
+        ("loss", loss(config, bayes, records)),
+        ("attention_over_time", over_time(records)),
+        ("last_row", last_row(config, records)),
+        ("beta", beta(records)),
+    ];
+    let mut all: Vec<Figure> = Vec::new();
+    for (stem, chart) in charts {
+        save_figure(&dir, stem, &chart.clone().into())?;
+        all.push(chart.into());
+    }
+    for (stem, map) in [("graph", graph), ("attention", pattern), ("A2", a2)] {
+        save_figure(&dir, stem, &map.clone().into())?;
+        all.push(map.into());
+    }
+    let title = format!(
+        "Algorithm 1, {} ({} graph, S = {s}, T = {t}, alpha = {})",
+        config.source, config.graph, config.alpha
+    );
+    save_figure(&dir, "overview", &Panels { title, columns: 3, figures: all }.into())?;
+    Ok(())
+}
+
+fn loss(config: &Config, bayes: Option<f64>, records: &[MetricRecord]) -> LineChart {
+    let of = |stage: u64| -> Vec<(f64, f64)> {
+        // The stages share the point where one ends and the other begins.
+        let steps1 = config.steps1.unwrap_or_default();
+        let inside = |r: &&MetricRecord| if stage == 1 { r.step <= steps1 } else { r.step >= steps1 };
+        records.iter().filter(inside).map(|r| (r.step as f64, r.test_loss)).collect()
+    };
+    let mut lines = vec![RefLine::new("uniform guess", (config.S as f64).ln())];
+    if let Some(y) = bayes {
+        lines.push(RefLine::new("Bayes", y));
+    }
+    LineChart {
+        title: "Loss".into(),
+        x_label: "step".into(),
+        y_label: "cross-entropy (nats)".into(),
+        series: vec![Series::new("stage 1: A1", of(1), 0), Series::new("stage 2: A2", of(2), 1)],
+        reference_lines: lines,
+        ..LineChart::default()
+    }
+}
+
+/// Curves that a chart still tells apart.
+const MOST_CURVES: usize = 7;
+
+fn over_time(records: &[MetricRecord]) -> LineChart {
+    let positions = records.first().map_or(0, |r| r.attention_on_parent.len());
+    let curve = |i: usize| -> Vec<(f64, f64)> {
+        records.iter().filter_map(|r| Some((r.step as f64, r.attention_on_parent[i]?))).collect()
+    };
+    let children: Vec<usize> = (0..positions).filter(|i| !curve(*i).is_empty()).collect();
+    // Evenly chosen where there are too many: first and last among them.
+    let shown: Vec<usize> = if children.len() <= MOST_CURVES {
+        children
+    } else {
+        (0..MOST_CURVES).map(|k| children[k * (children.len() - 1) / (MOST_CURVES - 1)]).collect()
+    };
+    let series = shown
+        .iter()
+        .enumerate()
+        .map(|(k, i)| Series::new(format!("position {}", i + 1), curve(*i), k))
+        .collect();
+    LineChart {
+        title: "Attention on the parent".into(),
+        x_label: "step".into(),
+        y_label: "softmax(A1)[i, p(i)]".into(),
+        series,
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+}
+
+fn last_row(config: &Config, records: &[MetricRecord]) -> LineChart {
+    let t = config.T;
+    let curve = |j: usize| records.iter().map(|r| (r.step as f64, r.last_row[j])).collect::<Vec<_>>();
+    let others = records
+        .iter()
+        .map(|r| (r.step as f64, r.last_row[..t - 1].iter().fold(0.0, |m: f64, x| m.max(*x))))
+        .collect();
+    LineChart {
+        title: "Attention of the last row".into(),
+        x_label: "step".into(),
+        y_label: format!("softmax(A1)[{t}, j]"),
+        series: vec![
+            Series::new("on itself", curve(t - 1), 0),
+            Series::new("largest on another position", others, 1),
+        ],
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+}
+
+fn beta(records: &[MetricRecord]) -> LineChart {
+    LineChart {
+        title: "β: diagonal of A2 over the rest".into(),
+        x_label: "step".into(),
+        y_label: "β".into(),
+        series: vec![Series::new("", records.iter().map(|r| (r.step as f64, r.beta)).collect(), 0)],
+        ..LineChart::default()
+    }
+}
