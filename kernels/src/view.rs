@@ -7,6 +7,9 @@ use crate::elem::Elem;
 use crate::error::KernelError;
 use std::marker::PhantomData;
 
+/// Numbers below this have products whose sum of three is below `isize::MAX / 8`: nothing can overflow.
+const SMALL: usize = 1 << (usize::BITS / 2 - 3);
+
 /// Elements that (shape, strides) reach: one past the largest offset, 0 for an empty shape.
 fn extent(shape: [usize; 3], strides: [usize; 3]) -> Result<usize, KernelError> {
     if shape.contains(&0) {
@@ -18,6 +21,16 @@ fn extent(shape: [usize; 3], strides: [usize; 3]) -> Result<usize, KernelError> 
         last = last.checked_add(span).ok_or(KernelError::Overflow)?;
     }
     last.checked_add(1).filter(|n| *n <= isize::MAX as usize / 8).ok_or(KernelError::Overflow)
+}
+
+/// One matrix inside its slice: the common small case in a few instructions.
+#[inline]
+fn check_matrix(rows: usize, cols: usize, rs: usize, cs: usize, have: usize) -> Result<(), KernelError> {
+    let fits = (rows | cols | rs | cs) < SMALL
+        && rows > 0
+        && cols > 0
+        && (rows - 1).wrapping_mul(rs).wrapping_add((cols - 1).wrapping_mul(cs)) < have;
+    if fits { Ok(()) } else { check_bounds([1, rows, cols], [0, rs, cs], have) }
 }
 
 fn check_bounds(shape: [usize; 3], strides: [usize; 3], have: usize) -> Result<(), KernelError> {
@@ -131,7 +144,7 @@ impl<'a, E: Elem> Mat<'a, E> {
         row_stride: usize,
         col_stride: usize,
     ) -> Result<Self, KernelError> {
-        check_bounds([1, rows, cols], [0, row_stride, col_stride], data.len())?;
+        check_matrix(rows, cols, row_stride, col_stride, data.len())?;
         Ok(Mat { ptr: data.as_ptr(), rows, cols, rs: row_stride, cs: col_stride, life: PhantomData })
     }
 
@@ -200,9 +213,11 @@ impl<'a, E: Elem> MatMut<'a, E> {
         row_stride: usize,
         col_stride: usize,
     ) -> Result<Self, KernelError> {
-        let (shape, strides) = ([1, rows, cols], [0, row_stride, col_stride]);
-        check_bounds(shape, strides, data.len())?;
-        check_injective(shape, strides)?;
+        check_matrix(rows, cols, row_stride, col_stride, data.len())?;
+        // Rows or columns one after the other, the common layouts, share nothing; the full rule for the others.
+        if !(col_stride == 1 && row_stride >= cols || row_stride == 1 && col_stride >= rows) {
+            check_injective([1, rows, cols], [0, row_stride, col_stride])?;
+        }
         Ok(MatMut { ptr: data.as_mut_ptr(), rows, cols, rs: row_stride, cs: col_stride, life: PhantomData })
     }
 

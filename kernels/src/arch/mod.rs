@@ -99,6 +99,12 @@ pub(crate) trait Simd<E: Elem>: Copy {
     type V: Copy;
     const LANES: usize;
     const ISA: Isa;
+    /// Vectors of half as many lanes, where there are such; else itself.
+    type Half: Simd<E>;
+
+    fn half(self) -> Self::Half;
+    /// The lower half of the lanes.
+    fn low(self, v: Self::V) -> <Self::Half as Simd<E>>::V;
 
     fn splat(self, x: E) -> Self::V;
     /// Reads `LANES` elements. Safety: they are readable; no alignment needed.

@@ -1,5 +1,6 @@
 //! AVX-512 (F, BW, DQ, VL): 16 lanes of f32, 8 of f64, masked edges.
 
+use super::avx2::Avx2;
 use super::{Isa, Op, Simd};
 use crate::elem::Elem;
 use std::arch::x86_64::*;
@@ -52,7 +53,17 @@ impl Simd<f32> for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     const ISA: Isa = Isa::Avx512;
+    type Half = Avx2;
 
+    #[inline(always)]
+    fn half(self) -> Avx2 {
+        Avx2(())
+    }
+    #[inline(always)]
+    fn low(self, v: __m512) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm512_castps512_ps256(v) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: token.
@@ -173,7 +184,17 @@ impl Simd<f64> for Avx512 {
     type V = __m512d;
     const LANES: usize = 8;
     const ISA: Isa = Isa::Avx512;
+    type Half = Avx2;
 
+    #[inline(always)]
+    fn half(self) -> Avx2 {
+        Avx2(())
+    }
+    #[inline(always)]
+    fn low(self, v: __m512d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm512_castpd512_pd256(v) }
+    }
     #[inline(always)]
     fn splat(self, x: f64) -> __m512d {
         // SAFETY: token.

@@ -24,7 +24,16 @@ impl Simd<f32> for Portable {
     type V = f32x4;
     const LANES: usize = 4;
     const ISA: Isa = Isa::Portable;
+    type Half = Self;
 
+    #[inline(always)]
+    fn half(self) -> Self {
+        self
+    }
+    #[inline(always)]
+    fn low(self, v: f32x4) -> f32x4 {
+        v
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> f32x4 {
         f32x4::splat(x)
@@ -164,7 +173,16 @@ impl Simd<f64> for Portable {
     type V = f64x2;
     const LANES: usize = 2;
     const ISA: Isa = Isa::Portable;
+    type Half = Self;
 
+    #[inline(always)]
+    fn half(self) -> Self {
+        self
+    }
+    #[inline(always)]
+    fn low(self, v: f64x2) -> f64x2 {
+        v
+    }
     #[inline(always)]
     fn splat(self, x: f64) -> f64x2 {
         f64x2::splat(x)

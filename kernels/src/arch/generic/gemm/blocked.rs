@@ -70,8 +70,9 @@ impl<E: Elem> Op<E> for ProductOp<E> {
         let Blocking { mc, kc, nc } = x.blocking;
         debug_assert!(x.pack_b || x.cs_b == 1 || x.n == 1);
         // Blocks of m and n as equal as can be: 520 columns are 272 + 248, not 512 + 8. Those of n are whole vectors.
-        let mc = x.m.div_ceil(x.m.div_ceil(mc).max(1));
-        let nc = x.n.div_ceil(x.n.div_ceil(nc).max(1)).next_multiple_of(S::LANES);
+        // What fits one block is not divided, divisions being as long as a small tile.
+        let mc = if x.m <= mc { x.m } else { x.m.div_ceil(x.m.div_ceil(mc)) };
+        let nc = if x.n <= nc { x.n } else { x.n.div_ceil(x.n.div_ceil(nc)).next_multiple_of(S::LANES) };
         let mut jc = 0;
         while jc < x.n {
             let n = nc.min(x.n - jc);

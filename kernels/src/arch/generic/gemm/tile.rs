@@ -43,10 +43,11 @@ pub(super) struct Split {
 impl Split {
     #[inline(always)]
     pub(super) fn new(len: usize, max: usize) -> Self {
-        let pieces = len.div_ceil(max);
-        if pieces == 0 {
-            return Split { pieces, base: 0, longer: 0 };
+        // One piece, the common case of small products, without a division.
+        if len <= max {
+            return Split { pieces: usize::from(len > 0), base: len, longer: 0 };
         }
+        let pieces = len.div_ceil(max);
         Split { pieces, base: len / pieces, longer: len % pieces }
     }
 
@@ -74,16 +75,35 @@ pub(super) fn vector_split<E: Elem, S: Simd<E>>(n: usize) -> Split {
     Split::new(n.div_ceil(S::LANES), const { tile_shape(S::ISA).nv })
 }
 
-/// Whether an instruction set has a tile of M rows by NV vectors: a constant, so that the others are never compiled.
-struct Has<E, S, const M: usize, const NV: usize>(PhantomData<(E, S)>);
+/// What the last vector of a column panel is: whole, the first `last` lanes of one, or at most half of one, in a register of
+/// half the width ([`Simd::Half`]): on CPUs that run 512 bits as two halves it takes half the time, on others as long as before.
+const WHOLE: u8 = 0;
+const MASKED: u8 = 1;
+const HALF: u8 = 2;
 
-impl<E: Elem, S: Simd<E>, const M: usize, const NV: usize> Has<E, S, M, NV> {
+/// Whether an instruction set has a tile of M rows by NV vectors: a constant, so that the others are never compiled.
+struct Has<E, S, const M: usize, const NV: usize, const EDGE: u8>(PhantomData<(E, S)>);
+
+impl<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> Has<E, S, M, NV, EDGE> {
     const TILE: bool = {
         let t = tile_shape(S::ISA);
         let tallest = t.mr[NV - 1];
         assert!(tallest <= MAX_ROWS && t.mr[t.nv - 1] <= tallest || NV > t.nv);
-        NV <= t.nv && M <= tallest
+        NV <= t.nv && M <= tallest && (EDGE != HALF || S::Half::LANES < S::LANES)
     };
+}
+
+/// What becomes of the sums of a tile.
+#[derive(Clone, Copy)]
+enum Finish {
+    /// C = sums: alpha is 1, and the product with it, which would change no bit, is left out.
+    Copy,
+    /// C = alpha sums.
+    Scale,
+    /// C += sums, likewise.
+    Add,
+    /// C += alpha sums, one FMA.
+    AddScaled,
 }
 
 /// [`Block`] as an operation of its own.
@@ -104,25 +124,41 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
         let x = self.0;
+        let finish = match (x.write, x.alpha == E::ONE) {
+            (Write::Set, true) => Finish::Copy,
+            (Write::Set, false) => Finish::Scale,
+            (Write::Add, true) => Finish::Add,
+            (Write::Add, false) => Finish::AddScaled,
+        };
         let vectors = vector_split::<E, S>(x.n);
         let mut col = 0;
         for piece in 0..vectors.pieces {
             let nv = vectors.size(piece);
             let width = (nv * S::LANES).min(x.n - col);
             let last = width - (nv - 1) * S::LANES;
+            let edge = if last == S::LANES {
+                WHOLE
+            } else if S::Half::LANES < S::LANES && last <= S::Half::LANES {
+                HALF
+            } else {
+                MASKED
+            };
             // SAFETY: the contract of `BlockOp::new`; column `col` is inside B and C, and a
             // packed panel starts after the k rows of `col` elements before it.
             unsafe {
                 let (b, rs_b) =
                     if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
                 let c = x.c.add(col);
-                match (nv, last == S::LANES) {
-                    (1, true) => column::<E, S, 1, true>(s, x, b, rs_b, last, c),
-                    (1, false) => column::<E, S, 1, false>(s, x, b, rs_b, last, c),
-                    (2, true) => column::<E, S, 2, true>(s, x, b, rs_b, last, c),
-                    (2, false) => column::<E, S, 2, false>(s, x, b, rs_b, last, c),
-                    (_, true) => column::<E, S, 3, true>(s, x, b, rs_b, last, c),
-                    (_, false) => column::<E, S, 3, false>(s, x, b, rs_b, last, c),
+                match (nv, edge) {
+                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, c),
+                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, c),
+                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, c),
+                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, c),
+                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, c),
+                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, c),
+                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, c),
+                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, c),
+                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, c),
                 }
             }
             col += width;
@@ -135,9 +171,10 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
 /// # Safety
 /// `b` and `c` point at a column panel of the operands of `x`, which are valid.
 #[inline(always)]
-unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const FULL: bool>(
+unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const EDGE: u8>(
     s: S,
     x: &Block<E>,
+    finish: Finish,
     b: *const E,
     rs_b: usize,
     last: usize,
@@ -154,32 +191,32 @@ unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const FULL: bool>(
             } else {
                 (x.a.add(row * x.rs_a), x.rs_a, x.cs_a)
             };
-            let t = Operands { k: x.k, a, rs_a, cs_a, b, rs_b, last, alpha: x.alpha };
-            let (c, rs_c, write) = (c.add(row * x.rs_c), x.rs_c, x.write);
+            let t = Operands { k: x.k, a, rs_a, cs_a, b, rs_b, last, alpha: x.alpha, finish };
+            let (c, rs_c) = (c.add(row * x.rs_c), x.rs_c);
             match mr {
-                1 => tile::<E, S, 1, NV, FULL>(s, t, c, rs_c, write),
-                2 => tile::<E, S, 2, NV, FULL>(s, t, c, rs_c, write),
-                3 => tile::<E, S, 3, NV, FULL>(s, t, c, rs_c, write),
-                4 => tile::<E, S, 4, NV, FULL>(s, t, c, rs_c, write),
-                5 => tile::<E, S, 5, NV, FULL>(s, t, c, rs_c, write),
-                6 => tile::<E, S, 6, NV, FULL>(s, t, c, rs_c, write),
-                7 => tile::<E, S, 7, NV, FULL>(s, t, c, rs_c, write),
-                8 => tile::<E, S, 8, NV, FULL>(s, t, c, rs_c, write),
-                9 => tile::<E, S, 9, NV, FULL>(s, t, c, rs_c, write),
-                10 => tile::<E, S, 10, NV, FULL>(s, t, c, rs_c, write),
-                11 => tile::<E, S, 11, NV, FULL>(s, t, c, rs_c, write),
-                12 => tile::<E, S, 12, NV, FULL>(s, t, c, rs_c, write),
-                13 => tile::<E, S, 13, NV, FULL>(s, t, c, rs_c, write),
-                14 => tile::<E, S, 14, NV, FULL>(s, t, c, rs_c, write),
-                15 => tile::<E, S, 15, NV, FULL>(s, t, c, rs_c, write),
-                _ => tile::<E, S, 16, NV, FULL>(s, t, c, rs_c, write),
+                1 => tile::<E, S, 1, NV, EDGE>(s, t, c, rs_c),
+                2 => tile::<E, S, 2, NV, EDGE>(s, t, c, rs_c),
+                3 => tile::<E, S, 3, NV, EDGE>(s, t, c, rs_c),
+                4 => tile::<E, S, 4, NV, EDGE>(s, t, c, rs_c),
+                5 => tile::<E, S, 5, NV, EDGE>(s, t, c, rs_c),
+                6 => tile::<E, S, 6, NV, EDGE>(s, t, c, rs_c),
+                7 => tile::<E, S, 7, NV, EDGE>(s, t, c, rs_c),
+                8 => tile::<E, S, 8, NV, EDGE>(s, t, c, rs_c),
+                9 => tile::<E, S, 9, NV, EDGE>(s, t, c, rs_c),
+                10 => tile::<E, S, 10, NV, EDGE>(s, t, c, rs_c),
+                11 => tile::<E, S, 11, NV, EDGE>(s, t, c, rs_c),
+                12 => tile::<E, S, 12, NV, EDGE>(s, t, c, rs_c),
+                13 => tile::<E, S, 13, NV, EDGE>(s, t, c, rs_c),
+                14 => tile::<E, S, 14, NV, EDGE>(s, t, c, rs_c),
+                15 => tile::<E, S, 15, NV, EDGE>(s, t, c, rs_c),
+                _ => tile::<E, S, 16, NV, EDGE>(s, t, c, rs_c),
             }
         }
         row += mr;
     }
 }
 
-/// What a tile reads.
+/// What a tile reads, and what it does with the sums.
 struct Operands<E> {
     k: usize,
     a: *const E,
@@ -189,75 +226,133 @@ struct Operands<E> {
     rs_b: usize,
     last: usize,
     alpha: E,
+    finish: Finish,
 }
 
-/// M rows by NV vectors of C. Every entry is one FMA chain over k in order; `FULL` says that the last vector has all lanes.
+/// M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain over k in order.
 ///
 /// # Safety
-/// k columns of M elements of A are readable with the strides; k rows of `(NV - 1) * LANES + last` elements of B, `last <=
-/// LANES`; M rows as wide of C are readable (for [`Write::Add`]) and writable.
+/// k columns of M elements of A are readable with the strides; k rows of `(NV - 1) * LANES + last` elements of B, `last` being
+/// as `EDGE` has it; M rows as wide of C are readable (for [`Write::Add`]) and writable.
 #[inline(always)]
-unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const FULL: bool>(
+unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8>(
     s: S,
     t: Operands<E>,
     c: *mut E,
     rs_c: usize,
-    write: Write,
 ) {
-    if !Has::<E, S, M, NV>::TILE {
+    if !Has::<E, S, M, NV, EDGE>::TILE {
         return;
     }
-    let zero = s.splat(E::ZERO);
-    let mut acc = [[zero; NV]; M];
+    let (zero, half) = (s.splat(E::ZERO), s.half());
+    // With `HALF` the last column of `acc` is never touched and takes no registers.
+    let mut sums = Sums::<E, S, M, NV> { whole: [[zero; NV]; M], half: [half.splat(E::ZERO); M] };
     let (mut a, mut b) = (t.a, t.b);
     for _ in 0..t.k {
-        let mut bv = [zero; NV];
+        let (mut bv, mut bh) = ([zero; NV], half.splat(E::ZERO));
         for j in 0..NV {
             // SAFETY: inside this row of B, by the contract above.
-            bv[j] = unsafe { load::<E, S, NV, FULL>(s, b.add(j * S::LANES), j, t.last) };
+            unsafe {
+                let p = b.add(j * S::LANES);
+                if EDGE == HALF && j + 1 == NV {
+                    bh = half.load_partial(p, t.last);
+                } else if EDGE == MASKED && j + 1 == NV {
+                    bv[j] = s.load_partial(p, t.last);
+                } else {
+                    bv[j] = s.load(p);
+                }
+            }
         }
         for i in 0..M {
             // SAFETY: inside this column of A, by the contract above.
             let av = s.splat(unsafe { *a.add(i * t.rs_a) });
             for j in 0..NV {
-                acc[i][j] = s.fma(av, bv[j], acc[i][j]);
+                if EDGE == HALF && j + 1 == NV {
+                    sums.half[i] = half.fma(s.low(av), bh, sums.half[i]);
+                } else {
+                    sums.whole[i][j] = s.fma(av, bv[j], sums.whole[i][j]);
+                }
             }
         }
         // Wrapping: after the last step the pointers may leave their allocations.
         a = a.wrapping_add(t.cs_a);
         b = b.wrapping_add(t.rs_b);
     }
-    let alpha = s.splat(t.alpha);
-    for i in 0..M {
-        for j in 0..NV {
-            // SAFETY: row i, vector j of the tile in C, by the contract above.
-            unsafe {
-                let p = c.add(i * rs_c + j * S::LANES);
-                let v = match write {
-                    Write::Set => s.mul(alpha, acc[i][j]),
-                    Write::Add => s.fma(alpha, acc[i][j], load::<E, S, NV, FULL>(s, p, j, t.last)),
-                };
-                if FULL || j + 1 < NV {
-                    s.store(p, v);
-                } else {
-                    s.store_partial(p, t.last, v);
-                }
-            }
+    // One branch per tile: the arms are straight lines.
+    // SAFETY: the contract above.
+    unsafe {
+        match t.finish {
+            Finish::Copy => sums.finish::<EDGE, 0>(s, &t, c, rs_c),
+            Finish::Scale => sums.finish::<EDGE, 1>(s, &t, c, rs_c),
+            Finish::Add => sums.finish::<EDGE, 2>(s, &t, c, rs_c),
+            Finish::AddScaled => sums.finish::<EDGE, 3>(s, &t, c, rs_c),
         }
     }
 }
 
-/// Vector j of NV, all lanes or the first `last`.
+/// The accumulators of a tile.
+struct Sums<E: Elem, S: Simd<E>, const M: usize, const NV: usize> {
+    whole: [[S::V; NV]; M],
+    half: [<S::Half as Simd<E>>::V; M],
+}
+
+impl<E: Elem, S: Simd<E>, const M: usize, const NV: usize> Sums<E, S, M, NV> {
+    /// # Safety
+    /// M rows of C, as wide as `EDGE` and `t.last` say, are writable, readable too for the sums that are added.
+    #[inline(always)]
+    unsafe fn finish<const EDGE: u8, const FINISH: u8>(
+        &self,
+        s: S,
+        t: &Operands<E>,
+        c: *mut E,
+        rs_c: usize,
+    ) {
+        let alpha = s.splat(t.alpha);
+        let mut row = c;
+        for i in 0..M {
+            for j in 0..NV {
+                // SAFETY: row i, vector j of the tile in C, by the contract above.
+                unsafe {
+                    let p = row.add(j * S::LANES);
+                    if EDGE == HALF && j + 1 == NV {
+                        put::<E, S::Half, FINISH>(s.half(), s.low(alpha), self.half[i], p, t.last, false);
+                    } else {
+                        let whole = EDGE == WHOLE || j + 1 < NV;
+                        put::<E, S, FINISH>(s, alpha, self.whole[i][j], p, t.last, whole);
+                    }
+                }
+            }
+            row = row.wrapping_add(rs_c);
+        }
+    }
+}
+
+/// One vector of sums into C at `p`: all lanes where `whole`, else the first `last`. FINISH: the variants of [`Finish`] in order.
 ///
 /// # Safety
-/// The lanes that it reads are readable, `last <= LANES`.
+/// Those lanes are writable, readable too where sums are added.
 #[inline(always)]
-unsafe fn load<E: Elem, S: Simd<E>, const NV: usize, const FULL: bool>(
+unsafe fn put<E: Elem, S: Simd<E>, const FINISH: u8>(
     s: S,
-    p: *const E,
-    j: usize,
+    alpha: S::V,
+    sum: S::V,
+    p: *mut E,
     last: usize,
-) -> S::V {
+    whole: bool,
+) {
     // SAFETY: the contract above.
-    unsafe { if FULL || j + 1 < NV { s.load(p) } else { s.load_partial(p, last) } }
+    unsafe {
+        let mut v = sum;
+        if FINISH >= 2 {
+            let old = if whole { s.load(p) } else { s.load_partial(p, last) };
+            v = if FINISH == 2 { s.add(sum, old) } else { s.fma(alpha, sum, old) };
+        } else if FINISH == 1 {
+            v = s.mul(alpha, sum);
+        }
+        if whole {
+            s.store(p, v);
+        } else {
+            s.store_partial(p, last, v);
+        }
+    }
 }
