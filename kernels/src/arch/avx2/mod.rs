@@ -63,6 +63,53 @@ unsafe fn mask64(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASK64.as_ptr().add(4 - n).cast()) }
 }
 
+/// The first n <= 7 lanes, in pieces of 4, 2 and 1: AVX-512 uses it too.
+///
+/// # Safety
+/// The CPU has AVX2; n elements are writable.
+#[inline(always)]
+pub(super) unsafe fn store_pieces_f32(mut p: *mut f32, n: usize, v: __m256) {
+    debug_assert!(n < 8);
+    // SAFETY: the pieces lie one after the other and have n elements together, which the caller vouches for.
+    unsafe {
+        let mut x = _mm256_castps256_ps128(v);
+        if n & 4 != 0 {
+            _mm_storeu_ps(p, x);
+            x = _mm256_extractf128_ps::<1>(v);
+            p = p.add(4);
+        }
+        if n & 2 != 0 {
+            _mm_storel_pd(p.cast(), _mm_castps_pd(x));
+            x = _mm_movehl_ps(x, x);
+            p = p.add(2);
+        }
+        if n & 1 != 0 {
+            _mm_store_ss(p, x);
+        }
+    }
+}
+
+/// The first n <= 3 lanes, in pieces of 2 and 1: AVX-512 uses it too.
+///
+/// # Safety
+/// The CPU has AVX2; n elements are writable.
+#[inline(always)]
+pub(super) unsafe fn store_pieces_f64(mut p: *mut f64, n: usize, v: __m256d) {
+    debug_assert!(n < 4);
+    // SAFETY: as for f32.
+    unsafe {
+        let mut x = _mm256_castpd256_pd128(v);
+        if n & 2 != 0 {
+            _mm_storeu_pd(p, x);
+            x = _mm256_extractf128_pd::<1>(v);
+            p = p.add(2);
+        }
+        if n & 1 != 0 {
+            _mm_store_sd(p, x);
+        }
+    }
+}
+
 /// [`Simd::transpose`] for f32, 8 by 8: AVX-512 uses it too.
 ///
 /// # Safety
@@ -154,6 +201,7 @@ impl Simd<f32> for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const ISA: Isa = Isa::Avx2;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -179,6 +227,16 @@ impl Simd<f32> for Avx2 {
     unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m256) {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm256_maskstore_ps(p, mask32(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, p: *mut f32, n: usize, v: __m256) {
+        // SAFETY: token; the caller's promise.
+        unsafe {
+            if n == 8 {
+                return Simd::<f32>::store(self, p, v);
+            }
+            store_pieces_f32(p, n, v);
+        }
     }
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
@@ -243,6 +301,14 @@ impl Simd<f32> for Avx2 {
         }
     }
     #[inline(always)]
+    fn scale2_normal(self, x: __m256, n: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe {
+            let e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(e)))
+        }
+    }
+    #[inline(always)]
     fn split(self, x: __m256) -> (__m256, __m256) {
         // SAFETY: token. Subnormals are scaled by 2^24 first, and the exponent corrected.
         unsafe {
@@ -301,6 +367,7 @@ impl Simd<f64> for Avx2 {
     type V = __m256d;
     const LANES: usize = 4;
     const ISA: Isa = Isa::Avx2;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f64) -> __m256d {
@@ -326,6 +393,16 @@ impl Simd<f64> for Avx2 {
     unsafe fn store_partial(self, p: *mut f64, n: usize, v: __m256d) {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm256_maskstore_pd(p, mask64(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, p: *mut f64, n: usize, v: __m256d) {
+        // SAFETY: token; the caller's promise.
+        unsafe {
+            if n == 4 {
+                return Simd::<f64>::store(self, p, v);
+            }
+            store_pieces_f64(p, n, v);
+        }
     }
     #[inline(always)]
     fn add(self, a: __m256d, b: __m256d) -> __m256d {
@@ -383,6 +460,14 @@ impl Simd<f64> for Avx2 {
             let f1 = _mm256_slli_epi64::<52>(_mm256_castpd_si256(_mm256_add_pd(h, magic)));
             let f2 = _mm256_slli_epi64::<52>(_mm256_castpd_si256(_mm256_add_pd(_mm256_sub_pd(n, h), magic)));
             _mm256_mul_pd(_mm256_mul_pd(x, _mm256_castsi256_pd(f1)), _mm256_castsi256_pd(f2))
+        }
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: __m256d, n: __m256d) -> __m256d {
+        // SAFETY: token. The exponent is planted as in `scale2`.
+        unsafe {
+            let e = _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(6755399441055744.0 + 1023.0)));
+            _mm256_mul_pd(x, _mm256_castsi256_pd(_mm256_slli_epi64::<52>(e)))
         }
     }
     #[inline(always)]

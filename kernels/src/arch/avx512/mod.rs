@@ -52,6 +52,7 @@ impl Simd<f32> for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     const ISA: Isa = Isa::Avx512;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -77,6 +78,22 @@ impl Simd<f32> for Avx512 {
     unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m512) {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm512_mask_storeu_ps(p, _bzhi_u32(0xFFFF, n as u32) as __mmask16, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, mut p: *mut f32, n: usize, v: __m512) {
+        // SAFETY: token; the halves have n elements together, which the caller vouches for.
+        unsafe {
+            if n == 16 {
+                return Simd::<f32>::store(self, p, v);
+            }
+            let mut h = _mm512_castps512_ps256(v);
+            if n & 8 != 0 {
+                _mm256_storeu_ps(p, h);
+                h = _mm512_extractf32x8_ps::<1>(v);
+                p = p.add(8);
+            }
+            super::avx2::store_pieces_f32(p, n % 8, h);
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -129,6 +146,11 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_scalef_ps(x, n) }
     }
     #[inline(always)]
+    fn scale2_normal(self, x: __m512, n: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+    #[inline(always)]
     fn split(self, x: __m512) -> (__m512, __m512) {
         // SAFETY: token.
         unsafe { (_mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(x), _mm512_getexp_ps(x)) }
@@ -173,6 +195,7 @@ impl Simd<f64> for Avx512 {
     type V = __m512d;
     const LANES: usize = 8;
     const ISA: Isa = Isa::Avx512;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f64) -> __m512d {
@@ -198,6 +221,22 @@ impl Simd<f64> for Avx512 {
     unsafe fn store_partial(self, p: *mut f64, n: usize, v: __m512d) {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm512_mask_storeu_pd(p, _bzhi_u32(0xFF, n as u32) as __mmask8, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, mut p: *mut f64, n: usize, v: __m512d) {
+        // SAFETY: token; the halves have n elements together, which the caller vouches for.
+        unsafe {
+            if n == 8 {
+                return Simd::<f64>::store(self, p, v);
+            }
+            let mut h = _mm512_castpd512_pd256(v);
+            if n & 4 != 0 {
+                _mm256_storeu_pd(p, h);
+                h = _mm512_extractf64x4_pd::<1>(v);
+                p = p.add(4);
+            }
+            super::avx2::store_pieces_f64(p, n % 4, h);
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512d, b: __m512d) -> __m512d {
@@ -246,6 +285,11 @@ impl Simd<f64> for Avx512 {
     }
     #[inline(always)]
     fn scale2(self, x: __m512d, n: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_pd(x, n) }
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: __m512d, n: __m512d) -> __m512d {
         // SAFETY: token.
         unsafe { _mm512_scalef_pd(x, n) }
     }
