@@ -99,6 +99,8 @@ pub(crate) trait Simd<E: Elem>: Copy {
     type V: Copy;
     const LANES: usize;
     const ISA: Isa;
+    /// [`Simd::fma`] rounds once.
+    const FUSED: bool;
     /// Vectors of half as many lanes, where there are such; else itself.
     type Half: Simd<E>;
 
@@ -116,6 +118,10 @@ pub(crate) trait Simd<E: Elem>: Copy {
     unsafe fn load_partial(self, p: *const E, n: usize) -> Self::V;
     /// Writes the first `n` lanes only. Safety: `n <= LANES`, the first `n` elements are writable.
     unsafe fn store_partial(self, p: *mut E, n: usize, v: Self::V);
+    /// The same in a few plain stores. A load of what lies behind `n` waits for a masked store, which counts as LANES wide: this
+    /// is the one to use where the next row follows at once.
+    /// Safety: as `store_partial`.
+    unsafe fn store_pieces(self, p: *mut E, n: usize, v: Self::V);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -134,6 +140,8 @@ pub(crate) trait Simd<E: Elem>: Copy {
     /// `x * 2^n` for integral `n`, |n| <= 2 * (exponent range), rounded correctly save for double rounding
     /// in the subnormal range; NaN and infinities of `x` stay.
     fn scale2(self, x: Self::V, n: Self::V) -> Self::V;
+    /// The same for |x| in [1/2, 2] and -125 <= n <= 126 (f32), -1021 <= n <= 1022 (f64): exact. NaN of `x` stays.
+    fn scale2_normal(self, x: Self::V, n: Self::V) -> Self::V;
     /// Splits positive finite x, subnormals included, as `m * 2^e` with m in [1, 2) and integral e.
     /// Any other lane gives some value, never a trap: the caller repairs it.
     fn split(self, x: Self::V) -> (Self::V, Self::V);

@@ -37,6 +37,10 @@ impl Op<f64> for Check {
                     let (m, e) = (get(m), get(e));
                     assert!((1.0..2.0).contains(&m), "{x}: {m} {e}");
                     same(get(s.scale2(s.splat(m), s.splat(e))), x);
+                    if x.is_normal() && x < f64::MAX / 4.0 {
+                        same(get(s.scale2_normal(s.splat(m), s.splat(e))), x);
+                    }
+                    assert!(get(s.scale2_normal(s.splat(f64::NAN), s.splat(e))).is_nan());
                 }
                 same(get(s.max(s.splat(f64::NAN), vx)), x);
                 assert!(get(s.max(vx, s.splat(f64::NAN))).is_nan());
@@ -53,6 +57,11 @@ impl Op<f64> for Check {
             unsafe { s.store_partial(out.as_mut_ptr(), n, s.load_partial(data[8 - n..].as_ptr(), n)) };
             assert_eq!(out[..n], data[8 - n..]);
             assert!(out[n..].iter().all(|x| *x == -1.0), "store_partial wrote past {n}");
+            let mut out = [-1.0; 9];
+            // SAFETY: n <= LANES <= 8 elements on both sides.
+            unsafe { s.store_pieces(out.as_mut_ptr(), n, s.load_partial(data[8 - n..].as_ptr(), n)) };
+            assert_eq!(out[..n], data[8 - n..]);
+            assert!(out[n..].iter().all(|x| *x == -1.0), "store_pieces wrote past {n}");
             let mut full = [-1.0; 8];
             // SAFETY: LANES <= 8.
             unsafe { s.store(full.as_mut_ptr(), s.load_partial(data.as_ptr(), n)) };
@@ -93,6 +102,10 @@ impl Op<f32> for Check {
                     let (m, e) = (get(m), get(e));
                     assert!((1.0..2.0).contains(&m), "{x}: {m} {e}");
                     same(get(s.scale2(s.splat(m), s.splat(e))), x);
+                    if x.is_normal() && x < f32::MAX / 4.0 {
+                        same(get(s.scale2_normal(s.splat(m), s.splat(e))), x);
+                    }
+                    assert!(get(s.scale2_normal(s.splat(f32::NAN), s.splat(e))).is_nan());
                 }
                 same(get(s.max(s.splat(f32::NAN), vx)), x);
                 assert!(get(s.max(vx, s.splat(f32::NAN))).is_nan());
@@ -109,6 +122,11 @@ impl Op<f32> for Check {
             unsafe { s.store_partial(out.as_mut_ptr(), n, s.load_partial(data[16 - n..].as_ptr(), n)) };
             assert_eq!(out[..n], data[16 - n..]);
             assert!(out[n..].iter().all(|x| *x == -1.0), "store_partial wrote past {n}");
+            let mut out = [-1.0; 17];
+            // SAFETY: n <= LANES <= 16 elements on both sides.
+            unsafe { s.store_pieces(out.as_mut_ptr(), n, s.load_partial(data[16 - n..].as_ptr(), n)) };
+            assert_eq!(out[..n], data[16 - n..]);
+            assert!(out[n..].iter().all(|x| *x == -1.0), "store_pieces wrote past {n}");
         }
         assert_eq!(s.reduce_add(s.fma(s.splat(2.0), s.splat(3.0), s.splat(1.0))), 7.0 * S::LANES as f32);
     }

@@ -63,6 +63,53 @@ unsafe fn mask64(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASK64.as_ptr().add(4 - n).cast()) }
 }
 
+/// The first n <= 7 lanes, in pieces of 4, 2 and 1: AVX-512 uses it too.
+///
+/// # Safety
+/// The CPU has AVX2; n elements are writable.
+#[inline(always)]
+pub(super) unsafe fn store_pieces_f32(mut p: *mut f32, n: usize, v: __m256) {
+    debug_assert!(n < 8);
+    // SAFETY: the pieces lie one after the other and have n elements together, which the caller vouches for.
+    unsafe {
+        let mut x = _mm256_castps256_ps128(v);
+        if n & 4 != 0 {
+            _mm_storeu_ps(p, x);
+            x = _mm256_extractf128_ps::<1>(v);
+            p = p.add(4);
+        }
+        if n & 2 != 0 {
+            _mm_storel_pd(p.cast(), _mm_castps_pd(x));
+            x = _mm_movehl_ps(x, x);
+            p = p.add(2);
+        }
+        if n & 1 != 0 {
+            _mm_store_ss(p, x);
+        }
+    }
+}
+
+/// The first n <= 3 lanes, in pieces of 2 and 1: AVX-512 uses it too.
+///
+/// # Safety
+/// The CPU has AVX2; n elements are writable.
+#[inline(always)]
+pub(super) unsafe fn store_pieces_f64(mut p: *mut f64, n: usize, v: __m256d) {
+    debug_assert!(n < 4);
+    // SAFETY: as for f32.
+    unsafe {
+        let mut x = _mm256_castpd256_pd128(v);
+        if n & 2 != 0 {
+            _mm_storeu_pd(p, x);
+            x = _mm256_extractf128_pd::<1>(v);
+            p = p.add(2);
+        }
+        if n & 1 != 0 {
+            _mm_store_sd(p, x);
+        }
+    }
+}
+
 /// [`Simd::transpose`] for f32, 8 by 8: AVX-512 uses it too.
 ///
 /// # Safety
@@ -155,6 +202,7 @@ impl Simd<f32> for Avx2 {
     const LANES: usize = 8;
     const ISA: Isa = Isa::Avx2;
     type Half = Self;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn half(self) -> Self {
@@ -186,25 +234,18 @@ impl Simd<f32> for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m256) {
-        debug_assert!(n <= 8);
-        // In powers of two: the masked store is microcode on AMD, some 20 cycles each (255^3 f32 on Zen 4: see CHANGES).
-        // SAFETY: token; the pieces are the first n elements, for which the caller vouches.
+        // In pieces: the masked store is microcode on AMD, some 20 cycles each.
+        // SAFETY: token; the caller's promise.
+        unsafe { Simd::<f32>::store_pieces(self, p, n, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, p: *mut f32, n: usize, v: __m256) {
+        // SAFETY: token; the caller's promise.
         unsafe {
             if n == 8 {
-                return _mm256_storeu_ps(p, v);
+                return Simd::<f32>::store(self, p, v);
             }
-            let (mut p, mut rest) = (p, _mm256_castps256_ps128(v));
-            if n & 4 != 0 {
-                _mm_storeu_ps(p, rest);
-                (p, rest) = (p.add(4), _mm256_extractf128_ps::<1>(v));
-            }
-            if n & 2 != 0 {
-                _mm_storel_pd(p.cast(), _mm_castps_pd(rest));
-                (p, rest) = (p.add(2), _mm_movehl_ps(rest, rest));
-            }
-            if n & 1 != 0 {
-                _mm_store_ss(p, rest);
-            }
+            store_pieces_f32(p, n, v);
         }
     }
     #[inline(always)]
@@ -270,6 +311,14 @@ impl Simd<f32> for Avx2 {
         }
     }
     #[inline(always)]
+    fn scale2_normal(self, x: __m256, n: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe {
+            let e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(e)))
+        }
+    }
+    #[inline(always)]
     fn split(self, x: __m256) -> (__m256, __m256) {
         // SAFETY: token. Subnormals are scaled by 2^24 first, and the exponent corrected.
         unsafe {
@@ -329,6 +378,7 @@ impl Simd<f64> for Avx2 {
     const LANES: usize = 4;
     const ISA: Isa = Isa::Avx2;
     type Half = Self;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn half(self) -> Self {
@@ -360,21 +410,17 @@ impl Simd<f64> for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_partial(self, p: *mut f64, n: usize, v: __m256d) {
-        debug_assert!(n <= 4);
-        // As for f32.
-        // SAFETY: token; the pieces are the first n elements, for which the caller vouches.
+        // SAFETY: token; the caller's promise.
+        unsafe { Simd::<f64>::store_pieces(self, p, n, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, p: *mut f64, n: usize, v: __m256d) {
+        // SAFETY: token; the caller's promise.
         unsafe {
             if n == 4 {
-                return _mm256_storeu_pd(p, v);
+                return Simd::<f64>::store(self, p, v);
             }
-            let (mut p, mut rest) = (p, _mm256_castpd256_pd128(v));
-            if n & 2 != 0 {
-                _mm_storeu_pd(p, rest);
-                (p, rest) = (p.add(2), _mm256_extractf128_pd::<1>(v));
-            }
-            if n & 1 != 0 {
-                _mm_store_sd(p, rest);
-            }
+            store_pieces_f64(p, n, v);
         }
     }
     #[inline(always)]
@@ -433,6 +479,14 @@ impl Simd<f64> for Avx2 {
             let f1 = _mm256_slli_epi64::<52>(_mm256_castpd_si256(_mm256_add_pd(h, magic)));
             let f2 = _mm256_slli_epi64::<52>(_mm256_castpd_si256(_mm256_add_pd(_mm256_sub_pd(n, h), magic)));
             _mm256_mul_pd(_mm256_mul_pd(x, _mm256_castsi256_pd(f1)), _mm256_castsi256_pd(f2))
+        }
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: __m256d, n: __m256d) -> __m256d {
+        // SAFETY: token. The exponent is planted as in `scale2`.
+        unsafe {
+            let e = _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(6755399441055744.0 + 1023.0)));
+            _mm256_mul_pd(x, _mm256_castsi256_pd(_mm256_slli_epi64::<52>(e)))
         }
     }
     #[inline(always)]

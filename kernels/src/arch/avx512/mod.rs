@@ -54,6 +54,7 @@ impl Simd<f32> for Avx512 {
     const LANES: usize = 16;
     const ISA: Isa = Isa::Avx512;
     type Half = Avx2;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn half(self) -> Avx2 {
@@ -88,6 +89,22 @@ impl Simd<f32> for Avx512 {
     unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m512) {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm512_mask_storeu_ps(p, _bzhi_u32(0xFFFF, n as u32) as __mmask16, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, mut p: *mut f32, n: usize, v: __m512) {
+        // SAFETY: token; the halves have n elements together, which the caller vouches for.
+        unsafe {
+            if n == 16 {
+                return Simd::<f32>::store(self, p, v);
+            }
+            let mut h = _mm512_castps512_ps256(v);
+            if n & 8 != 0 {
+                _mm256_storeu_ps(p, h);
+                h = _mm512_extractf32x8_ps::<1>(v);
+                p = p.add(8);
+            }
+            super::avx2::store_pieces_f32(p, n % 8, h);
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -140,6 +157,11 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_scalef_ps(x, n) }
     }
     #[inline(always)]
+    fn scale2_normal(self, x: __m512, n: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+    #[inline(always)]
     fn split(self, x: __m512) -> (__m512, __m512) {
         // SAFETY: token.
         unsafe { (_mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(x), _mm512_getexp_ps(x)) }
@@ -185,6 +207,7 @@ impl Simd<f64> for Avx512 {
     const LANES: usize = 8;
     const ISA: Isa = Isa::Avx512;
     type Half = Avx2;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn half(self) -> Avx2 {
@@ -219,6 +242,22 @@ impl Simd<f64> for Avx512 {
     unsafe fn store_partial(self, p: *mut f64, n: usize, v: __m512d) {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm512_mask_storeu_pd(p, _bzhi_u32(0xFF, n as u32) as __mmask8, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, mut p: *mut f64, n: usize, v: __m512d) {
+        // SAFETY: token; the halves have n elements together, which the caller vouches for.
+        unsafe {
+            if n == 8 {
+                return Simd::<f64>::store(self, p, v);
+            }
+            let mut h = _mm512_castpd512_pd256(v);
+            if n & 4 != 0 {
+                _mm256_storeu_pd(p, h);
+                h = _mm512_extractf64x4_pd::<1>(v);
+                p = p.add(4);
+            }
+            super::avx2::store_pieces_f64(p, n % 4, h);
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512d, b: __m512d) -> __m512d {
@@ -267,6 +306,11 @@ impl Simd<f64> for Avx512 {
     }
     #[inline(always)]
     fn scale2(self, x: __m512d, n: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_pd(x, n) }
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: __m512d, n: __m512d) -> __m512d {
         // SAFETY: token.
         unsafe { _mm512_scalef_pd(x, n) }
     }

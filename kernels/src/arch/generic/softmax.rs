@@ -2,7 +2,7 @@
 //!
 //! NaN anywhere, or +∞ (∞ − ∞), or nothing but −∞, makes an exponential NaN and with it the sum: no test for them is needed.
 
-use super::exp::exp;
+use super::exp::exp_normal;
 use crate::arch::Simd;
 use crate::elem::Elem;
 
@@ -34,7 +34,7 @@ unsafe fn put<E: Elem, S: Simd<E>, const UNIT: bool>(s: S, p: *mut E, cs: usize,
     // SAFETY: as the caller vouches; the array has 16 >= LANES elements.
     unsafe {
         if UNIT {
-            return if len == S::LANES { s.store(p, v) } else { s.store_partial(p, len, v) };
+            return if len == S::LANES { s.store(p, v) } else { s.store_pieces(p, len, v) };
         }
         let mut a = [E::ZERO; 16];
         s.store(a.as_mut_ptr(), v);
@@ -57,7 +57,7 @@ fn keep<E: Elem, S: Simd<E>>(s: S, v: S::V, len: usize, fill: E) -> S::V {
 #[inline(always)]
 fn exp_below<E: Elem, S: Simd<E>>(s: S, x: S::V, max: S::V) -> S::V {
     let (t, low) = (s.sub(x, max), s.splat(E::SOFTMAX_MIN));
-    s.select_lt(t, low, s.splat(E::ZERO), exp::<E, S>(s, s.max(low, t)))
+    s.select_lt(t, low, s.splat(E::ZERO), exp_normal::<E, S>(s, s.max(low, t)))
 }
 
 /// Largest of n >= 1 elements, NaN ignored or not as it falls.

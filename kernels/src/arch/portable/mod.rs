@@ -25,6 +25,7 @@ impl Simd<f32> for Portable {
     const LANES: usize = 4;
     const ISA: Isa = Isa::Portable;
     type Half = Self;
+    const FUSED: bool = false;
 
     #[inline(always)]
     fn half(self) -> Self {
@@ -69,6 +70,11 @@ impl Simd<f32> for Portable {
                 unsafe { *p.add(i) = x };
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, p: *mut f32, n: usize, v: f32x4) {
+        // SAFETY: the caller's promise.
+        unsafe { Simd::<f32>::store_partial(self, p, n, v) }
     }
     #[inline(always)]
     fn add(self, a: f32x4, b: f32x4) -> f32x4 {
@@ -120,6 +126,11 @@ impl Simd<f32> for Portable {
         let f1 = f32x4::new(f1.map(|f| f32::from_bits(f.to_bits() << 23)));
         let f2 = f32x4::new(f2.map(|f| f32::from_bits(f.to_bits() << 23)));
         x * f1 * f2
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: f32x4, n: f32x4) -> f32x4 {
+        let f = (n + f32x4::splat(12582912.0 + 127.0)).to_array();
+        x * f32x4::new(f.map(|f| f32::from_bits(f.to_bits() << 23)))
     }
     #[inline(always)]
     fn split(self, x: f32x4) -> (f32x4, f32x4) {
@@ -174,6 +185,7 @@ impl Simd<f64> for Portable {
     const LANES: usize = 2;
     const ISA: Isa = Isa::Portable;
     type Half = Self;
+    const FUSED: bool = false;
 
     #[inline(always)]
     fn half(self) -> Self {
@@ -218,6 +230,11 @@ impl Simd<f64> for Portable {
                 unsafe { *p.add(i) = x };
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, p: *mut f64, n: usize, v: f64x2) {
+        // SAFETY: the caller's promise.
+        unsafe { Simd::<f64>::store_partial(self, p, n, v) }
     }
     #[inline(always)]
     fn add(self, a: f64x2, b: f64x2) -> f64x2 {
@@ -268,6 +285,11 @@ impl Simd<f64> for Portable {
         let f1 = f64x2::new(f1.map(|f| f64::from_bits(f.to_bits() << 52)));
         let f2 = f64x2::new(f2.map(|f| f64::from_bits(f.to_bits() << 52)));
         x * f1 * f2
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: f64x2, n: f64x2) -> f64x2 {
+        let f = (n + f64x2::splat(6755399441055744.0 + 1023.0)).to_array();
+        x * f64x2::new(f.map(|f| f64::from_bits(f.to_bits() << 52)))
     }
     #[inline(always)]
     fn split(self, x: f64x2) -> (f64x2, f64x2) {
