@@ -16,6 +16,7 @@ pub trait Elem:
     sealed::Sealed
     + MathConsts
     + crate::gemm::Multiply
+    + crate::attention::Attend
     + Copy
     + Default
     + PartialOrd

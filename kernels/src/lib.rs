@@ -29,7 +29,7 @@ mod scratch;
 mod view;
 
 pub use arch::Isa;
-pub use attention::KvGrad;
+pub use attention::{Attention, Keep, Kept, KvGrad, Queries};
 pub use elem::Elem;
 pub use error::KernelError;
 pub use scratch::Scratch;

@@ -134,7 +134,7 @@ pub fn attention<E: Elem>(
 }
 
 /// Gradient of a scalar through [`attention`], given its gradient `dout` with respect to `out`:
-/// dP = dO Vᵀ, dS = P ∘ (dP − rowsum(P ∘ dP)), dQ = scale dS K, dK = scale dSᵀ Q, dV = Pᵀ dO. `dq` is set; problem `b` of
+/// dP = dO Vᵀ, dS = P ∘ (dP − rowsum(dO ∘ O)), dQ = scale dS K, dK = scale dSᵀ Q, dV = Pᵀ dO. `dq` is set; problem `b` of
 /// `dkv` is added to.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward<E: Elem>(
@@ -143,6 +143,7 @@ pub fn attention_backward<E: Elem>(
     v: Mat<'_, E>,
     scale: E,
     probs: Mat<'_, E>,
+    out: Mat<'_, E>,
     dout: Mat<'_, E>,
     dq: &mut MatMut<'_, E>,
     dkv: &mut KvGrad<'_, E>,
@@ -155,7 +156,7 @@ pub fn attention_backward<E: Elem>(
         let dp: Vec<f64> = (0..n)
             .map(|j| (0..v.cols()).map(|c| dout.at(i, c).to_f64() * v.at(j, c).to_f64()).sum())
             .collect();
-        let mean: f64 = (0..n).map(|j| probs.at(i, j).to_f64() * dp[j]).sum();
+        let mean: f64 = (0..v.cols()).map(|c| dout.at(i, c).to_f64() * out.at(i, c).to_f64()).sum();
         for j in 0..n {
             ds[i * tk + j] = scale.to_f64() * probs.at(i, j).to_f64() * (dp[j] - mean);
         }

@@ -13,7 +13,9 @@
 use super::{Layout, Model, Workspace, check_operands};
 use crate::batch::Batch;
 use crate::{Error, Result};
-use popgrad_kernels::{Elem, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Write};
+use popgrad_kernels::{
+    Attention, Elem, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Write,
+};
 
 /// The model: sizes and kernels. Parameters live in a flat vector laid out by [`Model::layout`].
 #[derive(Debug)]
@@ -142,6 +144,11 @@ impl<E: Elem> Disentangled<E> {
     }
 }
 
+/// Scores q·x, values x.
+fn attention<'a, E: Elem>(q: Mats<'a, E>, x: Mats<'a, E>) -> Attention<'a, E> {
+    Attention { q, k: x, v: x, scale: E::ONE, queries: Queries::Last }
+}
+
 impl<E: Elem> Model<E> for Disentangled<E> {
     fn name(&self) -> &'static str {
         "disentangled"
@@ -203,7 +210,7 @@ impl<E: Elem> Model<E> for Disentangled<E> {
                     let q = Mats::new(q, [n, t, d], t * d, d)?;
                     let pattern = MatsMut::new(p, [n, t, t], t * t, t)?;
                     let out = rest.sub(0, t, cols - d, d);
-                    self.kernels.attention(q, x, x, E::ONE, out, pattern, kernel)?;
+                    self.kernels.attention(&attention(q, x), out, Keep::Probs(pattern), kernel)?;
                 } else {
                     let x = Mats::new(act.x, [n, t, d], t * d, d)?;
                     let last = x.sub(t - 1, 1, 0, d).flatten().expect("one row per sequence");
@@ -211,7 +218,7 @@ impl<E: Elem> Model<E> for Disentangled<E> {
                     let q = Mats::new(q, [n, 1, d], d, d)?;
                     let pattern = MatsMut::new(p, [n, 1, t], t, t)?;
                     let f = MatsMut::new(act.f, [n, 1, f_width], f_width, f_width)?.sub(0, 1, cols, d);
-                    self.kernels.attention(q, x, x, E::ONE, f, pattern, kernel)?;
+                    self.kernels.attention(&attention(q, x), f, Keep::Probs(pattern), kernel)?;
                 }
             }
         }
@@ -252,8 +259,15 @@ impl<E: Elem> Model<E> for Disentangled<E> {
         let dlogits = Mat::new(logits, n, s)?;
         let w_range = self.layout.blocks()[top + 1].range();
         let w = Mat::new(&params[w_range.clone()], f_width, s)?;
-        let f = Mat::new(f, n, f_width)?;
-        k.gemm(Write::Set, E::ONE, f.t(), dlogits, MatMut::new(&mut grad[w_range], f_width, s)?, kernel)?;
+        let f_rows = Mat::new(f, n, f_width)?;
+        k.gemm(
+            Write::Set,
+            E::ONE,
+            f_rows.t(),
+            dlogits,
+            MatMut::new(&mut grad[w_range], f_width, s)?,
+            kernel,
+        )?;
         k.gemm(Write::Set, E::ONE, dlogits, w.t(), MatMut::new(df, n, f_width)?, kernel)?;
 
         // What reaches x_T directly. x⁰ is data: with one layer nothing needs its gradient.
@@ -273,8 +287,9 @@ impl<E: Elem> Model<E> for Disentangled<E> {
                 q_end -= n * rows * d;
                 p_end -= n * rows * t;
                 let q = Mats::new(&q[q_end..], [n, rows, d], rows * d, d)?;
-                let pattern = Mats::new(&probs[p_end..], [n, rows, t], rows * t, t)?;
-                let x = Mats::new(x, [n, t, width], t * width, width)?.sub(0, t, 0, d);
+                let pattern = Kept::Probs(Mats::new(&probs[p_end..], [n, rows, t], rows * t, t)?);
+                let activations = Mats::new(x, [n, t, width], t * width, width)?;
+                let x = activations.sub(0, t, 0, d);
                 let queries = x.sub(t - rows, rows, 0, d).flatten().expect("rows of x are evenly spaced");
                 let head_dq = MatsMut::new(&mut dq[..n * rows * d], [n, rows, d], rows * d, d)?;
                 let cols = d * (1 + h);
@@ -284,14 +299,16 @@ impl<E: Elem> Model<E> for Disentangled<E> {
                         0 => KvGrad::NONE,
                         _ => KvGrad::Shared(MatsMut::new(dx, [n, t, width], t * width, width)?),
                     };
-                    k.attention_backward(q, x, x, E::ONE, pattern, dout, head_dq, dkv, kernel)?;
+                    let out = Mats::new(f, [n, 1, f_width], f_width, f_width)?.sub(0, 1, cols, d);
+                    k.attention_backward(&attention(q, x), pattern, out, dout, head_dq, dkv, kernel)?;
                 } else {
                     let both = MatsMut::new(dx, [n, t, width], t * width, width)?;
                     let (dx, right) = both.split_cols(d);
                     let right = right.as_ref();
                     let dout = right.sub(0, t, cols - d, d);
                     let dkv = if l == 0 { KvGrad::NONE } else { KvGrad::Shared(dx) };
-                    k.attention_backward(q, x, x, E::ONE, pattern, dout, head_dq, dkv, kernel)?;
+                    let out = activations.sub(0, t, cols, d);
+                    k.attention_backward(&attention(q, x), pattern, out, dout, head_dq, dkv, kernel)?;
                 }
                 // q = x A: dA = xᵀ dq, dx += dq Aᵀ.
                 let dq = Mat::new(&dq[..n * rows * d], n * rows, d)?;

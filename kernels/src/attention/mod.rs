@@ -1,9 +1,61 @@
 //! Causal softmax attention, forward and backward, over a batch of problems.
 
-use crate::arch::generic::attention::{Grads, In, Out, Saved, Shape, backward, forward, scratch_len};
+use crate::arch::generic::attention as generic;
+use crate::arch::generic::attention::{In, Out, PLAN, Plan, Rows, Shape, scratch_len};
 use crate::arch::{Op, Simd};
 use crate::elem::Elem;
-use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect};
+use crate::{Isa, KernelError, Kernels, Mats, MatsMut, Scratch, expect};
+
+/// A batch of problems: Q (count, tq, d), K (count, tk, d), V (count, tk, dv); scores are `scale q·k`.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a, E> {
+    /// Queries.
+    pub q: Mats<'a, E>,
+    /// Keys.
+    pub k: Mats<'a, E>,
+    /// Values.
+    pub v: Mats<'a, E>,
+    /// Factor of the scores.
+    pub scale: E,
+    /// Which queries, and where they stand: each sees the keys up to its own position.
+    pub queries: Queries<'a>,
+}
+
+/// The queries of a batch.
+#[derive(Debug, Clone, Copy)]
+pub enum Queries<'a> {
+    /// The last tq of the tk positions, 1 <= tq <= tk: all of them, or the last one only.
+    Last,
+    /// Some of tk rows, those of problem b at `positions[starts[b]..starts[b + 1]]`, ascending. Everything that has a row per query
+    /// has tk rows; those not listed are not read, and only gradients are written to them: zeros.
+    Listed {
+        /// count + 1 indices into `positions`: 0 first, ascending, its length last.
+        starts: &'a [usize],
+        /// Positions, each list strictly ascending and below tk.
+        positions: &'a [usize],
+    },
+}
+
+/// What the forward pass leaves for the backward pass.
+#[derive(Debug)]
+pub enum Keep<'a, E> {
+    /// Nothing: no backward pass follows.
+    Nothing,
+    /// (count, tq, 2), per query its largest score m and r = 1 / Σ exp(score − m): log-sum-exp is m − ln r. In two numbers, because
+    /// next to a large m one would lose the logarithm of the number of ties.
+    Rows(MatsMut<'a, E>),
+    /// (count, tq, tk), the probabilities; 0 behind the mask.
+    Probs(MatsMut<'a, E>),
+}
+
+/// What the backward pass starts from: see [`Keep`].
+#[derive(Debug, Clone, Copy)]
+pub enum Kept<'a, E> {
+    /// (count, tq, 2): the probabilities are computed again.
+    Rows(Mats<'a, E>),
+    /// (count, tq, tk).
+    Probs(Mats<'a, E>),
+}
 
 /// Where the gradients of keys and values go. They are added to what is there; what is absent costs nothing.
 #[derive(Debug)]
@@ -24,173 +76,311 @@ impl<E> KvGrad<'_, E> {
     pub const NONE: Self = KvGrad::Separate { dk: None, dv: None };
 }
 
+impl<'a, E: Elem> Attention<'a, E> {
+    fn shape(&self) -> Shape {
+        Shape { tq: self.q.rows(), tk: self.k.rows(), d: self.q.cols(), dv: self.v.cols() }
+    }
+
+    fn check(&self, op: &'static str) -> Result<(), KernelError> {
+        let (count, tk) = (self.q.count(), self.k.rows());
+        expect(op, "k count", count, self.k.count())?;
+        expect(op, "v count", count, self.v.count())?;
+        expect(op, "k columns", self.q.cols(), self.k.cols())?;
+        expect(op, "v rows", tk, self.v.rows())?;
+        match self.queries {
+            Queries::Last => {
+                if self.q.rows() == 0 || self.q.rows() > tk {
+                    let what = "q rows (1 <= queries <= keys)";
+                    return Err(KernelError::Shape { op, what, expected: tk, found: self.q.rows() });
+                }
+                Ok(())
+            }
+            Queries::Listed { starts, positions } => {
+                expect(op, "q rows (listed queries)", tk, self.q.rows())?;
+                if tk == 0 {
+                    let what = "keys (at least 1)";
+                    return Err(KernelError::Shape { op, what, expected: 1, found: 0 });
+                }
+                expect(op, "starts of the lists", count + 1, starts.len())?;
+                let ends = starts[0] == 0 && starts[count] == positions.len();
+                if !ends || starts.windows(2).any(|w| w[0] > w[1]) {
+                    let allowed = "from 0 up to the number of positions, ascending";
+                    return Err(KernelError::Domain { op, what: "starts of the lists", allowed });
+                }
+                for w in starts.windows(2) {
+                    let list = &positions[w[0]..w[1]];
+                    if list.windows(2).any(|w| w[0] >= w[1]) || list.last().is_some_and(|p| *p >= tk) {
+                        let allowed = "strictly ascending in each list, below the number of keys";
+                        return Err(KernelError::Domain { op, what: "positions", allowed });
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An array with a row per query.
+    fn expect_rows(
+        &self,
+        op: &'static str,
+        x: &Mats<'_, E>,
+        cols: usize,
+        what: [&'static str; 3],
+    ) -> Result<(), KernelError> {
+        expect(op, what[0], self.q.count(), x.count())?;
+        expect(op, what[1], self.q.rows(), x.rows())?;
+        expect(op, what[2], cols, x.cols())
+    }
+}
+
+const FORWARD: &str = "attention";
+const BACKWARD: &str = "attention_backward";
+
 impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need. Grows with every argument, so the
     /// largest shape serves all; saturates instead of overflowing.
     pub fn attention_scratch(&self, tq: usize, tk: usize, d: usize, dv: usize) -> usize {
-        scratch_len(Shape { tq, tk, d, dv })
+        scratch_len(Shape { tq, tk, d, dv }, PLAN)
     }
 
-    /// Causal attention. Q (count, tq, d), K (count, tk, d), V (count, tk, dv), 1 <= tq <= tk; the queries are the last tq of
-    /// the tk positions (tq = 1: the last query only). probs (count, tq, tk) receives the softmax of `scale q·k` over the
-    /// visible keys and 0 beyond; out (count, tq, dv) = probs V. As in [`Kernels::softmax_rows`], probabilities below e^−80 (f32) or
-    /// e^−700 (f64) of the row's largest are 0. Nothing behind the mask is read into a result, not even a NaN times zero.
+    /// Causal attention: out (count, tq, dv) = P V, P the softmax of `scale q·k` over the visible keys. As in
+    /// [`Kernels::softmax_rows`], probabilities below e^−80 (f32) or e^−700 (f64) of the row's largest are 0. Computed as
+    /// (Σ e_j v_j) / Σ e_j with e_j <= 1: tk times the largest |v| must not overflow. Nothing behind the mask is read into a result, not even
+    /// a NaN times zero. A query's bits do not depend on which others the call has, save that a last query alone adds in another order.
     ///
     /// # Errors
-    /// Shapes that do not fit together; scratch too small.
-    #[allow(clippy::too_many_arguments)]
+    /// Shapes that do not fit together; lists that do not ascend or leave the keys; scratch too small.
     pub fn attention(
         &self,
-        q: Mats<'_, E>,
-        k: Mats<'_, E>,
-        v: Mats<'_, E>,
-        scale: E,
+        x: &Attention<'_, E>,
         out: MatsMut<'_, E>,
-        probs: MatsMut<'_, E>,
+        keep: Keep<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        check(&q, &k, &v)?;
-        expect("attention", "out count", q.count(), out.count())?;
-        expect("attention", "out rows", q.rows(), out.rows())?;
-        expect("attention", "out columns", v.cols(), out.cols())?;
-        expect("attention", "probs count", q.count(), probs.count())?;
-        expect("attention", "probs rows", q.rows(), probs.rows())?;
-        expect("attention", "probs columns", k.rows(), probs.cols())?;
-        let shape = Shape { tq: q.rows(), tk: k.rows(), d: q.cols(), dv: v.cols() };
-        let scratch = scratch.get(scratch_len(shape))?;
-        E::dispatch(self.isa(), Forward { shape, q, k, v, scale, out, probs, scratch });
+        self.attention_planned(PLAN, x, out, keep, scratch)
+    }
+
+    /// [`Kernels::attention`] with blocks of any size that [`Plan`] allows.
+    pub(crate) fn attention_planned(
+        &self,
+        plan: Plan,
+        x: &Attention<'_, E>,
+        out: MatsMut<'_, E>,
+        keep: Keep<'_, E>,
+        scratch: &mut Scratch<E>,
+    ) -> Result<(), KernelError> {
+        check_forward(x, &out, &keep)?;
+        let scratch = scratch.get(scratch_len(x.shape(), plan))?;
+        E::forward(self.isa(), Forward { plan, x: *x, out, keep, scratch });
         Ok(())
     }
 
-    /// Gradients through [`Kernels::attention`] from `dout` (count, tq, dv) and the saved `probs`: `dq` (count, tq, d) is set;
+    /// Gradients through [`Kernels::attention`] from its `out`, what it kept, and `dout` (count, tq, dv): `dq` (count, tq, d) is set,
     /// the gradients of keys and values are added to `dkv`.
     ///
     /// # Errors
-    /// Shapes that do not fit together; scratch too small.
+    /// As [`Kernels::attention`].
     #[allow(clippy::too_many_arguments)]
     pub fn attention_backward(
         &self,
-        q: Mats<'_, E>,
-        k: Mats<'_, E>,
-        v: Mats<'_, E>,
-        scale: E,
-        probs: Mats<'_, E>,
+        x: &Attention<'_, E>,
+        kept: Kept<'_, E>,
+        out: Mats<'_, E>,
         dout: Mats<'_, E>,
         dq: MatsMut<'_, E>,
         dkv: KvGrad<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        check(&q, &k, &v)?;
-        expect("attention_backward", "probs count", q.count(), probs.count())?;
-        expect("attention_backward", "probs rows", q.rows(), probs.rows())?;
-        expect("attention_backward", "probs columns", k.rows(), probs.cols())?;
-        expect("attention_backward", "dout count", q.count(), dout.count())?;
-        expect("attention_backward", "dout rows", q.rows(), dout.rows())?;
-        expect("attention_backward", "dout columns", v.cols(), dout.cols())?;
-        expect("attention_backward", "dq count", q.count(), dq.count())?;
-        expect("attention_backward", "dq rows", q.rows(), dq.rows())?;
-        expect("attention_backward", "dq columns", q.cols(), dq.cols())?;
-        let expect_like = |x: &MatsMut<'_, E>, cols: usize, what: [&'static str; 3]| {
-            expect("attention_backward", what[0], k.count(), x.count())?;
-            expect("attention_backward", what[1], k.rows(), x.rows())?;
-            expect("attention_backward", what[2], cols, x.cols())
-        };
-        match &dkv {
-            KvGrad::Separate { dk, dv } => {
-                if let Some(dk) = dk {
-                    expect_like(dk, k.cols(), ["dk count", "dk rows", "dk columns"])?;
-                }
-                if let Some(dv) = dv {
-                    expect_like(dv, v.cols(), ["dv count", "dv rows", "dv columns"])?;
-                }
-            }
-            KvGrad::Shared(x) => {
-                expect("attention_backward", "v columns (shared gradient)", k.cols(), v.cols())?;
-                expect_like(x, k.cols(), ["dkv count", "dkv rows", "dkv columns"])?;
-            }
-        }
-        let shape = Shape { tq: q.rows(), tk: k.rows(), d: q.cols(), dv: v.cols() };
-        let scratch = scratch.get(scratch_len(shape))?;
-        E::dispatch(self.isa(), Backward { shape, q, k, v, scale, probs, dout, dq, dkv, scratch });
+        self.attention_backward_planned(PLAN, x, kept, out, dout, dq, dkv, scratch)
+    }
+
+    /// [`Kernels::attention_backward`] with blocks of any size that [`Plan`] allows.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn attention_backward_planned(
+        &self,
+        plan: Plan,
+        x: &Attention<'_, E>,
+        kept: Kept<'_, E>,
+        out: Mats<'_, E>,
+        dout: Mats<'_, E>,
+        dq: MatsMut<'_, E>,
+        dkv: KvGrad<'_, E>,
+        scratch: &mut Scratch<E>,
+    ) -> Result<(), KernelError> {
+        check_backward(x, &kept, &out, &dout, &dq, &dkv)?;
+        let scratch = scratch.get(scratch_len(x.shape(), plan))?;
+        E::backward(self.isa(), Backward { plan, x: *x, kept, out, dout, dq, dkv, scratch });
         Ok(())
     }
 }
 
-fn check<E: Elem>(q: &Mats<'_, E>, k: &Mats<'_, E>, v: &Mats<'_, E>) -> Result<(), KernelError> {
-    expect("attention", "k count", q.count(), k.count())?;
-    expect("attention", "v count", q.count(), v.count())?;
-    expect("attention", "k columns", q.cols(), k.cols())?;
-    expect("attention", "v rows", k.rows(), v.rows())?;
-    if q.rows() == 0 || q.rows() > k.rows() {
-        return Err(KernelError::Shape {
-            op: "attention",
-            what: "q rows (1 <= queries <= keys)",
-            expected: k.rows(),
-            found: q.rows(),
-        });
+pub(crate) fn check_forward<E: Elem>(
+    x: &Attention<'_, E>,
+    out: &MatsMut<'_, E>,
+    keep: &Keep<'_, E>,
+) -> Result<(), KernelError> {
+    x.check(FORWARD)?;
+    x.expect_rows(FORWARD, &out.as_ref(), x.v.cols(), ["out count", "out rows", "out columns"])?;
+    match keep {
+        Keep::Nothing => Ok(()),
+        Keep::Rows(m) => x.expect_rows(FORWARD, &m.as_ref(), 2, ["kept count", "kept rows", "kept columns"]),
+        Keep::Probs(m) => {
+            let what = ["probs count", "probs rows", "probs columns"];
+            x.expect_rows(FORWARD, &m.as_ref(), x.k.rows(), what)
+        }
     }
-    Ok(())
 }
 
-/// The whole batch: one entry into the instruction set per call.
-struct Forward<'a, E> {
-    shape: Shape,
-    q: Mats<'a, E>,
-    k: Mats<'a, E>,
-    v: Mats<'a, E>,
-    scale: E,
-    out: MatsMut<'a, E>,
-    probs: MatsMut<'a, E>,
-    scratch: &'a mut [E],
+pub(crate) fn check_backward<E: Elem>(
+    x: &Attention<'_, E>,
+    kept: &Kept<'_, E>,
+    out: &Mats<'_, E>,
+    dout: &Mats<'_, E>,
+    dq: &MatsMut<'_, E>,
+    dkv: &KvGrad<'_, E>,
+) -> Result<(), KernelError> {
+    x.check(BACKWARD)?;
+    match kept {
+        Kept::Rows(m) => x.expect_rows(BACKWARD, m, 2, ["kept count", "kept rows", "kept columns"])?,
+        Kept::Probs(m) => {
+            x.expect_rows(BACKWARD, m, x.k.rows(), ["probs count", "probs rows", "probs columns"])?;
+        }
+    }
+    x.expect_rows(BACKWARD, out, x.v.cols(), ["out count", "out rows", "out columns"])?;
+    x.expect_rows(BACKWARD, dout, x.v.cols(), ["dout count", "dout rows", "dout columns"])?;
+    x.expect_rows(BACKWARD, &dq.as_ref(), x.q.cols(), ["dq count", "dq rows", "dq columns"])?;
+    let expect_like = |m: &MatsMut<'_, E>, cols: usize, what: [&'static str; 3]| {
+        expect(BACKWARD, what[0], x.k.count(), m.count())?;
+        expect(BACKWARD, what[1], x.k.rows(), m.rows())?;
+        expect(BACKWARD, what[2], cols, m.cols())
+    };
+    match dkv {
+        KvGrad::Separate { dk, dv } => {
+            if let Some(dk) = dk {
+                expect_like(dk, x.k.cols(), ["dk count", "dk rows", "dk columns"])?;
+            }
+            if let Some(dv) = dv {
+                expect_like(dv, x.v.cols(), ["dv count", "dv rows", "dv columns"])?;
+            }
+            Ok(())
+        }
+        KvGrad::Shared(m) => {
+            expect(BACKWARD, "v columns (shared gradient)", x.k.cols(), x.v.cols())?;
+            expect_like(m, x.k.cols(), ["dkv count", "dkv rows", "dkv columns"])
+        }
+    }
+}
+
+/// One function per element type and direction that nothing downstream has to instantiate: see `gemm::Multiply`.
+pub trait Attend: Sized {
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn forward(isa: Isa, op: Forward<'_, Self>);
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn backward(isa: Isa, op: Backward<'_, Self>);
+}
+
+impl Attend for f32 {
+    #[allow(private_interfaces)]
+    fn forward(isa: Isa, op: Forward<'_, f32>) {
+        crate::arch::dispatch_f32(isa, op);
+    }
+    #[allow(private_interfaces)]
+    fn backward(isa: Isa, op: Backward<'_, f32>) {
+        crate::arch::dispatch_f32(isa, op);
+    }
+}
+
+impl Attend for f64 {
+    #[allow(private_interfaces)]
+    fn forward(isa: Isa, op: Forward<'_, f64>) {
+        crate::arch::dispatch_f64(isa, op);
+    }
+    #[allow(private_interfaces)]
+    fn backward(isa: Isa, op: Backward<'_, f64>) {
+        crate::arch::dispatch_f64(isa, op);
+    }
+}
+
+/// A batch whose operands are checked and fit together: one entry into the instruction set per call.
+pub(crate) struct Forward<'a, E> {
+    pub(crate) plan: Plan,
+    pub(crate) x: Attention<'a, E>,
+    pub(crate) out: MatsMut<'a, E>,
+    pub(crate) keep: Keep<'a, E>,
+    pub(crate) scratch: &'a mut [E],
 }
 
 impl<E: Elem> Op<E> for Forward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd<E>>(mut self, s: S) {
-        for b in 0..self.q.count() {
-            let (q, k, v) = (input(&self.q, b), input(&self.k, b), input(&self.v, b));
-            let (out, probs) = (output(&mut self.out, b), output(&mut self.probs, b));
-            // SAFETY: checked views whose counts and shapes `Kernels::attention` compared; mutable views are exclusive
-            // borrows; `Scratch::get` gave scratch_len elements.
-            unsafe { forward(s, self.shape, self.scale, q, k, v, out, probs, self.scratch.as_mut_ptr()) }
+        let (x, shape) = (self.x, self.x.shape());
+        assert!(self.scratch.len() >= scratch_len(shape, self.plan));
+        for b in 0..x.q.count() {
+            let (q, k, v) = (input(&x.q, b), input(&x.k, b), input(&x.v, b));
+            let out = output(&mut self.out, b);
+            let keep = match &mut self.keep {
+                Keep::Nothing => generic::Keep::Nothing,
+                Keep::Rows(m) => generic::Keep::Rows(output(m, b)),
+                Keep::Probs(m) => generic::Keep::Probs(output(m, b)),
+            };
+            let (rows, scratch) = (rows(&x, b), self.scratch.as_mut_ptr());
+            // SAFETY: checked views whose counts and shapes `check_forward` compared, the lists too; mutable views are exclusive
+            // borrows; scratch has the length asserted above.
+            unsafe { generic::forward(s, shape, self.plan, x.scale, q, k, v, rows, out, keep, scratch) }
         }
     }
 }
 
-struct Backward<'a, E> {
-    shape: Shape,
-    q: Mats<'a, E>,
-    k: Mats<'a, E>,
-    v: Mats<'a, E>,
-    scale: E,
-    probs: Mats<'a, E>,
-    dout: Mats<'a, E>,
-    dq: MatsMut<'a, E>,
-    dkv: KvGrad<'a, E>,
-    scratch: &'a mut [E],
+/// As [`Forward`].
+pub(crate) struct Backward<'a, E> {
+    pub(crate) plan: Plan,
+    pub(crate) x: Attention<'a, E>,
+    pub(crate) kept: Kept<'a, E>,
+    pub(crate) out: Mats<'a, E>,
+    pub(crate) dout: Mats<'a, E>,
+    pub(crate) dq: MatsMut<'a, E>,
+    pub(crate) dkv: KvGrad<'a, E>,
+    pub(crate) scratch: &'a mut [E],
 }
 
 impl<E: Elem> Op<E> for Backward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd<E>>(mut self, s: S) {
-        for b in 0..self.q.count() {
-            let (q, k, v) = (input(&self.q, b), input(&self.k, b), input(&self.v, b));
-            let (probs, dout) = (input(&self.probs, b), input(&self.dout, b));
+        let (x, shape) = (self.x, self.x.shape());
+        assert!(self.scratch.len() >= scratch_len(shape, self.plan));
+        for b in 0..x.q.count() {
+            let (q, k, v) = (input(&x.q, b), input(&x.k, b), input(&x.v, b));
+            let kept = match &self.kept {
+                Kept::Rows(m) => generic::Kept::Rows(input(m, b)),
+                Kept::Probs(m) => generic::Kept::Probs(input(m, b)),
+            };
+            let (out, dout) = (input(&self.out, b), input(&self.dout, b));
             let dq = output(&mut self.dq, b);
             // Shared: both gradients go to the same rows, one after the other.
             let (dk, dv) = match &mut self.dkv {
                 KvGrad::Separate { dk, dv } => (optional(dk, b), optional(dv, b)),
                 KvGrad::Shared(m) => (Some(output(m, b)), Some(output(m, b))),
             };
-            let (saved, grads) = (Saved { q, k, v, probs, dout }, Grads { dq, dk, dv });
+            let saved = generic::Saved { q, k, v, kept, out, dout };
+            let (grads, rows) = (generic::Grads { dq, dk, dv }, rows(&x, b));
             let scratch = self.scratch.as_mut_ptr();
-            // SAFETY: checked views whose counts and shapes `Kernels::attention_backward` compared; mutable views are
-            // exclusive borrows, and dk = dv only in the shared case, whose widths it compared too; `Scratch::get` gave
-            // scratch_len elements.
-            unsafe { backward(s, self.shape, self.scale, saved, grads, scratch) }
+            // SAFETY: checked views whose counts and shapes `check_backward` compared, the lists too; mutable views are
+            // exclusive borrows, and dk = dv only in the shared case, whose widths it compared too; scratch has the length
+            // asserted above.
+            unsafe { generic::backward(s, shape, self.plan, x.scale, saved, rows, grads, scratch) }
         }
+    }
+}
+
+#[inline(always)]
+fn rows<'a, E: Elem>(x: &Attention<'a, E>, b: usize) -> Rows<'a> {
+    match x.queries {
+        Queries::Last => Rows::Last,
+        Queries::Listed { starts, positions } => Rows::Listed(&positions[starts[b]..starts[b + 1]]),
     }
 }
 

@@ -1,25 +1,32 @@
 //! Attention against its naive twin within composed error bounds, its gradient against differences, and the mask.
 
-use crate::fuzzing::attention::{Case, check, check_shared};
+use crate::fuzzing::attention::{Case, check, check_shared, small};
 use crate::fuzzing::mask::{check_key_reach, check_query_reach};
 use crate::fuzzing::testkit::{Block, Rng, every_isa, gamma, tiny};
-use crate::{Elem, KernelError, Kernels, KvGrad, Mats, MatsMut, Scratch};
+use crate::{Attention, Elem, Keep, Kept, KernelError, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch};
 use proptest::prelude::*;
 
+/// With the library's blocks and with the smallest, all queries and some of them.
 fn both<E: Elem>(size: [usize; 5], pad: usize, heads: bool, range: f64, given: [bool; 2], seed: u64) {
-    let start = Case::<E>::new(size, pad, heads, range, seed);
+    let mut start = Case::<E>::new(size, pad, heads, range, seed);
     every_isa::<E>().iter().for_each(|k| check(k, &start, given));
+    start.plan = small([1, 2, 4, 8, 16, 32][seed as usize % 6]);
+    every_isa::<E>().iter().for_each(|k| check(k, &start, given));
+    if size[1] == size[2] {
+        let start = start.listed(seed % 9, seed);
+        every_isa::<E>().iter().for_each(|k| check(k, &start, given));
+    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(80))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn attention_matches_its_twin(
-        count in 0usize..4, tq in 1usize..30, more in 0usize..25, last: bool, d in 0usize..40, dv in 0usize..70,
-        pad in 0usize..4, heads: bool, sharp: bool, given: [bool; 2], seed: u64,
+        count in 0usize..4, tq in 1usize..75, more in 0usize..45, last: bool, all: bool, d in 0usize..40,
+        dv in 0usize..70, pad in 0usize..4, heads: bool, sharp: bool, given: [bool; 2], seed: u64,
     ) {
-        let tq = if last { 1 } else { tq };
+        let (tq, more) = if last { (1, more) } else if all { (tq, 0) } else { (tq, more) };
         let (size, range) = ([count, tq, tq + more, d, dv], if sharp { 12.0 } else { 1.0 });
         both::<f32>(size, pad, heads, range, given, seed);
         both::<f64>(size, pad, heads, range, given, seed);
@@ -51,9 +58,10 @@ fn named_shapes() {
 /// difference bounds the truncation error; rounding adds the forward error over h.
 #[test]
 fn gradients_are_the_derivatives() {
-    for size in [[1, 5, 5, 3, 4], [2, 11, 14, 4, 3], [1, 1, 6, 4, 5]] {
+    for size in [[1, 5, 5, 3, 4], [2, 11, 14, 4, 3], [1, 1, 6, 4, 5], [1, 37, 37, 2, 2]] {
         for k in every_isa::<f64>() {
             let mut case = Case::<f64>::new(size, 1, false, 1.0, 11);
+            case.plan = small(8);
             case.dk.fill(|_| 0.0);
             case.dv.fill(|_| 0.0);
             case.forward(&k);
@@ -108,7 +116,8 @@ fn gradients_are_the_derivatives() {
 fn causality<E: Elem>() {
     for k in every_isa::<E>() {
         for [tq, tk] in [[20, 20], [9, 23], [33, 33]] {
-            let start = Case::<E>::new([2, tq, tk, 6, 5], 1, false, 1.0, 3);
+            let mut start = Case::<E>::new([2, tq, tk, 6, 5], 1, false, 1.0, 3);
+            start.plan = small([32, 8, 16][tq % 3]);
             for poison in [E::NAN, E::INFINITY, E::from_f64(7.0)] {
                 for j in [tk - 1, tk - tq + 1, tk - tq / 2 - 1, tk - tq + 8] {
                     check_key_reach(&k, &start, j, poison);
@@ -130,9 +139,9 @@ fn nothing_passes_the_mask() {
 /// Scores of ±1e30 make hard, finite attention; equal ones uniform attention; NaN and +∞ in a seen key make NaN rows.
 fn special<E: Elem>() {
     for k in every_isa::<E>() {
-        for tq in [1, 6, 20] {
-            let tk = 20;
+        for (tq, tk) in [(1, 20), (6, 20), (20, 20), (70, 70)] {
             let mut case = Case::<E>::new([1, tq, tk, 1, 2], 0, false, 1.0, 1);
+            case.plan = small(16);
             case.scale = E::ONE;
             case.q.fill(|_| E::ONE);
             case.k.fill(|j| E::from_f64(if j == 3 { 1e30 } else { -1e30 }));
@@ -146,13 +155,24 @@ fn special<E: Elem>() {
                 case.k.fill(|_| E::from_f64(value));
                 case.forward(&k);
                 let p = last(&case.probs);
-                assert!(p.iter().all(|x| *x == p[0] && (*x * 20.0 - 1.0).abs() < 8.0 * E::UNIT_ROUNDOFF));
+                assert!(
+                    p.iter().all(|x| *x == p[0] && (*x * tk as f64 - 1.0).abs() < 8.0 * E::UNIT_ROUNDOFF)
+                );
             }
             for bad in [E::NAN, E::INFINITY] {
                 case.k.fill(|j| if j == 2 { bad } else { E::ONE });
                 case.forward(&k);
                 assert!(last(&case.probs).iter().chain(&last(&case.out)).all(|x| x.is_nan()));
             }
+            // −∞ before a finite score counts for nothing, even a whole block of it; nothing but −∞ has no softmax.
+            case.k.fill(|j| if j + 2 < tk { E::NEG_INFINITY } else { E::ONE });
+            case.forward(&k);
+            let p = last(&case.probs);
+            assert!(p.iter().enumerate().all(|(j, p)| *p == if j + 2 < tk { 0.0 } else { 0.5 }), "{p:?}");
+            assert!(last(&case.out).iter().all(|x| x.is_finite()));
+            case.k.fill(|_| E::NEG_INFINITY);
+            case.forward(&k);
+            assert!(last(&case.probs).iter().chain(&last(&case.out)).all(|x| x.is_nan()));
         }
     }
 }
@@ -169,47 +189,78 @@ fn refusals_are_typed_and_write_nothing() {
         let mut scratch = Scratch::new(k.attention_scratch(3, 4, 5, 6));
         let data = vec![1f32; 200];
         let m = |c: usize, r: usize, n: usize| Mats::new(&data, [c, r, n], r * n, n).unwrap();
-        let shapes = [
-            ([2, 3, 5], [2, 4, 5], [2, 4, 6], [2, 3, 6], [2, 3, 4], true),
-            ([1, 3, 5], [2, 4, 5], [2, 4, 6], [2, 3, 6], [2, 3, 4], false),
-            ([2, 3, 4], [2, 4, 5], [2, 4, 6], [2, 3, 6], [2, 3, 4], false),
-            ([2, 3, 5], [2, 4, 5], [2, 3, 6], [2, 3, 6], [2, 3, 4], false),
-            ([2, 3, 5], [2, 4, 5], [2, 4, 6], [2, 4, 6], [2, 3, 4], false),
-            ([2, 3, 5], [2, 4, 5], [2, 4, 6], [2, 3, 5], [2, 3, 4], false),
-            ([2, 3, 5], [2, 4, 5], [2, 4, 6], [2, 3, 6], [2, 3, 3], false),
-            ([2, 3, 5], [2, 4, 5], [2, 4, 6], [2, 3, 6], [1, 3, 4], false),
-            ([2, 5, 5], [2, 4, 5], [2, 4, 6], [2, 5, 6], [2, 5, 4], false),
-            ([2, 0, 5], [2, 4, 5], [2, 4, 6], [2, 0, 6], [2, 0, 4], false),
-        ];
-        for (q, key, v, o, p, good) in shapes {
-            let (q, key, v) = (m(q[0], q[1], q[2]), m(key[0], key[1], key[2]), m(v[0], v[1], v[2]));
-            let (mut out, mut probs) = (vec![f32::NAN; 200], vec![f32::NAN; 200]);
+        let queries = Queries::Last;
+        let good = Attention { q: m(2, 3, 5), k: m(2, 4, 5), v: m(2, 4, 6), scale: 1.0, queries };
+        let refused = |x: &Attention<'_, f32>, o: [usize; 3], p: [usize; 3], rows: bool| {
+            let (mut out, mut kept) = (vec![f32::NAN; 200], vec![f32::NAN; 200]);
             let ov = MatsMut::new(&mut out, o, o[1] * o[2], o[2]).unwrap();
-            let pv = MatsMut::new(&mut probs, p, p[1] * p[2], p[2]).unwrap();
-            let r = k.attention(q, key, v, 1.0, ov, pv, &mut scratch);
-            assert_eq!(r.is_ok(), good, "{r:?}");
-            assert!(good || matches!(r, Err(KernelError::Shape { .. })));
-            assert!(good || out.iter().chain(&probs).all(|x| x.is_nan()));
+            let kv = MatsMut::new(&mut kept, p, p[1] * p[2], p[2]).unwrap();
+            let keep = if rows { Keep::Rows(kv) } else { Keep::Probs(kv) };
+            let mut scratch = Scratch::new(k.attention_scratch(4, 4, 5, 6));
+            let r = k.attention(x, ov, keep, &mut scratch);
+            assert!(r.is_ok() || out.iter().chain(&kept).all(|x| x.is_nan()));
+            r.err()
+        };
+        assert_eq!(refused(&good, [2, 3, 6], [2, 3, 4], false), None);
+        assert_eq!(refused(&good, [2, 3, 6], [2, 3, 2], true), None);
+        let shapes = [
+            (m(1, 3, 5), good.k, good.v, [2, 3, 6], [2, 3, 4], false),
+            (m(2, 3, 4), good.k, good.v, [2, 3, 6], [2, 3, 4], false),
+            (good.q, good.k, m(2, 3, 6), [2, 3, 6], [2, 3, 4], false),
+            (good.q, good.k, good.v, [2, 4, 6], [2, 3, 4], false),
+            (good.q, good.k, good.v, [2, 3, 5], [2, 3, 4], false),
+            (good.q, good.k, good.v, [2, 3, 6], [2, 3, 3], false),
+            (good.q, good.k, good.v, [2, 3, 6], [1, 3, 4], false),
+            (good.q, good.k, good.v, [2, 3, 6], [2, 3, 4], true),
+            (good.q, good.k, good.v, [2, 3, 6], [2, 2, 2], true),
+            (m(2, 5, 5), good.k, good.v, [2, 5, 6], [2, 5, 4], false),
+            (m(2, 0, 5), good.k, good.v, [2, 0, 6], [2, 0, 4], false),
+            (m(2, 0, 5), m(2, 0, 5), m(2, 0, 6), [2, 0, 6], [2, 0, 0], false),
+        ];
+        for (i, (q, key, v, o, p, rows)) in shapes.into_iter().enumerate() {
+            let r = refused(&Attention { q, k: key, v, ..good }, o, p, rows);
+            assert!(matches!(r, Some(KernelError::Shape { .. })), "{i}: {r:?}");
         }
+        // Lists: one per problem, ascending without repetition, inside the keys; rows for all positions.
+        let listed = |starts, positions| Queries::Listed { starts, positions };
+        let all = Attention { q: m(2, 4, 5), ..good };
+        let lists: [(&[usize], &[usize], bool); 10] = [
+            (&[0, 2, 3], &[0, 3, 1], true),
+            (&[0, 0, 0], &[], true),
+            (&[0, 2, 3], &[0, 4, 1], false),
+            (&[0, 2, 3], &[3, 0, 1], false),
+            (&[0, 2, 3], &[2, 2, 1], false),
+            (&[0, 2], &[0, 1], false),
+            (&[0, 3, 2], &[0, 1, 2], false),
+            (&[1, 2, 3], &[0, 1, 2], false),
+            (&[0, 2, 4], &[0, 1, 2], false),
+            (&[0, 2, 2], &[0, 1, 2], false),
+        ];
+        for (starts, positions, good) in lists {
+            let x = Attention { queries: listed(starts, positions), ..all };
+            let r = refused(&x, [2, 4, 6], [2, 4, 4], false);
+            assert_eq!(r.is_none(), good, "{starts:?} {positions:?} {r:?}");
+            let typed = matches!(r, None | Some(KernelError::Domain { .. } | KernelError::Shape { .. }));
+            assert!(typed, "{r:?}");
+        }
+        let few = Attention { queries: listed(&[0, 1, 1], &[0]), ..good };
+        assert!(refused(&few, [2, 3, 6], [2, 3, 4], false).is_some());
+
         let (mut a, mut b) = (vec![0f32; 200], vec![0f32; 200]);
-        let mut small = Scratch::new(k.attention_scratch(3, 4, 5, 6) - 1);
-        let (ov, pv) = (
-            MatsMut::new(&mut a, [2, 3, 6], 18, 6).unwrap(),
-            MatsMut::new(&mut b, [2, 3, 4], 12, 4).unwrap(),
-        );
-        let r = k.attention(m(2, 3, 5), m(2, 4, 5), m(2, 4, 6), 1.0, ov, pv, &mut small);
+        let mut less = Scratch::new(k.attention_scratch(3, 4, 5, 6) - 1);
+        let out = MatsMut::new(&mut a, [2, 3, 6], 18, 6).unwrap();
+        let keep = Keep::Probs(MatsMut::new(&mut b, [2, 3, 4], 12, 4).unwrap());
+        let r = k.attention(&good, out, keep, &mut less);
         assert!(matches!(r, Err(KernelError::ScratchTooSmall { .. })));
-        for wrong in 0..5 {
+        for wrong in 0..8 {
             let w = |i: usize| usize::from(wrong == i);
             let (mut dq, mut dk, mut dv) = (vec![0f32; 200], vec![0f32; 200], vec![0f32; 200]);
             let r = k.attention_backward(
-                m(2, 3, 5),
-                m(2, 4, 5),
-                m(2, 4, 6),
-                1.0,
-                m(2, 3, 4 + w(1)),
+                &good,
+                if wrong == 5 { Kept::Rows(m(2, 3, 3)) } else { Kept::Probs(m(2, 3, 4 + w(1))) },
+                m(2, 3, 6 + w(6)),
                 m(2, 3 + w(2), 6),
-                MatsMut::new(&mut dq, [2, 3, 5], 15, 5).unwrap(),
+                MatsMut::new(&mut dq, [2, 3 + w(7), 5], 20, 5).unwrap(),
                 KvGrad::Separate {
                     dk: Some(MatsMut::new(&mut dk, [2 + w(3), 4, 5], 20, 5).unwrap()),
                     dv: Some(MatsMut::new(&mut dv, [2, 4, 6 + w(4)], 30, 7).unwrap()),
@@ -217,8 +268,45 @@ fn refusals_are_typed_and_write_nothing() {
                 &mut scratch,
             );
             assert_eq!(r.is_ok(), wrong == 0, "{wrong}: {r:?}");
+            assert!(wrong == 0 || dq.iter().chain(&dk).chain(&dv).all(|x| *x == 0.0));
         }
     }
+}
+
+/// A listed query has the bits of its row among all queries, forward and in dQ; the gradients of rows not listed are 0.
+fn lists<E: Elem>() {
+    for k in every_isa::<E>() {
+        for (t, bq, keep) in [(70, 8, 1), (70, 32, 4), (33, 16, 7), (40, 4, 8), (20, 96, 3)] {
+            let mut all = Case::<E>::new([3, t, t, 19, 21], 1, false, 3.0, 8);
+            all.plan = small(if bq == 96 { 32 } else { bq });
+            let mut some = all.clone().listed(keep, 4);
+            for case in [&mut all, &mut some] {
+                case.forward(&k);
+                case.backward(&k, true, true);
+            }
+            for b in 0..3 {
+                let listed: Vec<usize> = some.queries(b).iter().map(|q| q.0).collect();
+                for i in 0..t {
+                    let row = |x: &Block<E>| -> Vec<f64> {
+                        (0..x.shape[2]).map(|c| x.data[x.at(b, i, c)].to_f64()).collect()
+                    };
+                    if listed.contains(&i) {
+                        let written = |c: &Case<E>| [&c.out, &c.probs, &c.rows, &c.dq].map(row);
+                        assert_eq!(written(&some), written(&all), "{:?} {t} {bq} ({b} {i})", k.isa());
+                    } else {
+                        assert!(row(&some.out).iter().chain(&row(&some.probs)).all(|x| x.is_nan()));
+                        assert!(row(&some.dq).iter().all(|x| x.to_bits() == 0));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn listed_queries_are_the_rows_of_all() {
+    lists::<f32>();
+    lists::<f64>();
 }
 
 #[test]

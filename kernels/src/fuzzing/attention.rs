@@ -2,22 +2,34 @@
 
 use super::mask::{check_key_reach, check_query_reach};
 use super::testkit::{Block, Rng, available, gamma, same, softmax_floor, tiny};
-use crate::{Elem, KernelError, Kernels, KvGrad, Scratch, reference};
+use crate::arch::generic::attention::{PLAN, Plan, Shape, scratch_len};
+use crate::{Attention, Elem, Keep, Kept, KernelError, Kernels, KvGrad, Queries, Scratch, reference};
 
 /// One call's operands: the inputs filled, the outputs NaN.
 #[derive(Clone)]
 pub(crate) struct Case<E> {
     pub(crate) size: [usize; 5],
     pub(crate) scale: E,
+    pub(crate) plan: Plan,
+    /// Starts and positions of listed queries, tq = tk.
+    pub(crate) lists: Option<(Vec<usize>, Vec<usize>)>,
+    /// The backward pass starts from row numbers, not from probabilities.
+    pub(crate) recompute: bool,
     pub(crate) q: Block<E>,
     pub(crate) k: Block<E>,
     pub(crate) v: Block<E>,
     pub(crate) out: Block<E>,
     pub(crate) probs: Block<E>,
+    pub(crate) rows: Block<E>,
     pub(crate) dout: Block<E>,
     pub(crate) dq: Block<E>,
     pub(crate) dk: Block<E>,
     pub(crate) dv: Block<E>,
+}
+
+/// The smallest blocks: a few rows of queries, one panel of keys.
+pub(crate) fn small(bq: usize) -> Plan {
+    Plan { bq, bk_forward: 32, bk_backward: 32 }
 }
 
 impl<E: Elem> Case<E> {
@@ -31,11 +43,15 @@ impl<E: Elem> Case<E> {
         Case {
             size,
             scale: E::from_f64(1.0 / (d.max(1) as f64).sqrt()),
+            plan: PLAN,
+            lists: None,
+            recompute: seed % 2 == 1,
             q: q.random(&mut rng, range),
             k: k.random(&mut rng, range),
             v: v.random(&mut rng, 2.0),
             out,
             probs,
+            rows: block(tq, 2, 3),
             dout: dout.random(&mut rng, 1.0),
             dq,
             // dK and dV are added to.
@@ -44,61 +60,112 @@ impl<E: Elem> Case<E> {
         }
     }
 
-    pub(crate) fn scratch(&self, kernels: &Kernels<E>) -> Scratch<E> {
+    /// Lists each query of every problem with probability `keep` in 8.
+    pub(crate) fn listed(mut self, keep: u64, seed: u64) -> Self {
+        let mut rng = Rng(seed);
+        let (mut starts, mut positions) = (vec![0], Vec::new());
+        for _ in 0..self.size[0] {
+            positions.extend((0..self.size[2]).filter(|_| rng.bits() >> 61 < keep));
+            starts.push(positions.len());
+        }
+        self.lists = Some((starts, positions));
+        self
+    }
+
+    /// The queries of problem b: (row, keys that it sees).
+    pub(crate) fn queries(&self, b: usize) -> Vec<(usize, usize)> {
+        let [_, tq, tk, ..] = self.size;
+        match &self.lists {
+            Some((starts, positions)) => {
+                positions[starts[b]..starts[b + 1]].iter().map(|i| (*i, i + 1)).collect()
+            }
+            None => (0..tq).map(|i| (i, reference::visible(i, tq, tk))).collect(),
+        }
+    }
+
+    pub(crate) fn operands(&self) -> Attention<'_, E> {
+        let queries = match &self.lists {
+            Some((starts, positions)) => Queries::Listed { starts, positions },
+            None => Queries::Last,
+        };
+        Attention { q: self.q.mats(), k: self.k.mats(), v: self.v.mats(), scale: self.scale, queries }
+    }
+
+    pub(crate) fn scratch(&self) -> Scratch<E> {
         let [_, tq, tk, d, dv] = self.size;
-        let mut s = Scratch::new(kernels.attention_scratch(tq, tk, d, dv));
+        let mut s = Scratch::new(scratch_len(Shape { tq, tk, d, dv }, self.plan));
         s.as_mut_slice().fill(E::NAN);
         s
     }
 
+    /// Fills `out`, `probs` and `rows`; what is kept changes no bit of the output.
     pub(crate) fn forward(&mut self, kernels: &Kernels<E>) {
-        let mut scratch = self.scratch(kernels);
-        let (out, probs) = (self.out.mats_mut(), self.probs.mats_mut());
-        kernels
-            .attention(self.q.mats(), self.k.mats(), self.v.mats(), self.scale, out, probs, &mut scratch)
-            .unwrap();
+        let mut case = self.clone();
+        let mut last: Option<Vec<E>> = None;
+        for keep in 0..3 {
+            case.out = self.out.clone();
+            let x = self.operands();
+            let keep = match keep {
+                0 => Keep::Nothing,
+                1 => Keep::Rows(case.rows.mats_mut()),
+                _ => Keep::Probs(case.probs.mats_mut()),
+            };
+            let mut scratch = self.scratch();
+            kernels.attention_planned(self.plan, &x, case.out.mats_mut(), keep, &mut scratch).unwrap();
+            if let Some(last) = last {
+                let equal = |(a, b): (&E, &E)| same(a.to_f64(), b.to_f64());
+                assert!(case.out.data.iter().zip(&last).all(equal), "{:?} {:?}", kernels.isa(), self.size);
+            }
+            last = Some(case.out.data.clone());
+        }
+        *self = case;
         self.assert_canaries();
     }
 
     pub(crate) fn backward(&mut self, kernels: &Kernels<E>, with_dk: bool, with_dv: bool) {
-        let mut scratch = self.scratch(kernels);
-        let (dk, dv) = (self.dk.mats_mut(), self.dv.mats_mut());
+        let mut scratch = self.scratch();
+        let mut case = self.clone();
+        let kept = if self.recompute { Kept::Rows(self.rows.mats()) } else { Kept::Probs(self.probs.mats()) };
+        let (dk, dv) = (case.dk.mats_mut(), case.dv.mats_mut());
         kernels
-            .attention_backward(
-                self.q.mats(),
-                self.k.mats(),
-                self.v.mats(),
-                self.scale,
-                self.probs.mats(),
+            .attention_backward_planned(
+                self.plan,
+                &self.operands(),
+                kept,
+                self.out.mats(),
                 self.dout.mats(),
-                self.dq.mats_mut(),
+                case.dq.mats_mut(),
                 KvGrad::Separate { dk: with_dk.then_some(dk), dv: with_dv.then_some(dv) },
                 &mut scratch,
             )
             .unwrap();
+        *self = case;
         self.assert_canaries();
     }
 
     /// Both gradients go to `dk`.
     pub(crate) fn backward_shared(&mut self, kernels: &Kernels<E>) -> Result<(), KernelError> {
-        let mut scratch = self.scratch(kernels);
-        let r = kernels.attention_backward(
-            self.q.mats(),
-            self.k.mats(),
-            self.v.mats(),
-            self.scale,
-            self.probs.mats(),
+        let mut scratch = self.scratch();
+        let mut case = self.clone();
+        let kept = if self.recompute { Kept::Rows(self.rows.mats()) } else { Kept::Probs(self.probs.mats()) };
+        let r = kernels.attention_backward_planned(
+            self.plan,
+            &self.operands(),
+            kept,
+            self.out.mats(),
             self.dout.mats(),
-            self.dq.mats_mut(),
-            KvGrad::Shared(self.dk.mats_mut()),
+            case.dq.mats_mut(),
+            KvGrad::Shared(case.dk.mats_mut()),
             &mut scratch,
         );
+        *self = case;
         self.assert_canaries();
         r
     }
 
     fn assert_canaries(&self) {
-        [&self.out, &self.probs, &self.dq, &self.dk, &self.dv].into_iter().for_each(Block::assert_canaries);
+        let written = [&self.out, &self.probs, &self.rows, &self.dq, &self.dk, &self.dv];
+        written.into_iter().for_each(Block::assert_canaries);
     }
 }
 
@@ -116,10 +183,13 @@ fn oracle_slack<E: Elem>() -> f64 {
 ///
 /// - scores: |ŝ_j − s_j| <= Δ_j = γ(d + 2) |scale| Σ_c |q_c k_jc|;
 /// - with t_j = s_j − max: subtracting the max (any common shift cancels) moves the exponent by u |t̂_j|, exp errs by 2 u: the
-///   exponential of key j is right up to e^±η_j, η_j = Δ_j + u (|t_j| + 2 max Δ) + 2 u;
+///   exponential of key j is right up to e^±η_j, η_j = Δ_j + 2 u (|t_j| + 2 max Δ) + 2 u (twice |t_j|: the differences of running
+///   maxima that rescaling exponentiates add up to at most |t_j|);
 /// - the sum of exponentials is right up to e^±H, H = ln(1 + Σ p_k (e^η_k − 1)) (convexity for the lower side); n additions,
-///   reciprocal and product give γ(n + 2): |p̂_j − p_j| <= π_j = p_j expm1(η_j + H + γ(n + 2)) + the floor below which softmax writes 0;
-/// - out: Σ_j π_j |v_j| + γ(n + 2) Σ_j (p_j + π_j) |v_j| + n tiny.
+///   reciprocal and product, and five roundings per block of keys, which is rescaled by an exponential of a rounded difference,
+///   give γ(N), N = n + 2 + 5 blocks: |p̂_j − p_j| <= π_j = p_j expm1(η_j + H + γ(N)) + the floor below which softmax writes 0, once
+///   per block;
+/// - out: Σ_j π_j |v_j| + γ(N) Σ_j (p_j + π_j) |v_j| + n tiny.
 fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
     let [count, tq, tk, d, dv] = case.size;
     let (u, slack, tiny) = (E::UNIT_ROUNDOFF, oracle_slack::<E>(), tiny::<E>());
@@ -127,8 +197,10 @@ fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
     let (outs, probs, scale) = (case.out.dense(), case.probs.dense(), case.scale.to_f64());
     for b in 0..count {
         let (q, key, v) = (problem(&qs, b, tq * d), problem(&ks, b, tk * d), problem(&vs, b, tk * dv));
-        for i in 0..tq {
-            let n = reference::visible(i, tq, tk);
+        for (i, n) in case.queries(b) {
+            // Roundings of a sum over keys: its terms, and rescaling by an exponential once per block.
+            let (blocks, terms) =
+                (n.div_ceil(case.plan.bk_forward), n + 2 + 5 * n.div_ceil(case.plan.bk_forward));
             let dot = |j: usize, abs: bool| -> f64 {
                 (0..d).map(|c| q[i * d + c] * key[j * d + c]).map(|x| if abs { x.abs() } else { x }).sum()
             };
@@ -140,10 +212,12 @@ fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
             let (max, worst) =
                 (s.iter().fold(f64::MIN, |m, x| m.max(*x)), delta.iter().fold(0.0, |m: f64, x| m.max(*x)));
             let eta: Vec<f64> =
-                (0..n).map(|j| delta[j] + u * ((s[j] - max).abs() + 2.0 * worst) + 2.0 * u).collect();
+                (0..n).map(|j| delta[j] + 2.0 * u * ((s[j] - max).abs() + 2.0 * worst) + 2.0 * u).collect();
             let h = (0..n).map(|j| p[j] * eta[j].exp_m1()).sum::<f64>().ln_1p();
             let pi: Vec<f64> = (0..n)
-                .map(|j| p[j] * (eta[j] + h + gamma::<E>(n + 2)).exp_m1() + softmax_floor::<E>())
+                .map(|j| {
+                    p[j] * (eta[j] + h + gamma::<E>(terms)).exp_m1() + blocks as f64 * softmax_floor::<E>()
+                })
                 .collect();
             for j in 0..tk {
                 let got = probs[(b * tq + i) * tk + j];
@@ -157,7 +231,7 @@ fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
             for c in 0..dv {
                 let exact: f64 = (0..n).map(|j| p[j] * v[j * dv + c]).sum();
                 let bound: f64 = (0..n)
-                    .map(|j| (pi[j] + gamma::<E>(n + 2) * (p[j] + pi[j])) * v[j * dv + c].abs() + tiny)
+                    .map(|j| (pi[j] + gamma::<E>(terms) * (p[j] + pi[j])) * v[j * dv + c].abs() + tiny)
                     .sum();
                 let got = outs[(b * tq + i) * dv + c];
                 assert!(
@@ -170,34 +244,33 @@ fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
     }
 }
 
-/// Backward bounds for the given probs (exact inputs here), by composition:
+/// Backward bounds for the given probs and O (exact inputs here), by composition:
 ///
 /// - dP_ij: A_ij = γ(dv + 2) Σ_c |dO_ic v_jc|;
-/// - their mean μ_i = Σ_j p_j dP_j: M_i = Σ_j p_j A_ij + γ(n + 1) Σ_j p_j (|dP_ij| + A_ij);
+/// - their mean as the row sum of dO ∘ O for the given O: M_i = γ(dv + 1) Σ_c |dO_ic O_ic|;
 /// - dS_ij = scale p_j (dP_ij − μ_i): G_ij = |scale| p_j (A_ij + M_i)(1 + γ(3)) + γ(3) |scale| p_j (|dP_ij| + |μ_i|) + underflow;
 /// - dQ_ic: Σ_j G_ij |k_jc| + γ(n + 2) Σ_j (|dS_ij| + G_ij) |k_jc|; dK and dV alike over queries, old contents included.
 fn check_backward<E: Elem>(k: &Kernels<E>, before: &Case<E>, case: &Case<E>, with_dk: bool, with_dv: bool) {
     let [count, tq, tk, d, dv] = case.size;
     let (slack, tiny) = (oracle_slack::<E>(), tiny::<E>());
     let (qs, ks, vs, dos) = (case.q.dense(), case.k.dense(), case.v.dense(), case.dout.dense());
-    let (probs, scale) = (case.probs.dense(), case.scale.to_f64());
+    let (probs, outs, scale) = (case.probs.dense(), case.out.dense(), case.scale.to_f64());
     let (dqs, dks, dvs) = (case.dq.dense(), case.dk.dense(), case.dv.dense());
     let (dk0, dv0) = (before.dk.dense(), before.dv.dense());
     for b in 0..count {
         let (q, key, v) = (problem(&qs, b, tq * d), problem(&ks, b, tk * d), problem(&vs, b, tk * dv));
-        let (p, o) = (problem(&probs, b, tq * tk), problem(&dos, b, tq * dv));
+        let (p, o, y) = (problem(&probs, b, tq * tk), problem(&dos, b, tq * dv), problem(&outs, b, tq * dv));
         let (mut ds, mut g) = (vec![0.0; tq * tk], vec![0.0; tq * tk]);
-        for i in 0..tq {
-            let n = reference::visible(i, tq, tk);
+        for (i, n) in case.queries(b) {
             let p = &p[i * tk..][..n];
             let terms = |j: usize| (0..dv).map(move |c| o[i * dv + c] * v[j * dv + c]);
             let dp: Vec<f64> = (0..n).map(|j| terms(j).sum()).collect();
             let a: Vec<f64> = (0..n)
                 .map(|j| gamma::<E>(dv + 2) * terms(j).map(f64::abs).sum::<f64>() + (dv + 1) as f64 * tiny)
                 .collect();
-            let mean: f64 = (0..n).map(|j| p[j] * dp[j]).sum();
-            let m: f64 =
-                (0..n).map(|j| p[j] * a[j] + gamma::<E>(n + 1) * p[j] * (dp[j].abs() + a[j]) + tiny).sum();
+            let products = (0..dv).map(|c| o[i * dv + c] * y[i * dv + c]);
+            let mean: f64 = products.clone().sum();
+            let m = gamma::<E>(dv + 1) * products.map(f64::abs).sum::<f64>() + dv as f64 * tiny;
             for j in 0..n {
                 let sp = scale.abs() * p[j];
                 ds[i * tk + j] = scale * p[j] * (dp[j] - mean);
@@ -220,7 +293,7 @@ fn check_backward<E: Elem>(k: &Kernels<E>, before: &Case<E>, case: &Case<E>, wit
             }
         }
         for j in 0..tk {
-            let seen = |i: &usize| j < reference::visible(*i, tq, tk);
+            let sees: Vec<usize> = case.queries(b).iter().filter(|(_, n)| j < *n).map(|q| q.0).collect();
             for c in 0..d {
                 let (at, old) = ((b * tk + j) * d + c, dk0[(b * tk + j) * d + c]);
                 if !with_dk {
@@ -229,7 +302,7 @@ fn check_backward<E: Elem>(k: &Kernels<E>, before: &Case<E>, case: &Case<E>, wit
                 }
                 let mut exact = old;
                 let mut bound = gamma::<E>(tq + 3) * old.abs();
-                for i in (0..tq).filter(seen) {
+                for i in sees.iter().copied() {
                     let (s, g, q) = (ds[i * tk + j], g[i * tk + j], q[i * d + c].abs());
                     exact += s * q.copysign(qs[(b * tq + i) * d + c]);
                     bound += g * q + gamma::<E>(tq + 3) * (s.abs() + g) * q + tiny;
@@ -249,7 +322,7 @@ fn check_backward<E: Elem>(k: &Kernels<E>, before: &Case<E>, case: &Case<E>, wit
                 }
                 let mut exact = old;
                 let mut size = old.abs();
-                for i in (0..tq).filter(seen) {
+                for i in sees.iter().copied() {
                     exact += p[i * tk + j] * o[i * dv + c];
                     size += (p[i * tk + j] * o[i * dv + c]).abs();
                 }
@@ -265,16 +338,23 @@ fn check_backward<E: Elem>(k: &Kernels<E>, before: &Case<E>, case: &Case<E>, wit
     }
 }
 
-/// Forward and backward of `start` within the bounds above.
+/// Forward and backward of `start` within the bounds above; and P computed again is P.
 pub(crate) fn check<E: Elem>(k: &Kernels<E>, start: &Case<E>, [with_dk, with_dv]: [bool; 2]) {
     let mut case = start.clone();
     case.forward(k);
     check_forward(k, &case);
+    let mut other = case.clone();
     case.backward(k, with_dk, with_dv);
     check_backward(k, start, &case, with_dk, with_dv);
+    other.recompute = !other.recompute;
+    other.backward(k, with_dk, with_dv);
+    for (a, b) in [(&case.dq, &other.dq), (&case.dk, &other.dk), (&case.dv, &other.dv)] {
+        let equal = a.data.iter().zip(&b.data).all(|(a, b)| same(a.to_f64(), b.to_f64()));
+        assert!(equal, "{:?} gradients from P and from its rows differ {:?}", k.isa(), case.size);
+    }
 }
 
-/// One array for both gradients is dK added first and dV after it, bit for bit.
+/// One array for both gradients is dK added first and dV after it, bit for bit where the queries are one block.
 pub(crate) fn check_shared<E: Elem>(k: &Kernels<E>, start: &Case<E>) {
     let mut case = start.clone();
     case.forward(k);
@@ -303,6 +383,10 @@ pub(super) struct AttentionCase {
     range: f64,
     /// dK, dV wanted.
     given: [bool; 2],
+    /// The library's blocks, or small ones.
+    plan: Plan,
+    /// Of 8 queries, how many are listed; only where there are as many queries as keys.
+    listed: Option<u64>,
     /// The key and the query that [`check_key_reach`] and [`check_query_reach`] poison.
     poison: Option<[usize; 2]>,
     seed: u64,
@@ -326,6 +410,8 @@ impl AttentionCase {
             // Weak, sharp, one-hot attention; subnormal operands.
             range: [1.0, 12.0, 60.0, 1e-40][(layout >> 4) % 4],
             given: [what & 1 == 0, what & 2 == 0],
+            plan: [PLAN, small(4), small(8), small(32)][layout >> 6],
+            listed: (what & 16 == 16).then_some(what as u64 >> 5),
             poison,
             seed,
         }
@@ -335,13 +421,17 @@ impl AttentionCase {
     /// Where a result is wrong.
     pub(super) fn check<E: Elem>(&self) {
         let mut start = Case::<E>::new(self.size, self.pad, self.heads, self.range, self.seed);
+        start.plan = self.plan;
         if self.broadcast {
             (start.k.bs, start.v.bs) = (0, 0);
         }
-        let [count, _, _, d, dv] = self.size;
+        let [count, tq, tk, d, dv] = self.size;
         for k in available::<E>() {
             check(&k, &start, self.given);
-            if d == dv {
+            if let (Some(keep), true) = (self.listed, tq == tk) {
+                check(&k, &start.clone().listed(keep, self.seed), self.given);
+            }
+            if d == dv && tq <= self.plan.bq && tk <= self.plan.bk_backward {
                 check_shared(&k, &start);
             }
             if let (Some([key, query]), 1..) = (self.poison, count) {

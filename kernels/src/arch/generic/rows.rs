@@ -185,33 +185,3 @@ pub(crate) unsafe fn outer<E: Elem, S: Simd<E>>(
         }
     }
 }
-
-/// `t[c][j] = x[j][c]`: X (rows, cols) of row stride `rs` into rows of `ld`, block by block in registers. Elements of T from `rows`
-/// up to the next multiple of EDGE receive anything.
-///
-/// # Safety
-/// X is readable; `t` is writable for `cols` rows of `ld` elements, `ld` a multiple of EDGE and at least `rows`.
-#[inline(always)]
-pub(crate) unsafe fn transpose<E: Elem, S: Simd<E>>(
-    s: S,
-    rows: usize,
-    cols: usize,
-    x: *const E,
-    rs: usize,
-    t: *mut E,
-    ld: usize,
-) {
-    debug_assert!(ld >= rows && ld.is_multiple_of(S::EDGE));
-    let mut c = 0;
-    while c < cols {
-        let height = if cols - c < S::EDGE { cols - c } else { S::EDGE };
-        let mut j = 0;
-        while j < rows {
-            let width = if rows - j < S::EDGE { rows - j } else { S::EDGE };
-            // SAFETY: `width` rows of X from j on, `height` elements from c on; j + EDGE <= ld, both being multiples of EDGE.
-            unsafe { s.transpose(height, width, x.add(j * rs + c), rs, t.add(c * ld + j), ld) };
-            j += S::EDGE;
-        }
-        c += S::EDGE;
-    }
-}
