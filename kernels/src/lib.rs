@@ -23,6 +23,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gemm;
+mod peak;
 pub mod prefix_tree;
 pub mod reference;
 mod scratch;

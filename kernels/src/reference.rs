@@ -45,6 +45,11 @@ pub fn sum<E: Elem>(x: &[E]) -> f64 {
     x.iter().map(|x| x.to_f64()).sum()
 }
 
+/// `x <- scale x + step`, `iterations` times.
+pub fn fma_chain<E: Elem>(start: E, iterations: u32, scale: E, step: E) -> E {
+    (0..iterations).fold(start, |x, _| scale * x + step)
+}
+
 /// Softmax of a row, and its log-sum-exp. An entry of +∞, or NaN, gives NaN; all −∞ gives NaN; an empty row gives −∞.
 pub fn softmax(row: &[f64]) -> (Vec<f64>, f64) {
     let max = row.iter().fold(f64::NEG_INFINITY, |m, x| if x.is_nan() { *x } else { m.max(*x) });

@@ -5,6 +5,7 @@ pub(crate) mod attention;
 pub(crate) mod elementwise;
 mod gemm;
 pub(crate) mod mask;
+pub(crate) mod peak;
 pub(crate) mod prefix_tree;
 pub(crate) mod testkit;
 pub mod ulps;
@@ -35,6 +36,11 @@ pub fn elementwise(data: &[u8]) {
 /// The fuzz target `prefix_tree`: any bytes are a small tree, checked against enumeration.
 pub fn prefix_tree(data: &[u8]) {
     prefix_tree::run(data);
+}
+
+/// The fuzz target `peak`: any bytes are a slice to sweep.
+pub fn peak(data: &[u8]) {
+    peak::run(data);
 }
 
 #[cfg(test)]
@@ -76,5 +82,10 @@ mod tests {
     #[test]
     fn prefix_tree_corpus_passes() {
         replay("prefix_tree", super::prefix_tree);
+    }
+
+    #[test]
+    fn peak_corpus_passes() {
+        replay("peak", super::peak);
     }
 }

@@ -1,0 +1,3 @@
+//! The `gemm` crate, default features: AVX2 with FMA at most.
+
+rival_worker::gemm_crate!("gemm 0.19.0");

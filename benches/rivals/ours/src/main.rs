@@ -1,0 +1,172 @@
+//! popgrad-kernels, on the instruction set that POPGRAD_ISA names, and the quantities of the machine.
+
+use popgrad_kernels::{Elem, Isa, Kernels, Mat, MatMut, Scratch, Write};
+use rayon::prelude::*;
+use rival_worker::{Aligned, Case, Gemm, Scalar, Worker, nanoseconds, serve};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Flops below which a product stays on one thread: tens of microseconds.
+const WORTH_A_TASK: f64 = 4e6;
+
+/// One scratch per part of the work, of which there are as many as threads.
+struct Ours<E> {
+    kernels: Kernels<E>,
+    scratch: Vec<Scratch<E>>,
+    /// Input and output of each thread, kept while the case stays.
+    machine: Option<(Case, Vec<(Aligned<E>, Aligned<E>)>)>,
+}
+
+impl<E: Elem + Scalar> Ours<E> {
+    fn new(isa: Isa) -> Self {
+        Ours {
+            kernels: Kernels::new(isa).expect("an instruction set of this CPU"),
+            scratch: Vec::new(),
+            machine: None,
+        }
+    }
+}
+
+/// A product of rows `first ..` of one problem into all of `c`.
+fn one<E: Elem>(
+    k: &Kernels<E>,
+    case: &Case,
+    first: usize,
+    a: &[E],
+    b: &[E],
+    c: &mut [E],
+    scratch: &mut Scratch<E>,
+) {
+    let rows = c.len() / case.n;
+    let a = match case.op.as_str() {
+        "tn" => Mat::new(a, case.k, case.m).expect("A").t(),
+        _ => Mat::new(a, case.m, case.k).expect("A"),
+    };
+    let b = match case.op.as_str() {
+        "nt" => Mat::new(b, case.n, case.k).expect("B").t(),
+        _ => Mat::new(b, case.k, case.n).expect("B"),
+    };
+    let c = MatMut::new(c, rows, case.n).expect("C");
+    k.gemm(Write::Set, E::ONE, a.sub(first, rows, 0, case.k), b, c, scratch).expect("operands that fit");
+}
+
+impl<E: Elem + Scalar> Ours<E> {
+    fn prepare(&mut self, case: &Case) {
+        let scratch = self.kernels.gemm_scratch(case.m, case.k, case.n);
+        self.scratch = (0..case.threads).map(|_| Scratch::new(scratch)).collect();
+    }
+
+    fn multiply(&mut self, case: &Case, a: &[E], b: &[E], c: &mut [E]) {
+        let (m, k, n) = (case.m, case.k, case.n);
+        let kernels = self.kernels;
+        let some = |b0: usize, c: &mut [E], scratch: &mut Scratch<E>| {
+            for (i, c) in c.chunks_exact_mut(m * n).enumerate() {
+                let p = b0 + i;
+                one(
+                    &kernels,
+                    case,
+                    0,
+                    &a[p * m * k..(p + 1) * m * k],
+                    &b[p * k * n..(p + 1) * k * n],
+                    c,
+                    scratch,
+                );
+            }
+        };
+        if case.threads == 1 || case.flops() < WORTH_A_TASK {
+            some(0, c, &mut self.scratch[0]);
+        } else if case.batch == 1 {
+            // As training splits: disjoint rows of C. Rows in multiples of 48, which tiles of 1, 2, 3, 4, 6, 8 and 12 fill.
+            let rows = m.div_ceil(case.threads).next_multiple_of(if m >= 192 { 48 } else { 1 });
+            let parts = c.par_chunks_mut(rows * n).zip(&mut self.scratch).enumerate();
+            parts.for_each(|(i, (c, scratch))| one(&kernels, case, i * rows, a, b, c, scratch));
+        } else {
+            let problems = case.batch.div_ceil(case.threads);
+            let parts = c.par_chunks_mut(problems * m * n).zip(&mut self.scratch).enumerate();
+            parts.for_each(|(i, (c, scratch))| some(i * problems, c, scratch));
+        }
+    }
+
+    /// Nanoseconds and checksum of a quantity of the machine, on every thread at once.
+    fn machine(&mut self, case: &Case, rounds: usize) -> (u64, u64) {
+        let kernels = self.kernels;
+        let len = if case.op == "load" { case.m / size_of::<E>() } else { case.m };
+        let len = if case.op == "fma" { 0 } else { len };
+        if self.machine.as_ref().is_none_or(|(c, _)| c != case) {
+            let of = |i: usize| E::from_f64((i % 64) as f64 / 4.0 - 8.0);
+            let out = if case.op == "exp" { len } else { 0 };
+            let data = (0..case.threads).map(|_| (Aligned::new(len, of), Aligned::new(out, of))).collect();
+            self.machine = Some((case.clone(), data));
+        }
+        let Some((_, data)) = &mut self.machine else { unreachable!() };
+        let work = |(x, out): &mut (Aligned<E>, Aligned<E>)| {
+            let mut flops = 0;
+            for _ in 0..rounds {
+                match case.op.as_str() {
+                    "fma" => flops += kernels.fma_peak(case.m as u32),
+                    "load" => {
+                        black_box(kernels.load_sweep(black_box(x.get())));
+                    }
+                    _ => kernels.exp(black_box(x.get()), out.get_mut()).expect("equal lengths"),
+                }
+            }
+            flops
+        };
+        let start = Instant::now();
+        let checksum = if case.threads == 1 {
+            data.iter_mut().map(work).sum()
+        } else {
+            data.par_iter_mut().with_max_len(1).map(work).sum()
+        };
+        (nanoseconds(start), checksum)
+    }
+}
+
+struct Both {
+    isa: Isa,
+    single: Ours<f32>,
+    double: Ours<f64>,
+}
+
+impl Gemm<f32> for Both {
+    fn prepare(&mut self, case: &Case) -> Result<(), String> {
+        self.single.prepare(case);
+        Ok(())
+    }
+    fn multiply(&mut self, case: &Case, a: &[f32], b: &[f32], c: &mut [f32]) {
+        self.single.multiply(case, a, b, c);
+    }
+}
+
+impl Gemm<f64> for Both {
+    fn prepare(&mut self, case: &Case) -> Result<(), String> {
+        self.double.prepare(case);
+        Ok(())
+    }
+    fn multiply(&mut self, case: &Case, a: &[f64], b: &[f64], c: &mut [f64]) {
+        self.double.multiply(case, a, b, c);
+    }
+}
+
+impl Worker for Both {
+    fn describe(&self) -> String {
+        format!("popgrad, {}", self.isa.name())
+    }
+    fn machine(&mut self, case: &Case, rounds: usize) -> Result<(u64, u64), String> {
+        Ok(match case.dtype.as_str() {
+            "f32" => self.single.machine(case, rounds),
+            _ => self.double.machine(case, rounds),
+        })
+    }
+}
+
+fn main() {
+    match Isa::from_env() {
+        // Inside the pool, as in a program that trains: entering it costs more than a small product.
+        Ok(isa) => rayon::scope(|_| serve(Both { isa, single: Ours::new(isa), double: Ours::new(isa) })),
+        Err(e) => {
+            eprintln!("{e}");
+            std::process::exit(2);
+        }
+    }
+}

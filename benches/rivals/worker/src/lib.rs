@@ -1,0 +1,423 @@
+//! What every worker shares: the protocol, the inputs, the timing loop and the checksum.
+//!
+//! A worker writes `hello DESCRIPTION`, then answers each line of stdin with one line of stdout:
+//!
+//! | request | answer |
+//! |---|---|
+//! | `OP TYPE BATCH M K N THREADS ROUNDS` | `ok NANOSECONDS CHECKSUM` for all ROUNDS together, or `no REASON` |
+//!
+//! OP is `nn`, `tn` or `nt`: C = A B with A (m, k), B (k, n), C (m, n) row-major, for BATCH problems one behind the other; `t`
+//! marks an operand stored as its transpose. Or it is a quantity of the machine: `fma` (M rounds of the chains; CHECKSUM is
+//! flops), `load` (M bytes; CHECKSUM 0), `exp` (M elements; CHECKSUM 0).
+//!
+//! Inputs are integers in -4..=3 from a hash of the index, so that every product is exact in both types and the checksum
+//! `sum_b u_b sum_ij w_i v_j c_bij` (u, w, v small and never 0) must be equal to the last digit. C starts as NaN.
+
+use std::fmt::Display;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// `nn`, `tn`, `nt`, `fma`, `load` or `exp`.
+    pub op: String,
+    /// `f32` or `f64`.
+    pub dtype: String,
+    /// Problems.
+    pub batch: usize,
+    /// Rows of C.
+    pub m: usize,
+    /// Terms of each entry.
+    pub k: usize,
+    /// Columns of C.
+    pub n: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Case {
+    /// A request line without its ROUNDS.
+    pub fn line(&self) -> String {
+        let Case { op, dtype, batch, m, k, n, threads } = self;
+        format!("{op} {dtype} {batch} {m} {k} {n} {threads}")
+    }
+
+    /// A request line: the case and how often to run it.
+    pub fn parse(line: &str) -> Result<(Case, usize), String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [op, dtype, numbers @ ..] = words.as_slice() else { return Err("a request has 8 words".into()) };
+        let numbers: Vec<usize> = numbers
+            .iter()
+            .map(|w| w.parse().map_err(|_| format!("`{w}` is no count")))
+            .collect::<Result<_, _>>()?;
+        let [batch, m, k, n, threads, rounds] = numbers[..] else {
+            return Err("a request has 8 words".into());
+        };
+        let case = Case { op: op.to_string(), dtype: dtype.to_string(), batch, m, k, n, threads };
+        Ok((case, rounds))
+    }
+
+    /// Row and column stride of A and of B.
+    pub fn strides(&self) -> [[usize; 2]; 2] {
+        let (m, k, n) = (self.m, self.k, self.n);
+        [if self.op == "tn" { [1, m] } else { [k, 1] }, if self.op == "nt" { [1, k] } else { [n, 1] }]
+    }
+
+    /// Floating-point operations of a product.
+    pub fn flops(&self) -> f64 {
+        2.0 * self.batch as f64 * self.m as f64 * self.k as f64 * self.n as f64
+    }
+}
+
+/// Integer in -4..=3: entry `i` of stream `stream`.
+pub fn integer(stream: u64, i: usize) -> i64 {
+    const C: u64 = 0x9E37_79B9_7F4A_7C15;
+    let x = (i as u64 + (stream << 40)).wrapping_mul(C);
+    let x = (x ^ (x >> 32)).wrapping_mul(C);
+    (x >> 61) as i64 - 4
+}
+
+/// Streams of A and B.
+pub const A: u64 = 1;
+/// As above.
+pub const B: u64 = 2;
+
+/// Weight of row `i` of C: odd, so never 0.
+pub fn row_weight(i: usize) -> i64 {
+    2 * integer(3, i) + 1
+}
+
+/// Weight of column `j` of C.
+pub fn col_weight(j: usize) -> i64 {
+    2 * integer(4, j) + 1
+}
+
+/// Weight of problem `b`.
+pub fn batch_weight(b: usize) -> i64 {
+    1 + (b % 5) as i64
+}
+
+/// The checksum that a correct product has, without the product: sum_k (sum_i w_i a_ik)(sum_j b_kj v_j).
+pub fn expected(case: &Case) -> i64 {
+    let (m, k, n) = (case.m, case.k, case.n);
+    let [[rs_a, cs_a], [rs_b, cs_b]] = case.strides();
+    let (w, v): (Vec<i64>, Vec<i64>) = ((0..m).map(row_weight).collect(), (0..n).map(col_weight).collect());
+    (0..case.batch)
+        .map(|p| {
+            let (a, b) = (p * m * k, p * k * n);
+            let mut left = vec![0i64; k];
+            for i in 0..m {
+                for (l, left) in left.iter_mut().enumerate() {
+                    *left += w[i] * integer(A, a + i * rs_a + l * cs_a);
+                }
+            }
+            let product: i64 = (0..k)
+                .map(|l| left[l] * (0..n).map(|j| v[j] * integer(B, b + l * rs_b + j * cs_b)).sum::<i64>())
+                .sum();
+            batch_weight(p) * product
+        })
+        .sum()
+}
+
+/// `f32` or `f64`.
+pub trait Scalar: Copy + Send + Sync + 'static {
+    /// Not a number.
+    const NAN: Self;
+    /// Exact for the integers here.
+    fn of(x: i64) -> Self;
+    /// `None` for what is no integer.
+    fn integer(self) -> Option<i64>;
+}
+
+macro_rules! scalar {
+    ($t:ty) => {
+        impl Scalar for $t {
+            const NAN: $t = <$t>::NAN;
+            fn of(x: i64) -> $t {
+                x as $t
+            }
+            fn integer(self) -> Option<i64> {
+                (self as i64 as $t == self).then_some(self as i64)
+            }
+        }
+    };
+}
+scalar!(f32);
+scalar!(f64);
+
+/// Memory that starts on a cache line, for every worker alike.
+pub struct Aligned<T> {
+    data: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Scalar> Aligned<T> {
+    /// `len` elements.
+    pub fn new(len: usize, f: impl Fn(usize) -> T) -> Self {
+        let slack = 64 / size_of::<T>();
+        let mut data = vec![T::of(0); len + slack];
+        let start = data.as_ptr().align_offset(64).min(slack);
+        for i in 0..len {
+            data[start + i] = f(i);
+        }
+        Aligned { data, start, len }
+    }
+    /// The elements.
+    pub fn get(&self) -> &[T] {
+        &self.data[self.start..self.start + self.len]
+    }
+    /// The elements.
+    pub fn get_mut(&mut self) -> &mut [T] {
+        &mut self.data[self.start..self.start + self.len]
+    }
+}
+
+/// C = A B for every problem of a case.
+pub trait Gemm<T> {
+    /// What may be done once per case: scratch, thread pools. `Err` refuses the case.
+    fn prepare(&mut self, _case: &Case) -> Result<(), String> {
+        Ok(())
+    }
+    /// One round.
+    fn multiply(&mut self, case: &Case, a: &[T], b: &[T], c: &mut [T]);
+}
+
+/// A worker.
+pub trait Worker: Gemm<f32> + Gemm<f64> {
+    /// Name, version, features, instruction set where known: one line.
+    fn describe(&self) -> String;
+    /// `fma`, `load`, `exp`: nanoseconds and checksum.
+    fn machine(&mut self, case: &Case, _rounds: usize) -> Result<(u64, u64), String> {
+        Err(format!("no `{}` here", case.op))
+    }
+}
+
+/// `main` of a worker for the `gemm` crate, whose two feature sets need two binaries. The crate that expands it depends on
+/// `gemm` and `rayon`. Batches are split over the pool; a single product is threaded by the library.
+#[macro_export]
+macro_rules! gemm_crate {
+    ($about:expr) => {
+        struct Rival;
+
+        impl<T: $crate::Scalar + From<i8>> $crate::Gemm<T> for Rival {
+            fn multiply(&mut self, case: &$crate::Case, a: &[T], b: &[T], c: &mut [T]) {
+                use rayon::prelude::*;
+                let (m, k, n) = (case.m, case.k, case.n);
+                let [[rs_a, cs_a], [rs_b, cs_b]] = case.strides().map(|s| s.map(|x| x as isize));
+                let one = |a: &[T], b: &[T], c: &mut [T], parallelism| {
+                    assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n);
+                    let (a, b, c, one) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), T::from(1));
+                    // SAFETY: dense operands of the lengths asserted, at the strides that their order has.
+                    unsafe {
+                        let (rs_c, zero) = (n as isize, T::from(0));
+                        gemm::gemm(
+                            m,
+                            n,
+                            k,
+                            c,
+                            1,
+                            rs_c,
+                            false,
+                            a,
+                            cs_a,
+                            rs_a,
+                            b,
+                            cs_b,
+                            rs_b,
+                            zero,
+                            one,
+                            false,
+                            false,
+                            false,
+                            parallelism,
+                        );
+                    }
+                };
+                let seq = gemm::Parallelism::None;
+                let problems =
+                    a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(c.chunks_exact_mut(m * n));
+                if case.threads == 1 {
+                    problems.for_each(|((a, b), c)| one(a, b, c, seq));
+                } else if case.batch == 1 {
+                    one(a, b, c, gemm::Parallelism::Rayon(case.threads));
+                } else {
+                    let problems = a.par_chunks_exact(m * k).zip(b.par_chunks_exact(k * n));
+                    let problems = problems.zip(c.par_chunks_exact_mut(m * n)).with_min_len(16);
+                    problems.for_each(|((a, b), c)| one(a, b, c, seq));
+                }
+            }
+        }
+
+        impl $crate::Worker for Rival {
+            fn describe(&self) -> String {
+                $about.into()
+            }
+        }
+
+        fn main() {
+            // Inside the pool, as in a program that trains: entering it costs more than a small product.
+            rayon::scope(|_| $crate::serve(Rival));
+        }
+    };
+}
+
+/// Nanoseconds since `start`.
+pub fn nanoseconds(start: Instant) -> u64 {
+    start.elapsed().as_nanos() as u64
+}
+
+struct Memory<T> {
+    a: Aligned<T>,
+    b: Aligned<T>,
+    c: Aligned<T>,
+}
+
+impl<T: Scalar> Memory<T> {
+    fn new(case: &Case) -> Self {
+        let (m, k, n) = (case.m, case.k, case.n);
+        Memory {
+            a: Aligned::new(case.batch * m * k, |i| T::of(integer(A, i))),
+            b: Aligned::new(case.batch * k * n, |i| T::of(integer(B, i))),
+            c: Aligned::new(case.batch * m * n, |_| T::NAN),
+        }
+    }
+
+    fn checksum(&self, case: &Case) -> Result<i64, String> {
+        let (m, n) = (case.m, case.n);
+        let mut total = 0i64;
+        for (p, c) in self.c.get().chunks_exact((m * n).max(1)).enumerate() {
+            let mut sum = 0;
+            for i in 0..m {
+                for j in 0..n {
+                    let Some(x) = c[i * n + j].integer() else {
+                        return Err(format!("entry ({i}, {j}) of problem {p} is no integer"));
+                    };
+                    sum += row_weight(i) * col_weight(j) * x;
+                }
+            }
+            total += batch_weight(p) * sum;
+        }
+        Ok(total)
+    }
+}
+
+/// Memory and checksum of the last case, so that rounds of one case cost nothing but themselves.
+struct Bench<T> {
+    case: Option<(Case, Memory<T>, i64)>,
+}
+
+impl<T: Scalar> Bench<T> {
+    fn answer(&mut self, worker: &mut impl Gemm<T>, case: &Case, rounds: usize) -> Result<String, String> {
+        if self.case.as_ref().is_none_or(|(c, ..)| c != case) {
+            self.case = None;
+            worker.prepare(case)?;
+            let mut memory = Memory::new(case);
+            worker.multiply(case, memory.a.get(), memory.b.get(), memory.c.get_mut());
+            let checksum = memory.checksum(case)?;
+            // The timed rounds start from NaN too.
+            memory.c.get_mut().fill(T::NAN);
+            self.case = Some((case.clone(), memory, checksum));
+        }
+        let Some((_, memory, checksum)) = &mut self.case else { unreachable!() };
+        let start = Instant::now();
+        for _ in 0..rounds {
+            let (a, b) = (std::hint::black_box(memory.a.get()), std::hint::black_box(memory.b.get()));
+            worker.multiply(case, a, b, std::hint::black_box(memory.c.get_mut()));
+        }
+        Ok(format!("ok {} {checksum}", nanoseconds(start)))
+    }
+}
+
+/// Serves requests until stdin ends.
+pub fn serve<W: Worker>(mut worker: W) {
+    let mut out = std::io::stdout().lock();
+    let mut say = |line: &dyn Display| writeln!(out, "{line}").and_then(|()| out.flush()).is_ok();
+    say(&format!("hello {}", worker.describe()));
+    let (mut single, mut double) = (Bench::<f32> { case: None }, Bench::<f64> { case: None });
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let answer =
+            Case::parse(&line).and_then(|(case, rounds)| match (case.op.as_str(), case.dtype.as_str()) {
+                ("nn" | "tn" | "nt", "f32") => single.answer(&mut worker, &case, rounds),
+                ("nn" | "tn" | "nt", "f64") => double.answer(&mut worker, &case, rounds),
+                ("fma" | "load" | "exp", "f32" | "f64") => {
+                    worker.machine(&case, rounds).map(|(ns, checksum)| format!("ok {ns} {checksum}"))
+                }
+                _ => Err(format!("unknown request `{line}`")),
+            });
+        if !say(&answer.unwrap_or_else(|reason| format!("no {reason}"))) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The textbook product.
+    struct Naive {
+        spoil: Option<usize>,
+    }
+    impl<T: Scalar> Gemm<T> for Naive {
+        fn multiply(&mut self, case: &Case, a: &[T], b: &[T], c: &mut [T]) {
+            let [[rs_a, cs_a], [rs_b, cs_b]] = case.strides();
+            let (m, k, n) = (case.m, case.k, case.n);
+            for p in 0..case.batch {
+                for i in 0..m {
+                    for j in 0..n {
+                        let x: i64 = (0..k)
+                            .map(|l| {
+                                let x = a[p * m * k + i * rs_a + l * cs_a].integer().unwrap();
+                                x * b[p * k * n + l * rs_b + j * cs_b].integer().unwrap()
+                            })
+                            .sum();
+                        c[p * m * n + i * n + j] = T::of(x);
+                    }
+                }
+            }
+            if let Some(at) = self.spoil {
+                c[at] = T::of(c[at].integer().unwrap() + 1);
+            }
+        }
+    }
+
+    fn cases() -> Vec<Case> {
+        let all = [("nn", 1, 3, 5, 7), ("tn", 2, 4, 3, 6), ("nt", 7, 5, 2, 3), ("nn", 1, 1, 1, 1)];
+        all.map(|(op, batch, m, k, n)| Case {
+            op: op.into(),
+            dtype: "f32".into(),
+            batch,
+            m,
+            k,
+            n,
+            threads: 1,
+        })
+        .into()
+    }
+
+    #[test]
+    fn checksums_are_those_of_the_product_and_see_any_wrong_entry() {
+        for case in cases() {
+            let want = format!(" {}", expected(&case));
+            let answer = Bench::<f32> { case: None }.answer(&mut Naive { spoil: None }, &case, 2).unwrap();
+            assert!(answer.ends_with(&want), "{answer}, expected{want}");
+            for at in 0..case.batch * case.m * case.n {
+                let answer =
+                    Bench::<f64> { case: None }.answer(&mut Naive { spoil: Some(at) }, &case, 1).unwrap();
+                assert!(!answer.ends_with(&want), "entry {at} of {case:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn requests_are_read_back() {
+        for case in cases() {
+            assert_eq!(Case::parse(&format!("{} 9", case.line())), Ok((case, 9)));
+        }
+        for bad in ["", "nn", "nn f32 1 2 3 4 5", "nn f32 1 2 3 4 5 x", "nn f32 1 2 3 4 5 6 7"] {
+            assert!(Case::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
