@@ -2,5 +2,6 @@
 
 pub mod brute;
 pub mod prior;
+pub mod quadrature;
 
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};
