@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`prior`] | priors that can be integrated |
+//! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
 //! | [`brute`] | loss and gradients by enumeration: the naive twin |
 //! | [`transition`] | one π with μ, B and ρ |
 //! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
@@ -15,5 +16,6 @@ pub mod effective;
 pub mod marginals;
 pub mod prior;
 pub mod transition;
+pub mod quadrature;
 
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};
