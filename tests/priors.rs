@@ -2,10 +2,12 @@
 //! and the naive enumeration held against identities that it does not use.
 
 use popgrad::exact::brute::{population, weights, words};
+use popgrad::exact::quadrature::{draws, monte_carlo, power_rule, stationary_pairs, until_still};
 use popgrad::exact::{AtomRoots, FinitePrior, Prior, RootLaw};
 use popgrad::num::Sum;
 use popgrad::rng::{Key, Purpose};
-use popgrad::task::Forest;
+use popgrad::task::bayes::{Mixture, bayes_counts, bayes_public};
+use popgrad::task::{CausalTree, Forest, Roots};
 
 /// A positive row-stochastic (Q, S, S) from addressed draws.
 fn random_pi(seed: u64, q: usize, s: usize) -> Vec<f64> {
@@ -257,4 +259,172 @@ fn enumeration_refuses_what_it_cannot_do() {
     // ε = 0: a finite gradient, an infinite loss.
     let g = population(&forest, &prior, &[0.3; 9], &[0.1, 0., 0., 0., 0.2, 0., 0., 0., 0.3], 0.0).unwrap();
     assert!(g.loss == f64::INFINITY && g.a1.iter().chain(&g.a2).all(|x| x.is_finite()));
+}
+
+/// Moments c/(c+k) of the density c x^{c-1}, all that the rule promises, odd and even n, down to the smallest α.
+#[test]
+fn gauss_rules_have_exact_moments() {
+    let u = f64::EPSILON / 2.0;
+    for n in [1, 2, 3, 5, 8, 12, 25, 48, 96] {
+        for c in [1e-3, 0.1, 0.2, 1.0, 2.5, 40.0, 2000.0] {
+            let rule = power_rule(n, c);
+            assert!(
+                rule.nodes.windows(2).all(|x| x[0] < x[1]) && rule.nodes[0] > 0.0 && rule.nodes[n - 1] < 1.0
+            );
+            let mut worst = 0.0f64;
+            for k in 0..2 * n as i32 {
+                let terms = rule.nodes.iter().zip(&rule.weights).map(|(x, w)| w * x.powi(k));
+                worst = worst.max((terms.collect::<Sum>().value() * (c + k as f64) / c - 1.0).abs());
+            }
+            println!("n {n}, c {c}: largest relative error of a moment {worst:.2e}");
+            // A node's few ulp count 2n times in the highest moment; the recurrence for the weights adds as much.
+            assert!(worst < 32.0 * (n as f64 + 4.0) * u, "n {n}, c {c}: {worst:e}");
+        }
+    }
+    // P_2 of c = 1: (3 ∓ √3)/6; n = 1: the mean.
+    let rule = power_rule(2, 1.0);
+    assert!((rule.nodes[0] - (3.0 - 3f64.sqrt()) / 6.0).abs() < u && (rule.weights[0] - 0.5).abs() < 2.0 * u);
+    assert!((power_rule(1, 0.1).nodes[0] - 0.1 / 1.1).abs() < u);
+}
+
+fn mean(p: &FinitePrior, f: impl Fn(&[f64], &[f64]) -> f64) -> f64 {
+    (0..p.atoms()).map(|q| p.weight()[q] * f(p.atom_pi(q), p.atom_roots(q))).collect::<Sum>().value()
+}
+
+/// Theory 1.4 (iii): 5n² atoms for p, q ~ Beta(α, α).
+#[test]
+fn stationary_pairs_are_beta_variables_with_their_stationary_law() {
+    for (alpha, n, tolerance) in
+        [(0.001, 12, 1e-12), (0.1, 12, 1e-12), (0.5, 12, 1e-12), (1.0, 12, 1e-12), (6.5, 24, 1e-10)]
+    {
+        let p = stationary_pairs(alpha, n).unwrap();
+        assert_eq!(p.atoms(), 5 * n * n);
+        assert!(p.is_relabelling_invariant() && p.is_constant_mean());
+        assert!((sum_of(p.weight()) - 1.0).abs() < 1e-14);
+        // E p^k = Π (α+i)/(2α+i).
+        let moment = |k: i32| (0..k).map(|i| (alpha + i as f64) / (2.0 * alpha + i as f64)).product::<f64>();
+        for (k, l) in [(1, 0), (2, 0), (1, 1), (3, 2), (5, 5)] {
+            let m = mean(&p, |pi, _| pi[1].powi(k) * pi[2].powi(l));
+            assert!((m / (moment(k) * moment(l)) - 1.0).abs() < tolerance, "α {alpha}: {k} {l} {m}");
+        }
+        // E λ², λ = 1-p-q.
+        let g = mean(&p, |pi, _| (1.0 - pi[1] - pi[2]).powi(2));
+        assert!((g - 0.5 / (1.0 + 2.0 * alpha)).abs() < tolerance, "{g}");
+        for q in 0..p.atoms() {
+            let (pi, mu) = (p.atom_pi(q), p.atom_roots(q));
+            // Flow balance μ_0 p = μ_1 q, relative to itself.
+            assert!((mu[0] * pi[1] / (mu[1] * pi[2]) - 1.0).abs() < 1e-15);
+        }
+    }
+    // α = 1: E μ_0² = ∫∫ q²/(p+q)² = 1 - ln 2, and the plain-sum symmetry E μ_0 = ½.
+    let p = stationary_pairs(1.0, 16).unwrap();
+    assert!((mean(&p, |_, mu| mu[0] * mu[0]) - (1.0 - std::f64::consts::LN_2)).abs() < 1e-14);
+    assert!((mean(&p, |_, mu| mu[0]) - 0.5).abs() < 1e-14);
+    // Large α: weights far below the range of f64 before they are normalised.
+    assert!((sum_of(stationary_pairs(1000.0, 16).unwrap().weight()) - 1.0).abs() < 1e-13);
+    for (alpha, n) in [(1e-4, 8), (f64::NAN, 8), (0.1, 0), (0.1, 257)] {
+        assert!(stationary_pairs(alpha, n).is_err());
+    }
+}
+
+fn sum_of(x: &[f64]) -> f64 {
+    popgrad::num::sum(x)
+}
+
+/// The convergence that theory 1.4 (iii) states, on weights of words, and the loss that doubling settles on.
+#[test]
+fn doubling_the_nodes_converges() {
+    let forest = Forest::chain(9).unwrap();
+    let tokens = [0, 0, 1, 1, 1, 0, 0, 0, 1];
+    let w = |alpha, n| weights(&forest, &stationary_pairs(alpha, n).unwrap().into(), &tokens);
+    for alpha in [0.1, 0.5] {
+        let exact = w(alpha, 48);
+        let error = |n| w(alpha, n).iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        println!("α {alpha}: {:e} {:e} {:e}", error(4), error(8), error(12));
+        assert!(error(8) < 4e-8 && error(12) < 5e-12 && error(4) > 100.0 * error(8));
+    }
+    let (a1, a2) = (vec![0.0; 64], vec![0.1, 0.0, 0.0, 0.1]);
+    let forest = Forest::chain(8).unwrap();
+    let loss = |p: &FinitePrior| Ok(population(&forest, &p.clone().into(), &a1, &a2, 0.01)?.loss);
+    let c = until_still(0.5, loss).unwrap();
+    // Claim 8: the loss at the start of Algorithm 1.
+    assert!((c.loss - 0.63384).abs() < 5e-6 && c.change < 1e-12 && c.nodes <= 32, "{} {}", c.loss, c.nodes);
+    let mut n = 0.0;
+    let e = until_still(0.5, |_| {
+        n += 1.0;
+        Ok(n)
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(e.starts_with("quadrature: the loss still moves by 1e0 at 256 nodes"), "{e}");
+}
+
+#[test]
+fn monte_carlo_agrees_with_quadrature_within_its_error() {
+    let forest = Forest::icl(6).unwrap();
+    let (a1, a2) = (gaussian(1, 36, 1.0), vec![1.0, -0.5, 0.2, 0.7]);
+    let key = Key::new(4, Purpose::Prior);
+    let evaluate = |p: &FinitePrior, out: &mut [f64]| {
+        let g = population(&forest, &p.clone().into(), &a1, &a2, 0.05)?;
+        out[0] = g.loss;
+        out[1..].copy_from_slice(&g.a2);
+        Ok(())
+    };
+    let exact = stationary_pairs(0.3, 24).unwrap();
+    let mut truth = [0.0; 5];
+    evaluate(&exact, &mut truth).unwrap();
+    let mut last = f64::INFINITY;
+    for count in [400, 6400] {
+        let e = monte_carlo(2, 0.3, &key, count, 5, evaluate).unwrap();
+        for ((m, s), t) in e.mean.iter().zip(&e.standard_error).zip(&truth) {
+            // Five numbers: |z| > 5 has probability 3e-6.
+            assert!((m - t).abs() < 5.0 * s && *s > 0.0, "{m} ± {s} for {t}");
+        }
+        assert!(e.standard_error[0] < last / 3.0);
+        last = e.standard_error[0];
+    }
+    // The mean of single draws is the population of their mixture: the loss is linear in the prior.
+    let mixed = draws(2, 0.3, &key, 0, 400).unwrap();
+    let mut at_once = [0.0; 5];
+    evaluate(&mixed, &mut at_once).unwrap();
+    let one_by_one = monte_carlo(2, 0.3, &key, 400, 5, evaluate).unwrap();
+    for (a, b) in at_once.iter().zip(&one_by_one.mean) {
+        assert!((a - b).abs() < 1e-14);
+    }
+    // Tiny α: entries of π underflow, the stationary law does not mind.
+    let d = draws(3, 1e-3, &key, 0, 200).unwrap();
+    assert!(d.pi().contains(&0.0) && d.roots().iter().all(|m| (0.0..=1.0).contains(m)));
+    assert!(monte_carlo(2, 0.3, &key, 1, 5, evaluate).is_err() && draws(2, 0.3, &key, 0, 0).is_err());
+}
+
+/// Theory 1.1: with roots drawn from μ the counts are not optimal. Losses of the three predictors by enumeration.
+#[test]
+fn bayes_predictors_with_stationary_roots_have_the_losses_of_the_theory() {
+    let forest = Forest::icl(9).unwrap();
+    let task = CausalTree::new(forest.clone(), 2, 0.1, Roots::Stationary).unwrap();
+    let p = stationary_pairs(0.1, 24).unwrap();
+    let mut mixture = Mixture::new(2, p.weight(), p.pi(), p.roots());
+    let (mut f, mut losses) = ([[0.0; 2]; 3], [Sum::new(); 3]);
+    for word in words(&forest, &p.clone().into()).unwrap() {
+        mixture.predict(&forest, &word.tokens, &mut f[0]).unwrap();
+        bayes_counts(&task, &word.tokens, &mut f[1]);
+        bayes_public(&task, &word.tokens, &mut f[2]);
+        // The posterior mean is W normalised: the definition.
+        let total: f64 = word.weights.iter().sum();
+        for (f, w) in f[0].iter().zip(&word.weights) {
+            assert!((f - w / total).abs() < 1e-14, "{f} for {}", w / total);
+        }
+        for (loss, f) in losses.iter_mut().zip(&f) {
+            word.weights.iter().zip(f).for_each(|(w, f)| loss.add(-w * f.ln()));
+        }
+    }
+    for (loss, expected) in losses.iter().zip([0.321412, 0.364772, 0.369561]) {
+        assert!((loss.value() - expected).abs() < 6e-7, "{} for {expected}", loss.value());
+    }
+    // Two deterministic atoms: the word picks one, or none.
+    let mut sure = Mixture::new(2, &[0.5; 2], &[0., 1., 1., 0., 1., 0., 0., 1.], &[0.5; 4]);
+    let (chain, mut out) = (Forest::chain(3).unwrap(), [f64::NAN; 2]);
+    assert!(sure.predict(&chain, &[0, 1, 0], &mut out).is_some() && out == [0.0, 1.0]);
+    assert!(sure.predict(&chain, &[0, 0, 0], &mut out).is_some() && out == [1.0, 0.0]);
+    assert_eq!(sure.predict(&Forest::chain(4).unwrap(), &[0, 1, 1, 0], &mut out), None);
 }

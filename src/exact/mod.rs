@@ -1,6 +1,21 @@
 //! The exact population: priors over transition matrices, and losses and gradients summed over every word.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`prior`] | priors that can be integrated |
+//! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
+//! | [`brute`] | loss and gradients by enumeration: the naive twin |
+//! | [`transition`] | one π with μ, B and ρ |
+//! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
+//! | [`counts`] | the leading gradient ĝ at finite T |
+//! | [`effective`] | T_eff |
 
 pub mod brute;
+pub mod counts;
+pub mod effective;
+pub mod marginals;
 pub mod prior;
+pub mod transition;
+pub mod quadrature;
 
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};

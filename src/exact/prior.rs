@@ -138,12 +138,8 @@ impl FinitePrior {
     /// Lengths that do not fit, an entry that is negative or not finite, a sum that is not 1, a reducible π where the
     /// roots are stationary, too many entries. The message names `weight[q]`, `pi[q][s]`, `pi[q][s][s']` or `roots[q]`.
     pub fn new(symbols: usize, weight: Vec<f64>, pi: Vec<f64>, roots: AtomRoots) -> Result<Self> {
-        check_symbols(symbols)?;
+        Self::check_size(symbols, weight.len())?;
         let (s, q) = (symbols, weight.len());
-        if q == 0 {
-            return Err(Error::invalid("weight", "no atoms", "at least one"));
-        }
-        check_entries(q.checked_mul(s * s), "pi")?;
         same_len("pi", pi.len(), q * s * s)?;
         let mut prior = FinitePrior { symbols, weight, pi, roots: Vec::new(), kind: Kind::Other };
         normalise(&mut prior.weight, || "weight".into())?;
@@ -170,6 +166,26 @@ impl FinitePrior {
     /// As [`FinitePrior::new`].
     pub fn single(symbols: usize, pi: Vec<f64>, roots: AtomRoots) -> Result<Self> {
         Self::new(symbols, vec![1.0], pi, roots)
+    }
+
+    /// From values that are right by construction, `roots` the stationary laws.
+    pub(super) fn stationary_from_parts(
+        symbols: usize,
+        weight: Vec<f64>,
+        pi: Vec<f64>,
+        roots: Vec<f64>,
+    ) -> Self {
+        debug_assert!(pi.len() == weight.len() * symbols * symbols && roots.len() == weight.len() * symbols);
+        FinitePrior { symbols, weight, pi, roots, kind: Kind::Stationary }
+    }
+
+    /// Refuses alphabets and numbers of atoms out of range.
+    pub(super) fn check_size(symbols: usize, atoms: usize) -> Result<()> {
+        check_symbols(symbols)?;
+        if atoms == 0 {
+            return Err(Error::invalid("weight", "no atoms", "at least one"));
+        }
+        check_entries(atoms.checked_mul(symbols * symbols), "pi")
     }
 
     /// S.
@@ -207,7 +223,7 @@ impl FinitePrior {
 
     /// The mean of the prior over all S! permutations of the symbols: (π, μ) with π'(σb|σa) = π(b|a), μ'(σa) = μ(a).
     ///
-    /// Exactly invariant where no atoms coincide; atoms are not merged.
+    /// Atoms that coincide are not merged.
     ///
     /// # Errors
     /// When the result would exceed [`MAX_ENTRIES`].
@@ -403,8 +419,7 @@ fn normalise(p: &mut [f64], name: impl Fn() -> String) -> Result<()> {
         return Err(Error::invalid(format!("{}[{i}]", name()), x.to_string(), "finite, >= 0"));
     }
     let total = sum(p);
-    // Written so that an infinite sum fails too.
-    if !((total - 1.0).abs() <= SUM_TOLERANCE) {
+    if (total - 1.0).abs() > SUM_TOLERANCE {
         return Err(Error::invalid(name(), format!("sums to {total}"), "1 within 1e-12"));
     }
     p.iter_mut().for_each(|x| *x /= total);
