@@ -12,7 +12,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("batch", &[]),
     ("config", &[]),
     ("task", &["rng"]),
-    ("source", &["task", "batch", "rng"]),
+    ("exact", &["task", "batch", "rng"]),
+    ("source", &["task", "batch", "rng", "exact"]),
     ("model", &["batch"]),
     ("optim", &[]),
     ("train", &["source", "model", "optim", "batch"]),
@@ -25,13 +26,13 @@ const OPEN: &[&str] = &["error", "num", "Error", "Result"];
 
 /// External crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("rayon", &["train", "cli", "paper", "source"]),
+    ("rayon", &["train", "cli", "paper", "source", "exact"]),
     ("rand_core", &["rng"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("safetensors", &["report"]),
     ("toml", &["config", "paper", "cli"]),
-    ("popgrad_kernels", &["error", "model", "optim", "train", "paper", "cli", "source"]),
+    ("popgrad_kernels", &["error", "model", "optim", "train", "paper", "cli", "source", "exact"]),
 ];
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {

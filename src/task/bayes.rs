@@ -3,8 +3,9 @@
 //! Three of them, because the public code's differs from the right one, and neither is optimal when the roots carry
 //! information about π.
 
-use super::Task;
 use super::causal_tree::{CausalTree, Roots};
+use super::{Forest, Task};
+use crate::num::{exp, ln};
 
 /// (α + #{i: s_{p(i)} = s_q, s_i = ·}) normalised, s_q the query: the posterior mean of π(·|s_q) given the edges.
 ///
@@ -28,7 +29,7 @@ pub fn bayes_public(task: &CausalTree, tokens: &[u32], out: &mut [f64]) {
 /// The exact posterior mean of π(·|s_q) given all tokens; `None` (and `out` untouched) where no closed form exists.
 ///
 /// With uniform roots it is [`bayes_counts`]. Roots drawn from μ tell about π through the normalising constant of
-/// the stationary law, which has no conjugate form.
+/// the stationary law, which has no conjugate form: see [`Mixture`] for priors that are finite, or made so by quadrature.
 ///
 /// # Panics
 /// As [`bayes_counts`].
@@ -39,6 +40,89 @@ pub fn bayes_posterior(task: &CausalTree, tokens: &[u32], out: &mut [f64]) -> Op
             Some(())
         }
         Roots::Stationary => None,
+    }
+}
+
+/// The exact posterior under a prior of finitely many matrices: π_q with root law μ_q, probability w_q.
+#[derive(Debug, Clone)]
+pub struct Mixture {
+    symbols: usize,
+    /// (Q).
+    log_weight: Vec<f64>,
+    /// (S, S, Q) and (S, Q): what one transition, one root adds to every atom's log-likelihood lies together.
+    pi: Vec<f64>,
+    log_pi: Vec<f64>,
+    log_roots: Vec<f64>,
+    /// Of the latest word: transition and root counts (S, S), (S), posterior weights (Q).
+    transitions: Vec<f64>,
+    root_counts: Vec<f64>,
+    posterior: Vec<f64>,
+}
+
+impl Mixture {
+    /// The prior `weight` (Q), `pi` (Q, S, S), `roots` (Q, S) over `symbols` (S).
+    ///
+    /// # Panics
+    /// When the lengths do not fit, or there are no atoms.
+    pub fn new(symbols: usize, weight: &[f64], pi: &[f64], roots: &[f64]) -> Self {
+        let (s, q) = (symbols, weight.len());
+        assert!(q > 0 && pi.len() == q * s * s && roots.len() == q * s, "operands do not fit Q and S");
+        let by_entry = |x: &[f64], n: usize| -> Vec<f64> {
+            (0..n).flat_map(|e| x[e..].iter().step_by(n).copied()).collect()
+        };
+        let logs = |x: Vec<f64>| x.into_iter().map(ln).collect();
+        Mixture {
+            symbols,
+            log_weight: weight.iter().map(|w| ln(*w)).collect(),
+            pi: by_entry(pi, s * s),
+            log_pi: logs(by_entry(pi, s * s)),
+            log_roots: logs(by_entry(roots, s)),
+            transitions: vec![0.0; s * s],
+            root_counts: vec![0.0; s],
+            posterior: vec![0.0; q],
+        }
+    }
+
+    /// Posterior mean of π(·|query) into `out` (S), given the word `tokens` (T) over `forest`; `None` (and `out` untouched)
+    /// where no atom can have produced it.
+    ///
+    /// Allocates nothing; O(Q) for each kind of transition that occurs.
+    ///
+    /// # Panics
+    /// When `tokens` or `out` do not fit, or a token is not below S.
+    pub fn predict(&mut self, forest: &Forest, tokens: &[u32], out: &mut [f64]) -> Option<()> {
+        let (s, q) = (self.symbols, self.posterior.len());
+        assert!(tokens.len() == forest.seq_len() && out.len() == s, "operands do not fit the task");
+        self.transitions.fill(0.0);
+        self.root_counts.fill(0.0);
+        for (i, parent) in forest.parents().iter().enumerate() {
+            let b = tokens[i] as usize;
+            match parent {
+                Some(p) => self.transitions[tokens[*p] as usize * s + b] += 1.0,
+                None => self.root_counts[b] += 1.0,
+            }
+        }
+        self.posterior.copy_from_slice(&self.log_weight);
+        let transitions = self.transitions.iter().zip(self.log_pi.chunks_exact(q));
+        let roots = self.root_counts.iter().zip(self.log_roots.chunks_exact(q));
+        // Kinds that do not occur are left out: 0 times -inf.
+        for (n, logs) in transitions.chain(roots).filter(|(n, _)| **n > 0.0) {
+            self.posterior.iter_mut().zip(logs).for_each(|(x, l)| *x += n * l);
+        }
+        let max = self.posterior.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if max == f64::NEG_INFINITY {
+            return None;
+        }
+        self.posterior.iter_mut().for_each(|x| *x = exp(*x - max));
+        let query = tokens[tokens.len() - 1] as usize;
+        let mut total = 0.0;
+        for (b, out) in out.iter_mut().enumerate() {
+            let row = &self.pi[(query * s + b) * q..(query * s + b + 1) * q];
+            *out = self.posterior.iter().zip(row).map(|(w, p)| w * p).sum();
+            total += *out;
+        }
+        out.iter_mut().for_each(|p| *p /= total);
+        Some(())
     }
 }
 
