@@ -41,7 +41,7 @@ fn sampling(c: &mut Criterion) {
 /// `update` samples its batch; `gradient` is forward and backward alone on one fixed shard.
 fn step<E: Elem>(c: &mut Criterion, threads: usize) {
     let source = source();
-    let spec = ModelSpec { name: "disentangled".into(), vocab: S, seq_len: T, heads: vec![1, 1] };
+    let spec = ModelSpec { name: "disentangled".into(), vocab: S, seq_len: T, heads: vec![1, 1], eps: 0.0 };
     let model = build::<E>(&spec).expect("sizes are in range");
     let plan = Plan {
         steps: 1 << 40,

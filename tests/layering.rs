@@ -19,7 +19,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("train", &["source", "model", "optim", "batch"]),
     ("probe", &["task", "batch", "rng", "model"]),
     ("report", &[]),
-    ("paper", &["config", "task", "source", "batch", "rng", "model", "optim", "train", "probe", "report"]),
+    (
+        "paper",
+        &["config", "task", "exact", "source", "batch", "rng", "model", "optim", "train", "probe", "report"],
+    ),
     ("cli", &["config", "paper", "model", "batch", "report"]),
 ];
 const OPEN: &[&str] = &["error", "num", "Error", "Result"];

@@ -5,6 +5,7 @@
 //! | [`prior`] | priors that can be integrated |
 //! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
 //! | [`brute`] | loss and gradients by enumeration: the naive twin |
+//! | [`law`] | the law of a whole word with its target, for sources that enumerate |
 //! | [`transition`] | one π with μ, B and ρ |
 //! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
 //! | [`counts`] | the leading gradient ĝ at finite T |
@@ -14,8 +15,10 @@ pub mod brute;
 pub mod counts;
 pub mod effective;
 pub mod marginals;
+pub mod law;
 pub mod prior;
-pub mod transition;
 pub mod quadrature;
+pub mod transition;
 
+pub use law::{TreeLaw, WordLaw};
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};

@@ -300,13 +300,7 @@ impl<E: Elem, S: Simd<E>, const M: usize, const NV: usize> Sums<E, S, M, NV> {
     /// # Safety
     /// M rows of C, as wide as `EDGE` and `t.last` say, are writable, readable too for the sums that are added.
     #[inline(always)]
-    unsafe fn finish<const EDGE: u8, const FINISH: u8>(
-        &self,
-        s: S,
-        t: &Operands<E>,
-        c: *mut E,
-        rs_c: usize,
-    ) {
+    unsafe fn finish<const EDGE: u8, const FINISH: u8>(&self, s: S, t: &Operands<E>, c: *mut E, rs_c: usize) {
         let alpha = s.splat(t.alpha);
         let mut row = c;
         for i in 0..M {
