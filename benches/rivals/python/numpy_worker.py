@@ -61,8 +61,15 @@ class Problem:
         return time.perf_counter_ns() - start
 
 
+def pin(cores):
+    """One core for each thread, as worker/src/pin.rs does."""
+    for i, thread in enumerate(sorted(map(int, os.listdir("/proc/self/task")))):
+        os.sched_setaffinity(thread, [cores[i % len(cores)]])
+
+
 def main():
     last, problem = None, None
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     print(f"hello numpy {np.__version__}, {core()}", flush=True)
     for line in sys.stdin:
         try:
@@ -75,6 +82,8 @@ def main():
                 last, problem = None, None
                 problem = Problem(*case)
                 last = case
+                if threads > 1 and cores:
+                    pin(cores)
             print(f"ok {problem.run(rounds)} {problem.checksum}", flush=True)
         except Exception as e:  # one line, whatever it is
             print("no " + " ".join(str(e).split()), flush=True)

@@ -40,5 +40,5 @@ impl Worker for Rival {
 }
 
 fn main() {
-    rayon::scope(|_| serve(Rival));
+    serve(Rival);
 }

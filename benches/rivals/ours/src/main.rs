@@ -6,8 +6,8 @@ use rival_worker::{Aligned, Case, Gemm, Scalar, Worker, nanoseconds, serve};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Flops below which a product stays on one thread: tens of microseconds.
-const WORTH_A_TASK: f64 = 4e6;
+/// Flops below which a product stays on one thread: some ten microseconds.
+const WORTH_A_TASK: f64 = 1e6;
 
 /// One scratch per part of the work, of which there are as many as threads.
 struct Ours<E> {
@@ -76,8 +76,8 @@ impl<E: Elem + Scalar> Ours<E> {
         if case.threads == 1 || case.flops() < WORTH_A_TASK {
             some(0, c, &mut self.scratch[0]);
         } else if case.batch == 1 {
-            // As training splits: disjoint rows of C. Rows in multiples of 48, which tiles of 1, 2, 3, 4, 6, 8 and 12 fill.
-            let rows = m.div_ceil(case.threads).next_multiple_of(if m >= 192 { 48 } else { 1 });
+            // As training splits: disjoint rows of C. Rows in multiples of 12, which most tiles fill.
+            let rows = m.div_ceil(case.threads).next_multiple_of(if m >= 48 { 12 } else { 1 });
             let parts = c.par_chunks_mut(rows * n).zip(&mut self.scratch).enumerate();
             parts.for_each(|(i, (c, scratch))| one(&kernels, case, i * rows, a, b, c, scratch));
         } else {

@@ -13,6 +13,8 @@
 //! Inputs are integers in -4..=3 from a hash of the index, so that every product is exact in both types and the checksum
 //! `sum_b u_b sum_ij w_i v_j c_bij` (u, w, v small and never 0) must be equal to the last digit. C starts as NaN.
 
+mod pin;
+
 use std::fmt::Display;
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -335,17 +337,26 @@ pub fn serve<W: Worker>(mut worker: W) {
     let mut out = std::io::stdout().lock();
     let mut say = |line: &dyn Display| writeln!(out, "{line}").and_then(|()| out.flush()).is_ok();
     say(&format!("hello {}", worker.describe()));
+    let cores = pin::cores();
+    let mut last: Option<Case> = None;
     let (mut single, mut double) = (Bench::<f32> { case: None }, Bench::<f64> { case: None });
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-        let answer =
-            Case::parse(&line).and_then(|(case, rounds)| match (case.op.as_str(), case.dtype.as_str()) {
+        let answer = Case::parse(&line).and_then(|(case, rounds)| {
+            let answer = match (case.op.as_str(), case.dtype.as_str()) {
                 ("nn" | "tn" | "nt", "f32") => single.answer(&mut worker, &case, rounds),
                 ("nn" | "tn" | "nt", "f64") => double.answer(&mut worker, &case, rounds),
                 ("fma" | "load" | "exp", "f32" | "f64") => {
                     worker.machine(&case, rounds).map(|(ns, checksum)| format!("ok {ns} {checksum}"))
                 }
                 _ => Err(format!("unknown request `{line}`")),
-            });
+            };
+            // Once the case has run, whatever threads it needs have started.
+            if case.threads > 1 && last.as_ref() != Some(&case) {
+                pin::threads(&cores);
+                last = Some(case);
+            }
+            answer
+        });
         if !say(&answer.unwrap_or_else(|reason| format!("no {reason}"))) {
             return;
         }
