@@ -15,7 +15,7 @@ pub mod counts;
 pub mod effective;
 pub mod marginals;
 pub mod prior;
-pub mod transition;
 pub mod quadrature;
+pub mod transition;
 
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};
