@@ -17,6 +17,7 @@ pub mod report;
 pub mod rng;
 pub mod source;
 pub mod task;
+pub mod theory;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -18,18 +18,19 @@ const TABLE: &[(&str, &[&str])] = &[
     ("optim", &[]),
     ("train", &["source", "model", "optim", "batch"]),
     ("probe", &["task", "batch", "rng", "model"]),
+    ("theory", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
     ("report", &[]),
     (
         "paper",
         &["config", "task", "exact", "source", "batch", "rng", "model", "optim", "train", "probe", "report"],
     ),
-    ("cli", &["config", "paper", "model", "batch", "report"]),
+    ("cli", &["config", "paper", "theory", "exact", "task", "source", "model", "batch", "rng", "report"]),
 ];
 const OPEN: &[&str] = &["error", "num", "Error", "Result"];
 
 /// External crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("rayon", &["train", "cli", "paper", "source", "exact"]),
+    ("rayon", &["train", "cli", "paper", "source", "exact", "theory"]),
     ("rand_core", &["rng"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),

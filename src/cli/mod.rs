@@ -1,8 +1,9 @@
-//! The command line: arguments in, exit code out (0 done, 2 usage, 1 anything else).
+//! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything else).
 
 mod grad;
 mod progress;
 mod run;
+mod verify;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -26,6 +27,9 @@ enum Command {
     /// Loss, predictions and gradients for parameters and tokens of your own.
     #[command(after_help = grad::AFTER_HELP)]
     Grad(grad::GradArgs),
+    /// Hold the theory's claims against exact computation.
+    #[command(after_help = verify::after_help())]
+    Verify(verify::VerifyArgs),
 }
 
 /// Runs the command line of this process.
@@ -45,11 +49,12 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match args.command {
-        Command::Run(args) => run::run(args),
-        Command::Grad(args) => grad::grad(args),
+        Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
+        Command::Verify(args) => verify::verify(&args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             say(&format!("error: {e}"));
             ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(1))

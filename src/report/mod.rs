@@ -9,10 +9,12 @@
 //! | [`arrays`] | named arrays in `.npz` and `.safetensors`, from untrusted bytes |
 //! | [`checkpoint`] | training state, bit for bit |
 //! | [`metrics`] | `metrics.jsonl`, `timing.jsonl`, the summary |
+//! | [`page`] | an HTML page of tables and figures |
 //! | [`plot`] | line charts and heat maps, one SVG and the PNG drawn from it |
 
 pub mod arrays;
 pub mod checkpoint;
 pub mod files;
 pub mod metrics;
+pub mod page;
 pub mod plot;

@@ -1,0 +1,234 @@
+//! `popgrad verify`: run claims of the theory; a table, JSON and a page of convergence plots.
+
+use super::{pool, tell};
+use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::page::{Page, Row, Section};
+use crate::report::plot::{Figure, LineChart, Series};
+use crate::theory::{self, CLAIMS, Check, Fit, Outcome, Rule, Settings, Verdict};
+use crate::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit code when a claim fails.
+const FAILED: u8 = 3;
+
+/// Arguments of `popgrad verify`.
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Claims by name; all of them where none is given.
+    claims: Vec<String>,
+    /// JSON on stdout instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Folder for verify.json and verify.html: new or empty.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Larger sizes, and more of them.
+    #[arg(long)]
+    thorough: bool,
+    /// Names and statements of the claims, nothing run.
+    #[arg(long)]
+    list: bool,
+    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// Claims, for `--help`.
+pub(super) fn after_help() -> String {
+    let width = CLAIMS.iter().map(|c| c.id.len()).max().unwrap_or(0) + 2;
+    let mut text = String::from("Claims:\n");
+    for c in CLAIMS {
+        text += &format!("  {:<width$}{}\n", c.id, c.title);
+    }
+    text + "\nExit code: 0 all hold, 3 one fails, 2 usage, 1 anything else."
+}
+
+pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
+    let claims = theory::select(&args.claims)?;
+    if args.list {
+        for c in claims {
+            tell(&format!("{}: {}\n    {}\n    [{}]\n", c.id, c.title, c.statement, c.source))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let pool = pool(args.threads)?;
+    if let Some(dir) = &args.out {
+        create_run_dir(dir)?;
+    }
+    let settings = Settings { thorough: args.thorough, ..Settings::default() };
+    let mut outcomes = Vec::new();
+    for claim in claims {
+        let outcome = pool.install(|| theory::run(claim, &settings))?;
+        if !args.json {
+            tell(&table(&outcome))?;
+        }
+        outcomes.push(outcome);
+    }
+    let json = json(&outcomes, args.thorough)?;
+    if args.json {
+        tell(&json)?;
+    } else {
+        tell(&format!("{}\n", summary(&outcomes)))?;
+    }
+    if let Some(dir) = &args.out {
+        write_bytes_atomic(&dir.join("verify.json"), json.as_bytes())?;
+        page(&outcomes).save(&dir.join("verify.html"))?;
+    }
+    let failed = outcomes.iter().any(|o| o.verdict() == Verdict::Fail);
+    Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+fn word(v: Verdict) -> &'static str {
+    match v {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "fail",
+        Verdict::Counterexample => "counterexample",
+        Verdict::Noted => "noted",
+    }
+}
+
+/// Five digits, in the form that shows them.
+fn number(x: f64) -> String {
+    if x == 0.0 || (1e-3..1e5).contains(&x.abs()) && x.is_finite() {
+        let digits = 4 - (x.abs().max(1e-3).log10().floor() as i32).clamp(-3, 4);
+        let text = format!("{x:.*}", digits as usize);
+        // Whole numbers without a tail of zeros.
+        let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        return short.to_string();
+    }
+    format!("{x:.3e}")
+}
+
+/// What was asked, as a formula.
+fn asked(c: &Check) -> String {
+    let (m, e) = (number(c.measured), number(c.expected));
+    match c.rule {
+        Rule::Within(tolerance) => format!("{m} = {e} ± {}", number(tolerance)),
+        Rule::AtMost => format!("{m} <= {e}"),
+        Rule::AtLeast => format!("{m} >= {e}"),
+        Rule::Refutes => format!("{m}, not >= {e}"),
+        Rule::Noted => m,
+    }
+}
+
+fn parameters(c: &Check) -> String {
+    c.parameters.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
+}
+
+fn table(o: &Outcome) -> String {
+    let c = o.claim;
+    let mut text = format!(
+        "{:<15}{}: {} ({} checks, {:.1} s)\n",
+        word(o.verdict()),
+        c.id,
+        c.title,
+        o.checks.len(),
+        o.took.as_secs_f64()
+    );
+    for check in &o.checks {
+        let verdict = word(check.verdict());
+        text += &format!("  {verdict:<15}{}: {}  [{}]\n", check.quantity, asked(check), parameters(check));
+    }
+    text
+}
+
+fn summary(outcomes: &[Outcome]) -> String {
+    let count = |v| outcomes.iter().filter(|o| o.verdict() == v).count();
+    let checks: usize = outcomes.iter().map(|o| o.checks.len()).sum();
+    format!(
+        "{} claims ({checks} checks): {} hold, {} hold with their counterexample, {} fail",
+        outcomes.len(),
+        count(Verdict::Pass),
+        count(Verdict::Counterexample),
+        count(Verdict::Fail)
+    )
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    thorough: bool,
+    verdict: Verdict,
+    claims: Vec<ClaimRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct ClaimRecord<'a> {
+    id: &'a str,
+    title: &'a str,
+    statement: &'a str,
+    source: &'a str,
+    verdict: Verdict,
+    checks: Vec<CheckRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct CheckRecord<'a> {
+    #[serde(flatten)]
+    check: &'a Check,
+    verdict: Verdict,
+}
+
+/// Without times: the same results give the same bytes.
+fn json(outcomes: &[Outcome], thorough: bool) -> Result<String> {
+    let claims = outcomes
+        .iter()
+        .map(|o| ClaimRecord {
+            id: o.claim.id,
+            title: o.claim.title,
+            statement: o.claim.statement,
+            source: o.claim.source,
+            verdict: o.verdict(),
+            checks: o.checks.iter().map(|check| CheckRecord { check, verdict: check.verdict() }).collect(),
+        })
+        .collect();
+    let failed = outcomes.iter().any(|o| o.verdict() == Verdict::Fail);
+    let record = Record { thorough, verdict: if failed { Verdict::Fail } else { Verdict::Pass }, claims };
+    let text = serde_json::to_string_pretty(&record)
+        .map_err(|e| Error::invalid("verify", e.to_string(), "results with a JSON form"))?;
+    Ok(text + "\n")
+}
+
+fn page(outcomes: &[Outcome]) -> Page {
+    let section = |o: &Outcome| Section {
+        id: o.claim.id.into(),
+        title: o.claim.title.into(),
+        mark: word(o.verdict()).into(),
+        text: vec![o.claim.statement.into(), format!("Stated in: {}.", o.claim.source)],
+        columns: ["verdict", "quantity", "found", "at"].map(String::from).to_vec(),
+        rows: o.checks.iter().map(row).collect(),
+        figures: o.checks.iter().filter_map(|c| Some(figure(c, c.fit.as_ref()?))).collect(),
+    };
+    Page {
+        title: "popgrad verify".into(),
+        summary: summary(outcomes),
+        sections: outcomes.iter().map(section).collect(),
+    }
+}
+
+fn row(c: &Check) -> Row {
+    let mark = word(c.verdict()).to_string();
+    Row { cells: vec![mark.clone(), c.quantity.clone(), asked(c), parameters(c)], mark }
+}
+
+/// The points, and a dashed line of the fitted slope through their middle.
+fn figure(c: &Check, fit: &Fit) -> Figure {
+    let logs: Vec<(f64, f64)> =
+        fit.points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).map(|(x, y)| (*x, y.log10())).collect();
+    let mean = |f: &dyn Fn(&(f64, f64)) -> f64| logs.iter().map(f).sum::<f64>() / logs.len() as f64;
+    let (mx, my) = (mean(&|p| p.0.log10()), mean(&|p| p.1));
+    let line = logs.iter().map(|p| (p.0, my + fit.slope * (p.0.log10() - mx))).collect();
+    let dashed = Series { dashed: true, ..Series::new(format!("slope {:.3}", fit.slope), line, 1) };
+    LineChart {
+        title: parameters(c),
+        x_label: fit.x.clone(),
+        y_label: format!("log10 of {}", fit.y),
+        x_log: true,
+        series: vec![Series::new("measured", logs, 0), dashed],
+        size: (360.0, 240.0),
+        ..LineChart::default()
+    }
+    .into()
+}
