@@ -33,6 +33,7 @@ pub use arch::Isa;
 pub use attention::{Attention, Keep, Kept, KvGrad, Queries};
 pub use elem::Elem;
 pub use error::KernelError;
+pub use gemm::{Batch, PackedB};
 pub use scratch::Scratch;
 pub use view::{Mat, MatMut, Mats, MatsMut};
 

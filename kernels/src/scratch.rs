@@ -25,6 +25,26 @@ impl<E: Elem> Scratch<E> {
         Scratch { data, start, len }
     }
 
+    /// The same, refusing what memory cannot hold.
+    ///
+    /// # Errors
+    /// [`KernelError::Overflow`].
+    pub(crate) fn try_new(len: usize) -> Result<Self, KernelError> {
+        let slack = ALIGN / size_of::<E>();
+        let mut data = Vec::new();
+        let all = len.checked_add(slack).ok_or(KernelError::Overflow)?;
+        data.try_reserve_exact(all).map_err(|_| KernelError::Overflow)?;
+        data.resize(all, E::ZERO);
+        let start = data.as_ptr().align_offset(ALIGN);
+        let start = if start <= slack { start } else { 0 };
+        Ok(Scratch { data, start, len })
+    }
+
+    /// The first element.
+    pub(crate) fn as_ptr(&self) -> *const E {
+        self.data[self.start..].as_ptr()
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         self.len

@@ -330,6 +330,9 @@ impl<'a, E: Elem> Mats<'a, E> {
     pub fn row_stride(&self) -> usize {
         self.rs
     }
+    pub(crate) fn ptr(&self) -> *const E {
+        self.ptr
+    }
     /// Matrix `b`.
     ///
     /// # Panics
@@ -424,6 +427,9 @@ impl<'a, E: Elem> MatsMut<'a, E> {
             rs: self.rs,
             life: PhantomData,
         }
+    }
+    pub(crate) fn ptr(&mut self) -> *mut E {
+        self.ptr
     }
     /// Matrix `b`.
     ///

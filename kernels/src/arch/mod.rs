@@ -107,6 +107,18 @@ pub(crate) trait Simd<E: Elem>: Copy {
     fn half(self) -> Self::Half;
     /// The lower half of the lanes.
     fn low(self, v: Self::V) -> <Self::Half as Simd<E>>::V;
+    /// `load_partial` of [`Simd::Half`] by this instruction set's own masks. Safety: likewise.
+    #[inline(always)]
+    unsafe fn load_half(self, p: *const E, n: usize) -> <Self::Half as Simd<E>>::V {
+        // SAFETY: the same contract.
+        unsafe { self.half().load_partial(p, n) }
+    }
+    /// `store_partial` of [`Simd::Half`], likewise.
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut E, n: usize, v: <Self::Half as Simd<E>>::V) {
+        // SAFETY: the same contract.
+        unsafe { self.half().store_partial(p, n, v) }
+    }
 
     fn splat(self, x: E) -> Self::V;
     /// Reads `LANES` elements. Safety: they are readable; no alignment needed.

@@ -1,9 +1,14 @@
 //! General matrix product: the entry, which turns any strides into a product with contiguous columns of C, and
 //! chooses what to pack. The loops are in `arch/generic/gemm`, the sizes in `blocking`.
 
+mod batch;
 pub(crate) mod blocking;
+mod packed;
 
-use crate::arch::generic::gemm::{Product, ProductOp, pack_len};
+pub use batch::Batch;
+pub use packed::PackedB;
+
+use crate::arch::generic::gemm::{Block, PackOp, Product, ProductOp, SmallOp, pack_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
 use blocking::Blocking;
@@ -13,20 +18,42 @@ use blocking::Blocking;
 pub trait Multiply: Sized {
     #[doc(hidden)]
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: ProductOp<Self>);
+    fn multiply(isa: crate::Isa, product: ProductOp<'_, Self>);
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn multiply_small(isa: crate::Isa, block: SmallOp<'_, Self>);
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn pack(isa: crate::Isa, op: PackOp<Self>);
 }
 
 impl Multiply for f32 {
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: ProductOp<f32>) {
+    fn multiply(isa: crate::Isa, product: ProductOp<'_, f32>) {
         crate::arch::dispatch_f32(isa, product);
+    }
+    #[allow(private_interfaces)]
+    fn multiply_small(isa: crate::Isa, block: SmallOp<'_, f32>) {
+        crate::arch::dispatch_f32(isa, block);
+    }
+    #[allow(private_interfaces)]
+    fn pack(isa: crate::Isa, op: PackOp<f32>) {
+        crate::arch::dispatch_f32(isa, op);
     }
 }
 
 impl Multiply for f64 {
     #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: ProductOp<f64>) {
+    fn multiply(isa: crate::Isa, product: ProductOp<'_, f64>) {
         crate::arch::dispatch_f64(isa, product);
+    }
+    #[allow(private_interfaces)]
+    fn multiply_small(isa: crate::Isa, block: SmallOp<'_, f64>) {
+        crate::arch::dispatch_f64(isa, block);
+    }
+    #[allow(private_interfaces)]
+    fn pack(isa: crate::Isa, op: PackOp<f64>) {
+        crate::arch::dispatch_f64(isa, op);
     }
 }
 
@@ -157,8 +184,32 @@ impl<E: Elem> Kernels<E> {
         });
         let contiguous = b.col_stride() == 1 || n == 1;
         let pack_b = pack_b || !contiguous;
+        let Blocking { mc, kc, nc } = plan.blocking;
+        if m <= mc && k <= kc && n <= nc && !pack_a && !pack_b {
+            let block = Block {
+                m,
+                k,
+                n,
+                alpha,
+                a: a.ptr(),
+                rs_a: a.row_stride(),
+                cs_a: a.col_stride(),
+                packed_a: false,
+                b: b.ptr(),
+                rs_b: b.row_stride(),
+                packed_b: false,
+                c: c.ptr(),
+                rs_c: c.row_stride(),
+                write,
+            };
+            // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller.
+            E::multiply_small(self.isa, unsafe { SmallOp::new(&block) });
+            return;
+        }
         assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
         let product = Product {
+            count: 1,
+            next: [0; 3],
             m,
             k,
             n,
@@ -175,11 +226,12 @@ impl<E: Elem> Kernels<E> {
             blocking: plan.blocking,
             pack_a,
             pack_b,
+            prepacked: false,
             scratch: scratch.as_mut_ptr(),
         };
         // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller; scratch has the length
         // asserted above; `pack_b` holds where the columns are not contiguous.
-        E::multiply(self.isa, unsafe { ProductOp::new(product) });
+        E::multiply(self.isa, unsafe { ProductOp::new(&product) });
     }
 
     /// C of general strides, block by block through contiguous memory; the same bits as in place.

@@ -66,6 +66,16 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_castps512_ps256(v) }
     }
     #[inline(always)]
+    unsafe fn load_half(self, p: *const f32, n: usize) -> __m256 {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskz_loadu_ps(_bzhi_u32(0xFF, n as u32) as __mmask8, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f32, n: usize, v: __m256) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_mask_storeu_ps(p, _bzhi_u32(0xFF, n as u32) as __mmask8, v) }
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_set1_ps(x) }
@@ -217,6 +227,16 @@ impl Simd<f64> for Avx512 {
     fn low(self, v: __m512d) -> __m256d {
         // SAFETY: token.
         unsafe { _mm512_castpd512_pd256(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(self, p: *const f64, n: usize) -> __m256d {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskz_loadu_pd(_bzhi_u32(0xF, n as u32) as __mmask8, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f64, n: usize, v: __m256d) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_mask_storeu_pd(p, _bzhi_u32(0xF, n as u32) as __mmask8, v) }
     }
     #[inline(always)]
     fn splat(self, x: f64) -> __m512d {

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! 5  for jc in n by nc
-//! 4    for pc in k by kc            pack B (kc, nc)?
-//! 3      for ic in m by mc          pack A (mc, kc)?
-//! 2        for jr in nc by a tile   |
-//! 1          for ir in mc by a tile | tile.rs
+//! 4    for pc in k by kc
+//!        for q in the batch         pack B (kc, nc)? once where all products share it, never where the caller has done so
+//! 3        for ic in m by mc        pack A (mc, kc)?
+//! 2          for jr in nc by a tile   |
+//! 1            for ir in mc by a tile | tile.rs
 //! ```
 //!
 //! Whether to pack, mc and nc do not touch the bits of the result: every entry of C is one FMA chain per kc block,
@@ -18,9 +19,12 @@ use crate::arch::{Op, Simd};
 use crate::elem::Elem;
 use crate::gemm::blocking::Blocking;
 
-/// A product whose C has contiguous columns, and how to compute it.
+/// `count` products of one shape whose C have contiguous columns, and how to compute them.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<E> {
+    pub(crate) count: usize,
+    /// Elements from one A, B and C to the next; 0 for an A or B that all products share.
+    pub(crate) next: [usize; 3],
     pub(crate) m: usize,
     pub(crate) k: usize,
     pub(crate) n: usize,
@@ -38,6 +42,8 @@ pub(crate) struct Product<E> {
     pub(crate) pack_a: bool,
     /// Must be true where the columns of B are not contiguous.
     pub(crate) pack_b: bool,
+    /// B is what [`PackOp`] wrote with the same n and blocking; its strides and `pack_b` are not looked at.
+    pub(crate) prepacked: bool,
     /// Room for the packed block of B, then that of A: see `pack_len`.
     pub(crate) scratch: *mut E,
 }
@@ -48,81 +54,177 @@ pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: 
     k * (n.min(blocking.nc).next_multiple_of(lanes) + m.min(blocking.mc))
 }
 
+/// Elements of all of B in panels, the last vector of each row padded; `None` on overflow.
+pub(crate) fn prepacked_len(k: usize, n: usize, lanes: usize) -> Option<usize> {
+    n.checked_next_multiple_of(lanes)?.checked_mul(k)
+}
+
+/// `len` in blocks as equal as can be: 520 columns are 272 + 248, not 512 + 8. What fits one block is not divided, divisions
+/// being as long as a small tile.
+#[inline(always)]
+fn even_block(len: usize, block: usize) -> usize {
+    if len <= block { len } else { len.div_ceil(len.div_ceil(block)) }
+}
+
+/// The same for columns, which are cut at whole vectors.
+#[inline(always)]
+fn even_columns<E: Elem, S: Simd<E>>(n: usize, nc: usize) -> usize {
+    if n <= nc { n } else { even_block(n, nc).next_multiple_of(S::LANES) }
+}
+
 /// [`Product`] as an operation.
 #[derive(Clone, Copy)]
-pub(crate) struct ProductOp<E>(Product<E>);
+pub(crate) struct ProductOp<'a, E>(&'a Product<E>);
 
-impl<E> ProductOp<E> {
+impl<'a, E> ProductOp<'a, E> {
     /// # Safety
     /// All entries of A and B are readable and those of C writable, readable too for [`Write::Add`], each entry of C an element
     /// of its own, apart from A, B and scratch; the latter has [`pack_len`] elements. The blocks are at least 1, and B is
     /// packed where its columns are not contiguous.
-    pub(crate) unsafe fn new(product: Product<E>) -> Self {
+    pub(crate) unsafe fn new(product: &'a Product<E>) -> Self {
         ProductOp(product)
     }
 }
 
-impl<E: Elem> Op<E> for ProductOp<E> {
+impl<E: Elem> Op<E> for ProductOp<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
         let x = self.0;
         let Blocking { mc, kc, nc } = x.blocking;
-        debug_assert!(x.pack_b || x.cs_b == 1 || x.n == 1);
-        // Blocks of m and n as equal as can be: 520 columns are 272 + 248, not 512 + 8. Those of n are whole vectors.
-        // What fits one block is not divided, divisions being as long as a small tile.
-        let mc = if x.m <= mc { x.m } else { x.m.div_ceil(x.m.div_ceil(mc)) };
-        let nc = if x.n <= nc { x.n } else { x.n.div_ceil(x.n.div_ceil(nc)).next_multiple_of(S::LANES) };
+        debug_assert!(x.prepacked || x.pack_b || x.cs_b == 1 || x.n == 1);
+        let (mc, nc) = (even_block(x.m, mc), even_columns::<E, S>(x.n, nc));
+        let pack = x.pack_b && !x.prepacked;
         let mut jc = 0;
         while jc < x.n {
             let n = nc.min(x.n - jc);
+            let padded = n.next_multiple_of(S::LANES);
             let mut pc = 0;
             loop {
                 let k = kc.min(x.k - pc);
                 // The first block sets what the others add to.
                 let write = if pc == 0 { x.write } else { Write::Add };
-                let mut b = x.b.wrapping_add(pc * x.rs_b + jc * x.cs_b);
-                let a_room = x.scratch.wrapping_add(k * n.next_multiple_of(S::LANES));
-                if x.pack_b {
-                    // SAFETY: the contract of `ProductOp::new`; (pc, jc) is the corner of a (k, n) block of B, and scratch has
-                    // room for it, k <= kc and n <= nc.
-                    unsafe { pack_b(s, k, n, b, x.rs_b, x.cs_b, x.scratch) };
-                    b = x.scratch;
-                }
-                let mut ic = 0;
-                while ic < x.m {
-                    let m = mc.min(x.m - ic);
-                    let mut a = x.a.wrapping_add(ic * x.rs_a + pc * x.cs_a);
-                    if x.pack_a {
-                        // SAFETY: as for B, behind whose room that of A begins.
-                        unsafe { pack_a(s, m, k, a, x.rs_a, x.cs_a, a_room) };
-                        a = a_room;
-                    }
-                    let block = Block {
-                        m,
-                        k,
-                        n,
-                        alpha: x.alpha,
-                        a,
-                        rs_a: x.rs_a,
-                        cs_a: x.cs_a,
-                        packed_a: x.pack_a,
-                        b,
-                        rs_b: x.rs_b,
-                        packed_b: x.pack_b,
-                        c: x.c.wrapping_add(ic * x.rs_c + jc),
-                        rs_c: x.rs_c,
-                        write,
+                let a_room = x.scratch.wrapping_add(k * padded);
+                for q in 0..x.count {
+                    let [next_a, next_b, next_c] = x.next;
+                    let mut b = if x.prepacked {
+                        x.b.wrapping_add(x.k * jc + pc * padded)
+                    } else {
+                        x.b.wrapping_add(q * next_b + pc * x.rs_b + jc * x.cs_b)
                     };
-                    // SAFETY: the contract of `ProductOp::new`; the three corners are those of blocks inside A, B and C, and
-                    // what is packed was packed just now with the same sizes.
-                    s.outline(unsafe { BlockOp::new(&block) });
-                    ic += m;
+                    if pack {
+                        if q == 0 || next_b != 0 {
+                            // SAFETY: the contract of `ProductOp::new`; (pc, jc) is the corner of a (k, n) block of B, and
+                            // scratch has room for it, k <= kc and n <= nc.
+                            unsafe { pack_b(s, k, n, b, x.rs_b, x.cs_b, x.scratch) };
+                        }
+                        b = x.scratch;
+                    }
+                    let mut ic = 0;
+                    while ic < x.m {
+                        let m = mc.min(x.m - ic);
+                        let mut a = x.a.wrapping_add(q * next_a + ic * x.rs_a + pc * x.cs_a);
+                        if x.pack_a {
+                            // SAFETY: as for B, behind whose room that of A begins.
+                            unsafe { pack_a(s, m, k, a, x.rs_a, x.cs_a, a_room) };
+                            a = a_room;
+                        }
+                        let block = Block {
+                            m,
+                            k,
+                            n,
+                            alpha: x.alpha,
+                            a,
+                            rs_a: x.rs_a,
+                            cs_a: x.cs_a,
+                            packed_a: x.pack_a,
+                            b,
+                            rs_b: x.rs_b,
+                            packed_b: x.pack_b || x.prepacked,
+                            c: x.c.wrapping_add(q * next_c + ic * x.rs_c + jc),
+                            rs_c: x.rs_c,
+                            write,
+                        };
+                        // SAFETY: the contract of `ProductOp::new`; the three corners are those of blocks inside A, B and C,
+                        // and what is packed was packed with the same sizes.
+                        s.outline(unsafe { BlockOp::new(&block) });
+                        ic += m;
+                    }
                 }
                 pc += k;
                 if pc >= x.k {
                     break;
                 }
+            }
+            jc += n;
+        }
+    }
+}
+
+/// One block, nothing packed: what most small products are, without the loops around it.
+pub(crate) struct SmallOp<'a, E>(BlockOp<'a, E>);
+
+impl<'a, E> SmallOp<'a, E> {
+    /// # Safety
+    /// As for [`BlockOp::new`].
+    pub(crate) unsafe fn new(block: &'a Block<E>) -> Self {
+        // SAFETY: the contract above.
+        SmallOp(unsafe { BlockOp::new(block) })
+    }
+}
+
+impl<E: Elem> Op<E> for SmallOp<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, s: S) {
+        s.outline(self.0);
+    }
+}
+
+/// All of B (k, n) in panels, block after block in the order of loops 5 and 4.
+pub(crate) struct PackOp<E> {
+    k: usize,
+    n: usize,
+    b: *const E,
+    rs: usize,
+    cs: usize,
+    blocking: Blocking,
+    to: *mut E,
+}
+
+impl<E> PackOp<E> {
+    /// # Safety
+    /// B is readable with its strides; `to` has [`prepacked_len`] elements for the lanes of any instruction set and overlaps
+    /// nothing. The blocks are at least 1.
+    pub(crate) unsafe fn new(
+        [k, n]: [usize; 2],
+        b: *const E,
+        [rs, cs]: [usize; 2],
+        blocking: Blocking,
+        to: *mut E,
+    ) -> Self {
+        PackOp { k, n, b, rs, cs, blocking, to }
+    }
+}
+
+impl<E: Elem> Op<E> for PackOp<E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, s: S) {
+        let x = self;
+        let (kc, nc) = (x.blocking.kc, even_columns::<E, S>(x.n, x.blocking.nc));
+        let mut jc = 0;
+        while jc < x.n {
+            let n = nc.min(x.n - jc);
+            let padded = n.next_multiple_of(S::LANES);
+            let mut pc = 0;
+            while pc < x.k {
+                let k = kc.min(x.k - pc);
+                let b = x.b.wrapping_add(pc * x.rs + jc * x.cs);
+                // SAFETY: the contract of `PackOp::new`; the (k, n) block at (pc, jc) is inside B, its panels follow the
+                // x.k rows of `jc` columns, jc being whole vectors, and the pc padded rows before it.
+                unsafe { pack_b(s, k, n, b, x.rs, x.cs, x.to.add(x.k * jc + pc * padded)) };
+                pc += k;
             }
             jc += n;
         }

@@ -7,8 +7,8 @@ mod tile;
 use super::super::Simd;
 use crate::Write;
 use crate::elem::Elem;
-pub(crate) use blocked::{Product, ProductOp, pack_len};
-use tile::Block;
+pub(crate) use blocked::{PackOp, Product, ProductOp, SmallOp, pack_len, prepacked_len};
+pub(crate) use tile::Block;
 use tile::BlockOp;
 
 /// `C = alpha A B` or `C += alpha A B`, nothing packed: C (m, n) and B (k, n) with contiguous columns, A (m, k) of any strides.

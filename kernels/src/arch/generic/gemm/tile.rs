@@ -245,9 +245,15 @@ unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
         return;
     }
     let (zero, half) = (s.splat(E::ZERO), s.half());
-    // With `HALF` the last column of `acc` is never touched and takes no registers.
     let mut sums = Sums::<E, S, M, NV> { whole: [[zero; NV]; M], half: [half.splat(E::ZERO); M] };
-    let (mut a, mut b) = (t.a, t.b);
+    // Three rows of A from one pointer: the second and third are addressing modes, so that a step of k takes a third of the
+    // additions and its loads leave more of the reorder buffer to what follows.
+    let (rs_a, cs_a) = (t.rs_a.wrapping_mul(size_of::<E>()), t.cs_a.wrapping_mul(size_of::<E>()));
+    let mut a = [t.a; MAX_ROWS.div_ceil(3)];
+    for g in 1..M.div_ceil(3) {
+        a[g] = a[g - 1].wrapping_byte_add(rs_a).wrapping_byte_add(2 * rs_a);
+    }
+    let mut b = t.b;
     for _ in 0..t.k {
         let (mut bv, mut bh) = ([zero; NV], half.splat(E::ZERO));
         for j in 0..NV {
@@ -255,17 +261,15 @@ unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
             unsafe {
                 let p = b.add(j * S::LANES);
                 if EDGE == HALF && j + 1 == NV {
-                    bh = half.load_partial(p, t.last);
-                } else if EDGE == MASKED && j + 1 == NV {
-                    bv[j] = s.load_partial(p, t.last);
+                    bh = s.load_half(p, t.last);
                 } else {
-                    bv[j] = s.load(p);
+                    bv[j] = load::<E, S, NV, EDGE>(s, p, j, t.last);
                 }
             }
         }
         for i in 0..M {
             // SAFETY: inside this column of A, by the contract above.
-            let av = s.splat(unsafe { *a.add(i * t.rs_a) });
+            let av = s.splat(unsafe { *a[i / 3].wrapping_byte_add(i % 3 * rs_a) });
             for j in 0..NV {
                 if EDGE == HALF && j + 1 == NV {
                     sums.half[i] = half.fma(s.low(av), bh, sums.half[i]);
@@ -275,78 +279,92 @@ unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
             }
         }
         // Wrapping: after the last step the pointers may leave their allocations.
-        a = a.wrapping_add(t.cs_a);
+        for g in 0..M.div_ceil(3) {
+            a[g] = a[g].wrapping_byte_add(cs_a);
+        }
         b = b.wrapping_add(t.rs_b);
     }
-    // One branch per tile: the arms are straight lines.
-    // SAFETY: the contract above.
-    unsafe {
-        match t.finish {
-            Finish::Copy => sums.finish::<EDGE, 0>(s, &t, c, rs_c),
-            Finish::Scale => sums.finish::<EDGE, 1>(s, &t, c, rs_c),
-            Finish::Add => sums.finish::<EDGE, 2>(s, &t, c, rs_c),
-            Finish::AddScaled => sums.finish::<EDGE, 3>(s, &t, c, rs_c),
+    let alpha = s.splat(t.alpha);
+    // One branch per tile. The loops have to stay short: one that the compiler does not unroll keeps the sums in memory.
+    match t.finish {
+        Finish::Copy => {}
+        Finish::Scale => {
+            for i in 0..M {
+                for j in 0..NV {
+                    sums.whole[i][j] = s.mul(alpha, sums.whole[i][j]);
+                }
+                sums.half[i] = half.mul(s.low(alpha), sums.half[i]);
+            }
         }
+        // SAFETY: C is readable.
+        Finish::Add => unsafe {
+            let mut row = c;
+            for i in 0..M {
+                for j in 0..NV {
+                    let p = row.add(j * S::LANES);
+                    if EDGE == HALF && j + 1 == NV {
+                        sums.half[i] = half.add(sums.half[i], s.load_half(p, t.last));
+                    } else {
+                        let old = load::<E, S, NV, EDGE>(s, p, j, t.last);
+                        sums.whole[i][j] = s.add(sums.whole[i][j], old);
+                    }
+                }
+                row = row.wrapping_add(rs_c);
+            }
+        },
+        // SAFETY: C is readable.
+        Finish::AddScaled => unsafe {
+            let mut row = c;
+            for i in 0..M {
+                for j in 0..NV {
+                    let p = row.add(j * S::LANES);
+                    if EDGE == HALF && j + 1 == NV {
+                        sums.half[i] = half.fma(s.low(alpha), sums.half[i], s.load_half(p, t.last));
+                    } else {
+                        let old = load::<E, S, NV, EDGE>(s, p, j, t.last);
+                        sums.whole[i][j] = s.fma(alpha, sums.whole[i][j], old);
+                    }
+                }
+                row = row.wrapping_add(rs_c);
+            }
+        },
+    }
+    let mut row = c;
+    for i in 0..M {
+        for j in 0..NV {
+            // SAFETY: row i, vector j of the tile in C, by the contract above.
+            unsafe {
+                let p = row.add(j * S::LANES);
+                if EDGE == HALF && j + 1 == NV {
+                    s.store_half(p, t.last, sums.half[i]);
+                } else if EDGE == MASKED && j + 1 == NV {
+                    s.store_partial(p, t.last, sums.whole[i][j]);
+                } else {
+                    s.store(p, sums.whole[i][j]);
+                }
+            }
+        }
+        row = row.wrapping_add(rs_c);
     }
 }
 
-/// The accumulators of a tile.
+/// Vector j of NV: all lanes or, of the last one where `EDGE` is `MASKED`, the first `last`.
+///
+/// # Safety
+/// The lanes that it reads are readable.
+#[inline(always)]
+unsafe fn load<E: Elem, S: Simd<E>, const NV: usize, const EDGE: u8>(
+    s: S,
+    p: *const E,
+    j: usize,
+    last: usize,
+) -> S::V {
+    // SAFETY: the contract above.
+    unsafe { if EDGE == MASKED && j + 1 == NV { s.load_partial(p, last) } else { s.load(p) } }
+}
+
+/// The accumulators of a tile; with `HALF` the last column of `whole` is never touched and takes no registers.
 struct Sums<E: Elem, S: Simd<E>, const M: usize, const NV: usize> {
     whole: [[S::V; NV]; M],
     half: [<S::Half as Simd<E>>::V; M],
-}
-
-impl<E: Elem, S: Simd<E>, const M: usize, const NV: usize> Sums<E, S, M, NV> {
-    /// # Safety
-    /// M rows of C, as wide as `EDGE` and `t.last` say, are writable, readable too for the sums that are added.
-    #[inline(always)]
-    unsafe fn finish<const EDGE: u8, const FINISH: u8>(&self, s: S, t: &Operands<E>, c: *mut E, rs_c: usize) {
-        let alpha = s.splat(t.alpha);
-        let mut row = c;
-        for i in 0..M {
-            for j in 0..NV {
-                // SAFETY: row i, vector j of the tile in C, by the contract above.
-                unsafe {
-                    let p = row.add(j * S::LANES);
-                    if EDGE == HALF && j + 1 == NV {
-                        put::<E, S::Half, FINISH>(s.half(), s.low(alpha), self.half[i], p, t.last, false);
-                    } else {
-                        let whole = EDGE == WHOLE || j + 1 < NV;
-                        put::<E, S, FINISH>(s, alpha, self.whole[i][j], p, t.last, whole);
-                    }
-                }
-            }
-            row = row.wrapping_add(rs_c);
-        }
-    }
-}
-
-/// One vector of sums into C at `p`: all lanes where `whole`, else the first `last`. FINISH: the variants of [`Finish`] in order.
-///
-/// # Safety
-/// Those lanes are writable, readable too where sums are added.
-#[inline(always)]
-unsafe fn put<E: Elem, S: Simd<E>, const FINISH: u8>(
-    s: S,
-    alpha: S::V,
-    sum: S::V,
-    p: *mut E,
-    last: usize,
-    whole: bool,
-) {
-    // SAFETY: the contract above.
-    unsafe {
-        let mut v = sum;
-        if FINISH >= 2 {
-            let old = if whole { s.load(p) } else { s.load_partial(p, last) };
-            v = if FINISH == 2 { s.add(sum, old) } else { s.fma(alpha, sum, old) };
-        } else if FINISH == 1 {
-            v = s.mul(alpha, sum);
-        }
-        if whole {
-            s.store(p, v);
-        } else {
-            s.store_partial(p, last, v);
-        }
-    }
 }

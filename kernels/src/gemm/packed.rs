@@ -1,0 +1,129 @@
+//! B packed once for many products.
+
+use super::{MAX_LANES, Plan, blocking};
+use crate::arch::generic::gemm::{PackOp, Product, ProductOp, pack_len, prepacked_len};
+use crate::elem::Elem;
+use crate::{Isa, KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
+
+/// A right operand in the panels that one instruction set reads: made by [`Kernels::pack_b`], used by
+/// [`Kernels::gemm_packed`] as often as wanted. Pays where B is transposed or large and A has few rows: the product alone would
+/// pack B in each call.
+#[derive(Debug)]
+pub struct PackedB<E> {
+    isa: Isa,
+    k: usize,
+    n: usize,
+    data: Scratch<E>,
+    plan: Plan,
+}
+
+impl<E> PackedB<E> {
+    /// Rows of B.
+    pub fn rows(&self) -> usize {
+        self.k
+    }
+    /// Columns of B.
+    pub fn cols(&self) -> usize {
+        self.n
+    }
+}
+
+impl<E: Elem> Kernels<E> {
+    /// A copy of B (k, n), of any strides, in panels. Allocates k times n rounded up to 16 elements.
+    ///
+    /// # Errors
+    /// [`KernelError::Overflow`] where that is more than memory holds.
+    pub fn pack_b(&self, b: Mat<'_, E>) -> Result<PackedB<E>, KernelError> {
+        self.pack_b_planned(Plan::new::<E>(self.isa), b)
+    }
+
+    pub(crate) fn pack_b_planned(&self, plan: Plan, b: Mat<'_, E>) -> Result<PackedB<E>, KernelError> {
+        let (k, n) = (b.rows(), b.cols());
+        let len = prepacked_len(k, n, MAX_LANES).ok_or(KernelError::Overflow)?;
+        let mut packed = PackedB { isa: self.isa, k, n, data: Scratch::try_new(len)?, plan };
+        self.repack_b(b, &mut packed)?;
+        Ok(packed)
+    }
+
+    /// Overwrites the panels with those of another B of the same shape. Allocates nothing.
+    ///
+    /// # Errors
+    /// Another shape; panels of another instruction set.
+    pub fn repack_b(&self, b: Mat<'_, E>, packed: &mut PackedB<E>) -> Result<(), KernelError> {
+        expect("repack_b", "b rows", packed.k, b.rows())?;
+        expect("repack_b", "b columns", packed.n, b.cols())?;
+        self.same_panels("repack_b", packed)?;
+        let (k, n) = (packed.k, packed.n);
+        let to = packed.data.get(k * n.next_multiple_of(MAX_LANES))?;
+        let (rs, cs) = (b.row_stride(), b.col_stride());
+        // SAFETY: the view is checked; the panels have the length just asked for, of which any instruction set uses as much or
+        // less.
+        let op = unsafe { PackOp::new([k, n], b.ptr(), [rs, cs], packed.plan.blocking, to.as_mut_ptr()) };
+        E::pack(self.isa, op);
+        Ok(())
+    }
+
+    /// `C = alpha A B` or `C += alpha A B` with B packed before: A (m, k) of any strides, C (m, n) with contiguous columns. The bits
+    /// are those of [`Kernels::gemm`]; scratch too. Allocates nothing.
+    ///
+    /// # Errors
+    /// Shapes that do not fit together; columns of C that are not contiguous; panels of another instruction set; scratch that is
+    /// too small.
+    pub fn gemm_packed(
+        &self,
+        write: Write,
+        alpha: E,
+        a: Mat<'_, E>,
+        b: &PackedB<E>,
+        mut c: MatMut<'_, E>,
+        scratch: &mut Scratch<E>,
+    ) -> Result<(), KernelError> {
+        let (m, k, n, plan) = (a.rows(), a.cols(), b.n, b.plan);
+        expect("gemm_packed", "b rows", k, b.k)?;
+        expect("gemm_packed", "c rows", m, c.rows())?;
+        expect("gemm_packed", "c columns", n, c.cols())?;
+        if n > 1 {
+            expect("gemm_packed", "c column stride", 1, c.col_stride())?;
+        }
+        self.same_panels("gemm_packed", b)?;
+        let scratch = scratch.get(self.planned_scratch(&plan, m, k, n))?;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let pack_a = plan.pack.map_or_else(|| blocking::pays_to_pack_a(k, n, a.col_stride()), |[a, _]| a);
+        assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
+        let product = Product {
+            count: 1,
+            next: [0; 3],
+            m,
+            k,
+            n,
+            alpha,
+            a: a.ptr(),
+            rs_a: a.row_stride(),
+            cs_a: a.col_stride(),
+            b: b.data.as_ptr(),
+            rs_b: 0,
+            cs_b: 1,
+            c: c.ptr(),
+            rs_c: c.row_stride(),
+            write,
+            blocking: plan.blocking,
+            pack_a,
+            pack_b: false,
+            prepacked: true,
+            scratch: scratch.as_mut_ptr(),
+        };
+        // SAFETY: the views are checked, C exclusive and injective, shapes compared above; scratch has the length asserted; the
+        // panels were written by `PackOp` with the same instruction set, shape and blocking, which `PackedB` keeps.
+        E::multiply(self.isa, unsafe { ProductOp::new(&product) });
+        Ok(())
+    }
+
+    fn same_panels(&self, op: &'static str, packed: &PackedB<E>) -> Result<(), KernelError> {
+        if packed.isa == self.isa {
+            return Ok(());
+        }
+        Err(KernelError::Domain { op, what: "packed b", allowed: "panels of the same instruction set" })
+    }
+}
