@@ -31,6 +31,7 @@ mod view;
 pub use arch::Isa;
 pub use attention::KvGrad;
 pub use elem::Elem;
+pub use elementwise::{AdamW, IGNORED, Sgd};
 pub use error::KernelError;
 pub use scratch::Scratch;
 pub use view::{Mat, MatMut, Mats, MatsMut};

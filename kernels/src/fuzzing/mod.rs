@@ -8,6 +8,7 @@ pub(crate) mod mask;
 pub(crate) mod prefix_tree;
 pub(crate) mod testkit;
 pub mod ulps;
+pub(crate) mod vecmath;
 
 pub use gemm::{GemmCase, Layout, Values, dot2, gamma};
 
@@ -35,6 +36,12 @@ pub fn elementwise(data: &[u8]) {
 /// The fuzz target `prefix_tree`: any bytes are a small tree, checked against enumeration.
 pub fn prefix_tree(data: &[u8]) {
     prefix_tree::run(data);
+}
+
+/// The fuzz target `vecmath`: any bytes are an operation and its operands, checked for both types.
+pub fn vecmath(data: &[u8]) {
+    vecmath::check::<f32>(data);
+    vecmath::check::<f64>(data);
 }
 
 #[cfg(test)]
@@ -76,5 +83,10 @@ mod tests {
     #[test]
     fn prefix_tree_corpus_passes() {
         replay("prefix_tree", super::prefix_tree);
+    }
+
+    #[test]
+    fn vecmath_corpus_passes() {
+        replay("vecmath", super::vecmath);
     }
 }
