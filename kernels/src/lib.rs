@@ -32,6 +32,7 @@ mod view;
 pub use arch::Isa;
 pub use attention::{Attention, Keep, Kept, KvGrad, Queries};
 pub use elem::Elem;
+pub use elementwise::{AdamW, IGNORED, Sgd};
 pub use error::KernelError;
 pub use gemm::{Batch, PackedB};
 pub use scratch::Scratch;

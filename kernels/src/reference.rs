@@ -1,6 +1,10 @@
 //! The naive twin of every kernel: textbook loops, sums in f64 in index order, no blocking. Slow, and the oracle of every
 //! test. Shapes are asserted, not reported.
 
+mod vecmath;
+
+pub use vecmath::*;
+
 use crate::elem::Elem;
 use crate::view::{Mat, MatMut};
 use crate::{KvGrad, Write};

@@ -139,6 +139,8 @@ pub(crate) trait Simd<E: Elem>: Copy {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Correctly rounded; NaN below zero.
+    fn sqrt(self, a: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the instruction set has FMA, else twice.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Lane-wise maximum; where either is NaN, or both are zero, `b`.

@@ -26,6 +26,7 @@ impl Op<f64> for Check {
                 same(get(s.sub(vx, vy)), x - y);
                 same(get(s.mul(vx, vy)), x * y);
                 same(get(s.div(vx, vy)), x / y);
+                same(get(s.sqrt(vx)), x.sqrt());
                 same(get(s.max(vx, vy)), if x > y { x } else { y });
                 same(get(s.min(vx, vy)), if x < y { x } else { y });
                 same(get(s.select_lt(vx, vy, vy, vx)), if x < y { y } else { x });
@@ -91,6 +92,7 @@ impl Op<f32> for Check {
                 same(get(s.sub(vx, vy)), x - y);
                 same(get(s.mul(vx, vy)), x * y);
                 same(get(s.div(vx, vy)), x / y);
+                same(get(s.sqrt(vx)), x.sqrt());
                 same(get(s.max(vx, vy)), if x > y { x } else { y });
                 same(get(s.min(vx, vy)), if x < y { x } else { y });
                 same(get(s.select_lt(vx, vy, vy, vx)), if x < y { y } else { x });

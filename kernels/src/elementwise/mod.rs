@@ -1,9 +1,20 @@
-//! Vector mathematics: exp, log, softmax, cross-entropy, ordered sums.
+//! Vector mathematics: exp, log, softmax, ordered sums; losses, layer norm, updates and table rows in files of their own.
 
-use crate::arch::generic::{exp::exp_slice, log::ln_slice, softmax, sum::sum};
+mod gather;
+mod loss;
+mod norm;
+mod update;
+
+pub use loss::IGNORED;
+pub use update::{AdamW, Sgd};
+
+use crate::arch::generic::exp::exp_slice;
+use crate::arch::generic::log::ln_slice;
+use crate::arch::generic::softmax;
+use crate::arch::generic::sum::{dot, sum};
 use crate::arch::{Op, Simd};
 use crate::elem::Elem;
-use crate::{KernelError, Kernels, Mat, MatMut, expect};
+use crate::{KernelError, Kernels, MatMut, expect};
 
 impl<E: Elem> Kernels<E> {
     /// exp of each element of `x`: within 1 ulp (f32) or 1.05 ulp (f64), subnormal results included; exp 0 = 1, overflow gives +∞, NaN stays.
@@ -32,6 +43,21 @@ impl<E: Elem> Kernels<E> {
         E::dispatch(self.isa(), Sum { x })
     }
 
+    /// Σ x_i y_i in f64, compensated: |result − Σ x y| <= 2 u |Σ x y| + (n u)² Σ |x y|, u = 2⁻⁵³, barring underflow. The same bits on
+    /// every instruction set; in f64 slow where there is no fma.
+    ///
+    /// # Errors
+    /// Lengths differ.
+    pub fn dot(&self, x: &[E], y: &[E]) -> Result<f64, KernelError> {
+        expect("dot", "y length", x.len(), y.len())?;
+        Ok(E::dispatch(self.isa(), Dot { x, y }))
+    }
+
+    /// Σ x_i², as [`Kernels::dot`].
+    pub fn norm2(&self, x: &[E]) -> f64 {
+        E::dispatch(self.isa(), Dot { x, y: x })
+    }
+
     /// Softmax of every row, in place. A row with NaN or +∞, or of −∞ alone, becomes NaN. Entries below e^−80 (f32) or e^−700
     /// (f64) of the row's largest are 0, never subnormal: those are slow wherever they are used.
     ///
@@ -42,52 +68,6 @@ impl<E: Elem> Kernels<E> {
     /// None today; rows of any strides are accepted.
     pub fn softmax_rows(&self, x: MatMut<'_, E>) -> Result<(), KernelError> {
         E::dispatch(self.isa(), SoftmaxRows { x });
-        Ok(())
-    }
-
-    /// Cross-entropy with soft targets: `losses[i] = Σ_s y_is (lse_i − z_is)` over s with y_is ≠ 0, and `probs` = softmax of
-    /// each row. logits (B, S), targets (B, S), losses (B), probs (B, S).
-    ///
-    /// The exponentials have the logits' type; their sum, its logarithm and the loss are f64.
-    ///
-    /// # Errors
-    /// Shapes that do not fit together.
-    pub fn cross_entropy(
-        &self,
-        logits: Mat<'_, E>,
-        targets: Mat<'_, f64>,
-        losses: &mut [f64],
-        probs: MatMut<'_, E>,
-    ) -> Result<(), KernelError> {
-        let (b, s) = (logits.rows(), logits.cols());
-        expect("cross_entropy", "targets rows", b, targets.rows())?;
-        expect("cross_entropy", "targets columns", s, targets.cols())?;
-        expect("cross_entropy", "losses length", b, losses.len())?;
-        expect("cross_entropy", "probs rows", b, probs.rows())?;
-        expect("cross_entropy", "probs columns", s, probs.cols())?;
-        E::dispatch(self.isa(), CrossEntropy { logits, targets, losses, probs });
-        Ok(())
-    }
-
-    /// `dlogits[i][s] = w_i (p_is Σ_s' y_is' − y_is)`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64 and rounded once. probs, targets,
-    /// dlogits (B, S); weights (B).
-    ///
-    /// # Errors
-    /// Shapes that do not fit together.
-    pub fn cross_entropy_backward(
-        &self,
-        probs: Mat<'_, E>,
-        targets: Mat<'_, f64>,
-        weights: &[f64],
-        dlogits: MatMut<'_, E>,
-    ) -> Result<(), KernelError> {
-        let (b, s) = (probs.rows(), probs.cols());
-        expect("cross_entropy_backward", "targets rows", b, targets.rows())?;
-        expect("cross_entropy_backward", "targets columns", s, targets.cols())?;
-        expect("cross_entropy_backward", "weights length", b, weights.len())?;
-        expect("cross_entropy_backward", "dlogits rows", b, dlogits.rows())?;
-        expect("cross_entropy_backward", "dlogits columns", s, dlogits.cols())?;
-        E::dispatch(self.isa(), CrossEntropyBackward { probs, targets, weights, dlogits });
         Ok(())
     }
 }
@@ -135,6 +115,21 @@ impl<E: Elem> Op<E> for Sum<'_, E> {
     }
 }
 
+struct Dot<'a, E> {
+    x: &'a [E],
+    y: &'a [E],
+}
+
+impl<E: Elem> Op<E> for Dot<'_, E> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, _: S) -> f64 {
+        debug_assert_eq!(self.x.len(), self.y.len());
+        // SAFETY: both slices have x.len() elements: `Kernels::dot` compared them.
+        unsafe { dot(self.x.len(), self.x.as_ptr(), self.y.as_ptr()) }
+    }
+}
+
 struct SoftmaxRows<'a, E> {
     x: MatMut<'a, E>,
 }
@@ -161,101 +156,7 @@ impl<E: Elem> Op<E> for SoftmaxRows<'_, E> {
     }
 }
 
-struct CrossEntropy<'a, E> {
-    logits: Mat<'a, E>,
-    targets: Mat<'a, f64>,
-    losses: &'a mut [f64],
-    probs: MatMut<'a, E>,
-}
-
-impl<E: Elem> Op<E> for CrossEntropy<'_, E> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd<E>>(mut self, s: S) {
-        let (z, y) = (self.logits, self.targets);
-        let (n, zs, ys, ps) = (z.cols(), z.col_stride(), y.col_stride(), self.probs.col_stride());
-        if n == 0 {
-            self.losses.fill(0.0);
-            return;
-        }
-        for i in 0..z.rows() {
-            // SAFETY: row i of three checked views, each with n >= 1 entries at its column stride: `Kernels::cross_entropy`
-            // compared the shapes.
-            unsafe {
-                let zi = z.ptr().add(i * z.row_stride());
-                let yi = y.ptr().add(i * y.row_stride());
-                let prs = self.probs.row_stride();
-                let pi = self.probs.ptr().add(i * prs);
-                let unit = zs == 1 && ps == 1;
-                let (max, _) = if unit {
-                    softmax::exp_row::<E, S, true>(s, n, zi, 1, pi, 1)
-                } else {
-                    softmax::exp_row::<E, S, false>(s, n, zi, zs, pi, ps)
-                };
-                let total = sum(n, pi, ps);
-                if unit {
-                    softmax::scale_row::<E, S, true>(s, n, pi, 1, E::from_f64(1.0 / total));
-                } else {
-                    softmax::scale_row::<E, S, false>(s, n, pi, ps, E::from_f64(1.0 / total));
-                }
-                let lse = max.to_f64() + total.ln();
-                let mut loss = 0.0;
-                for j in 0..n {
-                    let yij = *yi.add(j * ys);
-                    if yij != 0.0 {
-                        loss += yij * (lse - (*zi.add(j * zs)).to_f64());
-                    }
-                }
-                self.losses[i] = loss;
-            }
-        }
-    }
-}
-
-struct CrossEntropyBackward<'a, E> {
-    probs: Mat<'a, E>,
-    targets: Mat<'a, f64>,
-    weights: &'a [f64],
-    dlogits: MatMut<'a, E>,
-}
-
-impl<E: Elem> Op<E> for CrossEntropyBackward<'_, E> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd<E>>(mut self, _: S) {
-        let (p, y) = (self.probs, self.targets);
-        let (n, ps, ys) = (p.cols(), p.col_stride(), y.col_stride());
-        let (drs, ds) = (self.dlogits.row_stride(), self.dlogits.col_stride());
-        if n == 0 {
-            return;
-        }
-        for i in 0..p.rows() {
-            // SAFETY: row i of three checked views, each with n >= 1 entries at its column stride:
-            // `Kernels::cross_entropy_backward` compared the shapes.
-            unsafe {
-                let pi = p.ptr().add(i * p.row_stride());
-                let yi = y.ptr().add(i * y.row_stride());
-                let di = self.dlogits.ptr().add(i * drs);
-                let mut mass = 0.0;
-                for j in 0..n {
-                    mass += *yi.add(j * ys);
-                }
-                let w = self.weights[i];
-                // The two branches are the same loop: with constant strides the compiler vectorises it.
-                if ps == 1 && ys == 1 && ds == 1 {
-                    for j in 0..n {
-                        *di.add(j) = E::from_f64(w * ((*pi.add(j)).to_f64() * mass - *yi.add(j)));
-                    }
-                } else {
-                    for j in 0..n {
-                        let d = w * ((*pi.add(j * ps)).to_f64() * mass - *yi.add(j * ys));
-                        *di.add(j * ds) = E::from_f64(d);
-                    }
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vecmath_tests;

@@ -11,9 +11,9 @@ pub(crate) const MAX_ULP: f64 = 1.0;
 pub(crate) const MAX_ULP_EXP_F64: f64 = 1.05;
 
 /// Values from here on may overflow on the way to a finite result: no bound holds.
-const HUGE: f64 = f64::MAX / 16.0;
+pub(super) const HUGE: f64 = f64::MAX / 16.0;
 
-fn is_f32<E: Elem>() -> bool {
+pub(super) fn is_f32<E: Elem>() -> bool {
     E::UNIT_ROUNDOFF > f64::UNIT_ROUNDOFF
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn check_sum<E: Elem>(kernels: impl IntoIterator<Item = Kernels<E>>, 
 /// exponent by u |t_j|, exp itself errs by 2 u (one ulp): η_j = u |t_j| + 2 u. By convexity of exp the sum errs by a factor within
 /// e^±H, H = ln Σ p_k e^η_k = ln(1 + Σ p_k (e^η_k − 1)); the second form, because the twin's Σ p misses 1 by more than H when E is
 /// f64. Returns η and H. Where p = 0 nothing is lost but the floor below which softmax writes 0.
-fn log_sum_error<E: Elem>(row: &[f64], p: &[f64]) -> (Vec<f64>, f64) {
+pub(super) fn log_sum_error<E: Elem>(row: &[f64], p: &[f64]) -> (Vec<f64>, f64) {
     let u = E::UNIT_ROUNDOFF;
     let max = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));
     let eta: Vec<f64> = row.iter().map(|x| u * (x - max).abs() + 2.0 * u).collect();
@@ -105,7 +105,7 @@ fn softmax_bounds<E: Elem>(row: &[f64], p: &[f64]) -> Vec<f64> {
 }
 
 /// `got` is the softmax of `row`, given the twin's `p`: NaN throughout where that is, and never subnormal.
-fn check_softmax_row<E: Elem>(k: &Kernels<E>, row: &[f64], p: &[f64], got: &[f64]) {
+pub(super) fn check_softmax_row<E: Elem>(k: &Kernels<E>, row: &[f64], p: &[f64], got: &[f64]) {
     let least = softmax_floor::<E>() / (2 * row.len()) as f64;
     for (j, bound) in softmax_bounds::<E>(row, p).into_iter().enumerate() {
         let (g, p) = (got[j], p[j]);
@@ -164,7 +164,7 @@ pub(crate) fn check_cross_entropy<E: Elem>(
 
 /// lse errs by H of [`log_sum_error`] (its sum being f64), and by f64's roundings; the loss by that times Σ |y|, and by n + 4
 /// roundings of its terms, each of which may underflow.
-fn check_loss<E: Elem>(k: &Kernels<E>, row: &[f64], y: &[f64], got: f64, probs: &[f64]) {
+pub(super) fn check_loss<E: Elem>(k: &Kernels<E>, row: &[f64], y: &[f64], got: f64, probs: &[f64]) {
     let (p, lse) = reference::softmax(row);
     check_softmax_row(k, row, &p, probs);
     let n = row.len();
@@ -199,7 +199,7 @@ fn check_loss<E: Elem>(k: &Kernels<E>, row: &[f64], y: &[f64], got: f64, probs: 
 
 /// n + 4 roundings in f64, any of which may underflow; then one to E, which is monotone: the result lies between the rounded
 /// ends of the interval, overflow included.
-fn check_gradient<E: Elem>(k: &Kernels<E>, p: &[f64], y: &[f64], w: f64, got: &[f64]) {
+pub(super) fn check_gradient<E: Elem>(k: &Kernels<E>, p: &[f64], y: &[f64], w: f64, got: &[f64]) {
     let n = p.len();
     let (mass, abs): (f64, f64) = (y.iter().sum(), y.iter().map(|y| y.abs()).sum());
     let operands = w.is_finite() && y.iter().all(|y| y.is_finite());
@@ -220,14 +220,14 @@ fn check_gradient<E: Elem>(k: &Kernels<E>, p: &[f64], y: &[f64], w: f64, got: &[
 }
 
 /// Operands from bytes; missing ones count as zero.
-struct Numbers<'a> {
-    data: &'a [u8],
+pub(super) struct Numbers<'a> {
+    pub(super) data: &'a [u8],
     /// Two bytes to a number in ±128, in steps of 1/256; otherwise as many as the number has, its bit pattern.
-    tame: bool,
+    pub(super) tame: bool,
 }
 
 impl Numbers<'_> {
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+    pub(super) fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut out = [0; N];
         let len = N.min(self.data.len());
         let (head, rest) = self.data.split_at(len);
@@ -236,7 +236,7 @@ impl Numbers<'_> {
         out
     }
 
-    fn next<E: Elem>(&mut self) -> E {
+    pub(super) fn next<E: Elem>(&mut self) -> E {
         E::from_f64(if self.tame {
             f64::from(i16::from_le_bytes(self.bytes())) / 256.0
         } else if is_f32::<E>() {
@@ -247,11 +247,11 @@ impl Numbers<'_> {
     }
 
     /// All that is left.
-    fn rest<E: Elem>(&mut self) -> Vec<E> {
+    pub(super) fn rest<E: Elem>(&mut self) -> Vec<E> {
         std::iter::from_fn(|| (!self.data.is_empty()).then(|| self.next())).collect()
     }
 
-    fn block<E: Elem>(&mut self, layout: Layout, rows: usize, cols: usize) -> Block<E> {
+    pub(super) fn block<E: Elem>(&mut self, layout: Layout, rows: usize, cols: usize) -> Block<E> {
         let mut block = laid_out(layout, rows, cols);
         block.fill(|_| self.next());
         block

@@ -9,6 +9,7 @@ pub(crate) mod peak;
 pub(crate) mod prefix_tree;
 pub(crate) mod testkit;
 pub mod ulps;
+pub(crate) mod vecmath;
 
 pub use gemm::{GemmCase, Layout, Values, dot2, gamma};
 
@@ -41,6 +42,12 @@ pub fn prefix_tree(data: &[u8]) {
 /// The fuzz target `peak`: any bytes are a slice to sweep.
 pub fn peak(data: &[u8]) {
     peak::run(data);
+}
+
+/// The fuzz target `vecmath`: any bytes are an operation and its operands, checked for both types.
+pub fn vecmath(data: &[u8]) {
+    vecmath::check::<f32>(data);
+    vecmath::check::<f64>(data);
 }
 
 #[cfg(test)]
@@ -87,5 +94,10 @@ mod tests {
     #[test]
     fn peak_corpus_passes() {
         replay("peak", super::peak);
+    }
+
+    #[test]
+    fn vecmath_corpus_passes() {
+        replay("vecmath", super::vecmath);
     }
 }

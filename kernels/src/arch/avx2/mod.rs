@@ -269,6 +269,11 @@ impl Simd<f32> for Avx2 {
         unsafe { _mm256_div_ps(a, b) }
     }
     #[inline(always)]
+    fn sqrt(self, a: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm256_sqrt_ps(a) }
+    }
+    #[inline(always)]
     fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: token.
         unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -442,6 +447,11 @@ impl Simd<f64> for Avx2 {
     fn div(self, a: __m256d, b: __m256d) -> __m256d {
         // SAFETY: token.
         unsafe { _mm256_div_pd(a, b) }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m256d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_sqrt_pd(a) }
     }
     #[inline(always)]
     fn fma(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {

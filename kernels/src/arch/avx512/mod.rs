@@ -137,6 +137,11 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -298,6 +303,11 @@ impl Simd<f64> for Avx512 {
     fn div(self, a: __m512d, b: __m512d) -> __m512d {
         // SAFETY: token.
         unsafe { _mm512_div_pd(a, b) }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_sqrt_pd(a) }
     }
     #[inline(always)]
     fn fma(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {

@@ -5,6 +5,8 @@ pub(crate) mod consts;
 pub(crate) mod exp;
 pub(crate) mod gemm;
 pub(crate) mod log;
+pub(crate) mod norm;
+pub(crate) mod optim;
 pub(crate) mod prefix_tree;
 pub(crate) mod rows;
 pub(crate) mod softmax;

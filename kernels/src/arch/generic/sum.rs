@@ -1,4 +1,4 @@
-//! Ordered, compensated sum in f64.
+//! Ordered, compensated sums in f64.
 
 use crate::elem::Elem;
 
@@ -42,6 +42,12 @@ pub(crate) unsafe fn sum<E: Elem>(n: usize, x: *const E, stride: usize) -> f64 {
         hi[l] = s;
         lo[l] += e;
     }
+    fold(hi, lo)
+}
+
+/// Lanes to a number, pairwise.
+#[inline(always)]
+fn fold(mut hi: [f64; LANES], mut lo: [f64; LANES]) -> f64 {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {
@@ -53,4 +59,43 @@ pub(crate) unsafe fn sum<E: Elem>(n: usize, x: *const E, stride: usize) -> f64 {
     }
     // Infinities and NaN turn the errors into NaN: the plain sum has the answer.
     if hi[0].is_finite() && lo[0].is_finite() { hi[0] + lo[0] } else { hi[0] }
+}
+
+/// x y and its rounding error. Products of f32 are exact. The error is fused, in software where the instruction set has no fma: the same
+/// bits everywhere.
+#[inline(always)]
+fn two_product<E: Elem>(x: E, y: E) -> (f64, f64) {
+    let (x, y) = (x.to_f64(), y.to_f64());
+    let p = x * y;
+    (p, if E::UNIT_ROUNDOFF > f64::UNIT_ROUNDOFF { 0.0 } else { x.mul_add(y, -p) })
+}
+
+/// Σ x_i y_i over `n` elements, in the lanes and the order of [`sum`].
+///
+/// |result − Σ x y| <= u |Σ x y| + γ²(n/4 + 6) Σ |x y|, barring underflow.
+///
+/// # Safety
+/// Both are readable for n elements.
+#[inline(always)]
+pub(crate) unsafe fn dot<E: Elem>(n: usize, x: *const E, y: *const E) -> f64 {
+    let (mut hi, mut lo) = ([0.0f64; LANES], [0.0f64; LANES]);
+    let mut i = 0;
+    while i + LANES <= n {
+        for l in 0..LANES {
+            // SAFETY: i + l < n, which the caller vouches for.
+            let (p, pe) = unsafe { two_product(*x.add(i + l), *y.add(i + l)) };
+            let (s, e) = two_sum(hi[l], p);
+            hi[l] = s;
+            lo[l] += e + pe;
+        }
+        i += LANES;
+    }
+    for l in 0..n - i {
+        // SAFETY: i + l < n.
+        let (p, pe) = unsafe { two_product(*x.add(i + l), *y.add(i + l)) };
+        let (s, e) = two_sum(hi[l], p);
+        hi[l] = s;
+        lo[l] += e + pe;
+    }
+    fold(hi, lo)
 }

@@ -93,6 +93,10 @@ impl Simd<f32> for Portable {
         a / b
     }
     #[inline(always)]
+    fn sqrt(self, a: f32x4) -> f32x4 {
+        a.sqrt()
+    }
+    #[inline(always)]
     fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
         a.mul_add(b, c)
     }
@@ -251,6 +255,10 @@ impl Simd<f64> for Portable {
     #[inline(always)]
     fn div(self, a: f64x2, b: f64x2) -> f64x2 {
         a / b
+    }
+    #[inline(always)]
+    fn sqrt(self, a: f64x2) -> f64x2 {
+        a.sqrt()
     }
     #[inline(always)]
     fn fma(self, a: f64x2, b: f64x2, c: f64x2) -> f64x2 {
