@@ -7,6 +7,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod measure;
 pub mod model;
 pub mod num;
 pub mod optim;

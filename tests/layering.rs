@@ -19,7 +19,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("probe", &["task", "batch", "rng", "model"]),
     ("report", &[]),
     ("paper", &["config", "task", "source", "batch", "rng", "model", "optim", "train", "probe", "report"]),
-    ("cli", &["config", "paper", "model", "batch", "report"]),
+    ("measure", &["task", "source", "batch", "rng", "model", "optim", "train"]),
+    ("cli", &["config", "paper", "model", "batch", "report", "measure"]),
 ];
 const OPEN: &[&str] = &["error", "num", "Error", "Result"];
 
@@ -31,7 +32,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("safetensors", &["report"]),
     ("toml", &["config", "paper", "cli"]),
-    ("popgrad_kernels", &["error", "model", "optim", "train", "paper", "cli", "source"]),
+    ("popgrad_kernels", &["error", "model", "optim", "train", "paper", "cli", "source", "measure"]),
 ];
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {

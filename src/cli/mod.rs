@@ -1,6 +1,8 @@
 //! The command line: arguments in, exit code out (0 done, 2 usage, 1 anything else).
 
+mod bench;
 mod grad;
+mod info;
 mod progress;
 mod run;
 
@@ -26,6 +28,11 @@ enum Command {
     /// Loss, predictions and gradients for parameters and tokens of your own.
     #[command(after_help = grad::AFTER_HELP)]
     Grad(grad::GradArgs),
+    /// The machine, and the instruction set that the kernels use on it.
+    Info(info::InfoArgs),
+    /// How fast kernels and training run here, against the CPU's peak.
+    #[command(after_help = bench::AFTER_HELP)]
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command line of this process.
@@ -47,6 +54,8 @@ pub fn main() -> ExitCode {
     let result = match args.command {
         Command::Run(args) => run::run(args),
         Command::Grad(args) => grad::grad(args),
+        Command::Info(args) => info::info(args),
+        Command::Bench(args) => bench::bench(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
