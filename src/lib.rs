@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod exact;
+pub mod measure;
 pub mod model;
 pub mod num;
 pub mod optim;

@@ -24,7 +24,8 @@ const TABLE: &[(&str, &[&str])] = &[
         "paper",
         &["config", "task", "exact", "source", "batch", "rng", "model", "optim", "train", "probe", "report"],
     ),
-    ("cli", &["config", "paper", "theory", "exact", "task", "source", "model", "batch", "rng", "report"]),
+    ("cli", &["config", "paper", "theory", "exact", "task", "source", "model", "batch", "rng", "report", "measure"]),
+    ("measure", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
 ];
 const OPEN: &[&str] = &["error", "num", "Error", "Result"];
 
@@ -36,7 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("safetensors", &["report"]),
     ("toml", &["config", "paper", "cli"]),
-    ("popgrad_kernels", &["error", "model", "optim", "train", "paper", "cli", "source", "exact"]),
+    ("popgrad_kernels", &["error", "model", "optim", "train", "paper", "cli", "source", "exact", "measure"]),
 ];
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {

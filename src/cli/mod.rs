@@ -1,6 +1,8 @@
 //! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything else).
 
+mod bench;
 mod grad;
+mod info;
 mod progress;
 mod run;
 mod verify;
@@ -30,6 +32,11 @@ enum Command {
     /// Hold the theory's claims against exact computation.
     #[command(after_help = verify::after_help())]
     Verify(verify::VerifyArgs),
+    /// The machine, and the instruction set that the kernels use on it.
+    Info(info::InfoArgs),
+    /// How fast kernels and training run here, against the CPU's peak.
+    #[command(after_help = bench::AFTER_HELP)]
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command line of this process.
@@ -52,6 +59,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
         Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::verify(&args),
+        Command::Info(args) => info::info(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,

@@ -15,6 +15,9 @@ use crate::elem::Elem;
 use crate::error::KernelError;
 use std::sync::OnceLock;
 
+/// The instruction set of this process, once decided.
+static CHOICE: OnceLock<Result<Isa, KernelError>> = OnceLock::new();
+
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Isa {
@@ -57,12 +60,11 @@ impl Isa {
         Isa::ALL.into_iter().filter(|i| i.is_available())
     }
 
-    /// What `POPGRAD_ISA` names, else the best that this CPU has. Read once per process.
+    /// What [`Isa::choose`] or else `POPGRAD_ISA` names, else the best that this CPU has. Decided once per process.
     ///
     /// # Errors
     /// When the variable names no instruction set or one that this CPU lacks.
     pub fn from_env() -> Result<Isa, KernelError> {
-        static CHOICE: OnceLock<Result<Isa, KernelError>> = OnceLock::new();
         CHOICE
             .get_or_init(|| match std::env::var_os("POPGRAD_ISA").filter(|name| !name.is_empty()) {
                 None => Ok(Isa::available().last().unwrap_or(Isa::Portable)),
@@ -74,6 +76,16 @@ impl Isa {
                 }
             })
             .clone()
+    }
+
+    /// Makes this what [`Isa::from_env`] answers from now on, whatever `POPGRAD_ISA` says. It can be done once, before anything
+    /// has asked: what is returned is the instruction set in force, this one or the one decided before.
+    ///
+    /// # Errors
+    /// [`KernelError::IsaUnavailable`] when this CPU lacks it; what an earlier [`Isa::from_env`] reported.
+    pub fn choose(self) -> Result<Isa, KernelError> {
+        let isa = self.check()?;
+        CHOICE.get_or_init(|| Ok(isa)).clone()
     }
 
     /// Itself, if this CPU has it.

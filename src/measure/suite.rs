@@ -1,0 +1,246 @@
+//! What `popgrad bench` measures: kernels on one thread, then whole training steps.
+
+use super::{Lane, Measured, PEAK, interleave};
+use crate::Result;
+use crate::batch::Batch;
+use crate::model::{Model, ModelSpec, build};
+use crate::optim::{Schedule, Sgd};
+use crate::rng::{Key, Purpose};
+use crate::source::{Sampled, Source};
+use crate::task::{CausalTree, Forest, Roots};
+use crate::train::{Plan, Trainer};
+use popgrad_kernels::prefix_tree::{Accumulator, Walk, Weights};
+use popgrad_kernels::{Elem, Isa, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Scratch, Write};
+use std::hint::black_box;
+use std::time::Duration;
+
+/// Figure 2 of the causal-structure paper: symbols, sequence length with the query, batch, shards.
+const SYMBOLS: usize = 10;
+const LEN: usize = 20;
+const BATCH: usize = 1024;
+const SHARDS: usize = 16;
+
+/// Length of a round of each lane, and how many.
+const ROUND: Duration = Duration::from_millis(8);
+const ROUNDS: usize = 11;
+
+/// Measures everything on the process's instruction set. To be called inside a pool of `threads` threads, which training
+/// uses; kernels run on one.
+///
+/// # Errors
+/// When something does not fit memory.
+pub fn run(threads: usize) -> Result<Vec<Measured>> {
+    let isa = Isa::from_env()?;
+    let source = source()?;
+    let (single, double) = (model::<f32>()?, model::<f64>()?);
+    let mut lanes = Vec::new();
+    kernels::<f32>(isa, &mut lanes)?;
+    kernels::<f64>(isa, &mut lanes)?;
+    load(isa, &mut lanes)?;
+    attention(isa, 64, 20, 30, &mut lanes)?;
+    attention(isa, 2, 256, 128, &mut lanes)?;
+    prefix_tree(isa, &mut lanes)?;
+    sampler(&source, &mut lanes)?;
+    step(single.as_ref(), &source, threads, &mut lanes)?;
+    step(double.as_ref(), &source, threads, &mut lanes)?;
+    interleave(&mut lanes, ROUNDS, ROUND)
+}
+
+fn lane<'a, E: Elem>(
+    name: impl Into<String>,
+    work: f64,
+    unit: &'static str,
+    call: impl FnMut() -> Result<()> + Send + 'a,
+) -> Lane<'a> {
+    Lane { name: name.into(), dtype: E::NAME, threads: 1, work, unit, call: Box::new(call) }
+}
+
+/// Entries in [-1, 1) without pattern enough to matter.
+fn numbers<E: Elem>(n: usize) -> Vec<E> {
+    (0..n).map(|i| E::from_f64((i * 7919 % 1000) as f64 / 500.0 - 1.0)).collect()
+}
+
+/// Peak, products and exp.
+fn kernels<E: Elem>(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
+    let k = Kernels::<E>::new(isa)?;
+    let rounds = 1000;
+    lanes.push(lane::<E>(PEAK, k.fma_peak(rounds) as f64 / 1e9, "GFLOP/s", move || {
+        k.fma_peak(rounds);
+        Ok(())
+    }));
+    for (m, n_k, n) in
+        [(16, 16, 16), (32, 32, 32), (64, 64, 64), (128, 128, 128), (256, 256, 256), (1280, 30, 30)]
+    {
+        let (a, b, mut c) = (numbers::<E>(m * n_k), numbers::<E>(n_k * n), vec![E::ZERO; m * n]);
+        let mut scratch = Scratch::new(k.gemm_scratch(m, n_k, n));
+        let flops = 2.0 * (m * n_k * n) as f64;
+        lanes.push(lane::<E>(format!("gemm {m}x{n_k}x{n}"), flops / 1e9, "GFLOP/s", move || {
+            let (a, b) = (Mat::new(black_box(&a), m, n_k)?, Mat::new(black_box(&b), n_k, n)?);
+            Ok(k.gemm(Write::Set, E::ONE, a, b, MatMut::new(&mut c, m, n)?, &mut scratch)?)
+        }));
+    }
+    // Input and output stay in the first cache.
+    let x = numbers::<E>(1024);
+    let mut out = x.clone();
+    lanes.push(lane::<E>(
+        "exp",
+        x.len() as f64 / 1e9,
+        "Gelem/s",
+        move || Ok(k.exp(black_box(&x), &mut out)?),
+    ));
+    Ok(())
+}
+
+/// Load bandwidth of first cache, second cache, memory.
+fn load(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
+    let k = Kernels::<f32>::new(isa)?;
+    for (what, kib) in [("16 KiB", 16), ("256 KiB", 256), ("128 MiB", 128 << 10)] {
+        let x = vec![1f32; kib << 8];
+        lanes.push(lane::<f32>(format!("load {what}"), (kib << 10) as f64 / 1e9, "GB/s", move || {
+            black_box(k.load_sweep(black_box(&x)));
+            Ok(())
+        }));
+    }
+    Ok(())
+}
+
+/// Forward and backward of `count` problems of T positions and width D. Flops are causal: 2 T² D forward, 3.5 times that with
+/// the backward.
+fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
+    let k = Kernels::<f32>::new(isa)?;
+    let mut scratch = Scratch::new(k.attention_scratch(t, t, d, d));
+    let n = count * t * d;
+    let (q, keys, v, dout) = (numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n));
+    let (mut out, mut probs) = (vec![0f32; n], vec![0f32; count * t * t]);
+    let (mut dq, mut dk, mut dv) = (vec![0f32; n], vec![0f32; n], vec![0f32; n]);
+    let scale = 1.0 / (d as f32).sqrt();
+    let flops = 7.0 * (count * t * t * d) as f64;
+    let name = format!("attention {count}x{t}x{d}, both ways");
+    lanes.push(lane::<f32>(name, flops / 1e9, "GFLOP/s", move || {
+        let shape = [count, t, d];
+        let rows = |x| Mats::new(x, shape, t * d, d);
+        let (q, keys, v) = (rows(black_box(&q))?, rows(&keys)?, rows(&v)?);
+        // Gradients of keys and values are added to: they must not grow from call to call.
+        dk.fill(0.0);
+        dv.fill(0.0);
+        let seen = MatsMut::new(&mut probs, [count, t, t], t * t, t)?;
+        k.attention(q, keys, v, scale, MatsMut::new(&mut out, shape, t * d, d)?, seen, &mut scratch)?;
+        let grads = KvGrad::Separate {
+            dk: Some(MatsMut::new(&mut dk, shape, t * d, d)?),
+            dv: Some(MatsMut::new(&mut dv, shape, t * d, d)?),
+        };
+        let seen = Mats::new(&probs, [count, t, t], t * t, t)?;
+        let dq = MatsMut::new(&mut dq, shape, t * d, d)?;
+        Ok(k.attention_backward(q, keys, v, scale, seen, rows(&dout)?, dq, grads, &mut scratch)?)
+    }));
+    Ok(())
+}
+
+/// Loss and gradient over all words of a chain: 2 symbols, 2^15 words for one query.
+fn prefix_tree(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
+    let k = Kernels::<f64>::new(isa)?;
+    let (s, t, below) = (2usize, 16usize, 10usize);
+    let parents: Vec<Option<usize>> = (0..t - 1).map(|i| i.checked_sub(1)).collect();
+    // Uniform rows, as at the start of training.
+    let mix: Vec<f64> = (0..t * t).map(|at| 1.0 / (at / t + 1) as f64).collect();
+    let table = [2.0, 0.1];
+    let mut acc = Accumulator::new(s, t);
+    let mut scratch = Scratch::new(0);
+    let words = s.pow(t as u32 - 1) as f64;
+    lanes.push(lane::<f64>(
+        format!("population of S={s} T={t}, one query"),
+        words / 1e6,
+        "Mword/s",
+        move || {
+            let walk = Walk {
+                symbols: s,
+                query: 0,
+                table: &table,
+                mix: Mat::new(&mix, t, t)?,
+                parents: &parents,
+                eps: 0.01,
+                weights: Weights::Dirichlet { alpha: 0.1, shared_roots: false },
+                prefix_len: t - 1 - below,
+            };
+            scratch.reserve(k.prefix_tree_scratch(&walk)?);
+            acc.clear();
+            Ok(k.prefix_tree(&walk, 0..walk.prefixes(), &mut acc, &mut scratch)?)
+        },
+    ));
+    Ok(())
+}
+
+fn source() -> Result<Sampled> {
+    let task = CausalTree::new(Forest::chain(LEN)?, SYMBOLS, 0.1, Roots::Stationary)?;
+    Ok(Sampled::new(task, Key::new(0, Purpose::Train)))
+}
+
+fn model<E: Elem>() -> Result<Box<dyn Model<E>>> {
+    build(&ModelSpec { name: "disentangled".into(), vocab: SYMBOLS, seq_len: LEN, heads: vec![1, 1] })
+}
+
+fn sampler<'a>(source: &'a Sampled, lanes: &mut Vec<Lane<'a>>) -> Result<()> {
+    // A shard's worth: long enough to be timed, short enough to fit a round.
+    let count = BATCH / SHARDS;
+    let (mut work, mut batch) = (source.work(), Batch::with_capacity(count, LEN, SYMBOLS)?);
+    let mut first = 0;
+    lanes.push(lane::<f64>("sampling, chain S=10 T=20", count as f64 / 1e3, "kseq/s", move || {
+        source.fill(first, count, BATCH, &mut work, &mut batch);
+        first += count as u64;
+        black_box(batch.tokens()[0]);
+        Ok(())
+    }));
+    Ok(())
+}
+
+/// Sampling, forward, backward, fold and update.
+fn step<'a, E: Elem>(
+    model: &'a dyn Model<E>,
+    source: &'a Sampled,
+    threads: usize,
+    lanes: &mut Vec<Lane<'a>>,
+) -> Result<()> {
+    let plan = Plan {
+        steps: 1 << 40,
+        batch: BATCH,
+        shards: SHARDS,
+        lr: 0.1,
+        schedule: Schedule::Constant,
+        eval_every: 1 << 40,
+        checkpoint_every: 1 << 40,
+    };
+    let params = vec![E::from_f64(0.01); model.layout().len()];
+    let mut trainer = Trainer::new(model, source, Box::new(Sgd::new(0.0)?), plan, params)?;
+    let call = move || trainer.update().map(|_| ());
+    let step = lane::<E>("training step, chain S=10 T=20 B=1024", BATCH as f64 / 1e3, "kseq/s", call);
+    lanes.push(Lane { threads, ..step });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every lane does what it says it does, once: nothing here is timed.
+    #[test]
+    fn every_lane_runs() -> Result<()> {
+        let source = source()?;
+        let (single, double) = (model::<f32>()?, model::<f64>()?);
+        for isa in Isa::available() {
+            let mut lanes = Vec::new();
+            kernels::<f32>(isa, &mut lanes)?;
+            kernels::<f64>(isa, &mut lanes)?;
+            load(isa, &mut lanes)?;
+            attention(isa, 3, 20, 30, &mut lanes)?;
+            prefix_tree(isa, &mut lanes)?;
+            sampler(&source, &mut lanes)?;
+            step(single.as_ref(), &source, 2, &mut lanes)?;
+            step(double.as_ref(), &source, 2, &mut lanes)?;
+            for lane in &mut lanes {
+                assert!(lane.work > 0.0, "{}", lane.name);
+                (lane.call)()?;
+            }
+        }
+        Ok(())
+    }
+}
