@@ -7,6 +7,7 @@ use popgrad::exact::{AtomRoots, FinitePrior, Prior, RootLaw, TreeLaw, WordLaw};
 use popgrad::model::{ModelSpec, build};
 use popgrad::num::Sum;
 use popgrad::optim::{Schedule, Sgd};
+use popgrad::probe::noise::gradient_noise;
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Exact, Sampled, Source};
 use popgrad::task::{CausalTree, Forest, Roots};
@@ -251,4 +252,65 @@ fn any_law_of_words_will_do() {
     assert_eq!(batch.weights().iter().sum::<f64>(), 1.0);
     assert!(batch.targets().chunks(2).all(|y| y == [0.75, 0.25]));
     assert_eq!(batch.weights()[5], 0.75 * 0.0625);
+}
+
+/// The error of a batch's gradient falls like B^{-1/2}, against the exact gradient and no other.
+#[test]
+fn sampled_gradients_approach_the_exact_one_like_one_over_root_b() {
+    let forest = Forest::chain(7).unwrap();
+    let prior = Prior::dirichlet(2, 0.5, RootLaw::Uniform).unwrap();
+    let exact = Exact::new(&TreeLaw::new(forest.clone(), prior.clone()).unwrap()).unwrap();
+    let task = CausalTree::new(forest.clone(), 2, 0.5, Roots::Uniform).unwrap();
+    let sampled = Sampled::new(task, Key::new(3, Purpose::Probe));
+    let model = build::<f64>(&spec("simplified", &exact, 0.05)).unwrap();
+    let params = gaussian(50, 53, 1.0);
+    let batches = [4, 16, 64, 256, 1024, 2048];
+    let noise = gradient_noise(model.as_ref(), &params, &exact, &sampled, &batches, 200).unwrap();
+    for l in &noise.levels {
+        println!("B {:5}: error {:.4e} (ln error ± {:.3})", l.batch, l.error, l.log_error_se);
+    }
+    println!(
+        "slope {:.4} ± {:.4}; critical batch {:.1}",
+        noise.slope,
+        noise.slope_se,
+        noise.critical_batch()
+    );
+    // |z| > 3.3 has probability 1e-3.
+    assert!(noise.slope_se < 0.012 && (noise.slope + 0.5).abs() < 3.3 * noise.slope_se, "{}", noise.slope);
+    let truth = population(&forest, &prior, &params[..49], &params[49..], 0.05).unwrap();
+    let minus = [truth.a1, truth.a2].concat();
+    for (e, (g, m)) in noise.exact.iter().zip(&minus).enumerate() {
+        assert!((g + m).abs() < 1e-13 * noise.norm);
+        let above = e < 49 && e % 7 > e / 7;
+        let ratio = noise.noise_to_signal(e, 256);
+        assert_eq!(above || e == 0, noise.deviation[e] == 0.0, "entry {e}");
+        assert!(if *g == 0.0 {
+            ratio == 0.0
+        } else {
+            (ratio * g.abs() * 16.0 / noise.deviation[e] - 1.0).abs() < 1e-14
+        });
+    }
+    let b = 1024.0f64;
+    let predicted = noise.critical_batch().sqrt() * noise.norm / b.sqrt();
+    let level = noise.levels[4];
+    assert!((level.error / predicted).ln().abs() < 5.0 * level.log_error_se);
+    // Another population: the error levels off, and the slope says so.
+    let other = TreeLaw::new(forest, Prior::dirichlet(2, 2.0, RootLaw::Uniform).unwrap()).unwrap();
+    let wrong = Exact::new(&other).unwrap();
+    let noise = gradient_noise(model.as_ref(), &params, &wrong, &sampled, &batches, 200).unwrap();
+    assert!((noise.slope + 0.5) > 3.3 * noise.slope_se, "{} ± {}", noise.slope, noise.slope_se);
+    let refused = |population: &dyn Source, batches: &[usize], repeats| {
+        gradient_noise(model.as_ref(), &params, population, &sampled, batches, repeats)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(refused(&sampled, &[1, 2], 2).starts_with("population: "));
+    assert!(
+        refused(&exact, &[4, 4], 2).starts_with("batches: ")
+            && refused(&exact, &[], 2).starts_with("batches: ")
+    );
+    assert!(
+        refused(&exact, &[0, 4], 2).starts_with("batches: ")
+            && refused(&exact, &[1, 4], 1).starts_with("repeats: 1")
+    );
 }

@@ -17,7 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("model", &["batch"]),
     ("optim", &[]),
     ("train", &["source", "model", "optim", "batch"]),
-    ("probe", &["task", "batch", "rng", "model"]),
+    ("probe", &["task", "batch", "rng", "source", "model"]),
     ("theory", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
     ("report", &[]),
     (
