@@ -111,7 +111,7 @@ fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_
     let mut scratch = Scratch::new(k.attention_scratch(t, t, d, d));
     let n = count * t * d;
     let (q, keys, v, dout) = (numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n));
-    let (mut out, mut probs) = (vec![0f32; n], vec![0f32; count * t * t]);
+    let (mut out, mut kept) = (vec![0f32; n], vec![0f32; count * t * 2]);
     let (mut dq, mut dk, mut dv) = (vec![0f32; n], vec![0f32; n], vec![0f32; n]);
     let scale = 1.0 / (d as f32).sqrt();
     let flops = 7.0 * (count * t * t * d) as f64;
@@ -119,19 +119,20 @@ fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_
     lanes.push(lane::<f32>(name, flops / 1e9, "GFLOP/s", move || {
         let shape = [count, t, d];
         let rows = |x| Mats::new(x, shape, t * d, d);
-        let (q, keys, v) = (rows(black_box(&q))?, rows(&keys)?, rows(&v)?);
+        let (q, k, v) = (rows(black_box(&q))?, rows(&keys)?, rows(&v)?);
+        let problem = Attention { q, k, v, scale, queries: Queries::Last };
         // Gradients of keys and values are added to: they must not grow from call to call.
         dk.fill(0.0);
         dv.fill(0.0);
-        let seen = MatsMut::new(&mut probs, [count, t, t], t * t, t)?;
-        k.attention(q, keys, v, scale, MatsMut::new(&mut out, shape, t * d, d)?, seen, &mut scratch)?;
+        let keep = Keep::Rows(MatsMut::new(&mut kept, [count, t, 2], 2 * t, 2)?);
+        kernels.attention(&problem, MatsMut::new(&mut out, shape, t * d, d)?, keep, &mut scratch)?;
         let grads = KvGrad::Separate {
             dk: Some(MatsMut::new(&mut dk, shape, t * d, d)?),
             dv: Some(MatsMut::new(&mut dv, shape, t * d, d)?),
         };
-        let seen = Mats::new(&probs, [count, t, t], t * t, t)?;
+        let kept = Kept::Rows(Mats::new(&kept, [count, t, 2], 2 * t, 2)?);
         let dq = MatsMut::new(&mut dq, shape, t * d, d)?;
-        Ok(k.attention_backward(q, keys, v, scale, seen, rows(&dout)?, dq, grads, &mut scratch)?)
+        BACKWARD
     }));
     Ok(())
 }
