@@ -24,7 +24,13 @@ const TABLE: &[(&str, &[&str])] = &[
         "paper",
         &["config", "task", "exact", "source", "batch", "rng", "model", "optim", "train", "probe", "report"],
     ),
-    ("cli", &["config", "paper", "theory", "exact", "task", "source", "model", "batch", "rng", "report", "measure"]),
+    (
+        "cli",
+        &[
+            "config", "paper", "theory", "exact", "task", "source", "model", "batch", "rng", "report",
+            "measure",
+        ],
+    ),
     ("measure", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
 ];
 const OPEN: &[&str] = &["error", "num", "Error", "Result"];

@@ -5,6 +5,8 @@
 //! | [`prior`] | priors that can be integrated |
 //! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
 //! | [`brute`] | loss and gradients by enumeration: the naive twin |
+//! | [`tree`] | loss and gradients of the simplified model by a prefix tree |
+//! | [`symmetric`] | the same by orbits under renaming the symbols |
 //! | [`law`] | the law of a whole word with its target, for sources that enumerate |
 //! | [`transition`] | one π with μ, B and ρ |
 //! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
@@ -14,11 +16,25 @@
 pub mod brute;
 pub mod counts;
 pub mod effective;
-pub mod marginals;
 pub mod law;
+pub mod marginals;
 pub mod prior;
 pub mod quadrature;
+mod shards;
+pub mod symmetric;
 pub mod transition;
+pub mod tree;
 
 pub use law::{TreeLaw, WordLaw};
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};
+pub use symmetric::{OrbitGradients, Orbits};
+pub use tree::{Cost, Tree};
+
+/// How far an evaluation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Words done, of all threads.
+    pub done: u64,
+    /// Words in all.
+    pub total: u64,
+}

@@ -3,14 +3,16 @@
 use super::{Lane, Measured, PEAK, interleave};
 use crate::Result;
 use crate::batch::Batch;
+use crate::exact::{Prior, RootLaw, Tree};
 use crate::model::{Model, ModelSpec, build};
 use crate::optim::{Schedule, Sgd};
 use crate::rng::{Key, Purpose};
 use crate::source::{Sampled, Source};
 use crate::task::{CausalTree, Forest, Roots};
 use crate::train::{Plan, Trainer};
-use popgrad_kernels::prefix_tree::{Accumulator, Walk, Weights};
-use popgrad_kernels::{Elem, Isa, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Scratch, Write};
+use popgrad_kernels::{
+    Attention, Elem, Isa, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Scratch, Write,
+};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -39,7 +41,7 @@ pub fn run(threads: usize) -> Result<Vec<Measured>> {
     load(isa, &mut lanes)?;
     attention(isa, 64, 20, 30, &mut lanes)?;
     attention(isa, 2, 256, 128, &mut lanes)?;
-    prefix_tree(isa, &mut lanes)?;
+    population(&mut lanes)?;
     sampler(&source, &mut lanes)?;
     step(single.as_ref(), &source, threads, &mut lanes)?;
     step(double.as_ref(), &source, threads, &mut lanes)?;
@@ -107,8 +109,8 @@ fn load(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
 /// Forward and backward of `count` problems of T positions and width D. Flops are causal: 2 T² D forward, 3.5 times that with
 /// the backward.
 fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
-    let k = Kernels::<f32>::new(isa)?;
-    let mut scratch = Scratch::new(k.attention_scratch(t, t, d, d));
+    let kernels = Kernels::<f32>::new(isa)?;
+    let mut scratch = Scratch::new(kernels.attention_scratch(t, t, d, d));
     let n = count * t * d;
     let (q, keys, v, dout) = (numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n));
     let (mut out, mut kept) = (vec![0f32; n], vec![0f32; count * t * 2]);
@@ -132,42 +134,23 @@ fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_
         };
         let kept = Kept::Rows(Mats::new(&kept, [count, t, 2], 2 * t, 2)?);
         let dq = MatsMut::new(&mut dq, shape, t * d, d)?;
-        BACKWARD
+        Ok(kernels.attention_backward(&problem, kept, rows(&out)?, rows(&dout)?, dq, grads, &mut scratch)?)
     }));
     Ok(())
 }
 
-/// Loss and gradient over all words of a chain: 2 symbols, 2^15 words for one query.
-fn prefix_tree(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
-    let k = Kernels::<f64>::new(isa)?;
-    let (s, t, below) = (2usize, 16usize, 10usize);
-    let parents: Vec<Option<usize>> = (0..t - 1).map(|i| i.checked_sub(1)).collect();
-    // Uniform rows, as at the start of training.
-    let mix: Vec<f64> = (0..t * t).map(|at| 1.0 / (at / t + 1) as f64).collect();
-    let table = [2.0, 0.1];
-    let mut acc = Accumulator::new(s, t);
-    let mut scratch = Scratch::new(0);
-    let words = s.pow(t as u32 - 1) as f64;
-    lanes.push(lane::<f64>(
-        format!("population of S={s} T={t}, one query"),
-        words / 1e6,
-        "Mword/s",
-        move || {
-            let walk = Walk {
-                symbols: s,
-                query: 0,
-                table: &table,
-                mix: Mat::new(&mix, t, t)?,
-                parents: &parents,
-                eps: 0.01,
-                weights: Weights::Dirichlet { alpha: 0.1, shared_roots: false },
-                prefix_len: t - 1 - below,
-            };
-            scratch.reserve(k.prefix_tree_scratch(&walk)?);
-            acc.clear();
-            Ok(k.prefix_tree(&walk, 0..walk.prefixes(), &mut acc, &mut scratch)?)
-        },
-    ));
+/// Loss and both gradients over the whole population of a chain, in the pool's threads.
+fn population(lanes: &mut Vec<Lane<'_>>) -> Result<()> {
+    let (s, t) = (2usize, 16usize);
+    let prior = Prior::dirichlet(s, 0.1, RootLaw::Uniform)?;
+    let mut tree = Tree::<f64>::new(&Forest::chain(t)?, &prior, 0.01, false)?;
+    // Not bI + c: every query counts.
+    let (a1, a2) = (vec![0.0; t * t], vec![1.0, 0.1, 0.2, 0.9]);
+    let words = tree.words() as f64;
+    lanes.push(lane::<f64>(format!("population of S={s} T={t}"), words / 1e6, "Mword/s", move || {
+        black_box(tree.gradients(&a1, &a2)?.loss);
+        Ok(())
+    }));
     Ok(())
 }
 
@@ -177,7 +160,13 @@ fn source() -> Result<Sampled> {
 }
 
 fn model<E: Elem>() -> Result<Box<dyn Model<E>>> {
-    build(&ModelSpec { name: "disentangled".into(), vocab: SYMBOLS, seq_len: LEN, heads: vec![1, 1] })
+    build(&ModelSpec {
+        name: "disentangled".into(),
+        vocab: SYMBOLS,
+        seq_len: LEN,
+        heads: vec![1, 1],
+        eps: 0.0,
+    })
 }
 
 fn sampler<'a>(source: &'a Sampled, lanes: &mut Vec<Lane<'a>>) -> Result<()> {
@@ -233,7 +222,7 @@ mod tests {
             kernels::<f64>(isa, &mut lanes)?;
             load(isa, &mut lanes)?;
             attention(isa, 3, 20, 30, &mut lanes)?;
-            prefix_tree(isa, &mut lanes)?;
+            population(&mut lanes)?;
             sampler(&source, &mut lanes)?;
             step(single.as_ref(), &source, 2, &mut lanes)?;
             step(double.as_ref(), &source, 2, &mut lanes)?;

@@ -93,7 +93,7 @@ pub fn run(
         _ => {
             let task = task(config)?;
             let model = simplified::<f64>(config)?;
-            let mut population = population::objective(config, &task)?;
+            let mut population = population::objective(config, &task, model.layout(), progress)?;
             train(config, &task, model.as_ref(), population.as_mut(), folder, resumed, progress)
         }
     })
@@ -175,7 +175,7 @@ fn train<E: Elem>(
     let Some(last) = records.last() else {
         return Err(Error::format(folder, "no metrics were written"));
     };
-    let bayes = population::bayes_loss(config, task)?;
+    let bayes = population::bayes_loss(task)?;
     let after1 = records.iter().find(|r| r.step == config.steps1.unwrap_or_default());
     let on_parent: Vec<f64> = last.attention_on_parent.iter().flatten().copied().collect();
     let mean = on_parent.iter().sum::<f64>() / on_parent.len() as f64;

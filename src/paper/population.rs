@@ -4,15 +4,21 @@ use super::Progress;
 use crate::config::Config;
 use crate::exact::symmetric::canonical_words;
 use crate::exact::{Orbits, Prior, RootLaw, Tree, TreeLaw, WordLaw, quadrature};
-use crate::model::{Layout, construction};
+use crate::model::{Layout, Simplified};
 use crate::num::Sum;
 use crate::task::{CausalTree, Roots, Task};
 use crate::train::Objective;
 use crate::{Error, Result};
 use std::ops::Range;
 
-/// Words up to which the Bayes loss is enumerated: a second or so.
-const MOST_BAYES_WORDS: u64 = 1 << 22;
+/// Words up to which the Bayes loss is enumerated, by roots: a second or so.
+const fn most_bayes_words(roots: Roots) -> u64 {
+    match roots {
+        Roots::Uniform => 1 << 22,
+        // Every word is a sum over the nodes of a quadrature.
+        Roots::Stationary => 1 << 14,
+    }
+}
 
 /// Refuses what cannot be evaluated, before anything is written.
 ///
@@ -21,7 +27,8 @@ const MOST_BAYES_WORDS: u64 = 1 << 22;
 pub(super) fn check(config: &Config, task: &CausalTree) -> Result<()> {
     let (forest, symbols) = (task.forest(), task.vocab());
     if task.roots() == Roots::Stationary && symbols > 2 {
-        let allowed = "uniform with source=exact or source=orbit, or S=2: no closed form and no quadrature else";
+        let allowed =
+            "uniform with source=exact or source=orbit, or S=2: no closed form and no quadrature else";
         return Err(Error::invalid("roots", format!("stationary with S={symbols}"), allowed));
     }
     let uniform = Prior::dirichlet(symbols, task.alpha(), RootLaw::Uniform)?;
@@ -33,7 +40,12 @@ pub(super) fn check(config: &Config, task: &CausalTree) -> Result<()> {
     };
     let seconds = cost.seconds * config.steps as f64;
     if seconds > MOST_SECONDS {
-        let found = format!("{:.2e} words, about {:.1e} hours for {} steps", cost.words, seconds / 3600.0, config.steps);
+        let found = format!(
+            "{:.2e} words, about {:.1e} hours for {} steps",
+            cost.words,
+            seconds / 3600.0,
+            config.steps
+        );
         let fewer = canonical_words(symbols, forest.seq_len()) / cost.words.max(1.0);
         let hint = if config.source == "exact" && fewer < 0.1 { ", or source=orbit" } else { "" };
         return Err(Error::invalid("S, T, steps", found, format!("a day at most{hint}")));
@@ -58,13 +70,13 @@ pub(super) fn prior(task: &CausalTree) -> Result<Prior> {
             let found = quadrature::until_still(task.alpha(), |p| {
                 let prior = Prior::Finite(p.clone());
                 if few {
-                    return Ok(bayes_of(&TreeLaw::new(forest, &prior)?));
+                    return Ok(bayes_of(&TreeLaw::new(forest.clone(), prior)?));
                 }
                 let mut tree = Tree::<f64>::new(forest, &prior, 0.01, false)?;
-                let (t, s) = (forest.seq_len(), 2);
-                let (a1, a2) = construction::induction_head(forest.parents(), s, 30.0, 30.0)?;
+                let t = forest.seq_len();
+                let head = Simplified::<f64>::new(2, t, 0.01)?.construction(forest.parents(), 30.0, 30.0)?;
                 let start = tree.gradients(&vec![0.0; t * t], &[0.1, 0.0, 0.0, 0.1])?.loss;
-                Ok(start + tree.gradients(&a1, &a2)?.loss)
+                Ok(start + tree.gradients(&head[..t * t], &head[t * t..])?.loss)
             })?;
             Ok(Prior::Finite(quadrature::stationary_pairs(task.alpha(), found.nodes)?))
         }
@@ -75,7 +87,7 @@ fn few_words(task: &CausalTree) -> bool {
     u32::try_from(task.seq_len())
         .ok()
         .and_then(|t| (task.vocab() as u64).checked_pow(t))
-        .is_some_and(|n| n <= MOST_BAYES_WORDS)
+        .is_some_and(|n| n <= most_bayes_words(task.roots()))
 }
 
 /// −Σ W ln(W / Σ_{s'} W): the loss of the exact posterior.
@@ -104,7 +116,7 @@ pub(super) fn bayes_loss(task: &CausalTree) -> Result<Option<f64>> {
     if !few_words(task) || task.roots() == Roots::Stationary && task.vocab() > 2 {
         return Ok(None);
     }
-    Ok(Some(bayes_of(&TreeLaw::new(task.forest(), &prior(task)?)?)))
+    Ok(Some(bayes_of(&TreeLaw::new(task.forest().clone(), prior(task)?)?)))
 }
 
 /// What Algorithm 1 descends on with source=exact and source=orbit. `layout` has blocks A1 and A2.

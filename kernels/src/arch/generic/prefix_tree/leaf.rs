@@ -18,18 +18,18 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
         let (zero, one, eps) = (s.splat(E::ZERO), s.splat(E::ONE), s.splat(self.w.eps));
         // SAFETY: slots of the room; classes of the plan.
         unsafe {
-            let open = self.get(room.open() + l * room.width + j);
-            let open_query = self.get(room.open() + l * room.width + last);
+            let open = self.get(room.open + l * room.width + j);
+            let open_query = self.get(room.open + l * room.width + last);
             let mut mass = [zero; SYM];
             for b in 0..SYM {
-                mass[b] = self.get(room.mass() + l * SYM + b);
+                mass[b] = self.get(room.mass + l * SYM + b);
             }
             let (mut sum, mut sum_query, mut pulls) = (zero, zero, [zero; SYM]);
             for c in 0..SYM {
                 let own = s.mul(open, s.splat(self.factor(t - 2, c, t - 2)));
                 let query = s.mul(open_query, s.splat(self.factor(t - 2, c, t - 1)));
                 let class = (self.edge(node, c) & !super::TREE) as usize - self.first_leaf;
-                let class = room.class() + class * 2 * SYM;
+                let class = room.class + class * 2 * SYM;
                 let mut f = mass;
                 f[c] = s.add(f[c], own);
                 f[0] = s.add(f[0], query);
@@ -61,16 +61,16 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                     pulls[b] = s.add(pulls[b], g[b]);
                 }
                 let (e, e_query) = (s.mul(own, g[c]), s.mul(query, g[0]));
-                let row = room.sum_c() + ((room.levels - 1) * SYM + c) * room.width;
+                let row = room.sum_c + ((room.levels - 1) * SYM + c) * room.width;
                 self.put(row + j, s.add(self.get(row + j), e));
                 self.put(row + last, s.add(self.get(row + last), e_query));
                 sum = s.add(sum, e);
                 sum_query = s.add(sum_query, e_query);
             }
-            self.put(room.sums() + l * room.width + j, sum);
-            self.put(room.sums() + l * room.width + last, sum_query);
+            self.put(room.sums + l * room.width + j, sum);
+            self.put(room.sums + l * room.width + last, sum_query);
             for b in 0..SYM {
-                self.put(room.pulls() + l * SYM + b, pulls[b]);
+                self.put(room.pulls + l * SYM + b, pulls[b]);
             }
         }
     }
@@ -84,12 +84,12 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
     pub(super) unsafe fn leaf(&mut self, l: usize, used: usize, class: usize) -> S::V {
         let (s, room, n) = (self.s, self.room, self.room.symbols);
         let (zero, one, eps) = (s.splat(E::ZERO), s.splat(E::ONE), s.splat(self.w.eps));
-        let class = room.class() + class * room.class_len();
-        let (mass, pulls) = (room.mass() + l * n, room.pulls() + l * n);
-        let query_at = room.sums() + l * room.width + room.width - 1;
+        let class = room.class + class * room.class_len;
+        let (mass, pulls) = (room.mass + l * n, room.pulls + l * n);
+        let query_at = room.sums + l * room.width + room.width - 1;
         // SAFETY: slots of the room; classes of the plan.
         unsafe {
-            let query = self.get(room.open() + l * room.width + room.width - 1);
+            let query = self.get(room.open + l * room.width + room.width - 1);
             self.put(mass, s.add(self.get(mass), query));
             let mut z = self.get(mass);
             for b in 1..used {
@@ -98,7 +98,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
             let (mut mean, mut loss) = (zero, zero);
             let rz;
             if self.fast {
-                let (d_at, product_at) = (room.inverse(), room.inverse() + n);
+                let (d_at, product_at) = (room.inverse, room.inverse + n);
                 let mut product = one;
                 for b in 0..used {
                     let d = s.fma(eps, z, self.get(mass + b));

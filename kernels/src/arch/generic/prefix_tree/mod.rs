@@ -29,7 +29,7 @@ use crate::prefix_tree::{Accumulator, MAX_LEN, NONE, TREE, Walk, Weights};
 const MAX_LANES: usize = 16;
 
 /// Where things lie in scratch, in vectors.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Room {
     /// Symbols that words hold.
     symbols: usize,
@@ -44,87 +44,77 @@ struct Room {
     classes: usize,
     /// Weights of a class.
     row: usize,
+    // Where each block of vectors begins. Level by level:
+    /// Products of the factors that positions p .. T have so far.
+    open: usize,
+    /// e^{z} of the position that a level sets.
+    own: usize,
+    /// F_s.
+    mass: usize,
+    /// E_i.
+    sums: usize,
+    /// Q_s.
+    pulls: usize,
+    /// What `counts` held before a step whose parent lies in the prefix.
+    saved: usize,
+    /// Numerator and denominator of a Dirichlet weight.
+    ratio: usize,
+    atom_weights: usize,
+    // Of the block:
+    counts: usize,
+    totals: usize,
+    root_counts: usize,
+    /// Is the symbol at a prefix position c?
+    one_hot: usize,
+    prefix_own: usize,
+    /// C of the suffix positions, (levels, S, width).
+    sum_c: usize,
+    /// Products at a leaf.
+    inverse: usize,
+    /// By class: weights, then products of f + ε.
+    class: usize,
+    class_len: usize,
+    end: usize,
 }
 
 impl Room {
     fn new<E>(w: &Walk<'_, E>) -> Self {
-        let t = w.plan.word_len();
-        Room {
+        let mut room = Room {
             symbols: w.plan.tracked(),
             levels: w.plan.levels(),
-            width: t - w.plan.prefix_len(),
+            width: w.plan.word_len() - w.plan.prefix_len(),
             atoms: if let Weights::Atoms { weight, .. } = w.weights { weight.len() } else { 0 },
             prefix: w.plan.prefix_len(),
             classes: w.plan.suffix_classes(),
             row: w.plan.row(),
+            ..Room::default()
+        };
+        let (n, depth) = (room.symbols, room.levels + 1);
+        room.class_len = room.row + n;
+        let mut at = 0;
+        for (begin, len) in [
+            (&mut room.open, depth * room.width),
+            (&mut room.own, depth),
+            (&mut room.mass, depth * n),
+            (&mut room.sums, depth * room.width),
+            (&mut room.pulls, depth * n),
+            (&mut room.saved, depth * 2 * n),
+            (&mut room.ratio, depth * 2),
+            (&mut room.atom_weights, depth * room.atoms),
+            (&mut room.counts, n * n),
+            (&mut room.totals, n),
+            (&mut room.root_counts, n),
+            (&mut room.one_hot, room.prefix * n),
+            (&mut room.prefix_own, room.prefix),
+            (&mut room.sum_c, room.levels * n * room.width),
+            (&mut room.inverse, 2 * n),
+            (&mut room.class, room.classes * room.class_len),
+        ] {
+            *begin = at;
+            at += len;
         }
-    }
-    // Each block of vectors begins where the one before it ends. Level by level:
-    /// Products of the factors that positions p .. T have so far.
-    fn open(self) -> usize {
-        0
-    }
-    /// e^{z} of the position that a level sets.
-    fn own(self) -> usize {
-        self.open() + (self.levels + 1) * self.width
-    }
-    /// F_s.
-    fn mass(self) -> usize {
-        self.own() + self.levels + 1
-    }
-    /// E_i.
-    fn sums(self) -> usize {
-        self.mass() + (self.levels + 1) * self.symbols
-    }
-    /// Q_s.
-    fn pulls(self) -> usize {
-        self.sums() + (self.levels + 1) * self.width
-    }
-    /// What `counts` held before a step whose parent lies in the prefix.
-    fn saved(self) -> usize {
-        self.pulls() + (self.levels + 1) * self.symbols
-    }
-    /// Numerator and denominator of a Dirichlet weight.
-    fn ratio(self) -> usize {
-        self.saved() + (self.levels + 1) * 2 * self.symbols
-    }
-    fn atom_weights(self) -> usize {
-        self.ratio() + (self.levels + 1) * 2
-    }
-    // Of the block:
-    fn counts(self) -> usize {
-        self.atom_weights() + (self.levels + 1) * self.atoms
-    }
-    fn totals(self) -> usize {
-        self.counts() + self.symbols * self.symbols
-    }
-    fn root_counts(self) -> usize {
-        self.totals() + self.symbols
-    }
-    /// Is the symbol at a prefix position c?
-    fn one_hot(self) -> usize {
-        self.root_counts() + self.symbols
-    }
-    fn prefix_own(self) -> usize {
-        self.one_hot() + self.prefix * self.symbols
-    }
-    /// C of the suffix positions, (levels, S, width).
-    fn sum_c(self) -> usize {
-        self.prefix_own() + self.prefix
-    }
-    /// Reciprocals at a leaf.
-    fn inverse(self) -> usize {
-        self.sum_c() + self.levels * self.symbols * self.width
-    }
-    /// By class: weights, then products of f + ε.
-    fn class(self) -> usize {
-        self.inverse() + 2 * self.symbols
-    }
-    fn class_len(self) -> usize {
-        self.row + self.symbols
-    }
-    fn end(self) -> usize {
-        self.class() + self.classes * self.class_len()
+        room.end = at;
+        room
     }
 }
 
@@ -132,7 +122,7 @@ impl Room {
 pub(crate) fn scratch_len<E>(w: &Walk<'_, E>) -> usize {
     let t = w.plan.word_len();
     let room = Room::new(w);
-    factors_len(t, room.symbols) + room.end() * (64 / size_of::<E>())
+    factors_len(t, room.symbols) + room.end * (64 / size_of::<E>())
 }
 
 /// Whole cache lines, so that vectors stay aligned.
@@ -321,16 +311,16 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
         // SAFETY: slots of the room throughout.
         unsafe {
             for i in 0..p * n {
-                self.put(room.one_hot() + i, zero);
+                self.put(room.one_hot + i, zero);
             }
             for i in 0..p {
                 for l in 0..S::LANES {
-                    *self.lane(room.one_hot() + i * n + self.prefix[i][l] as usize, l) = E::ONE;
+                    *self.lane(room.one_hot + i * n + self.prefix[i][l] as usize, l) = E::ONE;
                 }
             }
             // Open factors, mass of each symbol.
             for c in 0..n {
-                self.put(room.mass() + c, zero);
+                self.put(room.mass + c, zero);
             }
             for i in 0..self.t {
                 let mut x = one;
@@ -343,17 +333,17 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                     x = s.mul(x, s.load(g.as_ptr()));
                 }
                 if i < p {
-                    self.put(room.prefix_own() + i, x);
+                    self.put(room.prefix_own + i, x);
                     for c in 0..n {
-                        let f = s.fma(x, self.get(room.one_hot() + i * n + c), self.get(room.mass() + c));
-                        self.put(room.mass() + c, f);
+                        let f = s.fma(x, self.get(room.one_hot + i * n + c), self.get(room.mass + c));
+                        self.put(room.mass + c, f);
                     }
                 } else {
-                    self.put(room.open() + i - p, x);
+                    self.put(room.open + i - p, x);
                 }
             }
             for i in 0..room.levels * n * room.width {
-                self.put(room.sum_c() + i, zero);
+                self.put(room.sum_c + i, zero);
             }
         }
     }
@@ -399,20 +389,20 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                 self.sym[l] = c as u8;
                 node[l] = self.edge(node[up] as usize, c) & !TREE;
                 used[l] = if c < used[up] { used[up] } else { c + 1 };
-                let own = s.mul(self.get(room.open() + up * width + j - p), s.splat(self.factor(j, c, j)));
-                self.put(room.own() + l, own);
+                let own = s.mul(self.get(room.open + up * width + j - p), s.splat(self.factor(j, c, j)));
+                self.put(room.own + l, own);
                 let seen = if canonical { used[up] } else { n };
                 if c == seen {
-                    self.put(room.mass() + l * n + c, own);
+                    self.put(room.mass + l * n + c, own);
                 }
                 for b in 0..seen {
-                    let f = self.get(room.mass() + up * n + b);
-                    self.put(room.mass() + l * n + b, if b == c { s.add(f, own) } else { f });
+                    let f = self.get(room.mass + up * n + b);
+                    self.put(room.mass + l * n + b, if b == c { s.add(f, own) } else { f });
                 }
                 for i in j + 1..t {
                     let g = s.splat(self.factor(j, c, i));
-                    let x = s.mul(self.get(room.open() + up * width + i - p), g);
-                    self.put(room.open() + l * width + i - p, x);
+                    let x = s.mul(self.get(room.open + up * width + i - p), g);
+                    self.put(room.open + l * width + i - p, x);
                 }
                 if l == bottom {
                     if SYM == 0 {
@@ -437,12 +427,12 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
     unsafe fn up(&mut self, l: usize, n: usize, used: usize) {
         let (s, room) = (self.s, self.room);
         let (width, own, c) = (room.width, l - 1, self.sym[l] as usize);
-        let row = room.sum_c() + (own * n + c) * width;
-        let (from, to) = (room.sums() + l * width, room.sums() + own * width);
-        let (pulls, pulls_up) = (room.pulls() + l * n, room.pulls() + own * n);
+        let row = room.sum_c + (own * n + c) * width;
+        let (from, to) = (room.sums + l * width, room.sums + own * width);
+        let (pulls, pulls_up) = (room.pulls + l * n, room.pulls + own * n);
         // SAFETY: rows of C, sums and pulls of the two levels.
         unsafe {
-            let e = s.mul(self.get(room.own() + l), self.get(pulls + c));
+            let e = s.mul(self.get(room.own + l), self.get(pulls + c));
             self.put(row + own, s.add(self.get(row + own), e));
             // The first child sets, so that nothing needs clearing.
             if c == 0 {
@@ -482,7 +472,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
             for lc in 0..room.levels * n {
                 let (j, c) = (p + lc / n, lc % n);
                 for i in j..t {
-                    let v = self.get(room.sum_c() + lc * room.width + i - p);
+                    let v = self.get(room.sum_c + lc * room.width + i - p);
                     acc.add(j, self.w.symbol(c), i, s.reduce_add(v).to_f64());
                 }
             }
@@ -491,11 +481,11 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                 let e = if i < p {
                     let mut q = s.splat(E::ZERO);
                     for c in 0..self.used_at_start() {
-                        q = s.fma(self.get(room.one_hot() + i * n + c), self.get(room.pulls() + c), q);
+                        q = s.fma(self.get(room.one_hot + i * n + c), self.get(room.pulls + c), q);
                     }
-                    s.mul(self.get(room.prefix_own() + i), q)
+                    s.mul(self.get(room.prefix_own + i), q)
                 } else {
-                    self.get(room.sums() + i - p)
+                    self.get(room.sums + i - p)
                 };
                 let mut lane = [E::ZERO; MAX_LANES];
                 s.store(lane.as_mut_ptr(), e);

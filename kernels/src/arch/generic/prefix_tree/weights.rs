@@ -22,7 +22,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
         unsafe {
             for class in 0..room.classes {
                 for b in 0..room.symbols {
-                    self.put(room.class() + class * room.class_len() + room.row + b, s.splat(E::ONE));
+                    self.put(room.class + class * room.class_len + room.row + b, s.splat(E::ONE));
                 }
             }
             if let Weights::Table { values } = self.w.weights {
@@ -36,7 +36,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                         for l in 0..self.lanes {
                             w[l] = values[rows[l] + class * room.row + b];
                         }
-                        self.put(room.class() + class * room.class_len() + b, s.load(w.as_ptr()));
+                        self.put(room.class + class * room.class_len + b, s.load(w.as_ptr()));
                     }
                 }
                 return;
@@ -88,7 +88,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
             for class in 0..room.classes {
                 let words = s.splat(E::from_f64(self.w.plan.suffixes_in(class) as f64));
                 let used = self.w.plan.used_in(class);
-                let at = room.class() + class * room.class_len();
+                let at = room.class + class * room.class_len;
                 let mut all = zero;
                 for b in 0..used {
                     let w = self.get(at + b);
@@ -123,7 +123,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
         let all = self.w.plan.symbols();
         // SAFETY: slots of the room; symbols are below S.
         unsafe {
-            for i in room.counts()..room.one_hot() {
+            for i in room.counts..room.one_hot {
                 self.put(i, s.splat(E::ZERO));
             }
             for l in 0..S::LANES {
@@ -138,15 +138,15 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                             match self.parents[j] {
                                 Some(q) => {
                                     let a = self.prefix[q][l] as usize;
-                                    let count = self.lane(room.counts() + a * n + b, l);
-                                    let total = self.lane(room.totals() + a, l);
+                                    let count = self.lane(room.counts + a * n + b, l);
+                                    let total = self.lane(room.totals + a, l);
                                     num *= alpha + *count;
                                     den *= row + *total;
                                     *count += E::ONE;
                                     *total += E::ONE;
                                 }
                                 None if shared_roots => {
-                                    let count = self.lane(room.root_counts() + b, l);
+                                    let count = self.lane(room.root_counts + b, l);
                                     num *= alpha + *count;
                                     den *= row + roots;
                                     *count += E::ONE;
@@ -168,13 +168,13 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                                     None => roots[q * all + b],
                                 };
                             }
-                            *self.lane(room.atom_weights() + q, l) = w;
+                            *self.lane(room.atom_weights + q, l) = w;
                         }
                     }
                     Weights::Table { .. } => {}
                 }
-                *self.lane(room.ratio(), l) = num;
-                *self.lane(room.ratio() + 1, l) = den;
+                *self.lane(room.ratio, l) = num;
+                *self.lane(room.ratio + 1, l) = den;
             }
         }
     }
@@ -194,14 +194,14 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
             match self.w.weights {
                 Weights::Dirichlet { alpha, shared_roots } => {
                     let (mut num, mut den) =
-                        (self.get(room.ratio() + 2 * l - 2), self.get(room.ratio() + 2 * l - 1));
+                        (self.get(room.ratio + 2 * l - 2), self.get(room.ratio + 2 * l - 1));
                     let (one, alpha_v) = (s.splat(E::ONE), s.splat(alpha));
                     let row = s.splat(alpha * E::from_f64(all as f64));
-                    let saved = room.saved() + l * 2 * n;
+                    let saved = room.saved + l * 2 * n;
                     match parent {
                         Some(q) if q >= p => {
                             let a = self.sym[q - p + 1] as usize;
-                            let (count, total) = (room.counts() + a * n + b, room.totals() + a);
+                            let (count, total) = (room.counts + a * n + b, room.totals + a);
                             let (x, y) = (self.get(count), self.get(total));
                             num = s.mul(num, s.add(alpha_v, x));
                             den = s.mul(den, s.add(row, y));
@@ -211,8 +211,8 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                         Some(q) => {
                             let (mut up, mut down) = (s.splat(E::ZERO), s.splat(E::ZERO));
                             for a in 0..n {
-                                let hot = self.get(room.one_hot() + q * n + a);
-                                let (count, total) = (room.counts() + a * n + b, room.totals() + a);
+                                let hot = self.get(room.one_hot + q * n + a);
+                                let (count, total) = (room.counts + a * n + b, room.totals + a);
                                 let (x, y) = (self.get(count), self.get(total));
                                 up = s.fma(hot, s.add(alpha_v, x), up);
                                 down = s.fma(hot, s.add(row, y), down);
@@ -226,7 +226,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                         }
                         None if shared_roots => {
                             let earlier = self.parents[..j].iter().filter(|p| p.is_none()).count();
-                            let count = room.root_counts() + b;
+                            let count = room.root_counts + b;
                             let x = self.get(count);
                             num = s.mul(num, s.add(alpha_v, x));
                             den = s.mul(den, s.add(row, s.splat(E::from_f64(earlier as f64))));
@@ -234,8 +234,8 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                         }
                         None => {}
                     }
-                    self.put(room.ratio() + 2 * l, num);
-                    self.put(room.ratio() + 2 * l + 1, den);
+                    self.put(room.ratio + 2 * l, num);
+                    self.put(room.ratio + 2 * l + 1, den);
                 }
                 Weights::Atoms { weight, pi, roots } => {
                     let m = weight.len();
@@ -249,15 +249,15 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                             Some(at) => {
                                 let mut f = s.splat(E::ZERO);
                                 for a in 0..n {
-                                    let hot = self.get(room.one_hot() + at * n + a);
+                                    let hot = self.get(room.one_hot + at * n + a);
                                     f = s.fma(hot, s.splat(pi[(q * all + self.w.symbol(a)) * all + to]), f);
                                 }
                                 f
                             }
                             None => s.splat(roots[q * all + to]),
                         };
-                        let w = self.get(room.atom_weights() + (l - 1) * m + q);
-                        self.put(room.atom_weights() + l * m + q, s.mul(w, f));
+                        let w = self.get(room.atom_weights + (l - 1) * m + q);
+                        self.put(room.atom_weights + l * m + q, s.mul(w, f));
                     }
                 }
                 Weights::Table { .. } => {}
@@ -274,24 +274,24 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
         let (s, room, n) = (self.s, self.room, self.room.symbols);
         let Weights::Dirichlet { shared_roots, .. } = self.w.weights else { return };
         let (j, b, p) = (room.prefix + l - 1, self.sym[l] as usize, room.prefix);
-        let (one, saved) = (s.splat(E::ONE), room.saved() + l * 2 * n);
+        let (one, saved) = (s.splat(E::ONE), room.saved + l * 2 * n);
         // SAFETY: as in `enter_weights`. Counts are whole numbers, so that taking one off is exact.
         unsafe {
             match self.parents[j] {
                 Some(q) if q >= p => {
                     let a = self.sym[q - p + 1] as usize;
-                    let (count, total) = (room.counts() + a * n + b, room.totals() + a);
+                    let (count, total) = (room.counts + a * n + b, room.totals + a);
                     self.put(count, s.sub(self.get(count), one));
                     self.put(total, s.sub(self.get(total), one));
                 }
                 Some(_) => {
                     for a in 0..n {
-                        self.put(room.counts() + a * n + b, self.get(saved + 2 * a));
-                        self.put(room.totals() + a, self.get(saved + 2 * a + 1));
+                        self.put(room.counts + a * n + b, self.get(saved + 2 * a));
+                        self.put(room.totals + a, self.get(saved + 2 * a + 1));
                     }
                 }
                 None if shared_roots => {
-                    let count = room.root_counts() + b;
+                    let count = room.root_counts + b;
                     self.put(count, s.sub(self.get(count), one));
                 }
                 None => {}
@@ -307,7 +307,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
     unsafe fn weigh_class(&mut self, l: usize, used: usize, class: usize) {
         let (s, room, n) = (self.s, self.room, self.room.symbols);
         let all = self.w.plan.symbols();
-        let at = room.class() + class * room.class_len();
+        let at = room.class + class * room.class_len;
         let canonical = room.row > n;
         let mut constant = 1.0 / all as f64;
         if canonical {
@@ -322,11 +322,11 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                         constant *= (all as f64).powi(-(roots as i32));
                     }
                     let row = s.splat(alpha * E::from_f64(all as f64));
-                    let den = s.mul(self.get(room.ratio() + 2 * l + 1), s.add(row, self.get(room.totals())));
-                    let num = s.mul(s.splat(E::from_f64(constant)), self.get(room.ratio() + 2 * l));
+                    let den = s.mul(self.get(room.ratio + 2 * l + 1), s.add(row, self.get(room.totals)));
+                    let num = s.mul(s.splat(E::from_f64(constant)), self.get(room.ratio + 2 * l));
                     let scale = s.div(num, den);
                     for b in 0..used {
-                        let w = s.mul(scale, s.add(s.splat(alpha), self.get(room.counts() + b)));
+                        let w = s.mul(scale, s.add(s.splat(alpha), self.get(room.counts + b)));
                         self.put(at + b, w);
                     }
                     if canonical {
@@ -342,7 +342,7 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                         let mut w = s.splat(E::ZERO);
                         for q in 0..m {
                             let f = s.splat(pi[(q * all + self.w.query) * all + self.w.symbol(b)]);
-                            w = s.fma(self.get(room.atom_weights() + l * m + q), f, w);
+                            w = s.fma(self.get(room.atom_weights + l * m + q), f, w);
                         }
                         self.put(if b < used { at + b } else { at + n }, s.mul(constant, w));
                     }
