@@ -32,7 +32,8 @@ pub struct Key {
     pub help: &'static str,
 }
 
-const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
+/// A key of type `kind`.
+pub const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
     Key { name, kind, help }
 }
 
@@ -160,9 +161,17 @@ pub struct Config {
 }
 
 fn find(name: &str) -> Result<&'static Key> {
-    KEYS.iter()
-        .find(|k| k.name == name)
-        .ok_or_else(|| Error::unknown("key", name, KEYS.iter().map(|k| k.name)))
+    find_in(name, &KEYS)
+}
+
+fn find_in<'a>(name: &str, keys: &'a [Key]) -> Result<&'a Key> {
+    let known = || keys.iter().map(|k| k.name);
+    keys.iter().find(|k| k.name == name).ok_or_else(|| Error::unknown("key", name, known()))
+}
+
+/// The run keys called `names`, for commands that take some of them.
+pub fn keys(names: &[&str]) -> Vec<Key> {
+    KEYS.into_iter().filter(|k| names.contains(&k.name)).collect()
 }
 
 /// Brings a value to the type of its key: integers become reals where a real is wanted, one integer a list.
@@ -206,12 +215,20 @@ fn parse(key: &Key, text: &str) -> Result<Value> {
 /// # Errors
 /// An argument without `=`, an unknown key, a value of the wrong type.
 pub fn parse_overrides(args: &[String]) -> Result<Table> {
+    parse_keys(args, &KEYS)
+}
+
+/// [`parse_overrides`] for a command that takes `keys`.
+///
+/// # Errors
+/// As there.
+pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
     let mut table = Table::new();
     for arg in args {
         let Some((name, text)) = arg.split_once('=') else {
             return Err(Error::invalid("argument", format!("`{arg}`"), "key=value"));
         };
-        let key = find(name.trim())?;
+        let key = find_in(name.trim(), keys)?;
         table.insert(key.name.to_string(), parse(key, text)?);
     }
     Ok(table)

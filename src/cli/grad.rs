@@ -2,7 +2,9 @@
 
 use super::pool;
 use crate::batch::Batch;
+use crate::config;
 use crate::model::{self, Layout, Model, ModelSpec};
+use crate::num::Sum;
 use crate::report::arrays::{Array, Format, read_arrays, write_arrays};
 use crate::{Error, Result};
 use clap::Args;
@@ -45,12 +47,7 @@ pub(super) fn grad(args: GradArgs) -> Result<()> {
     // Refused before any work: an output format that cannot be written.
     Format::of(&args.out)?;
     for (name, input) in [("params", &args.params), ("batch", &args.batch)] {
-        let same =
-            |a: &Path, b: &Path| Some(std::fs::canonicalize(a).ok()? == std::fs::canonicalize(b).ok()?);
-        if same(&args.out, input) == Some(true) {
-            let problem = format!("{} is also --{name}", args.out.display());
-            return Err(Error::invalid("out", problem, "a file that is not read"));
-        }
+        not_an_input(&args.out, name, input)?;
     }
     match args.dtype.as_str() {
         "f32" => typed::<f32>(&args),
@@ -59,55 +56,90 @@ pub(super) fn grad(args: GradArgs) -> Result<()> {
     }
 }
 
-fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
-    let (mut heads, mut vocab) = (None, None);
-    let simplified = args.model == "simplified";
-    let known: &[&str] = if simplified { &["S", "eps"] } else { &["heads", "S"] };
-    let (eps, sizes) = split_eps(&args.sizes, simplified)?;
-    for (name, value) in crate::config::parse_overrides(&sizes)? {
-        if !known.contains(&name.as_str()) {
-            return Err(Error::unknown("key of grad", &name, known.iter().copied()));
-        }
-        match (name.as_str(), value) {
-            ("heads", toml::Value::Array(list)) => {
-                let h: Option<Vec<usize>> =
-                    list.iter().map(|v| v.as_integer().and_then(|i| usize::try_from(i).ok())).collect();
-                heads = Some(h.ok_or_else(|| Error::invalid("heads", format!("{list:?}"), "1 to 64 each"))?);
-            }
-            (_, v) => vocab = v.as_integer().and_then(|i| usize::try_from(i).ok()),
-        }
+/// Refuses an output that would replace the input `--name`.
+pub(super) fn not_an_input(out: &Path, name: &str, input: &Path) -> Result<()> {
+    let same = |a: &Path, b: &Path| Some(std::fs::canonicalize(a).ok()? == std::fs::canonicalize(b).ok()?);
+    if same(out, input) == Some(true) {
+        let problem = format!("{} is also --{name}", out.display());
+        return Err(Error::invalid("out", problem, "a file that is not read"));
     }
-    let missing = |name: &str| Error::invalid(name, "missing", format!("{name}=.. on the command line"));
-    let heads = if simplified { Vec::new() } else { heads.ok_or_else(|| missing("heads"))? };
-    let vocab = vocab.ok_or_else(|| missing("S"))?;
+    Ok(())
+}
+
+fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
+    let simplified = args.model == "simplified";
+    let keys = config::keys(if simplified { &["S", "eps"] } else { &["heads", "S"] });
+    let sizes = Sizes::of(&config::parse_keys(&args.sizes, &keys)?)?;
+    let vocab = sizes.symbols()?;
+    let heads = if simplified { Vec::new() } else { sizes.heads()? };
+    let eps = sizes.eps;
 
     let batch = read_batch(&args.batch, vocab)?;
     let spec = ModelSpec { name: args.model.clone(), vocab, seq_len: batch.len_tokens(), heads, eps };
     let model = model::build::<E>(&spec)?;
     let params = read_params::<E>(&args.params, model.layout())?;
-    let result = pool(args.threads)?.install(|| evaluate(model.as_ref(), &params, &batch))?;
+    let (t, s) = (batch.len_tokens(), batch.vocab());
+    let copy = |start: usize, piece: &mut Batch| {
+        let rows = start..start + piece.seqs();
+        let (tokens, targets, weights) = piece.parts_mut();
+        tokens.copy_from_slice(&batch.tokens()[rows.start * t..rows.end * t]);
+        targets.copy_from_slice(&batch.targets()[rows.start * s..rows.end * s]);
+        weights.copy_from_slice(&batch.weights()[rows]);
+    };
+    let result =
+        pool(args.threads)?.install(|| evaluate(model.as_ref(), &params, batch.seqs(), true, &copy))?;
+    if !result.loss.is_finite() || result.grad.iter().any(|g| !g.is_finite()) {
+        let found = format!("loss {} or a gradient that is not finite", result.loss);
+        return Err(Error::invalid("params, weights", found, "values at which everything stays finite"));
+    }
     write(&args.out, model.as_ref(), &batch, &result)
 }
 
-/// Takes `eps=..` out of the arguments: it is no key of a run. 0 if it is not given.
-fn split_eps(args: &[String], allowed: bool) -> Result<(f64, Vec<String>)> {
-    let (eps, rest): (Vec<&String>, Vec<&String>) = args.iter().partition(|a| a.starts_with("eps="));
-    let rest = rest.into_iter().cloned().collect();
-    let Some(text) = eps.last().map(|a| &a["eps=".len()..]) else { return Ok((0.0, rest)) };
-    if !allowed {
-        return Err(Error::unknown("key of grad", "eps", ["heads", "S"]));
+/// Model sizes given as `key=value`.
+pub(super) struct Sizes {
+    heads: Option<Vec<usize>>,
+    symbols: Option<usize>,
+    /// ε, 0 if it is not given.
+    pub(super) eps: f64,
+}
+
+impl Sizes {
+    pub(super) fn of(table: &toml::Table) -> Result<Self> {
+        let count = |v: &toml::Value| v.as_integer().and_then(|i| usize::try_from(i).ok());
+        let heads = match table.get("heads").and_then(|v| v.as_array()) {
+            None => None,
+            Some(list) => {
+                let heads: Option<Vec<usize>> = list.iter().map(count).collect();
+                let refused = || Error::invalid("heads", format!("{list:?}"), "1 to 64 each");
+                Some(heads.ok_or_else(refused)?)
+            }
+        };
+        Ok(Sizes {
+            heads,
+            symbols: table.get("S").and_then(count),
+            eps: table.get("eps").and_then(|v| v.as_float()).unwrap_or(0.0),
+        })
     }
-    match text.parse::<f64>() {
-        Ok(eps) => Ok((eps, rest)),
-        Err(_) => Err(Error::invalid("eps", format!("`{text}`"), "finite, >= 0")),
+
+    pub(super) fn symbols(&self) -> Result<usize> {
+        self.symbols.ok_or_else(|| missing("S"))
+    }
+
+    pub(super) fn heads(&self) -> Result<Vec<usize>> {
+        self.heads.clone().ok_or_else(|| missing("heads"))
     }
 }
 
-struct Evaluated<E> {
-    loss: f64,
-    losses: Vec<f64>,
-    predictions: Vec<E>,
-    grad: Vec<f64>,
+/// A key that has to be given and is not.
+pub(super) fn missing(name: &str) -> Error {
+    Error::invalid(name, "missing", format!("{name}=.. on the command line"))
+}
+
+pub(super) struct Evaluated<E> {
+    pub(super) loss: f64,
+    pub(super) losses: Vec<f64>,
+    pub(super) predictions: Vec<E>,
+    pub(super) grad: Vec<f64>,
 }
 
 /// Loss, losses, predictions and gradient of one piece of the batch.
@@ -144,34 +176,37 @@ fn piece_size<E: Elem>(model: &dyn Model<E>) -> Result<usize> {
     }
 }
 
-fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Result<Evaluated<E>> {
+/// Loss and gradient over `n` sequences, piece by piece: `fill` writes the sequences from a number on into a batch that has its
+/// size. Losses and predictions of each are kept if `keep`.
+pub(super) fn evaluate<E: Elem>(
+    model: &dyn Model<E>,
+    params: &[E],
+    n: usize,
+    keep: bool,
+    fill: &(dyn Fn(usize, &mut Batch) + Sync),
+) -> Result<Evaluated<E>> {
     use rayon::prelude::*;
-    let (t, s, n) = (batch.len_tokens(), batch.vocab(), batch.seqs());
+    let (t, s) = (model.seq_len(), model.vocab());
     let size = piece_size(model)?;
     let pieces: Vec<usize> = (0..n).step_by(size).collect();
     let run = |start: &usize| -> Result<Piece<E>> {
         let count = size.min(n - start);
-        let rows = *start..start + count;
         let mut piece = Batch::with_capacity(count, t, s)?;
         piece.set_seqs(count);
-        let (tokens, targets, weights) = piece.parts_mut();
-        tokens.copy_from_slice(&batch.tokens()[rows.start * t..rows.end * t]);
-        targets.copy_from_slice(&batch.targets()[rows.start * s..rows.end * s]);
-        weights.copy_from_slice(&batch.weights()[rows]);
+        fill(*start, &mut piece);
         let mut ws = model.workspace(count)?;
         let mut grad = vec![E::ZERO; params.len()];
         model.forward(params, &piece, &mut ws)?;
         model.backward(params, &piece, &mut ws, &mut grad)?;
         let loss = ws.weighted_loss(piece.weights()).value();
-        Ok(Piece { loss, losses: ws.losses().to_vec(), predictions: ws.predictions().to_vec(), grad })
+        let (losses, predictions) =
+            if keep { (ws.losses().to_vec(), ws.predictions().to_vec()) } else { (Vec::new(), Vec::new()) };
+        Ok(Piece { loss, losses, predictions, grad })
     };
-    let mut out = Evaluated {
-        loss: 0.0,
-        losses: Vec::with_capacity(n),
-        predictions: Vec::with_capacity(n * s),
-        grad: vec![0.0; params.len()],
-    };
-    let mut loss = crate::num::Sum::new();
+    let mut out =
+        Evaluated { loss: 0.0, losses: Vec::new(), predictions: Vec::new(), grad: vec![0.0; params.len()] };
+    let mut loss = Sum::new();
+    let mut grad = vec![Sum::new(); params.len()];
     // A bounded number of pieces in flight; folded in order.
     for group in pieces.chunks(rayon::current_num_threads()) {
         let done: Vec<_> = group.par_iter().map(run).collect();
@@ -180,30 +215,32 @@ fn evaluate<E: Elem>(model: &dyn Model<E>, params: &[E], batch: &Batch) -> Resul
             loss.add(piece.loss);
             out.losses.extend(piece.losses);
             out.predictions.extend(piece.predictions);
-            for (o, g) in out.grad.iter_mut().zip(piece.grad) {
-                *o += g.to_f64();
+            for (o, g) in grad.iter_mut().zip(piece.grad) {
+                o.add(g.to_f64());
             }
         }
     }
     out.loss = loss.value();
-    if !out.loss.is_finite() || out.grad.iter().any(|g| !g.is_finite()) {
-        let found = format!("loss {} or a gradient that is not finite", out.loss);
-        return Err(Error::invalid("params, weights", found, "values at which everything stays finite"));
-    }
+    out.grad.iter_mut().zip(&grad).for_each(|(o, g)| *o = g.value());
     Ok(out)
 }
 
 /// Takes array `name` out of a file's arrays; `held` lists all that the file had.
-fn take(arrays: &mut BTreeMap<String, Array>, held: &str, path: &Path, name: &str) -> Result<Array> {
+pub(super) fn take(
+    arrays: &mut BTreeMap<String, Array>,
+    held: &str,
+    path: &Path,
+    name: &str,
+) -> Result<Array> {
     let problem = || Error::format(path, format!("array `{name}` is missing; the file holds: {held}"));
     arrays.remove(name).ok_or_else(problem)
 }
 
-fn names(arrays: &BTreeMap<String, Array>) -> String {
+pub(super) fn names(arrays: &BTreeMap<String, Array>) -> String {
     arrays.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn shape_error(path: &Path, name: &str, array: &Array, expected: &str) -> Error {
+pub(super) fn shape_error(path: &Path, name: &str, array: &Array, expected: &str) -> Error {
     Error::format(path, format!("array `{name}` has shape {:?}; expected {expected}", array.shape()))
 }
 
@@ -266,7 +303,7 @@ fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
     Ok(batch)
 }
 
-fn read_params<E: Elem>(path: &Path, layout: &Layout) -> Result<Vec<E>> {
+pub(super) fn read_params<E: Elem>(path: &Path, layout: &Layout) -> Result<Vec<E>> {
     let mut arrays = read_arrays(path)?;
     let held = names(&arrays);
     let mut params = vec![E::ZERO; layout.len()];

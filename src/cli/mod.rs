@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything else).
 
 mod bench;
+mod exact;
 mod grad;
 mod info;
 mod progress;
@@ -29,6 +30,9 @@ enum Command {
     /// Loss, predictions and gradients for parameters and tokens of your own.
     #[command(after_help = grad::AFTER_HELP)]
     Grad(grad::GradArgs),
+    /// Loss and gradients on the whole population, no sequence sampled.
+    #[command(after_help = exact::AFTER_HELP)]
+    Exact(exact::ExactArgs),
     /// Hold the theory's claims against exact computation.
     #[command(after_help = verify::after_help())]
     Verify(verify::VerifyArgs),
@@ -58,6 +62,7 @@ pub fn main() -> ExitCode {
     let result = match args.command {
         Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
         Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
+        Command::Exact(args) => exact::exact(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::verify(&args),
         Command::Info(args) => info::info(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),

@@ -52,6 +52,16 @@ impl Exact {
         Ok(Exact { seq_len: t, vocab: s, targets, probabilities })
     }
 
+    /// P(s) of every word (S^T), in order of their numbers.
+    pub fn probabilities(&self) -> &[f64] {
+        &self.probabilities
+    }
+
+    /// Σ P(s): 1 up to rounding.
+    pub fn weight(&self) -> f64 {
+        crate::num::sum(&self.probabilities)
+    }
+
     /// Number of words, S^T.
     pub fn words(&self) -> usize {
         self.probabilities.len()
