@@ -23,6 +23,8 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gemm;
+#[cfg(feature = "parallel")]
+mod par;
 pub mod prefix_tree;
 pub mod reference;
 mod scratch;
