@@ -138,7 +138,9 @@ fn kernels_know_nothing_of_models() {
         for word in ["std::fs", "std::io", "rand", "rayon", "popgrad"] {
             let mut paths = text.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
             let hit = paths.any(|p| p == word || p.starts_with(&format!("{word}::")));
-            assert!(!hit, "{}: `{word}`", path.display());
+            // One file spreads work over threads.
+            let threads = word == "rayon" && path.strip_prefix(&src).unwrap() == Path::new("par.rs");
+            assert!(!hit || threads, "{}: `{word}`", path.display());
         }
         // One back end may know `wide`.
         let portable = path.components().any(|c| c.as_os_str() == "portable");

@@ -10,7 +10,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 /// count, tq, tk, d.
-const SHAPES: [[usize; 4]; 6] = [
+const SHAPES: [[usize; 4]; 7] = [
+    [16, 20, 20, 30],
     [1024, 20, 20, 30],
     [1024, 1, 20, 30],
     [64, 256, 256, 128],

@@ -24,6 +24,8 @@ mod error;
 pub mod fuzzing;
 mod gemm;
 mod peak;
+#[cfg(feature = "parallel")]
+mod par;
 pub mod prefix_tree;
 pub mod reference;
 mod scratch;

@@ -354,6 +354,16 @@ impl<'a, E: Elem> Mats<'a, E> {
         // SAFETY: the offset is that of an entry, inside the slice.
         Mats { ptr: unsafe { self.ptr.add(off) }, rows: nr, cols: nc, ..self }
     }
+    /// Matrices `b0..b0+n`.
+    ///
+    /// # Panics
+    /// Out of range.
+    pub fn matrices(self, b0: usize, n: usize) -> Self {
+        assert!(b0 <= self.count && n <= self.count - b0);
+        let off = if n == 0 || self.rows == 0 || self.cols == 0 { 0 } else { b0 * self.bs };
+        // SAFETY: the offset of the first entry of a matrix, inside the slice.
+        Mats { ptr: unsafe { self.ptr.add(off) }, count: n, ..self }
+    }
     /// All rows of all matrices as one matrix of `count * rows` rows; `None` where the strides do not line up.
     pub fn flatten(&self) -> Option<Mat<'a, E>> {
         let (rows, rs) = if self.rows == 1 {
@@ -451,6 +461,30 @@ impl<'a, E: Elem> MatsMut<'a, E> {
         let off = if nr == 0 || nc == 0 || self.count == 0 { 0 } else { r0 * self.rs + c0 };
         // SAFETY: the offset is that of an entry, inside the slice.
         MatsMut { ptr: unsafe { self.ptr.add(off) }, rows: nr, cols: nc, ..self }
+    }
+    /// Matrices before `b` and matrices from `b` on: two views that share no element.
+    ///
+    /// # Panics
+    /// Out of range.
+    pub fn split_matrices(self, b: usize) -> (Self, Self) {
+        assert!(b <= self.count);
+        let rest = self.count - b;
+        let off = if rest == 0 || self.rows == 0 || self.cols == 0 { 0 } else { b * self.bs };
+        // SAFETY: the offset of the first entry of a matrix, inside the slice.
+        let right = MatsMut { ptr: unsafe { self.ptr.add(off) }, count: rest, life: PhantomData, ..self };
+        // The matrices are disjoint, the view being injective.
+        (MatsMut { count: b, ..self }, right)
+    }
+    /// Rows before `r` and rows from `r` on, of every matrix: two views that share no element.
+    ///
+    /// # Panics
+    /// Out of range.
+    pub fn split_rows(self, r: usize) -> (Self, Self) {
+        assert!(r <= self.rows);
+        let lower = MatsMut { life: PhantomData, ..self };
+        let (cols, rest) = (self.cols, self.rows - r);
+        // The rows are disjoint, the view being injective.
+        (self.sub(0, r, 0, cols), lower.sub(r, rest, 0, cols))
     }
     /// Columns before `c` and columns from `c` on, of every matrix: two views that share no element.
     ///

@@ -81,6 +81,11 @@ impl<'a, E: Elem> Attention<'a, E> {
         Shape { tq: self.q.rows(), tk: self.k.rows(), d: self.q.cols(), dv: self.v.cols() }
     }
 
+    /// Scratch elements with the given blocks.
+    pub(crate) fn scratch_len(&self, plan: Plan) -> usize {
+        scratch_len(self.shape(), plan)
+    }
+
     fn check(&self, op: &'static str) -> Result<(), KernelError> {
         let (count, tk) = (self.q.count(), self.k.rows());
         expect(op, "k count", count, self.k.count())?;
@@ -170,9 +175,20 @@ impl<E: Elem> Kernels<E> {
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         check_forward(x, &out, &keep)?;
-        let scratch = scratch.get(scratch_len(x.shape(), plan))?;
-        E::forward(self.isa(), Forward { plan, x: *x, out, keep, scratch });
+        self.run_forward(plan, x, out, keep, scratch.get(x.scratch_len(plan))?);
         Ok(())
+    }
+
+    /// The operands have been checked.
+    pub(crate) fn run_forward(
+        &self,
+        plan: Plan,
+        x: &Attention<'_, E>,
+        out: MatsMut<'_, E>,
+        keep: Keep<'_, E>,
+        scratch: &mut [E],
+    ) {
+        E::forward(self.isa(), Forward { plan, x: *x, out, keep, scratch });
     }
 
     /// Gradients through [`Kernels::attention`] from its `out`, what it kept, and `dout` (count, tq, dv): `dq` (count, tq, d) is set,
@@ -208,9 +224,24 @@ impl<E: Elem> Kernels<E> {
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         check_backward(x, &kept, &out, &dout, &dq, &dkv)?;
-        let scratch = scratch.get(scratch_len(x.shape(), plan))?;
-        E::backward(self.isa(), Backward { plan, x: *x, kept, out, dout, dq, dkv, scratch });
+        self.run_backward(plan, x, kept, out, dout, dq, dkv, scratch.get(x.scratch_len(plan))?);
         Ok(())
+    }
+
+    /// The operands have been checked.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn run_backward(
+        &self,
+        plan: Plan,
+        x: &Attention<'_, E>,
+        kept: Kept<'_, E>,
+        out: Mats<'_, E>,
+        dout: Mats<'_, E>,
+        dq: MatsMut<'_, E>,
+        dkv: KvGrad<'_, E>,
+        scratch: &mut [E],
+    ) {
+        E::backward(self.isa(), Backward { plan, x: *x, kept, out, dout, dq, dkv, scratch });
     }
 }
 
