@@ -1,7 +1,9 @@
 //! Losses, layer norm, updates and table rows: random cases of every operation, special values, refusals.
 
+use crate::fuzzing::Layout;
+use crate::fuzzing::elementwise::laid_out;
 use crate::fuzzing::testkit::{Rng, every_isa};
-use crate::fuzzing::vecmath::check;
+use crate::fuzzing::vecmath::{check, check_dot, check_rows};
 use crate::{AdamW, Elem, IGNORED, KernelError, Mat, MatMut, Sgd};
 use proptest::prelude::*;
 
@@ -40,6 +42,36 @@ fn dense_rows_of_every_length() {
     }
 }
 
+/// Numbers with all their bits: products and additions round, so that their errors and their order show.
+fn full_mantissas<E: Elem>(seed: u64) {
+    let mut rng = Rng(seed);
+    let n = rng.below(200);
+    let mut x: Vec<E> = (0..n).map(|_| E::from_f64(rng.signed() * 10f64.powi(rng.below(9) as i32))).collect();
+    let mut y: Vec<E> = rng.vec(n, 1.0);
+    check_dot(&x, &y);
+    // The same products again with the other sign, elsewhere, and one small: what is left is below the products' own errors.
+    for i in (0..n).rev() {
+        x.push(-x[i]);
+        y.push(y[i]);
+    }
+    x.push(E::from_f64(1e-9 * rng.signed()));
+    y.push(E::ONE);
+    check_dot(&x, &y);
+    let layout = Layout { transposed: false, step: 1 + rng.below(2), pad: rng.below(3) };
+    let table = laid_out::<E>(layout, 3, 1 + n % 40).random(&mut rng, 1.0);
+    let dout = laid_out::<E>(layout, 12, 1 + n % 40).random(&mut rng, 1.0);
+    let tokens: Vec<u32> = (0..12).map(|_| rng.below(3) as u32).collect();
+    check_rows(&table, &tokens, &dout, layout);
+}
+
+#[test]
+fn dot_is_compensated_and_rows_add_in_order() {
+    for seed in 0..200 {
+        full_mantissas::<f32>(seed);
+        full_mantissas::<f64>(seed);
+    }
+}
+
 fn by_hand<E: Elem>() {
     let e = |x: &[f64]| x.iter().map(|x| E::from_f64(*x)).collect::<Vec<E>>();
     for k in every_isa::<E>() {
@@ -71,6 +103,10 @@ fn by_hand<E: Elem>() {
         k.cross_entropy_labels_backward(probs, &labels, &[4.0, 1.0, 1.0], MatMut::new(&mut d, 3, 4).unwrap())
             .unwrap();
         assert_eq!(d, e(&[1.0, 1.0, -3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]));
+        // Nor does the NaN of a row without weight come through.
+        let dz = MatMut::new(&mut d, 3, 4).unwrap();
+        k.cross_entropy_labels_backward(probs, &[2, 0, 1], &[0.0; 3], dz).unwrap();
+        assert_eq!(d, e(&[0.0; 12]));
         // Log softmax far below the maximum is finite where softmax is 0.
         let mut out = e(&[9.0; 4]);
         let view = Mat::new(&z[4..8], 1, 4).unwrap();

@@ -19,6 +19,11 @@ fn most<E: Elem>() -> f64 {
     if is_f32::<E>() { f64::from(f32::MAX) / 16.0 } else { HUGE }
 }
 
+/// A size that is too large for a bound, or NaN.
+fn beyond(size: f64, limit: f64) -> bool {
+    size.is_nan() || size >= limit
+}
+
 /// What the first instruction set gave, for the others to repeat.
 #[derive(Default)]
 struct Agreement(Option<Vec<f64>>);
@@ -40,7 +45,7 @@ fn wide<E: Elem>(x: &[E]) -> Vec<f64> {
 }
 
 /// The documented bound: 2 u |Σ x y| + (n u)² Σ |x y|, barring overflow and underflow, against Dot2, which errs as much.
-fn check_dot<E: Elem>(x: &[E], y: &[E]) {
+pub(crate) fn check_dot<E: Elem>(x: &[E], y: &[E]) {
     let (n, u) = (x.len() as f64, f64::UNIT_ROUNDOFF);
     let (exact, abs) = super::dot2(x.iter().zip(y).map(|(x, y)| (x.to_f64(), y.to_f64())));
     // Errors of products below this are not representable.
@@ -237,7 +242,7 @@ impl<E: Elem> NormCase<E> {
                     let bound = 2.0 * gamma::<f64>(b + 5) * size + tiny::<f64>();
                     let ok = between::<E>(start + sums[j][l], bound, got.to_f64());
                     let exact = start + sums[j][l];
-                    assert!(ok || !(size < 1e150), "{:?}: d {l} {j}: {got} for {exact}", k.isa());
+                    assert!(ok || beyond(size, 1e150), "{:?}: d {l} {j}: {got} for {exact}", k.isa());
                 }
             }
             bits.check(&k, "layer norm", [od, dxd, mean, rstd, wide(&dw), wide(&db)].concat());
@@ -260,7 +265,7 @@ impl<E: Elem> NormCase<E> {
             let size = w * d * r + bias[j].abs();
             let bound = 2.0 * (w * r * (e + d * (rho + 2.0 * f64::UNIT_ROUNDOFF)) + gamma::<f64>(3) * size);
             let ok = between::<E>(exact[j], bound + tiny::<f64>(), got[j]);
-            assert!(ok || !(size < HUGE), "{:?} entry {j}: {} for {}", k.isa(), got[j], exact[j]);
+            assert!(ok || beyond(size, HUGE), "{:?} entry {j}: {} for {}", k.isa(), got[j], exact[j]);
         }
     }
 }
@@ -282,7 +287,7 @@ fn check_dx<E: Elem>(
         let size = rstd * (g[j] + mean_g + hat[j] * mean_gx);
         let bound = 2.0 * gamma::<f64>(n + 13) * size + 4.0 * tiny::<f64>() * (1.0 + rstd);
         // Products of three f64 may underflow on the way.
-        let wild = !(size < 1e150) || size < 1e-150 && size > 0.0;
+        let wild = beyond(size, 1e150) || size < 1e-150 && size > 0.0;
         let ok = wild || between::<E>(exact[j], bound, got[j]);
         assert!(ok, "{:?} dx {j}: {} for {}, bound {bound:e}", k.isa(), got[j], exact[j]);
     }
@@ -310,7 +315,7 @@ fn check_sgd<E: Elem>(step: Sgd, p: &[E], g: &[E], b: &[E]) {
             let inner = (step.momentum * b).abs() + g.abs() + (step.weight_decay * p).abs();
             let size = p.abs() + step.lr * inner;
             let bound = gamma::<E>(8) * size + 8.0 * tiny::<E>() * (1.0 + step.lr);
-            let ok = (got - exact).abs() <= bound || !(size.max(inner) < most::<E>());
+            let ok = (got - exact).abs() <= bound || beyond(size.max(inner), most::<E>());
             assert!(ok, "{:?}: {got} for {exact}, bound {bound:e}", k.isa());
         }
     }
@@ -366,7 +371,7 @@ fn check_relu<E: Elem>(x: &[E], d: &[E]) {
 }
 
 /// Copies, and additions in row order: the twins' bits.
-fn check_rows<E: Elem>(table: &Block<E>, tokens: &[u32], dout: &Block<E>, layout: Layout) {
+pub(crate) fn check_rows<E: Elem>(table: &Block<E>, tokens: &[u32], dout: &Block<E>, layout: Layout) {
     let [_, _, n] = table.shape;
     let (mut out, mut sums) = (laid_out::<E>(layout, tokens.len(), n), table.clone());
     reference::gather(table.mat(), tokens, &mut out.mat_mut());
