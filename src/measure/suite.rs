@@ -97,17 +97,18 @@ fn kernels<E: Elem>(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
 fn load(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
     let k = Kernels::<f32>::new(isa)?;
     for (what, kib) in [("16 KiB", 16), ("256 KiB", 256), ("128 MiB", 128 << 10)] {
-        let x = vec![1f32; kib << 8];
+        let mut x = Scratch::<f32>::new(kib << 8);
+        x.as_mut_slice().fill(1.0);
         lanes.push(lane::<f32>(format!("load {what}"), (kib << 10) as f64 / 1e9, "GB/s", move || {
-            black_box(k.load_sweep(black_box(&x)));
+            black_box(k.load_sweep(black_box(x.as_mut_slice())));
             Ok(())
         }));
     }
     Ok(())
 }
 
-/// Forward and backward of `count` problems of T positions and width D. Flops are causal: 2 T² D forward, 3.5 times that with
-/// the backward.
+/// Forward and backward of `count` problems of T positions and width D. Flops are those of the causal triangle: two products
+/// of T² D flops forward, four backward, none for computing a probability twice.
 fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
     let kernels = Kernels::<f32>::new(isa)?;
     let mut scratch = Scratch::new(kernels.attention_scratch(t, t, d, d));
@@ -116,7 +117,7 @@ fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_
     let (mut out, mut kept) = (vec![0f32; n], vec![0f32; count * t * 2]);
     let (mut dq, mut dk, mut dv) = (vec![0f32; n], vec![0f32; n], vec![0f32; n]);
     let scale = 1.0 / (d as f32).sqrt();
-    let flops = 7.0 * (count * t * t * d) as f64;
+    let flops = 6.0 * (count * t * t * d) as f64;
     let name = format!("attention {count}x{t}x{d}, both ways");
     lanes.push(lane::<f32>(name, flops / 1e9, "GFLOP/s", move || {
         let shape = [count, t, d];
