@@ -2,10 +2,11 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use popgrad::batch::Batch;
+use popgrad::exact::{Prior, RootLaw, TreeLaw};
 use popgrad::model::{ModelSpec, build};
 use popgrad::optim::{Schedule, Sgd};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{Sampled, Source};
+use popgrad::source::{Exact, Sampled, Source};
 use popgrad::task::{CausalTree, Forest, Roots};
 use popgrad::train::{Plan, Trainer};
 use popgrad_kernels::Elem;
@@ -41,7 +42,7 @@ fn sampling(c: &mut Criterion) {
 /// `update` samples its batch; `gradient` is forward and backward alone on one fixed shard.
 fn step<E: Elem>(c: &mut Criterion, threads: usize) {
     let source = source();
-    let spec = ModelSpec { name: "disentangled".into(), vocab: S, seq_len: T, heads: vec![1, 1] };
+    let spec = ModelSpec { name: "disentangled".into(), vocab: S, seq_len: T, heads: vec![1, 1], eps: 0.0 };
     let model = build::<E>(&spec).expect("sizes are in range");
     let plan = Plan {
         steps: 1 << 40,
@@ -97,5 +98,52 @@ fn steps(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, sampling, steps);
+/// One step on the exact population, all S^T sequences.
+fn exact<E: Elem>(c: &mut Criterion, name: &str, s: usize, t: usize, threads: usize) {
+    let prior = Prior::dirichlet(s, 0.1, RootLaw::Uniform).expect("sizes are in range");
+    let law = TreeLaw::new(Forest::chain(t).expect("T is in range"), prior).expect("sizes are in range");
+    let source = Exact::new(&law).expect("fits memory");
+    let spec = ModelSpec { name: name.into(), vocab: s, seq_len: t, heads: vec![1, 1], eps: 0.01 };
+    let model = build::<E>(&spec).expect("sizes are in range");
+    let plan = Plan {
+        steps: 1 << 40,
+        batch: source.words(),
+        shards: 16,
+        lr: 0.1,
+        schedule: Schedule::Constant,
+        eval_every: 1 << 40,
+        checkpoint_every: 1 << 40,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    let params = vec![E::from_f64(0.01); model.layout().len()];
+    let optimizer = Box::new(Sgd::new(0.0).expect("no decay"));
+    let mut trainer =
+        Trainer::new(model.as_ref(), &source, optimizer, plan, params).expect("everything fits");
+    let mut group = c.benchmark_group(format!("exact_{}", E::NAME));
+    group.throughput(Throughput::Elements(source.words() as u64));
+    group.bench_function(format!("{name}_chain_S{s}_T{t}_{threads}threads"), |b| {
+        b.iter_custom(|iters| {
+            pool.install(|| {
+                let start = Instant::now();
+                for _ in 0..iters {
+                    trainer.update().expect("a finite loss");
+                }
+                start.elapsed()
+            })
+        });
+    });
+    group.finish();
+}
+
+fn populations(c: &mut Criterion) {
+    for (s, t) in [(2, 12), (3, 8)] {
+        for threads in [1, 2] {
+            exact::<f64>(c, "disentangled", s, t, threads);
+            exact::<f32>(c, "disentangled", s, t, threads);
+            exact::<f64>(c, "simplified", s, t, threads);
+        }
+    }
+}
+
+criterion_group!(benches, sampling, steps, populations);
 criterion_main!(benches);

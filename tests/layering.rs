@@ -17,10 +17,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ("model", &["batch"]),
     ("optim", &[]),
     ("train", &["source", "model", "optim", "batch"]),
-    ("probe", &["task", "batch", "rng", "model"]),
+    ("probe", &["task", "batch", "rng", "source", "model"]),
     ("theory", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
     ("report", &[]),
-    ("paper", &["config", "task", "source", "batch", "rng", "model", "optim", "train", "probe", "report"]),
+    (
+        "paper",
+        &["config", "task", "exact", "source", "batch", "rng", "model", "optim", "train", "probe", "report"],
+    ),
     ("cli", &["config", "paper", "theory", "model", "batch", "report"]),
 ];
 const OPEN: &[&str] = &["error", "num", "Error", "Result"];

@@ -17,7 +17,8 @@ static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn allocations_of_warm_steps(heads: &[usize], pool: &rayon::ThreadPool) -> usize {
     let task = CausalTree::new(Forest::chain(12).unwrap(), 5, 0.1, Roots::Stationary).unwrap();
     let source = Sampled::new(task, Key::new(1, Purpose::Train));
-    let spec = ModelSpec { name: "disentangled".into(), vocab: 5, seq_len: 12, heads: heads.to_vec() };
+    let spec =
+        ModelSpec { name: "disentangled".into(), vocab: 5, seq_len: 12, heads: heads.to_vec(), eps: 0.0 };
     let model = build::<f32>(&spec).unwrap();
     let plan = Plan {
         steps: 1000,

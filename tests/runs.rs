@@ -228,6 +228,22 @@ fn uniform_roots_have_an_exact_posterior_that_is_the_counts() {
 }
 
 #[test]
+fn two_symbols_have_an_exact_posterior_with_stationary_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    run(&folder, &["steps=1", "S=2", "T=9", "graph=icl", "alpha=0.1", "test_size=40000"]);
+    let summary: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("summary.json")).unwrap()).unwrap();
+    let loss = |name: &str| summary[name].as_f64().unwrap();
+    // Against the enumeration, .321412 .364772 .369561; 40,000 losses of standard deviation below 0.5.
+    let noise = 5.0 * 0.5 / 200.0;
+    assert!((loss("bayes_posterior") - 0.321412).abs() < noise);
+    assert!((loss("bayes_counts") - 0.364772).abs() < noise);
+    // Paired on the same sequences, the gaps are known much better.
+    assert!((loss("bayes_counts") - loss("bayes_posterior") - 0.043360).abs() < 0.2 * noise);
+}
+
+#[test]
 fn presets_configs_and_overrides_reach_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("c.toml");

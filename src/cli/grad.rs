@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 /// Arguments of `popgrad grad`.
 #[derive(Debug, Args)]
 pub(super) struct GradArgs {
-    /// Model: disentangled.
+    /// Model: disentangled or simplified.
     #[arg(long)]
     model: String,
-    /// Sizes of the model, e.g. heads=1,1 S=10 (T comes from the tokens).
+    /// Sizes of the model: heads=1,1 S=10 (disentangled), S=10 eps=0.01 (simplified; eps is 0 if not given). T comes from the
+    /// tokens.
     #[arg(value_name = "KEY=VALUE")]
     sizes: Vec<String>,
-    /// Parameters: one array per block (A.0, A.1, .., W), .npz or .safetensors.
+    /// Parameters: one array per block (A.0, A.1, .., W; simplified: A1, A2), .npz or .safetensors.
     #[arg(long, value_name = "FILE")]
     params: PathBuf,
     /// Arrays `tokens` (B,T), `targets` (B,S), optionally `weights` (B).
@@ -60,27 +61,46 @@ pub(super) fn grad(args: GradArgs) -> Result<()> {
 
 fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
     let (mut heads, mut vocab) = (None, None);
-    for (name, value) in crate::config::parse_overrides(&args.sizes)? {
+    let simplified = args.model == "simplified";
+    let known: &[&str] = if simplified { &["S", "eps"] } else { &["heads", "S"] };
+    let (eps, sizes) = split_eps(&args.sizes, simplified)?;
+    for (name, value) in crate::config::parse_overrides(&sizes)? {
+        if !known.contains(&name.as_str()) {
+            return Err(Error::unknown("key of grad", &name, known.iter().copied()));
+        }
         match (name.as_str(), value) {
             ("heads", toml::Value::Array(list)) => {
                 let h: Option<Vec<usize>> =
                     list.iter().map(|v| v.as_integer().and_then(|i| usize::try_from(i).ok())).collect();
                 heads = Some(h.ok_or_else(|| Error::invalid("heads", format!("{list:?}"), "1 to 64 each"))?);
             }
-            ("S", v) => vocab = v.as_integer().and_then(|i| usize::try_from(i).ok()),
-            (other, _) => return Err(Error::unknown("key of grad", other, ["heads", "S"])),
+            (_, v) => vocab = v.as_integer().and_then(|i| usize::try_from(i).ok()),
         }
     }
     let missing = |name: &str| Error::invalid(name, "missing", format!("{name}=.. on the command line"));
-    let heads = heads.ok_or_else(|| missing("heads"))?;
+    let heads = if simplified { Vec::new() } else { heads.ok_or_else(|| missing("heads"))? };
     let vocab = vocab.ok_or_else(|| missing("S"))?;
 
     let batch = read_batch(&args.batch, vocab)?;
-    let spec = ModelSpec { name: args.model.clone(), vocab, seq_len: batch.len_tokens(), heads };
+    let spec = ModelSpec { name: args.model.clone(), vocab, seq_len: batch.len_tokens(), heads, eps };
     let model = model::build::<E>(&spec)?;
     let params = read_params::<E>(&args.params, model.layout())?;
     let result = pool(args.threads)?.install(|| evaluate(model.as_ref(), &params, &batch))?;
     write(&args.out, model.as_ref(), &batch, &result)
+}
+
+/// Takes `eps=..` out of the arguments: it is no key of a run. 0 if it is not given.
+fn split_eps(args: &[String], allowed: bool) -> Result<(f64, Vec<String>)> {
+    let (eps, rest): (Vec<&String>, Vec<&String>) = args.iter().partition(|a| a.starts_with("eps="));
+    let rest = rest.into_iter().cloned().collect();
+    let Some(text) = eps.last().map(|a| &a["eps=".len()..]) else { return Ok((0.0, rest)) };
+    if !allowed {
+        return Err(Error::unknown("key of grad", "eps", ["heads", "S"]));
+    }
+    match text.parse::<f64>() {
+        Ok(eps) => Ok((eps, rest)),
+        Err(_) => Err(Error::invalid("eps", format!("`{text}`"), "finite, >= 0")),
+    }
 }
 
 struct Evaluated<E> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`prior`] | priors that can be integrated |
 //! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
+//! | [`law`] | laws of whole words |
 //! | [`brute`] | loss and gradients by enumeration: the naive twin |
 //! | [`transition`] | one π with μ, B and ρ |
 //! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
@@ -13,9 +14,11 @@
 pub mod brute;
 pub mod counts;
 pub mod effective;
+pub mod law;
 pub mod marginals;
 pub mod prior;
 pub mod quadrature;
 pub mod transition;
 
+pub use law::{TreeLaw, WordLaw};
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};

@@ -3,11 +3,14 @@
 //! A model sees a [`Batch`] and a flat parameter vector whose named blocks its [`Layout`] lists; it returns the weighted
 //! loss Σ wᵢ ℓᵢ, the per-sequence losses and predictions, and the gradient in the layout of the parameters.
 
+pub mod construction;
 pub mod disentangled;
 pub mod layout;
+pub mod simplified;
 
 pub use disentangled::Disentangled;
 pub use layout::{Block, Layout};
+pub use simplified::Simplified;
 
 use crate::batch::Batch;
 use crate::num::Sum;
@@ -89,7 +92,7 @@ impl<E: Elem> Workspace<E> {
         self.seqs = seqs;
     }
 
-    /// −Σ_s y_s log f_s of each sequence of the last forward (B), unweighted.
+    /// −Σ_s y_s log f_s (or f_s + ε) of each sequence of the last forward (B), unweighted.
     pub fn losses(&self) -> &[f64] {
         &self.losses[..self.seqs]
     }
@@ -133,8 +136,25 @@ pub(crate) fn check_operands<E: Elem>(
     Ok(())
 }
 
+/// Checks the parents that a construction is made for: one per position, the query's own left out or not, each at an
+/// earlier position, or in the query's place at any.
+pub(crate) fn check_parents(parents: &[Option<usize>], t: usize) -> Result<()> {
+    if parents.len() != t && parents.len() + 1 != t {
+        let allowed = format!("{} or {t} (with the query's)", t - 1);
+        return Err(Error::invalid("parents", format!("{} entries", parents.len()), allowed));
+    }
+    for (i, p) in parents.iter().enumerate() {
+        if let Some(p) = p
+            && *p >= i + usize::from(i + 1 == t)
+        {
+            return Err(Error::invalid("parents", format!("entry {i} is {p}"), "an earlier position"));
+        }
+    }
+    Ok(())
+}
+
 /// Names that [`build`] knows.
-pub const MODELS: [&str; 1] = ["disentangled"];
+pub const MODELS: [&str; 2] = ["disentangled", "simplified"];
 
 /// What a model is built from, whatever its kind.
 #[derive(Debug, Clone)]
@@ -145,8 +165,10 @@ pub struct ModelSpec {
     pub vocab: usize,
     /// Sequence length T, the query included.
     pub seq_len: usize,
-    /// Heads of each layer.
+    /// Heads of each layer, where there is a choice.
     pub heads: Vec<usize>,
+    /// ε of the loss −Σ y log(f + ε), where the model has one.
+    pub eps: f64,
 }
 
 /// Builds a model by name.
@@ -156,6 +178,7 @@ pub struct ModelSpec {
 pub fn build<E: Elem>(spec: &ModelSpec) -> Result<Box<dyn Model<E>>> {
     match spec.name.as_str() {
         "disentangled" => Ok(Box::new(Disentangled::new(spec.vocab, spec.seq_len, &spec.heads)?)),
+        "simplified" => Ok(Box::new(Simplified::new(spec.vocab, spec.seq_len, spec.eps)?)),
         other => Err(Error::unknown("model", other, MODELS)),
     }
 }

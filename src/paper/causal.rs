@@ -7,6 +7,7 @@ use super::folder::{self, TimingRecord};
 use super::{Progress, figures};
 use crate::batch::Batch;
 use crate::config::Config;
+use crate::exact::{FinitePrior, quadrature};
 use crate::model::{self, Layout, ModelSpec};
 use crate::num::Sum;
 use crate::optim::{self, Schedule};
@@ -15,12 +16,14 @@ use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
 use crate::source::Sampled;
-use crate::task::bayes::{bayes_counts, bayes_posterior, bayes_public};
+use crate::task::bayes::{Mixture, bayes_counts, bayes_posterior, bayes_public};
 use crate::task::{CausalTree, Forest, Roots, Task};
 use crate::train::{self, Evaluation, Observer, Plan, State, Trainer};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -63,7 +66,7 @@ pub struct References {
     pub counts: f64,
     /// The public code's variant.
     pub public: f64,
-    /// The exact posterior, where it has a closed form.
+    /// The exact posterior, where it has a closed form or can be had by quadrature.
     pub posterior: Option<f64>,
 }
 
@@ -101,7 +104,13 @@ fn plan(config: &Config) -> Result<Plan> {
 }
 
 fn spec(config: &Config) -> ModelSpec {
-    ModelSpec { name: config.model.clone(), vocab: config.S, seq_len: config.T, heads: config.heads.clone() }
+    ModelSpec {
+        name: config.model.clone(),
+        vocab: config.S,
+        seq_len: config.T,
+        heads: config.heads.clone(),
+        eps: 0.0,
+    }
 }
 
 /// Refuses a configuration that cannot run, before anything is written.
@@ -118,6 +127,10 @@ pub fn check(config: &Config) -> Result<()> {
 fn check_typed<E: Elem>(config: &Config) -> Result<()> {
     task(config)?;
     let model = model::build::<E>(&spec(config))?;
+    if model.layout().find("A.0").is_none() {
+        // Figures and metrics of this experiment are about its blocks.
+        return Err(Error::invalid("model", model.name(), "disentangled"));
+    }
     let len = model.layout().len();
     optim::build::<E>(&config.optimizer, len, config.weight_decay)?;
     let plan = plan(config)?;
@@ -192,7 +205,7 @@ fn run_typed<E: Elem>(
     }
     folder::write_run_file(folder, config, task.forest().parents_i64())?;
     trainer.set_test(&test, config.test_size)?;
-    let references = references(&task, trainer.test_batches());
+    let references = references(&task, &trainer.test_batches().collect::<Vec<_>>());
 
     let earlier = folder::last_seconds(folder)?;
     let first_step = trainer.steps_done();
@@ -275,7 +288,7 @@ pub fn position_blocks(config: &Config, layout: &Layout, params: &[f64]) -> Vec<
 }
 
 /// Mean losses of the reference predictors over `batches`.
-fn references<'a>(task: &CausalTree, batches: impl Iterator<Item = &'a Batch>) -> References {
+fn references(task: &CausalTree, batches: &[&Batch]) -> References {
     let mut f = vec![0.0; task.vocab()];
     let (mut counts, mut public, mut posterior, mut exact) = (Sum::new(), Sum::new(), Sum::new(), true);
     for batch in batches {
@@ -289,7 +302,57 @@ fn references<'a>(task: &CausalTree, batches: impl Iterator<Item = &'a Batch>) -
             posterior.add(weight * cross_entropy(target, &f));
         }
     }
-    References { counts: counts.value(), public: public.value(), posterior: exact.then(|| posterior.value()) }
+    let posterior = if exact { Some(posterior.value()) } else { quadrature_loss(task, batches) };
+    References { counts: counts.value(), public: public.value(), posterior }
+}
+
+/// Kinds of sequences times atoms that the posterior may cost: some seconds.
+const MOST_POSTERIOR_TERMS: usize = 1 << 30;
+
+/// Loss of the exact posterior for stationary roots at S = 2; `None` for larger alphabets, and where the quadrature would
+/// take too long or does not settle.
+fn quadrature_loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
+    let forest = task.forest();
+    if task.vocab() != 2 || task.roots() != Roots::Stationary {
+        return None;
+    }
+    // Sequences with the same counts and query have the same posterior: one of them, and Σ w y.
+    let mut kinds: BTreeMap<[u32; 7], (&[u32], [f64; 2])> = BTreeMap::new();
+    for batch in batches {
+        for i in 0..batch.seqs() {
+            let (tokens, target, weight) = (batch.sequence(i), batch.target(i), batch.weights()[i]);
+            let mut key = [0; 7];
+            for (i, p) in forest.parents().iter().enumerate() {
+                key[p.map_or(4, |p| 2 * tokens[p] as usize) + tokens[i] as usize] += 1;
+            }
+            key[6] = tokens[tokens.len() - 1];
+            let kind = kinds.entry(key).or_insert((tokens, [0.0; 2]));
+            (0..2).for_each(|b| kind.1[b] += weight * target[b]);
+        }
+    }
+    let kinds: Vec<_> = kinds.into_values().collect();
+    let loss = |prior: &FinitePrior| {
+        if prior.atoms() * kinds.len() > MOST_POSTERIOR_TERMS {
+            return Err(Error::invalid("posterior", "too many terms", "fewer"));
+        }
+        let mixture = Mixture::new(2, prior.weight(), prior.pi(), prior.roots());
+        let of_chunk = |kinds: &[(&[u32], [f64; 2])]| {
+            let (mut mixture, mut f, mut sum) = (mixture.clone(), [0.0; 2], Sum::new());
+            for (tokens, target) in kinds {
+                match mixture.predict(forest, tokens, &mut f) {
+                    Some(()) => sum.add(cross_entropy(target, &f)),
+                    None => sum.add(f64::NAN),
+                }
+            }
+            sum
+        };
+        // Chunks of one size, folded in order: the same bits for any number of threads.
+        let chunks: Vec<Sum> = kinds.par_chunks(64).map(of_chunk).collect();
+        let mut total = Sum::new();
+        chunks.into_iter().for_each(|s| total.merge(s));
+        Ok(total.value())
+    };
+    Some(quadrature::until_still(task.alpha(), loss).ok()?.loss)
 }
 
 /// −Σ y log f over y > 0.

@@ -1,3 +1,4 @@
 //! Questions asked of trained parameters: does the model hold what theory says it learns?
 
 pub mod attention;
+pub mod noise;

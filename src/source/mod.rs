@@ -1,11 +1,13 @@
 //! Sources: what fills a batch, by sampling or by enumeration.
 
+mod exact;
 mod sampled;
 
+pub use exact::Exact;
 pub use sampled::Sampled;
 
 use crate::batch::Batch;
-use crate::task::CausalTreeWork;
+use std::any::Any;
 
 /// Fills batches with weighted sequences; the model cannot tell one source from another.
 pub trait Source: Send + Sync {
@@ -13,9 +15,14 @@ pub trait Source: Send + Sync {
     fn seq_len(&self) -> usize;
     /// Alphabet size S.
     fn vocab(&self) -> usize;
+    /// Sequences of one pass over everything, if there is an end: a batch of that many is the population itself.
+    fn population(&self) -> Option<usize> {
+        None
+    }
     /// Storage for [`fill`](Self::fill), one per thread or shard.
     fn work(&self) -> SourceWork;
-    /// Overwrites `batch` with the sequences `first .. first + count`, each of weight 1 / `denominator`.
+    /// Overwrites `batch` with the sequences `first .. first + count`, each of weight 1 / `denominator`, or of p N /
+    /// `denominator` where it is one of N with probability p.
     ///
     /// Sequence number n is the same whatever batch it lands in, so shards may split a batch at will, passing the
     /// size of the whole batch as `denominator`. Allocates nothing.
@@ -26,10 +33,26 @@ pub trait Source: Send + Sync {
     fn fill(&self, first: u64, count: usize, denominator: usize, work: &mut SourceWork, batch: &mut Batch);
 }
 
-/// Working storage of a [`Source`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum SourceWork {
-    /// Of a source over [`CausalTree`](crate::task::CausalTree).
-    CausalTree(CausalTreeWork),
+/// Working storage of a [`Source`], of a type that only the source knows.
+#[derive(Debug)]
+pub struct SourceWork(Box<dyn Any + Send + Sync>);
+
+impl SourceWork {
+    /// Holds `work`.
+    pub fn new(work: impl Any + Send + Sync) -> Self {
+        SourceWork(Box::new(work))
+    }
+
+    /// Of a source that needs none.
+    pub fn none() -> Self {
+        SourceWork::new(())
+    }
+
+    /// What it holds.
+    ///
+    /// # Panics
+    /// When that is of another type: the work of another source.
+    pub fn get<W: Any>(&mut self) -> &mut W {
+        self.0.downcast_mut().expect("work storage of another source")
+    }
 }

@@ -3,7 +3,7 @@
 use super::{Source, SourceWork};
 use crate::batch::Batch;
 use crate::rng::Key;
-use crate::task::{CausalTree, Task};
+use crate::task::{CausalTree, CausalTreeWork, Task};
 
 /// Samples of `task` under `key`; sequence n is sample n.
 #[derive(Debug, Clone)]
@@ -34,14 +34,14 @@ impl Source for Sampled {
     }
 
     fn work(&self) -> SourceWork {
-        SourceWork::CausalTree(self.task.work())
+        SourceWork::new(self.task.work())
     }
 
     fn fill(&self, first: u64, count: usize, denominator: usize, work: &mut SourceWork, batch: &mut Batch) {
         let (t, s) = (self.seq_len(), self.vocab());
         assert!(batch.len_tokens() == t && batch.vocab() == s, "batch of another task");
         assert!(denominator > 0, "weights 1/0");
-        let SourceWork::CausalTree(work) = work;
+        let work: &mut CausalTreeWork = work.get();
         batch.set_seqs(count);
         let (tokens, targets, weights) = batch.parts_mut();
         let rows = tokens.chunks_exact_mut(t).zip(targets.chunks_exact_mut(s));

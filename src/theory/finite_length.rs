@@ -1,7 +1,7 @@
 //! Claim 3: the leading gradient at finite T, exactly, and how it tends to its population limit.
 
 use super::population::Population;
-use super::support::{apart, atoms, drawn, key, pair, parents, star, t_eff, transitions};
+use super::support::{Graphs, apart, atoms, drawn, key, pair, parents, star, t_eff, transitions};
 use super::{Check, Claim, Fit, Settings};
 use crate::Result;
 use crate::exact::counts::leading_averaged;
@@ -70,8 +70,7 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
 
     let (prior, published) = (pair()?, [0.0767, 0.0357, 0.0170, 0.00830, 0.00410]);
     let of = transitions(&prior)?;
-    let graphs: [(&str, fn(usize) -> Result<Forest>); 3] =
-        [("chain", Forest::chain), ("icl", Forest::icl), ("star", star)];
+    let graphs: [Graphs; 3] = [("chain", Forest::chain), ("icl", Forest::icl), ("star", star)];
     for (name, graph) in graphs {
         let (mut points, mut rho) = (Vec::new(), 0.0);
         let lengths = [16, 32, 64, 128, 256];

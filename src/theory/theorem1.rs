@@ -2,7 +2,7 @@
 
 use super::algorithm::{Rates, posterior_loss, train};
 use super::population::Population;
-use super::support::{atoms, transitions};
+use super::support::{Graphs, atoms, transitions};
 use super::{Check, Claim, Fit, Settings};
 use crate::Result;
 use crate::exact::FinitePrior;
@@ -35,7 +35,7 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
     let prior = stationary_pairs(0.5, 6)?;
     let of = transitions(&prior)?;
     let floor = entropy(&prior);
-    let graphs: [(&str, fn(usize) -> Result<Forest>); 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
+    let graphs: [Graphs; 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
     let lengths: &[usize] = if settings.thorough { &[5, 7, 9, 11, 13] } else { &[5, 7, 9, 11] };
     for (name, graph) in graphs {
         let (mut gaps, mut misses) = (Vec::new(), Vec::new());

@@ -2,7 +2,7 @@
 
 use super::algorithm::{Rates, train};
 use super::population::Population;
-use super::support::{atoms, drawn, key, transitions};
+use super::support::{Graphs, atoms, drawn, key, transitions};
 use super::{Check, Claim, Fit, Settings};
 use crate::Result;
 use crate::exact::counts::leading_averaged;
@@ -27,7 +27,7 @@ pub(super) const CLAIM: Claim = Claim {
 /// Transitions no atom of the training prior has.
 const FRESH: [[f64; 4]; 3] = [[0.9, 0.1, 0.2, 0.8], [0.3, 0.7, 0.6, 0.4], [0.5, 0.5, 0.95, 0.05]];
 
-const GRAPHS: [(&str, fn(usize) -> Result<Forest>); 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
+const GRAPHS: [Graphs; 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
 
 fn run(settings: &Settings) -> Result<Vec<Check>> {
     let mut checks = learned(settings)?;
