@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`prior`] | priors that can be integrated |
 //! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
+//! | [`law`] | laws of whole words |
 //! | [`brute`] | loss and gradients by enumeration: the naive twin |
 //! | [`tree`] | loss and gradients of the simplified model by a prefix tree |
 //! | [`symmetric`] | the same by orbits under renaming the symbols |

@@ -65,6 +65,9 @@ pub(super) fn t_eff(forest: &Forest, rho: f64) -> String {
     format!("{:.2}", effective_length(forest, rho))
 }
 
+/// A family of graphs: its name, and the member of length T.
+pub(super) type Graphs = (&'static str, fn(usize) -> Result<Forest>);
+
 /// A star: position 0 has all others for children.
 pub(super) fn star(t: usize) -> Result<Forest> {
     let parents: Vec<i64> = (0..t as i64 - 1).map(|i| if i == 0 { -1 } else { 0 }).collect();

@@ -2,7 +2,7 @@
 
 use super::algorithm::{Rates, posterior_loss, train};
 use super::population::Population;
-use super::support::{atoms, transitions};
+use super::support::{Graphs, atoms, transitions};
 use super::{Check, Claim, Fit, Settings};
 use crate::Result;
 use crate::exact::FinitePrior;
@@ -35,7 +35,7 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
     let prior = stationary_pairs(0.5, 6)?;
     let of = transitions(&prior)?;
     let floor = entropy(&prior);
-    let graphs: [(&str, fn(usize) -> Result<Forest>); 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
+    let graphs: [Graphs; 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
     let lengths: &[usize] = if settings.thorough { &[5, 7, 9, 11, 13] } else { &[5, 7, 9, 11] };
     for (name, graph) in graphs {
         let (mut gaps, mut misses) = (Vec::new(), Vec::new());
@@ -44,7 +44,9 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
             let rho = limit_averaged(atoms(&of), &forest)?.rho;
             let t_eff = settings.formulas.effective_length(&forest, rho)?;
             let population = Population::new(&forest, &prior.clone().into())?;
-            let trained = train(&population, &forest, 2, &Rates::default());
+            // What attention lacks falls like T/(η₁ τ₁) in the end: this leaves room for O(1/T).
+            let rates = Rates { eta1: 4000.0 * (t as f64 / 8.0).powi(3), ..Rates::default() };
+            let trained = train(&population, &forest, 2, &rates);
             let miss = 1.0 - trained.least_attention(&forest);
             let gap = trained.losses[2] - floor;
             gaps.push((t_eff, gap));
@@ -67,7 +69,9 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
         let c = Check::at_most("order of L − L* in T_eff", 0.0, fit.slope).plotted(fit);
         checks.push(c.with("graph", name));
         let fit = Fit::new("T", "1 − least attention", misses);
-        checks.push(Check::noted("order of 1 − attention in T", fit.slope).plotted(fit).with("graph", name));
+        checks.push(
+            Check::at_most("order of 1 − attention in T", -1.0, fit.slope).plotted(fit).with("graph", name),
+        );
     }
     Ok(checks)
 }

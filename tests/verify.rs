@@ -1,0 +1,158 @@
+//! `popgrad verify`: every claim holds, wrong formulas are seen, and the command line says so.
+
+use popgrad::exact::transition::Transition;
+use popgrad::task::Forest;
+use popgrad::theory::{CLAIMS, Formulas, Outcome, Settings, Verdict, run, select};
+use std::fs;
+use std::process::{Command, Output};
+
+fn outcome(id: &str, formulas: Formulas) -> Outcome {
+    let claim = select(&[id.to_string()]).unwrap()[0];
+    run(claim, &Settings { thorough: false, formulas }).unwrap()
+}
+
+#[test]
+fn every_claim_holds() {
+    for claim in CLAIMS {
+        let o = outcome(claim.id, Formulas::default());
+        let failed: Vec<_> = o.checks.iter().filter(|c| c.verdict() == Verdict::Fail).collect();
+        assert!(failed.is_empty() && !o.checks.is_empty(), "{}: {failed:#?}", claim.id);
+        // A claim of finite length says how long that effectively is.
+        if claim.id.starts_with("theorem") {
+            assert!(o.checks.iter().any(|c| c.parameters.iter().any(|(k, _)| k == "T_eff")), "{}", claim.id);
+        }
+    }
+    let verdict = |id| outcome(id, Formulas::default()).verdict();
+    assert_eq!(verdict("diagonal"), Verdict::Counterexample);
+    assert_eq!(verdict("algorithm"), Verdict::Pass);
+}
+
+/// A wrong formula, and the claims that must fail by it.
+#[track_caller]
+fn caught(what: &str, formulas: Formulas, claims: &[&str]) {
+    for id in claims {
+        let o = outcome(id, formulas);
+        assert_eq!(o.verdict(), Verdict::Fail, "{what} went unseen by `{id}`");
+    }
+}
+
+#[test]
+fn wrong_formulas_are_seen() {
+    let right = Formulas::default();
+    caught("a prefactor off by T", Formulas { prefactor: |b, s, _| b / s as f64, ..right }, &["leading"]);
+    caught(
+        "a prefactor off by 1/1000",
+        Formulas { prefactor: |b, s, t| 1.001 * b / (s * t) as f64, ..right },
+        &["leading"],
+    );
+    caught(
+        "a Jacobian without its second term",
+        Formulas { jacobian: |m, x| m.iter().zip(x).map(|(m, x)| m * x).collect(), ..right },
+        &["gradients", "leading"],
+    );
+    caught(
+        "a uniform law for the stationary one",
+        Formulas { stationary: |t: &Transition| vec![1.0 / t.symbols() as f64; t.symbols()], ..right },
+        &["finite-length"],
+    );
+    caught(
+        "a mask without the diagonal",
+        Formulas { attended: |i| i.max(1), ..right },
+        &["gradients", "leading", "finite-length"],
+    );
+    caught(
+        "a mask that sees the next position",
+        Formulas { attended: |i| i + 2, ..right },
+        &["gradients", "leading"],
+    );
+    caught(
+        "a root taken for a child of the position before it",
+        Formulas { parent: |f: &Forest, i| f.parent(i).or(i.checked_sub(1)), ..right },
+        &["finite-length", "symmetry", "theorem2"],
+    );
+    caught(
+        "roots counted under the last position",
+        Formulas { parent: |f: &Forest, i| f.parent(i).or(Some(f.len_context() - 1)), ..right },
+        &["symmetry"],
+    );
+    caught("an edge less to j", Formulas { exponents: |a, b| [a, b], ..right }, &["finite-length"]);
+    caught("a and b exchanged", Formulas { exponents: |a, b| [b + 1, a], ..right }, &["finite-length"]);
+    caught("1/(1 + 2α)", Formulas { two_symbols: |a| 1.0 / (1.0 + 2.0 * a), ..right }, &["two-symbols"]);
+    caught("λ for λ²", Formulas { lazy: |l, s| [l * (s as f64 - 1.0); 2], ..right }, &["diagonal"]);
+    caught("a bound without 1 − ρ", Formulas { margin: |square, _| square, ..right }, &["data-processing"]);
+    caught(
+        "the direction 11ᵀ/S",
+        Formulas { direction: |s| vec![1.0 / s as f64; s * s], ..right },
+        &["symmetry"],
+    );
+    caught(
+        "counts without a prior",
+        Formulas {
+            predictor: |_, n| {
+                let total = n.iter().sum::<f64>();
+                n.iter().map(|x| if total > 0.0 { x / total } else { 1.0 / n.len() as f64 }).collect()
+            },
+            ..right
+        },
+        &["symmetry"],
+    );
+    caught(
+        "distance by one too many",
+        Formulas { overlap: |r, d| r.powi(d as i32 + 1), ..right },
+        &["finite-length"],
+    );
+}
+
+fn popgrad(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_popgrad")).arg("verify").args(args).output().unwrap()
+}
+
+fn stdout(o: &Output) -> &str {
+    std::str::from_utf8(&o.stdout).unwrap()
+}
+
+#[test]
+fn the_command_writes_what_it_prints() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("v");
+    let text = out.to_str().unwrap();
+    let o = popgrad(&["leading", "diagonal", "--json", "--out", text]);
+    assert_eq!(o.status.code(), Some(0), "{}", String::from_utf8_lossy(&o.stderr));
+    assert_eq!(fs::read(out.join("verify.json")).unwrap(), o.stdout);
+    let json: serde_json::Value = serde_json::from_str(stdout(&o)).unwrap();
+    let claims = json["claims"].as_array().unwrap();
+    assert_eq!(claims.len(), 2);
+    assert_eq!((&claims[0]["id"], &claims[0]["verdict"]), (&"leading".into(), &"pass".into()));
+    assert_eq!(claims[1]["verdict"], "counterexample");
+    let slope = claims[0]["checks"].as_array().unwrap().iter().find(|c| !c["fit"].is_null()).unwrap();
+    assert_eq!(slope["rule"], "within");
+    assert!((slope["fit"]["slope"].as_f64().unwrap() - 1.0).abs() < 0.02);
+    assert!(slope["parameters"].as_array().unwrap().iter().any(|p| p[0] == "T_eff"));
+    let html = fs::read_to_string(out.join("verify.html")).unwrap();
+    assert!(html.contains("<svg") && html.contains("Leading order") && html.contains("counterexample"));
+    // The same again on another number of threads: the same bytes.
+    assert_eq!(popgrad(&["leading", "diagonal", "--json", "--threads", "1"]).stdout, o.stdout);
+    // Nothing is overwritten.
+    assert_eq!(popgrad(&["leading", "--out", text]).status.code(), Some(2));
+}
+
+#[test]
+fn lists_and_refusals() {
+    let o = popgrad(&["--list"]);
+    assert_eq!(o.status.code(), Some(0));
+    assert!(CLAIMS.iter().all(|c| stdout(&o).contains(&format!("{}: {}", c.id, c.title))));
+    let o = popgrad(&["leding"]);
+    assert_eq!(o.status.code(), Some(2));
+    let err = String::from_utf8(o.stderr).unwrap();
+    assert!(
+        err.contains("unknown claim `leding`, did you mean `leading`?")
+            && err.trim_end().lines().count() == 1,
+        "{err}"
+    );
+    assert!(o.stdout.is_empty());
+    assert_eq!(popgrad(&["--threads", "0"]).status.code(), Some(2));
+    let mut ids: Vec<_> = CLAIMS.iter().map(|c| c.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), CLAIMS.len());
+}
