@@ -51,11 +51,6 @@ fn prior(kind: usize, s: usize, rng: &mut Rng) -> Prior {
             .into(),
     }
 }
-
-fn largest(x: &[f64]) -> f64 {
-    x.iter().fold(0.0, |m, x| x.abs().max(m))
-}
-
 /// Roundings: every term is a product of some 4 T + 16 roundings; the tree's nested sums and the twin's compensated ones add
 /// log-many; the differences that make δ cancel against terms of size Σ W = 1, times a's range, not the gradient's own size.
 fn tolerance(t: usize, range: f64) -> f64 {

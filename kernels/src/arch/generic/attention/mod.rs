@@ -89,6 +89,7 @@ impl<E: Elem> In<E> {
         self.0.wrapping_add(i * self.1)
     }
     #[inline(always)]
+    #[allow(clippy::wrong_self_convention)] // The part from row i on.
     fn from_row(self, i: usize) -> Self {
         In(self.row(i), self.1)
     }
@@ -100,6 +101,7 @@ impl<E: Elem> Out<E> {
         self.0.wrapping_add(i * self.1)
     }
     #[inline(always)]
+    #[allow(clippy::wrong_self_convention)] // The part from row i on.
     fn from_row(self, i: usize) -> Self {
         Out(self.row(i), self.1)
     }
