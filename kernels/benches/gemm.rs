@@ -4,7 +4,7 @@
 //! matrixmultiply allocates its packing buffers in every call, and the times include that: it is what a caller would pay.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
+use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Mats, MatsMut, Scratch, Write};
 use std::hint::black_box;
 
 /// m, k, n, and whether A and B are views of transposed memory.
@@ -86,5 +86,48 @@ fn bench<E: Rival>(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<f64>);
+/// 1024 products of 20 x 30 by 30 x 30 in one call, each with a B of its own and all with the same; and a short A with B packed
+/// before.
+fn reuse<E: Rival>(criterion: &mut Criterion) {
+    let kernels = Kernels::<E>::from_env().expect("POPGRAD_ISA");
+    let mut group = criterion.benchmark_group(format!("gemm reuse/{}", E::NAME));
+    let entries = |n: usize| -> Vec<E> { (0..n).map(|i| E::from_f64((i as f64 * 0.37).sin())).collect() };
+    let (count, m, k, n) = (1024, 20, 30, 30);
+    let (a, b, mut c) = (entries(count * m * k), entries(count * k * n), vec![E::ZERO; count * m * n]);
+    let av = Mats::new(&a, [count, m, k], m * k, k).unwrap();
+    let mut scratch = Scratch::new(kernels.gemm_scratch(m, k, n));
+    group.throughput(Throughput::Elements(2 * (count * m * k * n) as u64));
+    for (name, next_b) in [("1024x20x30x30", k * n), ("1024x20x30x30 shared B", 0)] {
+        let bv = Mats::new(&b, [count, k, n], next_b, n).unwrap();
+        group.bench_function(BenchmarkId::new(kernels.isa().name(), name), |bencher| {
+            bencher.iter(|| {
+                let c = MatsMut::new(black_box(&mut c), [count, m, n], m * n, n).unwrap();
+                kernels
+                    .gemm_batch(Write::Set, E::ONE, black_box(av), black_box(bv), c, &mut scratch)
+                    .unwrap();
+            });
+        });
+    }
+    let (m, k, n) = (16, 128, 128);
+    let (a, b, mut c) = (entries(m * k), entries(k * n), vec![E::ZERO; m * n]);
+    let (a, b) = (Mat::new(&a, m, k).unwrap(), Mat::new(&b, n, k).unwrap().t());
+    let packed = kernels.pack_b(b).unwrap();
+    let mut scratch = Scratch::new(kernels.gemm_scratch(m, k, n));
+    group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
+    group.bench_function(BenchmarkId::new(kernels.isa().name(), "16x128x128 Bt"), |bencher| {
+        bencher.iter(|| {
+            let c = MatMut::new(black_box(&mut c), m, n).unwrap();
+            kernels.gemm(Write::Set, E::ONE, black_box(a), black_box(b), c, &mut scratch).unwrap();
+        });
+    });
+    group.bench_function(BenchmarkId::new(kernels.isa().name(), "16x128x128 Bt packed"), |bencher| {
+        bencher.iter(|| {
+            let c = MatMut::new(black_box(&mut c), m, n).unwrap();
+            kernels.gemm_packed(Write::Set, E::ONE, black_box(a), &packed, c, &mut scratch).unwrap();
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench::<f32>, bench::<f64>, reuse::<f32>, reuse::<f64>);
 criterion_main!(benches);

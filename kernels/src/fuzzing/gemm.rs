@@ -1,9 +1,9 @@
 //! Matrix products against the twin, an interval of twice the precision, and themselves along the plainest path.
 
-use super::testkit::Rng;
+use super::testkit::{Block, Rng, same};
 use crate::gemm::Plan;
 use crate::gemm::blocking::Blocking;
-use crate::{Elem, Isa, Kernels, Mat, MatMut, Scratch, Write, reference};
+use crate::{Batch, Elem, Isa, Kernels, Mat, MatMut, Scratch, Write, reference};
 
 /// Where the entries of a matrix lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,6 +226,9 @@ impl GemmCase {
                 );
             }
             self.same_bits_when_dense(&kernels, plan, write, alpha, [&a, &b], fill(Layout::DENSE), &found);
+            let rows = Layout { pad: self.layouts[2].pad, ..Layout::DENSE };
+            self.same_bits_when_packed(&kernels, plan, write, alpha, [&a, &b], fill(rows), &found);
+            self.same_bits_in_a_batch(&kernels, plan, write, alpha, &mut rng);
         }
     }
 
@@ -267,6 +270,71 @@ impl GemmCase {
                 E::NAME,
                 kernels.isa().name()
             );
+        }
+    }
+
+    /// B packed before, into panels that another matrix has used.
+    #[allow(clippy::too_many_arguments)]
+    fn same_bits_when_packed<E: Elem>(
+        &self,
+        kernels: &Kernels<E>,
+        plan: Plan,
+        write: Write,
+        alpha: E,
+        [a, b]: [&Held<E>; 2],
+        mut c: Held<E>,
+        found: &[E],
+    ) {
+        let nan = [E::NAN];
+        let other = Mat::with_strides(&nan, self.k, self.n, 0, 0).unwrap();
+        let mut packed = kernels.pack_b_planned(plan, other).unwrap();
+        kernels.repack_b(b.view(), &mut packed).unwrap();
+        let mut scratch = Scratch::new(kernels.planned_scratch(&plan, self.m, self.k, self.n));
+        kernels.gemm_packed(write, alpha, a.view(), &packed, c.view_mut(), &mut scratch).unwrap();
+        assert!(c.margins_intact(), "{} {}: packed, outside of C: {self:?}", E::NAME, kernels.isa().name());
+        for (e, (x, y)) in found.iter().zip(c.entries()).enumerate() {
+            let ok = same(x.to_f64(), y.to_f64());
+            assert!(ok, "{} {} entry {e}: {x}, packed {y}: {self:?}", E::NAME, kernels.isa().name());
+        }
+    }
+
+    /// Three products in one call, each against a call of its own; A or B shared as the seed has it.
+    fn same_bits_in_a_batch<E: Elem>(
+        &self,
+        kernels: &Kernels<E>,
+        plan: Plan,
+        write: Write,
+        alpha: E,
+        rng: &mut Rng,
+    ) {
+        let mut operand = |rows, cols, layout: Layout, shared: bool| {
+            let shape = if layout.transposed { [3, cols, rows] } else { [3, rows, cols] };
+            let plain = Block::<E>::new(shape, layout.pad, layout.step == 3);
+            let mut held = Block::with_strides(shape, if shared { 0 } else { plain.bs }, plain.rs, 1);
+            held.fill(|_| entry(rng, self.values));
+            held
+        };
+        let [la, lb, lc] = self.layouts;
+        let a = operand(self.m, self.k, la, self.seed & 1 == 1);
+        let b = operand(self.k, self.n, lb, self.seed & 2 == 2);
+        let mut c = operand(self.m, self.n, Layout { transposed: false, ..lc }, false);
+        if !self.add {
+            c.fill(|_| E::NAN);
+        }
+        let mut single = c.clone();
+        let batch = |t: bool, held| if t { Batch::T(held) } else { Batch::N(held) };
+        let mut scratch = Scratch::new(kernels.planned_scratch(&plan, self.m, self.k, self.n));
+        let (av, bv) = (batch(la.transposed, a.mats()), batch(lb.transposed, b.mats()));
+        kernels.gemm_batch_planned(plan, write, alpha, av, bv, c.mats_mut(), &mut scratch).unwrap();
+        c.assert_canaries();
+        for q in 0..3 {
+            let (a, b) = (a.mats().mat(q), b.mats().mat(q));
+            let (a, b) = (if la.transposed { a.t() } else { a }, if lb.transposed { b.t() } else { b });
+            let mut all = single.mats_mut();
+            kernels.gemm_planned(plan, write, alpha, a, b, all.mat(q), &mut scratch).unwrap();
+        }
+        for (e, (x, y)) in single.dense().into_iter().zip(c.dense()).enumerate() {
+            assert!(same(x, y), "{} {} entry {e}: {x}, batch {y}: {self:?}", E::NAME, kernels.isa().name());
         }
     }
 

@@ -16,9 +16,10 @@ pub(crate) struct Tile {
 pub(crate) const MAX_ROWS: usize = 16;
 
 /// The register tiles. What has to fit: rows times vectors accumulators, the vectors of B, one broadcast of A, and one mask on
-/// AVX2. On
-/// AVX-512 narrow tiles are taller, so that as many FMAs as the registers hold hide one another's latency (against 8 rows
-/// throughout, f32: 32^3 142 -> 155, 65^3 138 -> 149, 20x30x30 113 -> 120 GFLOP/s); on AVX2 that gained nothing.
+/// AVX2. On AVX-512 narrow tiles are taller, so that as many FMAs as the registers hold hide one another's latency (against 8 rows
+/// throughout, f32, on an Intel Xeon with two 512-bit FMA units: 32^3 142 -> 155, 65^3 138 -> 149, 20x30x30 113 -> 120 GFLOP/s;
+/// on Zen 4, which has the like of one, 8 and 12 rows are within 1 % where all tiles are equal, see `Split::equal`); on AVX2
+/// that gained nothing.
 pub(crate) const fn tile(isa: Isa) -> Tile {
     match isa {
         // 24 + 3 + 1 of 32 registers; 24 FMAs for 11 loads (three vectors) or 14 (two).

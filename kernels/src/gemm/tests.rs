@@ -1,8 +1,8 @@
 //! The product against its twin, an oracle of twice the precision, matrixmultiply, and itself along every other path.
 
 use super::*;
-use crate::Isa;
 use crate::fuzzing::{GemmCase, Layout, Values, gamma};
+use crate::{Isa, Mats, MatsMut};
 use proptest::prelude::*;
 
 fn layout() -> impl Strategy<Value = Layout> {
@@ -217,6 +217,57 @@ fn refusals_write_nothing() {
     assert_eq!(try_gemm(a, b, (1, 4), needed), shape("c rows", 2, 1));
     assert_eq!(try_gemm(a, b, (2, 3), needed), shape("c columns", 4, 3));
     assert_eq!(c, [7.0; 8]);
+}
+
+#[test]
+fn batches_and_panels_refuse_what_does_not_fit() {
+    let kernels = Kernels::<f32>::from_env().unwrap();
+    let (data, mut out) = ([1.0; 24], [7.0; 16]);
+    let mats = |count, rows, cols| Mats::new(&data, [count, rows, cols], rows * cols, cols).unwrap();
+    let needed = kernels.gemm_scratch(2, 3, 4);
+    let mut try_batch = |a, b, [count, rows, cols]: [usize; 3], have| {
+        let c = MatsMut::new(&mut out, [count, rows, cols], rows * cols, cols).unwrap();
+        kernels.gemm_batch(Write::Set, 1.0, a, b, c, &mut Scratch::new(have)).unwrap_err()
+    };
+    let (a, b) = (Batch::N(mats(2, 2, 3)), Batch::N(mats(2, 3, 4)));
+    let shape = |op, what, expected, found| KernelError::Shape { op, what, expected, found };
+    let short = KernelError::ScratchTooSmall { needed, have: needed - 1 };
+    assert_eq!(try_batch(a, b, [2, 2, 4], needed - 1), short);
+    let wrong = |what, expected, found| shape("gemm_batch", what, expected, found);
+    assert_eq!(try_batch(Batch::N(mats(1, 2, 3)), b, [2, 2, 4], needed), wrong("b count", 1, 2));
+    assert_eq!(try_batch(a, b, [1, 2, 4], needed), wrong("c count", 2, 1));
+    assert_eq!(try_batch(Batch::T(mats(2, 2, 3)), b, [2, 2, 4], needed), wrong("b rows", 2, 3));
+    assert_eq!(try_batch(a, Batch::T(mats(2, 4, 3)), [2, 1, 4], needed), wrong("c rows", 2, 1));
+    assert_eq!(try_batch(a, b, [2, 2, 3], needed), wrong("c columns", 4, 3));
+
+    let (a, b) = (Mat::new(&data, 2, 3).unwrap(), Mat::new(&data, 3, 4).unwrap());
+    let mut packed = kernels.pack_b(b).unwrap();
+    assert_eq!((packed.rows(), packed.cols()), (3, 4));
+    let wrong = |what, expected, found| shape("gemm_packed", what, expected, found);
+    let mut try_packed = |a, (rows, cols, rs, cs), have| {
+        let c = MatMut::with_strides(&mut out, rows, cols, rs, cs).unwrap();
+        kernels.gemm_packed(Write::Set, 1.0, a, &packed, c, &mut Scratch::new(have)).unwrap_err()
+    };
+    assert_eq!(try_packed(a, (2, 4, 4, 1), needed - 1), short);
+    assert_eq!(try_packed(a.t(), (2, 4, 4, 1), needed), wrong("b rows", 2, 3));
+    assert_eq!(try_packed(a, (3, 4, 4, 1), needed), wrong("c rows", 2, 3));
+    assert_eq!(try_packed(a, (2, 3, 4, 1), needed), wrong("c columns", 4, 3));
+    assert_eq!(try_packed(a, (2, 4, 1, 2), needed), wrong("c column stride", 1, 2));
+    assert_eq!(out, [7.0; 16]);
+    let wrong = |what, expected, found| shape("repack_b", what, expected, found);
+    assert_eq!(kernels.repack_b(b.t(), &mut packed).unwrap_err(), wrong("b rows", 3, 4));
+    let narrow = Mat::new(&data, 3, 3).unwrap();
+    assert_eq!(kernels.repack_b(narrow, &mut packed).unwrap_err(), wrong("b columns", 4, 3));
+    for isa in Isa::available().filter(|isa| *isa != kernels.isa()) {
+        let other = Kernels::<f32>::new(isa).unwrap();
+        let c = MatMut::new(&mut out, 2, 4).unwrap();
+        let refused = other.gemm_packed(Write::Set, 1.0, a, &packed, c, &mut Scratch::new(needed));
+        assert!(matches!(refused, Err(KernelError::Domain { what: "packed b", .. })), "{refused:?}");
+        assert!(other.repack_b(b, &mut packed).is_err());
+    }
+    // Seen many times over, one element can be a matrix of any size: more panels than memory holds.
+    let vast = Mat::with_strides(&data, 1 << 58, 1, 0, 0).unwrap();
+    assert_eq!(kernels.pack_b(vast).unwrap_err(), KernelError::Overflow);
 }
 
 #[test]

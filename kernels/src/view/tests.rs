@@ -64,3 +64,26 @@ fn flattening_joins_rows_that_line_up() {
     let last = Mats::new(&d, [2, 3, 4], 12, 4).unwrap().sub(2, 1, 0, 4).flatten().unwrap();
     assert_eq!((last.rows(), last.at(0, 0), last.at(1, 0)), (2, 8.0, 20.0));
 }
+
+/// What `check_matrix` lets pass at once is what the full rule lets pass, on both sides of every limit.
+#[test]
+fn shortcuts_agree_with_the_rules() {
+    let sizes = [0, 1, 2, 3, 5, SMALL - 1, SMALL, SMALL + 1, usize::MAX];
+    for (rows, cols) in sizes.into_iter().flat_map(|r| sizes.map(|c| (r, c))) {
+        for (rs, cs) in sizes.into_iter().flat_map(|r| sizes.map(|c| (r, c))) {
+            for have in [0, 1, 2, 5, 7, 11, SMALL, 3 * SMALL] {
+                let (shape, strides) = ([1, rows, cols], [0, rs, cs]);
+                let rule = check_bounds(shape, strides, have);
+                assert_eq!(check_matrix(rows, cols, rs, cs, have), rule, "{shape:?} {strides:?} {have}");
+            }
+        }
+    }
+    let small = [0usize, 1, 2, 3, 4, 5];
+    for (rows, cols) in small.into_iter().flat_map(|r| small.map(|c| (r, c))) {
+        for (rs, cs) in small.into_iter().flat_map(|r| small.map(|c| (r, c))) {
+            let rule = check_injective([1, rows, cols], [0, rs, cs]);
+            let found = MatMut::with_strides(&mut [0.0f32; 64], rows, cols, rs, cs).map(|_| ());
+            assert_eq!(found, rule, "{rows} {cols} {rs} {cs}");
+        }
+    }
+}

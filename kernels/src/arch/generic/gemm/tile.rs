@@ -51,6 +51,19 @@ impl Split {
         Split { pieces, base: len / pieces, longer: len % pieces }
     }
 
+    /// The same, with one piece more where that makes them equal and still nearly as long: 32 rows are 4 times 8 rather than
+    /// 11 + 11 + 10. One kernel runs throughout, and no jump to the next one is guessed wrong (Zen 4, 32^3 f32: 104 -> 108
+    /// GFLOP/s).
+    #[inline(always)]
+    pub(super) fn equal(len: usize, max: usize) -> Self {
+        let split = Split::new(len, max);
+        let more = split.pieces + 1;
+        if split.longer == 0 || len < more * (max - max / 3) || !len.is_multiple_of(more) {
+            return split;
+        }
+        Split { pieces: more, base: len / more, longer: 0 }
+    }
+
     #[inline(always)]
     pub(super) fn size(self, piece: usize) -> usize {
         self.base + usize::from(piece < self.longer)
@@ -60,7 +73,7 @@ impl Split {
 /// How the rows of A and C are cut beside `nv` vectors.
 #[inline(always)]
 pub(super) fn row_split<E: Elem, S: Simd<E>>(m: usize, nv: usize) -> Split {
-    Split::new(m, tile_shape(S::ISA).mr[nv - 1])
+    Split::equal(m, tile_shape(S::ISA).mr[nv - 1])
 }
 
 /// How the rows of A are cut where they are packed: one way for tiles of any width, that of the widest.
@@ -267,14 +280,21 @@ unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
                 }
             }
         }
-        for i in 0..M {
-            // SAFETY: inside this column of A, by the contract above.
-            let av = s.splat(unsafe { *a[i / 3].wrapping_byte_add(i % 3 * rs_a) });
-            for j in 0..NV {
-                if EDGE == HALF && j + 1 == NV {
-                    sums.half[i] = half.fma(s.low(av), bh, sums.half[i]);
-                } else {
-                    sums.whole[i][j] = s.fma(av, bv[j], sums.whole[i][j]);
+        // By threes, too, because the compiler looks into no loop of more than ten passes before it decides to unroll it.
+        for g in 0..M.div_ceil(3) {
+            for r in 0..3 {
+                let i = 3 * g + r;
+                if i >= M {
+                    break;
+                }
+                // SAFETY: inside this column of A, by the contract above.
+                let av = s.splat(unsafe { *a[g].wrapping_byte_add(r * rs_a) });
+                for j in 0..NV {
+                    if EDGE == HALF && j + 1 == NV {
+                        sums.half[i] = half.fma(s.low(av), bh, sums.half[i]);
+                    } else {
+                        sums.whole[i][j] = s.fma(av, bv[j], sums.whole[i][j]);
+                    }
                 }
             }
         }
