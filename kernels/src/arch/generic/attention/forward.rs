@@ -89,7 +89,7 @@ pub(crate) unsafe fn forward<E: Elem, S: Simd<E>>(
                 }
                 (room.q.input(), room.o)
             } else {
-                (q.from_row(block.i0), out.from_row(block.i0))
+                (q.skip(block.i0), out.skip(block.i0))
             };
             let mut j0 = 0;
             while j0 <= block.last {
@@ -145,7 +145,7 @@ unsafe fn one_strip<E: Elem, S: Simd<E>>(
     unsafe {
         let panels = room.kt.wrapping_add(j0 * d).cast_const();
         let finish = Raw { to: scores, scale };
-        s.outline(Scores { m, k: d, n, a: q.from_row(r0), panels, finish });
+        s.outline(Scores { m, k: d, n, a: q.skip(r0), panels, finish });
         let (max, sum, rescale) = (room.max.add(r0), room.sum.add(r0), room.rescale.add(r0));
         // Short rows of one block stay in registers.
         let short = if first && end && n <= 4 * S::LANES { n.div_ceil(S::LANES) } else { 0 };
@@ -209,7 +209,7 @@ unsafe fn one_strip<E: Elem, S: Simd<E>>(
             }
         }
         let start = if first { Start::Zero } else { Start::Scaled(rescale) };
-        let (a, b, c) = (scores.input(), v.from_row(j0), o.from_row(r0));
+        let (a, b, c) = (scores.input(), v.skip(j0), o.skip(r0));
         if !end {
             s.outline(Chains::<E, false> { m, k: bk, n: dv, tri: false, a, b, c, start, by: None });
         } else if block.list.is_none() {

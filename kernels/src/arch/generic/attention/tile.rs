@@ -238,9 +238,8 @@ impl<E: Elem, const KEYS: bool> Chains<E, KEYS> {
         }
         let mut x = *self;
         x.c.0 = self.c.row(row);
-        match &mut x.start {
-            Start::Scaled(by) => *by = by.wrapping_add(row),
-            _ => {}
+        if let Start::Scaled(by) = &mut x.start {
+            *by = by.wrapping_add(row);
         }
         if let Some(by) = &mut x.by {
             *by = by.wrapping_add(row);
