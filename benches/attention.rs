@@ -1,59 +1,78 @@
-//! Causal attention, forward and backward, on every instruction set: a shard of training problems, its last-query layer,
-//! and a long sequence.
+//! Causal attention, forward alone and forward with backward, on one thread and on two: a batch of the papers' main size, its
+//! last-query layer, and long sequences. Criterion's throughput counts elements as flops: 2 B T² D forward, 3.5 times that with backward.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use popgrad_kernels::{Elem, Isa, KernelError, Kernels, KvGrad, Mats, MatsMut, Scratch};
+use popgrad_kernels::{
+    Attention, Elem, Keep, Kept, KernelError, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch,
+};
 use std::hint::black_box;
 
-/// (name, count, tq, tk, d = dv, row stride of Q K V and of their gradients).
-const SHAPES: [(&str, usize, usize, usize, usize, usize); 3] =
-    [("shard", 64, 20, 20, 30, 60), ("last query", 1024, 1, 20, 60, 60), ("long", 8, 256, 256, 128, 128)];
+/// (problems, queries, keys, d = dv): batch times heads is the number of problems.
+const SHAPES: [[usize; 4]; 7] = [
+    [64, 20, 20, 30],
+    [1024, 20, 20, 30],
+    [1024, 1, 20, 30],
+    [512, 256, 256, 128],
+    [256, 256, 256, 32],
+    [64, 1024, 1024, 64],
+    [8, 4096, 4096, 64],
+];
 
 fn numbers<E: Elem>(n: usize) -> Vec<E> {
     (0..n).map(|i| E::from_f64((i * 7919 % 1000) as f64 / 500.0 - 1.0)).collect()
 }
 
 fn bench<E: Elem>(c: &mut Criterion) -> Result<(), KernelError> {
-    for (name, count, tq, tk, d, rs) in SHAPES {
-        let mut group = c.benchmark_group(format!("attention {name} {}", E::NAME));
-        group.throughput(Throughput::Elements(count as u64));
-        for isa in Isa::available() {
-            let kernels = Kernels::<E>::new(isa)?;
-            let mut scratch = Scratch::new(kernels.attention_scratch(tq, tk, d, d));
-            let (q, k, v) =
-                (numbers::<E>(count * tq * rs), numbers::<E>(count * tk * rs), numbers::<E>(count * tk * rs));
-            let (mut out, mut probs) = (vec![E::ZERO; count * tq * d], vec![E::ZERO; count * tq * tk]);
-            let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
-            let dout = numbers::<E>(count * tq * d);
-            let scale = E::from_f64(1.0 / (d as f64).sqrt());
-            let qv = Mats::new(&q, [count, tq, d], tq * rs, rs)?;
-            let kv = Mats::new(&k, [count, tk, d], tk * rs, rs)?;
-            let vv = Mats::new(&v, [count, tk, d], tk * rs, rs)?;
-            group.bench_function(BenchmarkId::new("forward", isa.name()), |b| {
-                b.iter(|| {
-                    let out = MatsMut::new(&mut out, [count, tq, d], tq * d, d)?;
-                    let probs = MatsMut::new(&mut probs, [count, tq, tk], tq * tk, tk)?;
-                    kernels.attention(black_box(qv), kv, vv, scale, out, probs, &mut scratch)
-                });
-            });
-            group.bench_function(BenchmarkId::new("backward", isa.name()), |b| {
-                b.iter(|| {
-                    kernels.attention_backward(
-                        black_box(qv),
-                        kv,
-                        vv,
-                        scale,
-                        Mats::new(&probs, [count, tq, tk], tq * tk, tk)?,
-                        Mats::new(&dout, [count, tq, d], tq * d, d)?,
-                        MatsMut::new(&mut dq, [count, tq, d], tq * rs, rs)?,
-                        KvGrad::Separate {
-                            dk: Some(MatsMut::new(&mut dk, [count, tk, d], tk * rs, rs)?),
-                            dv: Some(MatsMut::new(&mut dv, [count, tk, d], tk * rs, rs)?),
-                        },
-                        &mut scratch,
-                    )
-                });
-            });
+    let kernels = Kernels::<E>::from_env()?;
+    for [count, tq, tk, d] in SHAPES {
+        let mut group = c.benchmark_group(format!("attention {count}x{tq}/{tk}x{d} {}", E::NAME));
+        group.sample_size(10);
+        let flops = 2 * count * d * if tq == 1 { 2 * tk } else { tk * tk };
+        let (sq, sk) = ([count, tq, d], [count, tk, d]);
+        let (q, k, v) =
+            (numbers::<E>(count * tq * d), numbers::<E>(count * tk * d), numbers::<E>(count * tk * d));
+        let (mut out, mut rows) = (vec![E::ZERO; count * tq * d], vec![E::ZERO; count * tq * 2]);
+        let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
+        let dout = numbers::<E>(count * tq * d);
+        let x = Attention {
+            q: Mats::new(&q, sq, tq * d, d)?,
+            k: Mats::new(&k, sk, tk * d, d)?,
+            v: Mats::new(&v, sk, tk * d, d)?,
+            scale: E::from_f64(1.0 / (d as f64).sqrt()),
+            queries: Queries::Last,
+        };
+        for threads in [1, 2] {
+            let pool =
+                rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
+            let room = || Scratch::new(kernels.attention_scratch(tq, tk, d, d));
+            let mut scratch: Vec<Scratch<E>> = (0..threads).map(|_| room()).collect();
+            let mut fold = Scratch::new(kernels.attention_fold_scratch(&x));
+            let mut call = |with_backward: bool| -> Result<(), KernelError> {
+                let keep = Keep::Rows(MatsMut::new(&mut rows, [count, tq, 2], tq * 2, 2)?);
+                let to = MatsMut::new(&mut out, sq, tq * d, d)?;
+                kernels.attention_parallel(black_box(&x), to, keep, &mut scratch)?;
+                if !with_backward {
+                    return Ok(());
+                }
+                kernels.attention_backward_parallel(
+                    black_box(&x),
+                    Kept::Rows(Mats::new(&rows, [count, tq, 2], tq * 2, 2)?),
+                    Mats::new(&out, sq, tq * d, d)?,
+                    Mats::new(&dout, sq, tq * d, d)?,
+                    MatsMut::new(&mut dq, sq, tq * d, d)?,
+                    KvGrad::Separate {
+                        dk: Some(MatsMut::new(&mut dk, sk, tk * d, d)?),
+                        dv: Some(MatsMut::new(&mut dv, sk, tk * d, d)?),
+                    },
+                    &mut scratch,
+                    &mut fold,
+                )
+            };
+            for (name, with_backward, factor) in [("forward", false, 2), ("with backward", true, 7)] {
+                group.throughput(Throughput::Elements((flops * factor / 2) as u64));
+                let id = BenchmarkId::new(name, format!("{threads} threads"));
+                group.bench_function(id, |b| pool.install(|| b.iter(|| call(with_backward))));
+            }
         }
         group.finish();
     }

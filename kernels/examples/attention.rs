@@ -1,7 +1,8 @@
-//! Times of causal attention, forward and with backward, one thread: median ms, GFLOP/s counted as 2 B T² D forward and 3.5 times
-//! that with backward, and the share of the FMA peak measured beside it.
+//! Times of causal attention, forward and with backward: median ms, GFLOP/s counted as 2 B T² D forward and 3.5 times that with
+//! backward, and the share of the FMA peak measured beside it (of one core, times the tasks). More tasks than one need the feature
+//! `parallel`.
 //!
-//! `cargo run --release -p popgrad-kernels --example attention [isa [substring of a shape]]`
+//! `cargo run --release -p popgrad-kernels --features parallel --example attention [isa [substring of a shape [tasks]]]`
 
 use popgrad_kernels::{
     Attention, Elem, Isa, Keep, Kept, KernelError, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch,
@@ -10,14 +11,16 @@ use std::hint::black_box;
 use std::time::Instant;
 
 /// count, tq, tk, d.
-const SHAPES: [[usize; 4]; 7] = [
+const SHAPES: [[usize; 4]; 9] = [
     [16, 20, 20, 30],
+    [64, 20, 20, 30],
     [1024, 20, 20, 30],
     [1024, 1, 20, 30],
     [64, 256, 256, 128],
     [64, 256, 256, 32],
     [16, 1024, 1024, 64],
     [1, 4096, 4096, 64],
+    [8, 4096, 4096, 64],
 ];
 
 fn numbers<E: Elem>(n: usize) -> Vec<E> {
@@ -51,8 +54,48 @@ fn peak<E: Elem>(k: &Kernels<E>) -> Result<f64, KernelError> {
     Ok(200.0 * (2 * m * d * n) as f64 / t / 1e9)
 }
 
-fn shape<E: Elem>(k: &Kernels<E>, [count, tq, tk, d]: [usize; 4], peak: f64) -> Result<(), KernelError> {
-    let mut scratch = Scratch::new(k.attention_scratch(tq, tk, d, d));
+fn forward<E: Elem>(
+    k: &Kernels<E>,
+    x: &Attention<'_, E>,
+    out: MatsMut<'_, E>,
+    keep: Keep<'_, E>,
+    scratch: &mut [Scratch<E>],
+) -> Result<(), KernelError> {
+    #[cfg(feature = "parallel")]
+    if scratch.len() > 1 {
+        return k.attention_parallel(x, out, keep, scratch);
+    }
+    k.attention(x, out, keep, &mut scratch[0])
+}
+
+#[allow(clippy::too_many_arguments)]
+fn backward<E: Elem>(
+    k: &Kernels<E>,
+    x: &Attention<'_, E>,
+    kept: Kept<'_, E>,
+    out: Mats<'_, E>,
+    dout: Mats<'_, E>,
+    dq: MatsMut<'_, E>,
+    dkv: KvGrad<'_, E>,
+    scratch: &mut [Scratch<E>],
+    _fold: &mut Scratch<E>,
+) -> Result<(), KernelError> {
+    #[cfg(feature = "parallel")]
+    if scratch.len() > 1 {
+        return k.attention_backward_parallel(x, kept, out, dout, dq, dkv, scratch, _fold);
+    }
+    k.attention_backward(x, kept, out, dout, dq, dkv, &mut scratch[0])
+}
+
+fn shape<E: Elem>(
+    k: &Kernels<E>,
+    [count, tq, tk, d]: [usize; 4],
+    peak: f64,
+    tasks: usize,
+) -> Result<(), KernelError> {
+    let mut scratch: Vec<Scratch<E>> =
+        (0..tasks).map(|_| Scratch::new(k.attention_scratch(tq, tk, d, d))).collect();
+    let mut fold = Scratch::new(3 * tk * 2 * d);
     let (q, key, v) =
         (numbers::<E>(count * tq * d), numbers::<E>(count * tk * d), numbers::<E>(count * tk * d));
     let (mut out, mut rows) = (vec![E::ZERO; count * tq * d], vec![E::ZERO; count * tq * 2]);
@@ -73,15 +116,15 @@ fn shape<E: Elem>(k: &Kernels<E>, [count, tq, tk, d]: [usize; 4], peak: f64) -> 
         if with_probs && probs.is_empty() {
             continue;
         }
-        let forward = median(|| {
+        let forward_s = median(|| {
             let keep = if with_probs {
                 Keep::Probs(MatsMut::new(&mut probs, [count, tq, tk], tq * tk, tk)?)
             } else {
                 Keep::Rows(MatsMut::new(&mut rows, [count, tq, 2], tq * 2, 2)?)
             };
-            k.attention(&x, MatsMut::new(&mut out, sq, tq * d, d)?, keep, &mut scratch)
+            forward(k, &x, MatsMut::new(&mut out, sq, tq * d, d)?, keep, &mut scratch)
         })?;
-        let backward = median(|| {
+        let backward_s = median(|| {
             let kept = if with_probs {
                 Kept::Probs(Mats::new(&probs, [count, tq, tk], tq * tk, tk)?)
             } else {
@@ -92,37 +135,30 @@ fn shape<E: Elem>(k: &Kernels<E>, [count, tq, tk, d]: [usize; 4], peak: f64) -> 
                 dk: Some(MatsMut::new(&mut dk, sk, tk * d, d)?),
                 dv: Some(MatsMut::new(&mut dv, sk, tk * d, d)?),
             };
-            k.attention_backward(
-                &x,
-                kept,
-                out,
-                dout,
-                MatsMut::new(&mut dq, sq, tq * d, d)?,
-                dkv,
-                &mut scratch,
-            )
+            let dq = MatsMut::new(&mut dq, sq, tq * d, d)?;
+            backward(k, &x, kept, out, dout, dq, dkv, &mut scratch, &mut fold)
         })?;
-        let (f, b) = (flops / forward / 1e9, 3.5 * flops / (forward + backward) / 1e9);
+        let (f, b) = (flops / forward_s / 1e9, 3.5 * flops / (forward_s + backward_s) / 1e9);
         println!(
-            "{} {} {count}x{tq}/{tk}x{d} {}: fwd {:.3} ms {f:.1} GF {:.0}%, fwd+bwd {:.3} ms {b:.1} GF {:.0}% of {peak:.0}",
+            "{} {} {count}x{tq}/{tk}x{d} {} {tasks} tasks: fwd {:.3} ms {f:.1} GF {:.0}%, fwd+bwd {:.3} ms {b:.1} GF {:.0}% of {peak:.0}",
             E::NAME,
             k.isa().name(),
             if with_probs { "probs" } else { "rows" },
-            forward * 1e3,
+            forward_s * 1e3,
             100.0 * f / peak,
-            (forward + backward) * 1e3,
+            (forward_s + backward_s) * 1e3,
             100.0 * b / peak,
         );
     }
     Ok(())
 }
 
-fn all<E: Elem>(isa: Isa, only: &str) -> Result<(), KernelError> {
+fn all<E: Elem>(isa: Isa, only: &str, tasks: usize) -> Result<(), KernelError> {
     let k = Kernels::<E>::new(isa)?;
-    let peak = peak(&k)?;
+    let peak = peak(&k)? * tasks as f64;
     for s in SHAPES {
         if format!("{} {}x{}/{}x{}", E::NAME, s[0], s[1], s[2], s[3]).contains(only) {
-            shape(&k, s, peak)?;
+            shape(&k, s, peak, tasks)?;
         }
     }
     Ok(())
@@ -135,6 +171,7 @@ fn main() -> Result<(), KernelError> {
         None => Isa::from_env()?,
     };
     let only = args.get(2).map_or("", String::as_str);
-    all::<f32>(isa, only)?;
-    all::<f64>(isa, only)
+    let tasks = args.get(3).and_then(|n| n.parse().ok()).unwrap_or(1);
+    all::<f32>(isa, only, tasks)?;
+    all::<f64>(isa, only, tasks)
 }

@@ -32,7 +32,7 @@ mod scratch;
 mod view;
 
 pub use arch::Isa;
-pub use attention::{Attention, Keep, Kept, KvGrad, Queries};
+pub use attention::{Attention, Bilinear, Keep, Kept, KvGrad, Queries};
 pub use elem::Elem;
 pub use elementwise::{AdamW, IGNORED, Sgd};
 pub use error::KernelError;

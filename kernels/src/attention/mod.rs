@@ -1,5 +1,9 @@
 //! Causal softmax attention, forward and backward, over a batch of problems.
 
+mod bilinear;
+
+pub use bilinear::Bilinear;
+
 use crate::arch::generic::attention as generic;
 use crate::arch::generic::attention::{In, Out, PLAN, Plan, Rows, Shape, scratch_len};
 use crate::arch::{Op, Simd};

@@ -101,7 +101,7 @@ pub(crate) unsafe fn backward<E: Elem, S: Simd<E>>(
                 }
                 (gather_q.input(), gather_do.input(), gather_dq)
             } else {
-                (saved.q.from_row(block.i0), saved.dout.from_row(block.i0), grads.dq.from_row(block.i0))
+                (saved.q.skip(block.i0), saved.dout.skip(block.i0), grads.dq.skip(block.i0))
             };
             let mut j0 = 0;
             while j0 <= block.last {
@@ -118,9 +118,9 @@ pub(crate) unsafe fn backward<E: Elem, S: Simd<E>>(
                     match saved.kept {
                         Kept::Rows(_) => {
                             let (max, inv) = (max.add(r), inv.add(r));
-                            let finish = Prob { to: p.from_row(r), scale, max, inv };
+                            let finish = Prob { to: p.skip(r), scale, max, inv };
                             let panels = kt.wrapping_add(j0 * d).cast_const();
-                            s.outline(Scores { m, k: d, n, a: q.from_row(r), panels, finish });
+                            s.outline(Scores { m, k: d, n, a: q.skip(r), panels, finish });
                         }
                         Kept::Probs(at) => {
                             if block.list.is_some() {
@@ -131,9 +131,9 @@ pub(crate) unsafe fn backward<E: Elem, S: Simd<E>>(
                         }
                     }
                     let (mean, cols) = (mean.add(r), if end { n } else { bk });
-                    let finish = Grad { to: ds.from_row(r), scale, p: p_at.from_row(r), cols, mean };
+                    let finish = Grad { to: ds.skip(r), scale, p: p_at.skip(r), cols, mean };
                     let panels = vt.wrapping_add(j0 * e).cast_const();
-                    s.outline(Scores { m, k: e, n, a: dout.from_row(r), panels, finish });
+                    s.outline(Scores { m, k: e, n, a: dout.skip(r), panels, finish });
                     r += m;
                 }
                 let at = At { x, bk, j0, end };
@@ -172,7 +172,7 @@ struct At {
 #[inline(always)]
 unsafe fn query_rows<E: Elem, S: Simd<E>>(s: S, at: At, block: &Block<'_>, a: In<E>, k: In<E>, c: Out<E>) {
     let At { x, bk, j0, end } = at;
-    let (m, n, b, by) = (block.rows, x.d, k.from_row(j0), None);
+    let (m, n, b, by) = (block.rows, x.d, k.skip(j0), None);
     let start = if j0 == 0 { Start::Zero } else { Start::C };
     // SAFETY: rows and columns inside the shapes.
     unsafe {
@@ -217,12 +217,12 @@ unsafe fn key_rows<E: Elem, S: Simd<E>>(
     };
     // SAFETY: rows and columns inside the shapes.
     unsafe {
-        let c0 = c.from_row(j0);
+        let c0 = c.skip(j0);
         s.outline(Chains::<E, true> { m: all, k: block.rows, n, tri: false, a, b, c: c0, start, by });
         if !end {
             return;
         }
-        let (a, c) = (In(a.0.add(all), a.1), c.from_row(j0 + all));
+        let (a, c) = (In(a.0.add(all), a.1), c.skip(j0 + all));
         if block.list.is_none() {
             s.outline(Chains::<E, true> { m: block.rows, k: 0, n, tri: true, a, b, c, start, by });
         } else {

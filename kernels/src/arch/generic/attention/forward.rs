@@ -1,7 +1,7 @@
 //! Forward: scores strip by strip, softmax with a running maximum where a row has several blocks of keys, output in registers.
 
 use super::super::rows::{combine, dots};
-use super::soft::{Raw, exp_neg, exp_row, probabilities, row_max, scaled};
+use super::soft::{Raw, exp_neg, exp_row, probabilities, row_max, scaled, short_row};
 use super::tile::{Chains, Scores, Start, height};
 use super::{Block, In, Out, Plan, Rows, Shape, block_stride, copy, fill, next_block, pack, padded, per_row};
 use crate::arch::Simd;
@@ -89,7 +89,7 @@ pub(crate) unsafe fn forward<E: Elem, S: Simd<E>>(
                 }
                 (room.q.input(), room.o)
             } else {
-                (q.from_row(block.i0), out.from_row(block.i0))
+                (q.skip(block.i0), out.skip(block.i0))
             };
             let mut j0 = 0;
             while j0 <= block.last {
@@ -145,9 +145,27 @@ unsafe fn one_strip<E: Elem, S: Simd<E>>(
     unsafe {
         let panels = room.kt.wrapping_add(j0 * d).cast_const();
         let finish = Raw { to: scores, scale };
-        s.outline(Scores { m, k: d, n, a: q.from_row(r0), panels, finish });
+        s.outline(Scores { m, k: d, n, a: q.skip(r0), panels, finish });
         let (max, sum, rescale) = (room.max.add(r0), room.sum.add(r0), room.rescale.add(r0));
+        // Short rows of one block stay in registers.
+        let short = if first && end && n <= 4 * S::LANES { n.div_ceil(S::LANES) } else { 0 };
         for r in 0..m {
+            if short > 0 {
+                let (i, seen, row) = (block.row(r0 + r), block.position(r0 + r) + 1, scores.row(r));
+                let p = if let Keep::Probs(p) = keep { Some(p.row(i)) } else { None };
+                let (new, inv) = match short {
+                    1 => short_row::<E, S, 1>(s, seen, row, p, tk),
+                    2 => short_row::<E, S, 2>(s, seen, row, p, tk),
+                    3 => short_row::<E, S, 3>(s, seen, row, p, tk),
+                    _ => short_row::<E, S, 4>(s, seen, row, p, tk),
+                };
+                *sum.add(r) = inv;
+                if let Keep::Rows(to) = keep {
+                    *to.row(i) = new;
+                    *to.row(i).add(1) = inv;
+                }
+                continue;
+            }
             let seen = if end { block.position(r0 + r) + 1 - j0 } else { bk };
             let row = scores.row(r);
             if let (Keep::Probs(p), false) = (keep, first && end) {
@@ -191,7 +209,7 @@ unsafe fn one_strip<E: Elem, S: Simd<E>>(
             }
         }
         let start = if first { Start::Zero } else { Start::Scaled(rescale) };
-        let (a, b, c) = (scores.input(), v.from_row(j0), o.from_row(r0));
+        let (a, b, c) = (scores.input(), v.skip(j0), o.skip(r0));
         if !end {
             s.outline(Chains::<E, false> { m, k: bk, n: dv, tri: false, a, b, c, start, by: None });
         } else if block.list.is_none() {

@@ -88,9 +88,9 @@ impl<E: Elem> In<E> {
     fn row(self, i: usize) -> *const E {
         self.0.wrapping_add(i * self.1)
     }
+    /// From row i on.
     #[inline(always)]
-    #[allow(clippy::wrong_self_convention)] // The part from row i on.
-    fn from_row(self, i: usize) -> Self {
+    fn skip(self, i: usize) -> Self {
         In(self.row(i), self.1)
     }
 }
@@ -100,9 +100,9 @@ impl<E: Elem> Out<E> {
     fn row(self, i: usize) -> *mut E {
         self.0.wrapping_add(i * self.1)
     }
+    /// From row i on.
     #[inline(always)]
-    #[allow(clippy::wrong_self_convention)] // The part from row i on.
-    fn from_row(self, i: usize) -> Self {
+    fn skip(self, i: usize) -> Self {
         Out(self.row(i), self.1)
     }
     #[inline(always)]

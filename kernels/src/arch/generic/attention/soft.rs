@@ -119,6 +119,58 @@ pub(super) unsafe fn scaled<E: Elem, S: Simd<E>>(s: S, n: usize, x: *const E, by
     }
 }
 
+/// Softmax of a row of at most NV vectors that has no other block: `row` becomes exp(x − max) in its first n elements and 0 in the
+/// others of its NV vectors. Returns max and 1 / sum, the bits of [`row_max`] and [`exp_row`]; writes the probabilities to `probs`,
+/// if there, and 0 from n up to its length `total`. One load and one store per vector.
+///
+/// # Safety
+/// `row` is readable and writable for NV vectors, `probs` writable for `total` elements; 1 <= n <= NV LANES.
+#[inline(always)]
+pub(super) unsafe fn short_row<E: Elem, S: Simd<E>, const NV: usize>(
+    s: S,
+    n: usize,
+    row: *mut E,
+    probs: Option<*mut E>,
+    total: usize,
+) -> (E, E) {
+    // SAFETY: the contract above; the table has 16 >= LANES entries.
+    unsafe {
+        let index = s.load(E::INDEX.as_ptr());
+        let (mut x, mut max) = ([s.splat(E::NEG_INFINITY); NV], s.splat(E::NEG_INFINITY));
+        for v in 0..NV {
+            let left = s.splat(E::from_f64(n as f64 - (v * S::LANES) as f64));
+            let seen = s.load(row.add(v * S::LANES));
+            x[v] = s.select_lt(index, left, seen, s.splat(E::NEG_INFINITY));
+            max = s.max(max, x[v]);
+        }
+        let max = s.reduce_max(max);
+        let (m, mut sum) = (s.splat(max), s.splat(E::ZERO));
+        for v in 0..NV {
+            x[v] = exp_neg::<E, S>(s, s.sub(x[v], m));
+            s.store(row.add(v * S::LANES), x[v]);
+            sum = s.add(sum, x[v]);
+        }
+        let inv = E::ONE / s.reduce_add(sum);
+        if let Some(probs) = probs {
+            let by = s.splat(inv);
+            let mut v = 0;
+            while v * S::LANES < total {
+                let left = total - v * S::LANES;
+                let len = if left < S::LANES { left } else { S::LANES };
+                let left = s.splat(E::from_f64(n as f64 - (v * S::LANES) as f64));
+                let p = if v < NV {
+                    s.select_lt(index, left, s.mul(s.load(row.add(v * S::LANES)), by), s.splat(E::ZERO))
+                } else {
+                    s.splat(E::ZERO)
+                };
+                store::<E, S>(s, probs.add(v * S::LANES), len, p);
+                v += 1;
+            }
+        }
+        (max, inv)
+    }
+}
+
 /// Scores as they are: `to = scale * sum`.
 #[derive(Clone, Copy)]
 pub(super) struct Raw<E> {

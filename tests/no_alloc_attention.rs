@@ -1,0 +1,61 @@
+//! Attention allocates nothing, not over threads either.
+
+use popgrad_kernels::{Attention, Keep, Kept, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch};
+use rayon::prelude::*;
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use std::alloc::System;
+use std::sync::Barrier;
+
+#[global_allocator]
+static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Allocations of some calls forward and backward: one test in this file, so that no other thread of the harness allocates meanwhile.
+fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize) -> usize {
+    let k = Kernels::<f32>::from_env().unwrap();
+    let data: Vec<f32> = (0..count * t * d).map(|i| (i * 7919 % 1000) as f32 / 1000.0).collect();
+    let (mut out, mut rows) = (data.clone(), vec![0.0; count * t * 2]);
+    let (mut dq, mut dk, mut dv) = (data.clone(), data.clone(), data.clone());
+    let shape = [count, t, d];
+    let view = Mats::new(&data, shape, t * d, d).unwrap();
+    let x = Attention { q: view, k: view, v: view, scale: 0.2, queries: Queries::Last };
+    let mut scratch: Vec<_> = (0..tasks).map(|_| Scratch::new(k.attention_scratch(t, t, d, d))).collect();
+    let mut fold = Scratch::new(k.attention_fold_scratch(&x));
+    let mut call = || {
+        let view_mut = |m| MatsMut::new(m, shape, t * d, d).unwrap();
+        let keep = Keep::Rows(MatsMut::new(&mut rows, [count, t, 2], t * 2, 2).unwrap());
+        k.attention_parallel(&x, view_mut(&mut out), keep, &mut scratch).unwrap();
+        let kept = Kept::Rows(Mats::new(&rows, [count, t, 2], t * 2, 2).unwrap());
+        let out = Mats::new(&out, shape, t * d, d).unwrap();
+        let dkv = KvGrad::Separate { dk: Some(view_mut(&mut dk)), dv: Some(view_mut(&mut dv)) };
+        k.attention_backward_parallel(&x, kept, out, view, view_mut(&mut dq), dkv, &mut scratch, &mut fold)
+            .unwrap();
+    };
+    pool.install(|| {
+        // A worker's first steal registers it with the deques' garbage collector, once in its life.
+        let all_here = Barrier::new(pool.current_num_threads());
+        (0..pool.current_num_threads()).into_par_iter().with_max_len(1).for_each(|_| {
+            all_here.wait();
+        });
+        (0..3).for_each(|_| call());
+        let before = GLOBAL.stats();
+        (0..20).for_each(|_| call());
+        let after = GLOBAL.stats();
+        (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
+    })
+}
+
+#[test]
+fn attention_allocates_nothing() {
+    let before = GLOBAL.stats().allocations;
+    std::hint::black_box(vec![0u8; 100]);
+    assert!(GLOBAL.stats().allocations > before, "the counter counts");
+    let pools: Vec<_> = [1, 2, 3]
+        .map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap())
+        .into_iter()
+        .collect();
+    for pool in &pools {
+        for shape in [[40, 20, 30], [2, 500, 16]] {
+            assert_eq!(allocations(pool, shape, pool.current_num_threads()), 0, "{shape:?}");
+        }
+    }
+}
