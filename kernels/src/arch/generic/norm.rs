@@ -1,16 +1,23 @@
 //! Layer norm of rows. Arithmetic is f64 and without fma whatever the element type, results are rounded once: the same bits on
-//! every instruction set. Sums go to eight lanes by index, whatever the vector length.
+//! every instruction set. Sums go to sixteen lanes by index, whatever the vector length.
 
 use crate::elem::Elem;
 
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 /// Columns whose gradients are summed up at a time.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 #[inline(always)]
-fn fold(a: [f64; LANES]) -> f64 {
-    ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
+fn fold(mut a: [f64; LANES]) -> f64 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            a[l] += a[l + width];
+        }
+        width /= 2;
+    }
+    a[0]
 }
 
 /// Mean and 1 / sqrt(variance + eps) of n >= 1 elements; two passes.
@@ -92,28 +99,24 @@ pub(crate) unsafe fn backward_row<E: Elem, const UNIT: bool>(
     let (xs, gs, ds) = if UNIT { (1, 1, 1) } else { (xs, gs, ds) };
     let (mut sum_g, mut sum_gx) = ([0.0; LANES], [0.0; LANES]);
     let mut i = 0;
-    while i < n {
-        let len = if n - i < LANES { n - i } else { LANES };
-        if len == LANES {
-            for l in 0..LANES {
-                // SAFETY: i + l < n.
-                unsafe {
-                    let g = (*dout.add((i + l) * gs)).to_f64() * (*weight.add(i + l)).to_f64();
-                    sum_g[l] += g;
-                    sum_gx[l] += g * (((*x.add((i + l) * xs)).to_f64() - mean) * rstd);
-                }
-            }
-        } else {
-            for l in 0..len {
-                // SAFETY: i + l < n.
-                unsafe {
-                    let g = (*dout.add((i + l) * gs)).to_f64() * (*weight.add(i + l)).to_f64();
-                    sum_g[l] += g;
-                    sum_gx[l] += g * (((*x.add((i + l) * xs)).to_f64() - mean) * rstd);
-                }
+    while i + LANES <= n {
+        for l in 0..LANES {
+            // SAFETY: i + l < n.
+            unsafe {
+                let g = (*dout.add((i + l) * gs)).to_f64() * (*weight.add(i + l)).to_f64();
+                sum_g[l] += g;
+                sum_gx[l] += g * (((*x.add((i + l) * xs)).to_f64() - mean) * rstd);
             }
         }
-        i += len;
+        i += LANES;
+    }
+    for l in 0..n - i {
+        // SAFETY: i + l < n.
+        unsafe {
+            let g = (*dout.add((i + l) * gs)).to_f64() * (*weight.add(i + l)).to_f64();
+            sum_g[l] += g;
+            sum_gx[l] += g * (((*x.add((i + l) * xs)).to_f64() - mean) * rstd);
+        }
     }
     let (mean_g, mean_gx) = (fold(sum_g) / n as f64, fold(sum_gx) / n as f64);
     for j in 0..n {
@@ -143,39 +146,58 @@ pub(crate) unsafe fn backward_columns<E: Elem, const UNIT: bool>(
     [dweight, dbias]: [*mut E; 2],
 ) {
     let (xs, gs) = if UNIT { (1, 1) } else { (xs, gs) };
+    let (x_strides, g_strides) = ((xr, xs), (gr, gs));
     let mut from = 0;
-    while from < n {
-        let len = if n - from < BLOCK { n - from } else { BLOCK };
-        let (mut dw, mut db) = ([0.0; BLOCK], [0.0; BLOCK]);
-        for i in 0..rows {
-            // SAFETY: row i, columns from .. from + len <= n.
-            unsafe {
-                let (m, r) = (*mean.add(i), *rstd.add(i));
-                let (x, g) = (x.add(i * xr + from * xs), dout.add(i * gr + from * gs));
-                // Twice the same loop: the full block has a constant length, and vectorises.
-                if len == BLOCK {
-                    for j in 0..BLOCK {
-                        let g = (*g.add(j * gs)).to_f64();
-                        dw[j] += g * (((*x.add(j * xs)).to_f64() - m) * r);
-                        db[j] += g;
-                    }
-                } else {
-                    for j in 0..len {
-                        let g = (*g.add(j * gs)).to_f64();
-                        dw[j] += g * (((*x.add(j * xs)).to_f64() - m) * r);
-                        db[j] += g;
-                    }
-                }
+    // SAFETY: columns from .. from + len <= n.
+    unsafe {
+        while from + BLOCK <= n {
+            let (x, dout) = (x.add(from * xs), dout.add(from * gs));
+            let to = [dweight.add(from), dbias.add(from)];
+            column_block::<E>(rows, BLOCK, x, x_strides, dout, g_strides, [mean, rstd], to);
+            from += BLOCK;
+        }
+        if from < n {
+            let (x, dout) = (x.add(from * xs), dout.add(from * gs));
+            let to = [dweight.add(from), dbias.add(from)];
+            column_block::<E>(rows, n - from, x, x_strides, dout, g_strides, [mean, rstd], to);
+        }
+    }
+}
+
+/// [`backward_columns`] for `len <= BLOCK` columns. Inlined with a constant `len`, its loops vectorise.
+///
+/// # Safety
+/// As [`backward_columns`], for `len` columns.
+#[inline(always)]
+unsafe fn column_block<E: Elem>(
+    rows: usize,
+    len: usize,
+    x: *const E,
+    (xr, xs): (usize, usize),
+    dout: *const E,
+    (gr, gs): (usize, usize),
+    [mean, rstd]: [*const f64; 2],
+    [dweight, dbias]: [*mut E; 2],
+) {
+    let (mut dw, mut db) = ([0.0; BLOCK], [0.0; BLOCK]);
+    for i in 0..rows {
+        // SAFETY: row i, column j < len, as the caller vouches.
+        unsafe {
+            let (m, r) = (*mean.add(i), *rstd.add(i));
+            let (x, g) = (x.add(i * xr), dout.add(i * gr));
+            for j in 0..len {
+                let g = (*g.add(j * gs)).to_f64();
+                dw[j] += g * (((*x.add(j * xs)).to_f64() - m) * r);
+                db[j] += g;
             }
         }
-        for j in 0..len {
-            // SAFETY: from + j < n.
-            unsafe {
-                let (w, b) = (dweight.add(from + j), dbias.add(from + j));
-                *w = E::from_f64((*w).to_f64() + dw[j]);
-                *b = E::from_f64((*b).to_f64() + db[j]);
-            }
+    }
+    for j in 0..len {
+        // SAFETY: j < len.
+        unsafe {
+            let (w, b) = (dweight.add(j), dbias.add(j));
+            *w = E::from_f64((*w).to_f64() + dw[j]);
+            *b = E::from_f64((*b).to_f64() + db[j]);
         }
-        from += len;
     }
 }
