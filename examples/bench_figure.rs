@@ -1,10 +1,11 @@
 //! Share of the multiply-add peak against the size of square products, one curve for each implementation: from a record that
-//! the driver in benches/rivals wrote, as `bench-gemm.svg` and `.png` in a folder.
+//! the driver in benches/rivals wrote, as `bench-gemm.svg` in a folder. Sizes that vectors fill; the tables have the others.
 //!
 //! `cargo run --release --example bench_figure -- RECORD.csv FOLDER`
 #![forbid(unsafe_code)]
 
-use popgrad::report::plot::{Figure, LineChart, Panels, RefLine, Series, save_figure};
+use popgrad::report::files::write_bytes_atomic;
+use popgrad::report::plot::{Figure, LineChart, Panels, RefLine, Series};
 use popgrad::{Error, Result};
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ struct Row<'a> {
     dtype: &'a str,
     threads: &'a str,
     name: &'a str,
+    /// log2 of the size.
     n: f64,
     share: f64,
     cpu: &'a str,
@@ -43,9 +45,11 @@ fn rows<'a>(path: &Path, text: &'a str) -> Result<Vec<Row<'a>>> {
     for line in lines.filter(|l| l.len() == header.len()) {
         let [op, batch, m, k, n, dtype, threads, name, share, cpu] = at.map(|i| line[i]);
         if let (true, Ok(n), Ok(share)) =
-            (op == "nn" && batch == "1" && m == k && k == n, n.parse(), share.parse())
+            (op == "nn" && batch == "1" && m == k && k == n, n.parse::<u32>(), share.parse())
         {
-            out.push(Row { dtype, threads, name, n, share, cpu });
+            if n % 8 == 0 {
+                out.push(Row { dtype, threads, name, n: f64::from(n).log2(), share, cpu });
+            }
         }
     }
     Ok(out)
@@ -63,9 +67,8 @@ fn panel(rows: &[Row<'_>], dtype: &str, threads: &str) -> Option<Figure> {
     (!series.is_empty()).then(|| {
         Figure::Line(LineChart {
             title: format!("{dtype}, {threads} thread{plural}"),
-            x_label: "n of an n x n x n product".into(),
+            x_label: "log2 n, for n x n x n".into(),
             y_label: "% of multiply-add peak".into(),
-            x_log: true,
             series,
             reference_lines: vec![RefLine::new("peak", 100.0)],
             y_range: Some((0.0, 105.0)),
@@ -83,7 +86,8 @@ fn draw(record: &Path, folder: &Path) -> Result<()> {
         return Err(Error::format(record, "no square products"));
     }
     let title = format!("Matrix products on {}", rows[0].cpu);
-    save_figure(folder, "bench-gemm", &Figure::Panels(Panels { title, columns: 2, figures })).map(|_| ())
+    let svg = Figure::Panels(Panels { title, columns: 2, figures }).to_svg()?;
+    write_bytes_atomic(&folder.join("bench-gemm.svg"), svg.as_bytes())
 }
 
 fn main() -> ExitCode {
