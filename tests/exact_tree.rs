@@ -134,7 +134,7 @@ fn longer_words() {
 fn gradients_are_differences() {
     let (s, t, h) = (3, 6, 1e-4);
     let mut rng = Rng(7);
-    let forest = Forest::new(vec![None, Some(0), None, Some(0), Some(2)]).unwrap();
+    let forest = Forest::from_parents(&[-1, 0, -1, 0, 2]).unwrap();
     let (mut a1, mut a2) = (rng.vec(t * t, 1.0), rng.vec(s * s, 1.0));
     let prior = prior(1, s, &mut rng);
     let mut tree = Tree::<f64>::new(&forest, &prior, 1e-2, false).unwrap();
@@ -223,7 +223,7 @@ fn f32_is_the_f64_population_rounded() {
 fn orbits_of_many_symbols() {
     let mut rng = Rng(17);
     let prior = Prior::dirichlet(6, 0.3, RootLaw::SharedDirichlet).unwrap();
-    let forest = Forest::new(vec![None, Some(0), None, Some(1)]).unwrap();
+    let forest = Forest::from_parents(&[-1, 0, -1, 1]).unwrap();
     let a1 = rng.vec(25, 1.0);
     let want = brute::population(&forest, &prior, &a1, &diagonal(6, 1.5), 1e-2).unwrap();
     let mut orbits = Orbits::<f64>::new(&forest, &prior, 1e-2, false).unwrap();
