@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SHARDS: usize = 64;
 /// Words between two reports of progress.
 const REPORT: u64 = 1 << 22;
-/// Prefixes of a call of the kernel come in whole vectors of any instruction set.
-const VECTOR: usize = 16;
+/// Bytes of the widest vector: prefixes of a call of the kernel come in whole vectors.
+const VECTOR: usize = 64;
 /// Most bytes of looked-up weights; beyond, they are computed as they are met.
 const TABLE_BYTES: usize = 48 << 20;
 
@@ -135,7 +135,7 @@ impl<E: Elem> Shards<E> {
             while at < plan.prefixes() {
                 // At least a vector of prefixes, and whole vectors.
                 let most = (room.min(REPORT) / plan.suffixes()).max(1) as usize;
-                let end = (at + most.next_multiple_of(VECTOR)).min(plan.prefixes());
+                let end = (at + most.next_multiple_of(VECTOR / size_of::<E>())).min(plan.prefixes());
                 jobs.push((p, at..end));
                 room = room.saturating_sub((end - at) as u64 * plan.suffixes());
                 at = end;

@@ -43,16 +43,30 @@ impl Shape<'_> {
         if self.canonical.is_some() { self.symbols.min(self.len()) } else { self.symbols }
     }
 
-    /// Positions of a prefix such that the words below it are many enough to pay for it and few enough to share a cache.
+    /// Positions of a prefix such that the words below it are many enough to pay for it and their classes few enough to share a
+    /// cache: measured, AVX-512.
     pub fn natural_prefix_len(&self) -> usize {
         let n = self.parents.len();
         let branch = self.tracked() as f64;
-        let most = if self.canonical.is_some() { 512.0 } else { 1200.0 };
         let mut below = 1;
-        // Whole vectors of prefixes matter more than long suffixes.
+        if self.canonical.is_some() {
+            // Hardly any two suffixes weigh the same: classes should fit the second-level cache.
+            while below + 1 < n && branch.powi(below as i32 + 1) <= 512.0 {
+                below += 1;
+            }
+            return n.saturating_sub(below);
+        }
+        // The longer the suffixes the larger their classes; but a call needs two vectors of prefixes, or two threads idle.
         while below + 1 < n
-            && branch.powi(below as i32 + 1) <= most
-            && (self.canonical.is_some() || branch.powi((n - below - 1) as i32) >= 32.0)
+            && branch.powi(below as i32 + 1) <= 2200.0
+            && branch.powi((n - below - 1) as i32) >= 16.0
+        {
+            below += 1;
+        }
+        // Long words: a list of prefixes that is not too long either.
+        while below + 1 < n
+            && branch.powi(below as i32 + 1) <= MAX_SUFFIXES as f64
+            && branch.powi((n - below) as i32) > (1 << 19) as f64
         {
             below += 1;
         }

@@ -194,9 +194,10 @@ fn tabulate<E: Elem>(w: &Walk<'_, E>, symbols: usize, factors: &mut [E]) {
     for j in 0..t {
         for c in 0..symbols {
             let a = w.table[w.symbol(c)].to_f64() - shift;
-            for i in 0..t {
-                let m = if i < j { 0.0 } else { w.mix.at(i, j).to_f64() };
-                factors[(j * symbols + c) * t + i] = E::from_f64((m * a).exp());
+            let row = &mut factors[(j * symbols + c) * t..][..t];
+            row[..j].fill(E::ONE);
+            for i in j..t {
+                row[i] = E::from_f64((w.mix.at(i, j).to_f64() * a).exp());
             }
         }
     }

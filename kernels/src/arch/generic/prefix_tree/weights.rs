@@ -1,6 +1,6 @@
 //! Weights of the classes of suffixes under a block of prefixes.
 
-use super::{Block, MAX_LANES, MAX_LEN, NONE, TREE, ln};
+use super::{Block, MAX_LEN, NONE, TREE, ln};
 use crate::arch::Simd;
 use crate::elem::Elem;
 use crate::prefix_tree::{Accumulator, Weights};
@@ -26,17 +26,16 @@ impl<E: Elem, S: Simd<E>> Block<'_, E, S> {
                 }
             }
             if let Weights::Table { values } = self.w.weights {
-                let mut rows = [0; MAX_LANES];
-                for l in 0..self.lanes {
-                    rows[l] = self.w.plan.prefix_class(first + l) * room.classes * room.row;
-                }
-                for class in 0..room.classes {
-                    for b in 0..room.row {
-                        let mut w = [E::ZERO; MAX_LANES];
-                        for l in 0..self.lanes {
-                            w[l] = values[rows[l] + class * room.row + b];
+                let len = room.classes * room.row;
+                for l in 0..S::LANES {
+                    // Lanes without a prefix walk the first with weight 0.
+                    let row = if l < self.lanes { self.w.plan.prefix_class(first + l) } else { 0 };
+                    let row = &values[row * len..][..len];
+                    for class in 0..room.classes {
+                        for b in 0..room.row {
+                            let w = if l < self.lanes { row[class * room.row + b] } else { E::ZERO };
+                            *self.lane(room.class + class * room.class_len + b, l) = w;
                         }
-                        self.put(room.class + class * room.class_len + b, s.load(w.as_ptr()));
                     }
                 }
                 return;
