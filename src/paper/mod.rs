@@ -3,6 +3,7 @@
 pub mod causal;
 mod figures;
 pub mod folder;
+mod posterior;
 
 use crate::{Error, Result};
 use toml::Table;
