@@ -122,37 +122,41 @@ fn simplified_on_the_population_is_brute_force() {
     }
 }
 
-/// The disentangled transformer has no oracle but itself, one word at a time: the weighted sum over words.
+/// The disentangled transformer one word at a time, W itself as target: the sum over words, in textbook order.
 #[test]
 fn disentangled_on_the_population_is_the_sum_over_words() {
-    let forest = Forest::from_parents(&[-1, 0, 0, -1]).unwrap();
-    let prior = Prior::dirichlet(3, 0.4, RootLaw::Uniform).unwrap();
-    let source = Exact::new(&TreeLaw::new(forest.clone(), prior.clone()).unwrap()).unwrap();
-    let n = source.words();
-    let model = build::<f64>(&spec("disentangled", &source, 0.0)).unwrap();
-    let params = gaussian(31, model.layout().len(), 0.5);
-    let (mut loss, mut grad) = (Sum::new(), vec![Sum::new(); params.len()]);
-    let mut ws = model.workspace(1).unwrap();
-    let mut one = Batch::with_capacity(1, 5, 3).unwrap();
-    one.set_seqs(1);
-    let mut g = vec![0.0; params.len()];
-    for word in words(&forest, &prior).unwrap() {
-        // W itself as target, weight 1: losses are linear in the target.
-        let (tokens, targets, weights) = one.parts_mut();
-        tokens.copy_from_slice(&word.tokens);
-        targets.copy_from_slice(&word.weights);
-        weights[0] = 1.0;
-        model.forward(&params, &one, &mut ws).unwrap();
-        model.backward(&params, &one, &mut ws, &mut g).unwrap();
-        loss.add(ws.losses()[0]);
-        grad.iter_mut().zip(&g).for_each(|(s, g)| s.add(*g));
-    }
-    let optimizer = Box::new(Sgd::new(0.0).unwrap());
-    let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan(n, 4), params).unwrap();
-    assert!((trainer.loss_and_grad().unwrap() - loss.value()).abs() < 1e-14);
-    let truth: Vec<f64> = grad.iter().map(Sum::value).collect();
-    for (g, t) in trainer.grad().iter().zip(&truth) {
-        assert!((g - t).abs() < 1e-13 * largest(&truth), "{g} for {t}");
+    let forest = |p: &[i64]| Forest::from_parents(p).unwrap();
+    for (forest, s) in
+        [(forest(&[-1, 0, 0, -1]), 3), (Forest::chain(12).unwrap(), 2), (Forest::chain(8).unwrap(), 3)]
+    {
+        let prior = Prior::dirichlet(s, 0.4, RootLaw::Uniform).unwrap();
+        let source = Exact::new(&TreeLaw::new(forest.clone(), prior.clone()).unwrap()).unwrap();
+        let (n, t) = (source.words(), source.seq_len());
+        let model = build::<f64>(&spec("disentangled", &source, 0.0)).unwrap();
+        let params = gaussian(31, model.layout().len(), 0.5);
+        let (mut loss, mut grad) = (Sum::new(), vec![Sum::new(); params.len()]);
+        let mut ws = model.workspace(1).unwrap();
+        let mut one = Batch::with_capacity(1, t, s).unwrap();
+        one.set_seqs(1);
+        let mut g = vec![0.0; params.len()];
+        for word in words(&forest, &prior).unwrap() {
+            // Weight 1: losses are linear in the target.
+            let (tokens, targets, weights) = one.parts_mut();
+            tokens.copy_from_slice(&word.tokens);
+            targets.copy_from_slice(&word.weights);
+            weights[0] = 1.0;
+            model.forward(&params, &one, &mut ws).unwrap();
+            model.backward(&params, &one, &mut ws, &mut g).unwrap();
+            loss.add(ws.losses()[0]);
+            grad.iter_mut().zip(&g).for_each(|(s, g)| s.add(*g));
+        }
+        let optimizer = Box::new(Sgd::new(0.0).unwrap());
+        let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan(n, 4), params).unwrap();
+        assert!((trainer.loss_and_grad().unwrap() - loss.value()).abs() < 1e-14);
+        let truth: Vec<f64> = grad.iter().map(Sum::value).collect();
+        for (g, t) in trainer.grad().iter().zip(&truth) {
+            assert!((g - t).abs() < 1e-13 * largest(&truth), "{g} for {t}");
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! A warm training step allocates nothing.
 
+use popgrad::exact::{Prior, RootLaw, TreeLaw};
 use popgrad::model::{ModelSpec, build};
 use popgrad::optim::{Schedule, Sgd};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::Sampled;
+use popgrad::source::{Exact, Sampled, Source};
 use popgrad::task::{CausalTree, Forest, Roots};
 use popgrad::train::{Plan, Trainer};
 use rayon::prelude::*;
@@ -14,11 +15,24 @@ use std::sync::Barrier;
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-fn allocations_of_warm_steps(heads: &[usize], pool: &rayon::ThreadPool) -> usize {
+fn sampled() -> Sampled {
     let task = CausalTree::new(Forest::chain(12).unwrap(), 5, 0.1, Roots::Stationary).unwrap();
-    let source = Sampled::new(task, Key::new(1, Purpose::Train));
-    let spec =
-        ModelSpec { name: "disentangled".into(), vocab: 5, seq_len: 12, heads: heads.to_vec(), eps: 0.0 };
+    Sampled::new(task, Key::new(1, Purpose::Train))
+}
+
+fn population() -> Exact {
+    let prior = Prior::dirichlet(2, 0.1, RootLaw::Uniform).unwrap();
+    Exact::new(&TreeLaw::new(Forest::chain(7).unwrap(), prior).unwrap()).unwrap()
+}
+
+fn allocations_of_warm_steps(
+    name: &str,
+    source: &dyn Source,
+    heads: &[usize],
+    pool: &rayon::ThreadPool,
+) -> usize {
+    let (vocab, seq_len) = (source.vocab(), source.seq_len());
+    let spec = ModelSpec { name: name.into(), vocab, seq_len, heads: heads.to_vec(), eps: 0.01 };
     let model = build::<f32>(&spec).unwrap();
     let plan = Plan {
         steps: 1000,
@@ -39,7 +53,7 @@ fn allocations_of_warm_steps(heads: &[usize], pool: &rayon::ThreadPool) -> usize
             all_here.wait();
         });
         let optimizer = Box::new(Sgd::new(0.01).unwrap());
-        let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan, params).unwrap();
+        let mut trainer = Trainer::new(model.as_ref(), source, optimizer, plan, params).unwrap();
         for _ in 0..20 {
             trainer.update().unwrap();
         }
@@ -60,11 +74,19 @@ fn a_warm_step_allocates_nothing() {
     assert!(GLOBAL.stats().allocations > before, "the counter counts");
     // All pools live to the end: the threads of a dropped one allocate while they die, during somebody else's count.
     let pools = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
-    for heads in [&[1, 1][..], &[2, 1], &[1]] {
+    let (sampled, population) = (sampled(), population());
+    for (name, source, heads) in [
+        ("disentangled", &sampled as &dyn Source, &[1, 1][..]),
+        ("disentangled", &sampled, &[2, 1]),
+        ("disentangled", &sampled, &[1]),
+        ("simplified", &sampled, &[]),
+        ("simplified", &population, &[]),
+        ("disentangled", &population, &[1, 1]),
+    ] {
         for pool in &pools {
             let threads = pool.current_num_threads();
-            let count = allocations_of_warm_steps(heads, pool);
-            assert_eq!(count, 0, "heads {heads:?}, {threads} threads: {count} allocations in 200 steps");
+            let count = allocations_of_warm_steps(name, source, heads, pool);
+            assert_eq!(count, 0, "{name} {heads:?}, {threads} threads: {count} allocations in 200 steps");
         }
     }
 }

@@ -421,6 +421,10 @@ fn bayes_predictors_with_stationary_roots_have_the_losses_of_the_theory() {
     for (loss, expected) in losses.iter().zip([0.321412, 0.364772, 0.369561]) {
         assert!((loss.value() - expected).abs() < 6e-7, "{} for {expected}", loss.value());
     }
+    assert_eq!(Prior::of_task(&task, 24).unwrap(), p.into());
+    let of = |s, roots| Prior::of_task(&CausalTree::new(forest.clone(), s, 0.1, roots).unwrap(), 8);
+    assert_eq!(of(5, Roots::Uniform).unwrap(), Prior::dirichlet(5, 0.1, RootLaw::Uniform).unwrap());
+    assert!(of(3, Roots::Stationary).unwrap_err().to_string().starts_with("S: 3 with stationary roots"));
     // Two deterministic atoms: the word picks one, or none.
     let mut sure = Mixture::new(2, &[0.5; 2], &[0., 1., 1., 0., 1., 0., 0., 1.], &[0.5; 4]);
     let (chain, mut out) = (Forest::chain(3).unwrap(), [f64::NAN; 2]);

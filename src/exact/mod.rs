@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`prior`] | priors that can be integrated |
 //! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
-//! | [`law`] | laws of whole words |
 //! | [`brute`] | loss and gradients by enumeration: the naive twin |
 //! | [`tree`] | loss and gradients of the simplified model by a prefix tree |
 //! | [`symmetric`] | the same by orbits under renaming the symbols |
@@ -15,6 +14,7 @@
 //! | [`effective`] | T_eff |
 
 pub mod brute;
+mod closure;
 pub mod counts;
 pub mod effective;
 pub mod law;

@@ -10,10 +10,11 @@
 //! centre, whatever the weight: moments wrong by a tenth at n = 5. What it does for even n is the eigenvalue problem with an
 //! absolute error; here small nodes are as accurate relative to themselves as large ones.
 
-use super::FinitePrior;
+use super::{FinitePrior, Prior, RootLaw};
 use crate::num::{Sum, exp, ln, log_sum_exp, sum};
 use crate::rng::{Key, LogGamma};
 use crate::task::stationary::{StationaryScratch, stationary};
+use crate::task::{CausalTree, Roots, Task};
 use crate::{Error, Result};
 
 /// Nodes (n) in (0, 1), ascending, and weights (n) of the Gauss rule for the density c x^{c-1}.
@@ -120,6 +121,23 @@ pub fn stationary_pairs(alpha: f64, nodes: usize) -> Result<FinitePrior> {
     let total = log_sum_exp(&log_weight);
     log_weight.iter_mut().for_each(|w| *w = exp(*w - total));
     Ok(FinitePrior::stationary_from_parts(2, log_weight, pi, roots))
+}
+
+impl Prior {
+    /// The prior of `task`: in closed form for uniform roots, by quadrature with `nodes` per axis for stationary ones.
+    ///
+    /// # Errors
+    /// Stationary roots and more than two symbols; as [`stationary_pairs`].
+    pub fn of_task(task: &CausalTree, nodes: usize) -> Result<Prior> {
+        match (task.roots(), task.vocab()) {
+            (Roots::Uniform, s) => Prior::dirichlet(s, task.alpha(), RootLaw::Uniform),
+            (Roots::Stationary, 2) => Ok(stationary_pairs(task.alpha(), nodes)?.into()),
+            (Roots::Stationary, s) => {
+                let allowed = "S = 2, or uniform roots; Monte Carlo else";
+                Err(Error::invalid("S", format!("{s} with stationary roots"), allowed))
+            }
+        }
+    }
 }
 
 struct Atoms {

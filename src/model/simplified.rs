@@ -40,6 +40,8 @@ struct Activations<'a, E> {
     delta: &'a mut [E],
     /// ∂L/∂a.
     da: &'a mut [E],
+    /// r of one sequence (S).
+    r: &'a mut [E],
 }
 
 impl<E: Elem> Simplified<E> {
@@ -92,10 +94,10 @@ impl<E: Elem> Simplified<E> {
         Ok(params)
     }
 
-    /// Elements of (mix, dmix, a, v, delta, da) for `n` sequences.
-    fn sizes(&self, n: usize) -> Option<[usize; 6]> {
+    /// Elements of (mix, dmix, a, v, delta, da, r) for `n` sequences.
+    fn sizes(&self, n: usize) -> Option<[usize; 7]> {
         let (square, rows) = (self.seq_len * self.seq_len, n.checked_mul(self.seq_len)?);
-        Some([square, square, rows, rows, rows, rows])
+        Some([square, square, rows, rows, rows, rows, self.vocab])
     }
 
     fn carve<'a>(&self, n: usize, arena: &'a mut [E]) -> Activations<'a, E> {
@@ -105,7 +107,8 @@ impl<E: Elem> Simplified<E> {
         let (a, rest) = rest.split_at_mut(rows);
         let (v, rest) = rest.split_at_mut(rows);
         let (delta, rest) = rest.split_at_mut(rows);
-        Activations { mix, dmix, a, v, delta, da: &mut rest[..rows] }
+        let (da, rest) = rest.split_at_mut(rows);
+        Activations { mix, dmix, a, v, delta, da, r: &mut rest[..self.vocab] }
     }
 }
 
@@ -180,14 +183,17 @@ impl<E: Elem> Model<E> for Simplified<E> {
         let rows = batch.tokens().chunks_exact(t).zip(act.v.chunks_exact(t));
         for (i, ((tokens, v), delta)) in rows.zip(act.delta.chunks_exact_mut(t)).enumerate() {
             let (w, y, f) = (batch.weights()[i], batch.target(i), &f[i * s..(i + 1) * s]);
-            let r = |c: usize| {
-                let f = f[c].to_f64();
+            let mut mean = 0.0;
+            for ((r, y), f) in act.r.iter_mut().zip(y).zip(f) {
+                let f = f.to_f64();
                 // 0/0 where the symbol does not occur and ε = 0; its f r is 0 whatever ε.
-                if f > 0.0 { w * y[c] / (f + self.eps) } else { 0.0 }
-            };
-            let mean: f64 = (0..s).map(|c| f[c].to_f64() * r(c)).sum();
+                let x = if f > 0.0 { w * y / (f + self.eps) } else { 0.0 };
+                mean += f * x;
+                *r = E::from_f64(x);
+            }
+            act.r.iter_mut().for_each(|r| *r = E::from_f64(r.to_f64() - mean));
             for ((d, v), c) in delta.iter_mut().zip(v).zip(tokens) {
-                *d = E::from_f64(v.to_f64() * (r(*c as usize) - mean));
+                *d = *v * act.r[*c as usize];
             }
         }
         let minus = E::from_f64(-1.0);

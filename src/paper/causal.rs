@@ -4,10 +4,9 @@
 //! the first layer's position block turns into the graph's parent matrix.
 
 use super::folder::{self, TimingRecord};
-use super::{Progress, figures};
+use super::{Progress, figures, posterior};
 use crate::batch::Batch;
 use crate::config::Config;
-use crate::exact::{FinitePrior, quadrature};
 use crate::model::{self, Layout, ModelSpec};
 use crate::num::Sum;
 use crate::optim::{self, Schedule};
@@ -16,14 +15,12 @@ use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
 use crate::source::Sampled;
-use crate::task::bayes::{Mixture, bayes_counts, bayes_posterior, bayes_public};
+use crate::task::bayes::{bayes_counts, bayes_posterior, bayes_public};
 use crate::task::{CausalTree, Forest, Roots, Task};
 use crate::train::{self, Evaluation, Observer, Plan, State, Trainer};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -302,61 +299,12 @@ fn references(task: &CausalTree, batches: &[&Batch]) -> References {
             posterior.add(weight * cross_entropy(target, &f));
         }
     }
-    let posterior = if exact { Some(posterior.value()) } else { quadrature_loss(task, batches) };
+    let posterior = if exact { Some(posterior.value()) } else { posterior::loss(task, batches) };
     References { counts: counts.value(), public: public.value(), posterior }
 }
 
-/// Kinds of sequences times atoms that the posterior may cost: some seconds.
-const MOST_POSTERIOR_TERMS: usize = 1 << 30;
-
-/// Loss of the exact posterior for stationary roots at S = 2; `None` for larger alphabets, and where the quadrature would
-/// take too long or does not settle.
-fn quadrature_loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
-    let forest = task.forest();
-    if task.vocab() != 2 || task.roots() != Roots::Stationary {
-        return None;
-    }
-    // Sequences with the same counts and query have the same posterior: one of them, and Σ w y.
-    let mut kinds: BTreeMap<[u32; 7], (&[u32], [f64; 2])> = BTreeMap::new();
-    for batch in batches {
-        for i in 0..batch.seqs() {
-            let (tokens, target, weight) = (batch.sequence(i), batch.target(i), batch.weights()[i]);
-            let mut key = [0; 7];
-            for (i, p) in forest.parents().iter().enumerate() {
-                key[p.map_or(4, |p| 2 * tokens[p] as usize) + tokens[i] as usize] += 1;
-            }
-            key[6] = tokens[tokens.len() - 1];
-            let kind = kinds.entry(key).or_insert((tokens, [0.0; 2]));
-            (0..2).for_each(|b| kind.1[b] += weight * target[b]);
-        }
-    }
-    let kinds: Vec<_> = kinds.into_values().collect();
-    let loss = |prior: &FinitePrior| {
-        if prior.atoms() * kinds.len() > MOST_POSTERIOR_TERMS {
-            return Err(Error::invalid("posterior", "too many terms", "fewer"));
-        }
-        let mixture = Mixture::new(2, prior.weight(), prior.pi(), prior.roots());
-        let of_chunk = |kinds: &[(&[u32], [f64; 2])]| {
-            let (mut mixture, mut f, mut sum) = (mixture.clone(), [0.0; 2], Sum::new());
-            for (tokens, target) in kinds {
-                match mixture.predict(forest, tokens, &mut f) {
-                    Some(()) => sum.add(cross_entropy(target, &f)),
-                    None => sum.add(f64::NAN),
-                }
-            }
-            sum
-        };
-        // Chunks of one size, folded in order: the same bits for any number of threads.
-        let chunks: Vec<Sum> = kinds.par_chunks(64).map(of_chunk).collect();
-        let mut total = Sum::new();
-        chunks.into_iter().for_each(|s| total.merge(s));
-        Ok(total.value())
-    };
-    Some(quadrature::until_still(task.alpha(), loss).ok()?.loss)
-}
-
 /// −Σ y log f over y > 0.
-fn cross_entropy(target: &[f64], f: &[f64]) -> f64 {
+pub(super) fn cross_entropy(target: &[f64], f: &[f64]) -> f64 {
     target.iter().zip(f).filter(|(y, _)| **y > 0.0).map(|(y, f)| -y * f.ln()).sum()
 }
 

@@ -6,6 +6,7 @@ pub mod causal;
 mod figures;
 pub mod folder;
 mod population;
+mod posterior;
 
 use crate::config::Config;
 use crate::{Error, Result};
