@@ -51,6 +51,18 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// An exact evaluation that would take absurdly long.
+    #[error("{words:.3e} words: about {seconds:.0} s and {:.0} MB each time; allowed unless forced: {limit} s", .bytes / 1e6)]
+    TooLong {
+        /// Words to visit.
+        words: f64,
+        /// Estimated seconds.
+        seconds: f64,
+        /// Estimated bytes.
+        bytes: f64,
+        /// Seconds allowed.
+        limit: f64,
+    },
     /// A kernel refused its operands.
     #[error("kernel: {0}")]
     Kernel(#[from] KernelError),
@@ -92,7 +104,7 @@ impl Error {
     /// 1 for everything found in files or the system.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::Invalid { .. } | Error::Unknown { .. } => 2,
+            Error::Invalid { .. } | Error::Unknown { .. } | Error::TooLong { .. } => 2,
             // What POPGRAD_ISA asks for is usage too.
             Error::Kernel(KernelError::UnknownIsa { .. } | KernelError::IsaUnavailable { .. }) => 2,
             _ => 1,

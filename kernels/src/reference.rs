@@ -187,10 +187,15 @@ pub fn attention_backward<E: Elem>(
 /// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: L, Σ W, `C[j][c][i]` row-major (T, S, T), and the same
 /// sums with nothing cancelling, v_i (W/(f + ε) + Σ f W/(f + ε)), which errors are relative to.
 ///
-/// Softmax with the largest z subtracted, weights as products over the word: nothing of the tree.
+/// Softmax with the largest z subtracted, weights as products over the word: nothing of the tree. Looked-up weights alone use the
+/// plan's classes.
+///
+/// # Panics
+/// When the plan is of canonical words.
 pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>, Vec<f64>) {
     use crate::prefix_tree::{Compensated, Weights};
-    let (s, n) = (w.symbols, w.parents.len());
+    assert!(w.plan.canonical().is_none());
+    let (s, n, parents) = (w.plan.symbols(), w.plan.parents().len(), w.plan.parents());
     let t = n + 1;
     // Thousands of words: compensated, so that the twin does not err more than the tree.
     let (mut loss, mut total) = (Compensated::default(), Compensated::default());
@@ -210,7 +215,7 @@ pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>
         }
         let (mut counts, mut root_counts) = (vec![0.0; s * s], vec![0.0; s]);
         for j in 0..n {
-            match w.parents[j] {
+            match parents[j] {
                 Some(q) => counts[word[q] * s + word[j]] += 1.0,
                 None => root_counts[word[j]] += 1.0,
             }
@@ -237,16 +242,17 @@ pub fn prefix_tree(w: &crate::prefix_tree::Walk<'_, f64>) -> (f64, f64, Vec<f64>
                     .map(|q| {
                         let step = |a: usize, b: usize| pi[(q * s + a) * s + b];
                         let word: f64 = (0..n)
-                            .map(|j| w.parents[j].map_or(roots[q * s + word[j]], |a| step(word[a], word[j])))
+                            .map(|j| parents[j].map_or(roots[q * s + word[j]], |a| step(word[a], word[j])))
                             .product();
                         weight[q] * word * step(w.query, b) / s as f64
                     })
                     .sum(),
-                Weights::Table { values, stride, root_stride } => {
-                    let row: u32 = (0..n)
-                        .map(|j| w.parents[j].map_or(root_stride[word[j]], |a| stride[word[a] * s + word[j]]))
-                        .sum();
-                    values[row as usize * s + b]
+                Weights::Table { values } => {
+                    let (head, tail) = word[..n].split_at(w.plan.prefix_len());
+                    let head = head.iter().fold(0, |at, c| at * s + w.symbol(*c));
+                    let row = w.plan.prefix_class(head) * w.plan.suffix_classes()
+                        + w.plan.suffix_class(tail.iter().map(|c| w.symbol(*c)));
+                    values[row * s + w.symbol(b)]
                 }
             }
         };

@@ -6,6 +6,8 @@
 //! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
 //! | [`law`] | laws of whole words |
 //! | [`brute`] | loss and gradients by enumeration: the naive twin |
+//! | [`tree`] | loss and gradients by a prefix tree over all words |
+//! | [`symmetric`] | loss and gradients by orbits under relabelling |
 //! | [`transition`] | one π with μ, B and ρ |
 //! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
 //! | [`counts`] | the leading gradient ĝ at finite T |
@@ -18,7 +20,21 @@ pub mod law;
 pub mod marginals;
 pub mod prior;
 pub mod quadrature;
+mod shards;
+pub mod symmetric;
 pub mod transition;
+pub mod tree;
 
 pub use law::{TreeLaw, WordLaw};
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};
+pub use symmetric::{OrbitGradients, Orbits};
+pub use tree::{Cost, Tree};
+
+/// How far an evaluation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Words done, of all threads.
+    pub done: u64,
+    /// Words in all.
+    pub total: u64,
+}

@@ -1,8 +1,15 @@
 //! Loss and gradient of a soft average over words, summed over every word of an alphabet.
 
-use crate::arch::generic::prefix_tree::{MAX_LEN, WalkOp, scratch_len};
+use crate::arch::generic::prefix_tree::{WalkOp, scratch_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, Scratch, expect};
+
+mod plan;
+pub use plan::{MAX_PREFIXES, MAX_SUFFIXES, Plan, Shape};
+pub(crate) use plan::{NONE, TREE};
+
+/// Longest word: a count of binary words fits 63 bits.
+pub const MAX_LEN: usize = 64;
 
 /// How much each word weighs, by its transitions: position j with a parent q is a transition c_q → c_j, one without is a root.
 #[derive(Debug, Clone, Copy)]
@@ -23,14 +30,12 @@ pub enum Weights<'a, E> {
         /// (Q, S).
         roots: &'a [E],
     },
-    /// Looked up: row `Σ stride[c_q, c_j] + Σ root_stride[c_j]` of `values` (rows, S) holds W_s.
+    /// Looked up by classes: `values` (prefix classes, suffix classes, W) holds the weights of the targets of one word, in labels
+    /// where the query is symbol 0, symbols 0 and k having changed places. W = S; of canonical words one more than the tracked
+    /// symbols, the last being the weight of each symbol that is not used, and every word's weight is that of its orbit.
     Table {
-        /// (rows, S), every factor included.
+        /// Every factor included.
         values: &'a [E],
-        /// (S, S).
-        stride: &'a [u32],
-        /// (S).
-        root_stride: &'a [u32],
     },
 }
 
@@ -40,22 +45,18 @@ pub enum Weights<'a, E> {
 /// (S) a table. z_i = Σ_{j<=i} M_ij a_{c_j}, v = softmax(z), f_s = Σ_i v_i 1[c_i = s]; L = −Σ_words Σ_s W_s ln(f_s + ε).
 #[derive(Debug, Clone, Copy)]
 pub struct Walk<'a, E> {
-    /// S, 2 to 255.
-    pub symbols: usize,
-    /// k.
+    /// The words; prefixes and suffixes are in labels where the query is symbol 0, symbols 0 and k having changed places.
+    pub plan: &'a Plan,
+    /// k; 0 for canonical words.
     pub query: usize,
-    /// a (S).
+    /// a (S); for canonical words all but a_0 are equal.
     pub table: &'a [E],
     /// M; only its lower triangle is read.
     pub mix: Mat<'a, E>,
-    /// Parents of the positions 0 .. T−2.
-    pub parents: &'a [Option<usize>],
     /// ε >= 0.
     pub eps: E,
     /// W.
     pub weights: Weights<'a, E>,
-    /// Positions that make up a prefix, below T − 1: the unit of work.
-    pub prefix_len: usize,
 }
 
 impl<E: Elem> Walk<'_, E> {
@@ -65,39 +66,36 @@ impl<E: Elem> Walk<'_, E> {
         0.5 * (lo + hi)
     }
 
-    fn range(&self) -> (f64, f64) {
+    pub(crate) fn range(&self) -> (f64, f64) {
         self.table
             .iter()
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), a| (lo.min(a.to_f64()), hi.max(a.to_f64())))
     }
 
-    /// Prefixes, S^prefix_len; saturates where the walk is out of range anyway.
-    pub fn prefixes(&self) -> u64 {
-        (self.symbols as u64).saturating_pow(self.prefix_len.min(MAX_LEN) as u32)
+    /// The symbol behind a label of prefixes and suffixes, and the other way round.
+    #[inline(always)]
+    pub(crate) fn symbol(&self, label: usize) -> usize {
+        if label == 0 {
+            self.query
+        } else if label == self.query {
+            0
+        } else {
+            label
+        }
     }
 
     fn check(&self) -> Result<(), KernelError> {
         let op = "prefix_tree";
-        let t = self.parents.len() + 1;
+        let (s, t) = (self.plan.symbols(), self.plan.word_len());
         let domain = |what, allowed| Err(KernelError::Domain { op, what, allowed });
-        if !(2..=255).contains(&self.symbols) {
-            return domain("symbols", "2 to 255");
-        }
-        let words = (self.symbols as u64).checked_pow(t.min(MAX_LEN + 1) as u32 - 1);
-        if !(2..=MAX_LEN).contains(&t) || words.is_none_or(|n| n >> 63 != 0) {
-            return domain("words", "1 to 2^63 - 1");
-        }
-        expect(op, "table length", self.symbols, self.table.len())?;
+        expect(op, "table length", s, self.table.len())?;
         expect(op, "mix rows", t, self.mix.rows())?;
         expect(op, "mix columns", t, self.mix.cols())?;
-        if self.query >= self.symbols {
-            return domain("query", "a symbol");
+        if self.query >= s || self.plan.canonical().is_some() && self.query != 0 {
+            return domain("query", "a symbol; 0 for canonical words");
         }
-        if self.prefix_len >= t - 1 {
-            return domain("prefix_len", "below the number of context positions");
-        }
-        if self.parents.iter().enumerate().any(|(j, p)| p.is_some_and(|p| p >= j)) {
-            return domain("parents", "earlier positions");
+        if self.plan.canonical().is_some() && self.table[2..].iter().any(|a| *a != self.table[1]) {
+            return domain("table", "equal but for the query's entry, for canonical words");
         }
         if !(self.eps >= E::ZERO && self.eps.is_finite()) {
             return domain("eps", "finite, >= 0");
@@ -108,29 +106,26 @@ impl<E: Elem> Walk<'_, E> {
         if !(self.table.iter().all(|a| a.is_finite()) && hi - lo <= most) {
             return domain("table", "finite, range at most 120 (f32) or 1200 (f64)");
         }
-        let s = self.symbols;
         match self.weights {
-            Weights::Dirichlet { alpha, .. } => {
+            Weights::Dirichlet { alpha, shared_roots } => {
                 if !(alpha > E::ZERO && alpha.is_finite()) {
                     return domain("alpha", "finite, > 0");
+                }
+                if shared_roots && !self.plan.root_counts() {
+                    return domain("weights", "roots that the plan counts");
                 }
             }
             Weights::Atoms { weight, pi, roots } => {
                 let q = weight.len();
                 expect(op, "pi length", q * s * s, pi.len())?;
                 expect(op, "roots length", q * s, roots.len())?;
-            }
-            Weights::Table { values, stride, root_stride } => {
-                expect(op, "stride length", s * s, stride.len())?;
-                expect(op, "root_stride length", s, root_stride.len())?;
-                let largest = |x: &[u32]| x.iter().fold(0, |m, x| m.max(*x)) as u64;
-                let roots = self.parents.iter().filter(|p| p.is_none()).count() as u64;
-                let last = (t as u64 - 1 - roots) * largest(stride) + roots * largest(root_stride);
-                if last > u32::MAX as u64
-                    || (last as usize + 1).checked_mul(s).is_none_or(|n| n > values.len())
-                {
-                    return domain("values", "a row for every sum of strides");
+                if !self.plan.root_counts() {
+                    return domain("weights", "roots that the plan counts");
                 }
+            }
+            Weights::Table { values } => {
+                let rows = self.plan.prefix_classes() * self.plan.suffix_classes();
+                expect(op, "values length", rows * self.plan.row(), values.len())?;
             }
         }
         Ok(())
@@ -172,7 +167,7 @@ pub struct Accumulator {
 }
 
 impl Accumulator {
-    /// Zeros for S `symbols` and T = `len`.
+    /// Zeros for `symbols` (as [`Plan::tracked`]) and T = `len`.
     pub fn new(symbols: usize, len: usize) -> Self {
         Accumulator {
             symbols,
@@ -183,13 +178,18 @@ impl Accumulator {
         }
     }
 
-    pub(crate) fn fits<E>(&self, w: &Walk<'_, E>) -> bool {
-        (self.symbols, self.len) == (w.symbols, w.parents.len() + 1)
+    pub(crate) fn fits(&self, plan: &Plan) -> bool {
+        (self.symbols, self.len) == (plan.tracked(), plan.word_len())
     }
 
     #[inline(always)]
     pub(crate) fn add(&mut self, j: usize, c: usize, i: usize, x: f64) {
         self.sums[(j * self.symbols + c) * self.len + i].add(x);
+    }
+
+    /// Symbols told apart.
+    pub fn symbols(&self) -> usize {
+        self.symbols
     }
 
     /// Back to zeros.
@@ -244,24 +244,24 @@ impl<E: Elem> Kernels<E> {
         Ok(scratch_len(walk))
     }
 
-    /// Adds the words under prefixes `first .. last` (numbers base S, first symbol most significant) to `acc`.
+    /// Adds the words under the plan's prefixes `prefixes` to `acc`.
     ///
     /// # Errors
     /// A walk out of range, scratch too small, an accumulator of another size.
     pub fn prefix_tree(
         &self,
         walk: &Walk<'_, E>,
-        prefixes: std::ops::Range<u64>,
+        prefixes: std::ops::Range<usize>,
         acc: &mut Accumulator,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         walk.check()?;
         let op = "prefix_tree";
-        if prefixes.end > walk.prefixes() {
-            return Err(KernelError::Domain { op, what: "prefixes", allowed: "up to S^prefix_len" });
+        if prefixes.end > walk.plan.prefixes() {
+            return Err(KernelError::Domain { op, what: "prefixes", allowed: "up to those of the plan" });
         }
-        expect(op, "accumulator symbols", walk.symbols, acc.symbols)?;
-        expect(op, "accumulator length", walk.parents.len() + 1, acc.len)?;
+        expect(op, "accumulator symbols", walk.plan.tracked(), acc.symbols)?;
+        expect(op, "accumulator length", walk.plan.word_len(), acc.len)?;
         let scratch = scratch.get(scratch_len(walk))?;
         E::dispatch(self.isa(), WalkOp { walk, first: prefixes.start, last: prefixes.end, acc, scratch });
         Ok(())

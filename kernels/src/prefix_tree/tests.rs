@@ -33,26 +33,23 @@ fn f32_is_the_f64_tree_rounded() {
         [1.0f32, f32::NAN, 0.0, 0.25, 0.75, 0.0, 0.5, 0.25, 0.25],
     );
     let parents = [None, Some(0)];
-    let weights = Weights::Dirichlet { alpha: 0.5, shared_roots: false };
+    let shape = Shape { symbols: 3, parents: &parents, root_counts: false, canonical: None };
+    let plan = Plan::new(&shape, 1, 1).unwrap();
     let walk = Walk {
-        symbols: 3,
+        plan: &plan,
         query: 1,
         table: &[0.5, 1.0, -0.25],
         mix: Mat::new(&mix, 3, 3).unwrap(),
-        parents: &parents,
         eps: 0.0625,
-        weights,
-        prefix_len: 1,
+        weights: Weights::Dirichlet { alpha: 0.5, shared_roots: false },
     };
     let walk32 = Walk {
-        symbols: 3,
+        plan: &plan,
         query: 1,
         table: &[0.5f32, 1.0, -0.25],
         mix: Mat::new(&mix32, 3, 3).unwrap(),
-        parents: &parents,
         eps: 0.0625,
         weights: Weights::Dirichlet { alpha: 0.5, shared_roots: false },
-        prefix_len: 1,
     };
     let (loss, weight, sums, _) = crate::reference::prefix_tree(&walk);
     for kernels in every_isa::<f32>() {
@@ -71,40 +68,61 @@ fn f32_is_the_f64_tree_rounded() {
 fn refusals_name_the_operand() {
     let kernels = Kernels::<f64>::new(crate::Isa::Portable).unwrap();
     let mix = [1.0; 9];
+    let shape = Shape { symbols: 2, parents: &[None, Some(0)], root_counts: false, canonical: None };
+    let of_shape = |s: Shape<'_>, p: usize| Plan::new(&s, p, 1).unwrap_err().to_string();
+    assert!(of_shape(Shape { symbols: 1, ..shape }, 1).contains("symbols"));
+    assert!(of_shape(Shape { symbols: 256, ..shape }, 1).contains("symbols"));
+    assert!(of_shape(Shape { parents: &[None, Some(1)], ..shape }, 1).contains("parents"));
+    assert!(of_shape(Shape { parents: &[None; 64], ..shape }, 1).contains("words"));
+    assert!(of_shape(Shape { parents: &[], ..shape }, 0).contains("words"));
+    assert!(of_shape(shape, 2).contains("prefix_len"));
+    assert!(of_shape(Shape { parents: &[None; 18], ..shape }, 0).contains("prefix_len"));
+    assert!(of_shape(Shape { parents: &[None; 27], ..shape }, 25).contains("prefixes"));
+    assert!(of_shape(Shape { canonical: Some(0), ..shape }, 1).contains("canonical"));
+    assert!(of_shape(Shape { canonical: Some(3), symbols: 4, ..shape }, 1).contains("canonical"));
+    assert!(
+        of_shape(Shape { canonical: Some(1), symbols: 50, parents: &[None; 40], ..shape }, 30)
+            .contains("2^16")
+    );
+    assert!(
+        of_shape(Shape { canonical: Some(8), symbols: 50, parents: &[None; 20], ..shape }, 18)
+            .contains("2^24")
+    );
+
+    let plan = Plan::new(&shape, 1, 1).unwrap();
     let good = Walk {
-        symbols: 2,
+        plan: &plan,
         query: 0,
         table: &[1.0, 0.0],
         mix: Mat::new(&mix, 3, 3).unwrap(),
-        parents: &[None, Some(0)],
         eps: 0.1,
         weights: Weights::Dirichlet { alpha: 1.0, shared_roots: false },
-        prefix_len: 1,
     };
     assert!(kernels.prefix_tree_scratch(&good).is_ok());
     let message = |w: Walk<'_, f64>| kernels.prefix_tree_scratch(&w).unwrap_err().to_string();
-    assert!(message(Walk { symbols: 1, ..good }).contains("symbols"));
-    assert!(message(Walk { symbols: 256, ..good }).contains("symbols"));
-    assert!(message(Walk { symbols: 3, ..good }).contains("table length"));
+    assert!(message(Walk { table: &[1.0], ..good }).contains("table length"));
     assert!(message(Walk { query: 2, ..good }).contains("query"));
     assert!(message(Walk { table: &[1.0, f64::NAN], ..good }).contains("table"));
     assert!(message(Walk { table: &[1300.0, 0.0], ..good }).contains("range"));
     assert!(message(Walk { mix: Mat::new(&mix, 2, 3).unwrap(), ..good }).contains("mix rows"));
-    assert!(message(Walk { parents: &[None, Some(1)], ..good }).contains("parents"));
-    assert!(message(Walk { parents: &[None; 63], mix: good.mix, ..good }).contains("words"));
-    assert!(message(Walk { parents: &[], ..good }).contains("words"));
     assert!(message(Walk { eps: -1.0, ..good }).contains("eps"));
-    assert!(message(Walk { prefix_len: 2, ..good }).contains("prefix_len"));
-    let weights = Weights::Dirichlet { alpha: 0.0, shared_roots: true };
+    let weights = Weights::Dirichlet { alpha: 0.0, shared_roots: false };
     assert!(message(Walk { weights, ..good }).contains("alpha"));
+    let weights = Weights::Dirichlet { alpha: 1.0, shared_roots: true };
+    assert!(message(Walk { weights, ..good }).contains("roots"));
     let weights = Weights::Atoms { weight: &[1.0], pi: &[0.5; 3], roots: &[0.5; 2] };
     assert!(message(Walk { weights, ..good }).contains("pi length"));
     let weights = Weights::Atoms { weight: &[1.0], pi: &[0.5; 4], roots: &[0.5; 1] };
     assert!(message(Walk { weights, ..good }).contains("roots length"));
-    let weights = Weights::Table { values: &[0.1; 5], stride: &[1; 4], root_stride: &[1; 2] };
+    let weights = Weights::Atoms { weight: &[1.0], pi: &[0.5; 4], roots: &[0.5; 2] };
+    assert!(message(Walk { weights, ..good }).contains("roots that"));
+    let weights = Weights::Table { values: &[0.1; 5] };
     assert!(message(Walk { weights, ..good }).contains("values"));
-    let weights = Weights::Table { values: &[0.1; 6], stride: &[u32::MAX; 4], root_stride: &[1; 2] };
-    assert!(message(Walk { weights, ..good }).contains("values"));
+    let canonical = Plan::new(&Shape { canonical: Some(2), symbols: 3, ..shape }, 1, 1).unwrap();
+    let orbits = Walk { plan: &canonical, table: &[1.0, 0.0, 0.0], ..good };
+    assert!(kernels.prefix_tree_scratch(&orbits).is_ok());
+    assert!(message(Walk { query: 1, ..orbits }).contains("query"));
+    assert!(message(Walk { table: &[1.0, 0.0, 0.5], ..orbits }).contains("table"));
 
     let mut scratch = Scratch::new(kernels.prefix_tree_scratch(&good).unwrap());
     let mut acc = Accumulator::new(2, 3);
