@@ -1,7 +1,6 @@
 //! Claim 5: without constant mean the diagonal can win.
 
 use super::algorithm::{Rates, train};
-use super::population::Population;
 use super::support::{atoms, lead, shifted, t_eff, transitions};
 use super::{Check, Claim, Settings};
 use crate::Result;
@@ -51,7 +50,7 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
     checks.push(label(c));
     // What training makes of it.
     let rates = Rates { eta1: 300.0, steps1: 150, eta2: 0.0, steps2: 0, ..Rates::default() };
-    let run = train(&Population::new(&forest, &alone.into())?, &forest, s, &rates);
+    let run = train(&forest, &alone.into(), &rates)?;
     let attention = run.mix[i * t + i - 1];
     let c = Check::refutes("attention on the parent after stage 1", 0.5, attention);
     checks.push(label(c.with("T", t).with("T_eff", t_eff(&forest, l.rho))));

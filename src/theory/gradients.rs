@@ -4,7 +4,7 @@ use super::support::{apart, drawn, key, largest, normals, parents};
 use super::{Check, Claim, Settings, dual};
 use crate::Result;
 use crate::exact::brute::{population, words};
-use crate::exact::{Prior, RootLaw};
+use crate::exact::{Prior, RootLaw, Tree};
 use crate::task::Forest;
 
 pub(super) const CLAIM: Claim = Claim {
@@ -41,6 +41,9 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
         let brute = population(forest, prior, &a1, &a2, *eps)?;
         let brute: Vec<f64> = brute.a1.iter().chain(&brute.a2).copied().collect();
         checks.push(label(Check::at_most("formula − enumeration", 1e-15, apart(&formula, &brute))));
+        let tree = Tree::<f64>::new(forest, prior, *eps, false)?.gradients(&a1, &a2)?.clone();
+        let tree: Vec<f64> = tree.a1.iter().chain(&tree.a2).copied().collect();
+        checks.push(label(Check::at_most("formula − prefix tree", 1e-15, apart(&formula, &tree))));
         let all: Vec<_> = words(forest, prior)?.collect();
         let automatic = dual::gradient(&all, &a1, &a2, t, s, *eps);
         checks.push(label(Check::at_most("formula − dual numbers", 1e-15, apart(&formula, &automatic))));

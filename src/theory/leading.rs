@@ -1,9 +1,9 @@
 //! Claim 2: what A1's gradient is to first order in β₀.
 
-use super::population::Population;
 use super::support::{atoms, drawn, key, norm, normals, pair, t_eff, transitions};
 use super::{Check, Claim, Fit, Settings};
 use crate::Result;
+use crate::exact::Tree;
 use crate::exact::counts::leading_averaged;
 use crate::exact::marginals::limit_averaged;
 use crate::task::Forest;
@@ -37,11 +37,11 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
         let rho = limit_averaged(atoms(&of), &forest)?.rho;
         let g = leading_averaged(atoms(&of), &forest, eps)?;
         let a1 = normals(&key, n as u64, t * t, 1.0);
-        let population = Population::new(&forest, &prior.into())?;
+        let mut tree = Tree::<f64>::new(&forest, &prior.into(), eps, false)?;
         let mut points = Vec::new();
         for beta in [1e-1, 1e-2, 1e-3, 1e-4] {
             let a2: Vec<f64> = (0..s * s).map(|n| if n / s == n % s { beta } else { 0.0 }).collect();
-            let exact = population.evaluate(&a1, &a2, eps).a1;
+            let exact = &tree.gradients(&a1, &a2)?.a1;
             let leading = settings.formulas.leading(beta, s, t, &a1, &g);
             let off: Vec<f64> = exact.iter().zip(&leading).map(|(x, y)| x - y).collect();
             points.push((beta, norm(&off) / norm(&leading)));

@@ -5,7 +5,7 @@ use super::{Check, Claim, Settings};
 use crate::Result;
 use crate::exact::brute::{Word, population, words};
 use crate::exact::quadrature::stationary_pairs;
-use crate::exact::{Prior, RootLaw};
+use crate::exact::{Orbits, Prior, RootLaw};
 use crate::num::Sum;
 use crate::task::Forest;
 
@@ -31,7 +31,9 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
         let (s, t) = (prior.symbols(), forest.seq_len());
         let a1 = normals(&key, n as u64, t * t, 0.8);
         let a2: Vec<f64> = (0..s * s).map(|n| if n / s == n % s { 1.1 } else { -0.3 }).collect();
-        let a2 = population(forest, prior, &a1, &a2, 0.01)?.a2;
+        let brute = population(forest, prior, &a1, &a2, 0.01)?;
+        let orbits = Orbits::<f64>::new(forest, prior, 0.01, false)?.gradients(&a1, a2[0] - a2[1])?.clone();
+        let a2 = brute.a2;
         let direction = (settings.formulas.direction)(s);
         let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
         let share = dot(&a2, &direction) / dot(&direction, &direction);
@@ -42,6 +44,9 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
             1e-16,
             apart(&a2, &along),
         )));
+        checks.push(label(Check::at_most("A1 by orbits − enumeration", 1e-15, apart(&orbits.a1, &brute.a1))));
+        let trace: f64 = a2.iter().step_by(s + 1).sum();
+        checks.push(label(Check::within("gradient of b by orbits, the trace", trace, orbits.b, 1e-15)));
         checks.push(label(Check::at_least("size of the multiple", 1e-6, share.abs())));
     }
 

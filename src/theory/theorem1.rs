@@ -36,17 +36,17 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
     let of = transitions(&prior)?;
     let floor = entropy(&prior);
     let graphs: [Graphs; 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
-    let lengths: &[usize] = if settings.thorough { &[5, 7, 9, 11, 13] } else { &[5, 7, 9, 11] };
+    let lengths: &[usize] = if settings.thorough { &[5, 8, 11, 14, 17] } else { &[5, 8, 11, 14] };
     for (name, graph) in graphs {
         let (mut gaps, mut misses) = (Vec::new(), Vec::new());
         for &t in lengths {
             let forest = graph(t)?;
             let rho = limit_averaged(atoms(&of), &forest)?.rho;
             let t_eff = settings.formulas.effective_length(&forest, rho)?;
-            let population = Population::new(&forest, &prior.clone().into())?;
+            let mixture = prior.clone().into();
             // What attention lacks falls like T/(η₁ τ₁) in the end: this leaves room for O(1/T).
             let rates = Rates { eta1: 4000.0 * (t as f64 / 8.0).powi(3), ..Rates::default() };
-            let trained = train(&population, &forest, 2, &rates);
+            let trained = train(&forest, &mixture, &rates)?;
             let miss = 1.0 - trained.least_attention(&forest);
             let gap = trained.losses[2] - floor;
             gaps.push((t_eff, gap));
@@ -61,7 +61,7 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
                 gap * t_eff.sqrt() / (t as f64).ln(),
             )));
             checks.push(label(Check::noted("L − L*", gap)));
-            let best = posterior_loss(&population);
+            let best = posterior_loss(&Population::new(&forest, &mixture)?);
             checks.push(label(Check::noted("L of the posterior − L*", best - floor)));
             checks.push(label(Check::at_least("L − L of the posterior", 0.0, trained.losses[2] - best)));
         }

@@ -38,12 +38,12 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
 
 /// Exactly, on parameters that Algorithm 1 learned on the whole population.
 fn learned(settings: &Settings) -> Result<Vec<Check>> {
-    let prior = stationary_pairs(0.5, 6)?;
-    let lengths: &[usize] = if settings.thorough { &[5, 7, 9, 11, 13] } else { &[5, 7, 9] };
+    let prior = stationary_pairs(0.5, 6)?.into();
+    let lengths: &[usize] = if settings.thorough { &[5, 8, 11, 14, 17] } else { &[5, 8, 11, 14] };
     let (mut checks, mut points) = (Vec::new(), vec![Vec::new(); FRESH.len()]);
     for &t in lengths {
         let forest = Forest::chain(t)?;
-        let trained = train(&Population::new(&forest, &prior.clone().into())?, &forest, 2, &Rates::default());
+        let trained = train(&forest, &prior, &Rates::default())?;
         for (pi, points) in FRESH.iter().zip(&mut points) {
             let rho = Transition::new(2, pi)?.rho();
             let fresh = FinitePrior::single(2, pi.to_vec(), AtomRoots::Stationary)?;
