@@ -23,9 +23,9 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gemm;
-mod peak;
 #[cfg(feature = "parallel")]
 mod par;
+mod peak;
 pub mod prefix_tree;
 pub mod reference;
 mod scratch;
