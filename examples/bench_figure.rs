@@ -46,10 +46,9 @@ fn rows<'a>(path: &Path, text: &'a str) -> Result<Vec<Row<'a>>> {
         let [op, batch, m, k, n, dtype, threads, name, share, cpu] = at.map(|i| line[i]);
         if let (true, Ok(n), Ok(share)) =
             (op == "nn" && batch == "1" && m == k && k == n, n.parse::<u32>(), share.parse())
+            && n % 8 == 0
         {
-            if n % 8 == 0 {
-                out.push(Row { dtype, threads, name, n: f64::from(n).log2(), share, cpu });
-            }
+            out.push(Row { dtype, threads, name, n: f64::from(n).log2(), share, cpu });
         }
     }
     Ok(out)
