@@ -9,6 +9,10 @@ use std::sync::Barrier;
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+fn view_mut([count, t, d]: [usize; 3], m: &mut [f32]) -> MatsMut<'_, f32> {
+    MatsMut::new(m, [count, t, d], t * d, d).unwrap()
+}
+
 /// Allocations of some calls forward and backward: one test in this file, so that no other thread of the harness allocates meanwhile.
 fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize) -> usize {
     let k = Kernels::<f32>::from_env().unwrap();
@@ -21,14 +25,22 @@ fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize
     let mut scratch: Vec<_> = (0..tasks).map(|_| Scratch::new(k.attention_scratch(t, t, d, d))).collect();
     let mut fold = Scratch::new(k.attention_fold_scratch(&x));
     let mut call = || {
-        let view_mut = |m| MatsMut::new(m, shape, t * d, d).unwrap();
         let keep = Keep::Rows(MatsMut::new(&mut rows, [count, t, 2], t * 2, 2).unwrap());
-        k.attention_parallel(&x, view_mut(&mut out), keep, &mut scratch).unwrap();
+        k.attention_parallel(&x, view_mut(shape, &mut out), keep, &mut scratch).unwrap();
         let kept = Kept::Rows(Mats::new(&rows, [count, t, 2], t * 2, 2).unwrap());
         let out = Mats::new(&out, shape, t * d, d).unwrap();
-        let dkv = KvGrad::Separate { dk: Some(view_mut(&mut dk)), dv: Some(view_mut(&mut dv)) };
-        k.attention_backward_parallel(&x, kept, out, view, view_mut(&mut dq), dkv, &mut scratch, &mut fold)
-            .unwrap();
+        let dkv = KvGrad::Separate { dk: Some(view_mut(shape, &mut dk)), dv: Some(view_mut(shape, &mut dv)) };
+        k.attention_backward_parallel(
+            &x,
+            kept,
+            out,
+            view,
+            view_mut(shape, &mut dq),
+            dkv,
+            &mut scratch,
+            &mut fold,
+        )
+        .unwrap();
     };
     pool.install(|| {
         // A worker's first steal registers it with the deques' garbage collector, once in its life.
