@@ -9,8 +9,8 @@ use std::sync::Barrier;
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-fn all(data: &mut [f32], [count, t, d]: [usize; 3]) -> MatsMut<'_, f32> {
-    MatsMut::new(data, [count, t, d], t * d, d).unwrap()
+fn view_mut([count, t, d]: [usize; 3], m: &mut [f32]) -> MatsMut<'_, f32> {
+    MatsMut::new(m, [count, t, d], t * d, d).unwrap()
 }
 
 /// Allocations of some calls forward and backward: one test in this file, so that no other thread of the harness allocates meanwhile.
@@ -26,12 +26,21 @@ fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize
     let mut fold = Scratch::new(k.attention_fold_scratch(&x));
     let mut call = || {
         let keep = Keep::Rows(MatsMut::new(&mut rows, [count, t, 2], t * 2, 2).unwrap());
-        k.attention_parallel(&x, all(&mut out, shape), keep, &mut scratch).unwrap();
+        k.attention_parallel(&x, view_mut(shape, &mut out), keep, &mut scratch).unwrap();
         let kept = Kept::Rows(Mats::new(&rows, [count, t, 2], t * 2, 2).unwrap());
         let out = Mats::new(&out, shape, t * d, d).unwrap();
-        let dkv = KvGrad::Separate { dk: Some(all(&mut dk, shape)), dv: Some(all(&mut dv, shape)) };
-        k.attention_backward_parallel(&x, kept, out, view, all(&mut dq, shape), dkv, &mut scratch, &mut fold)
-            .unwrap();
+        let dkv = KvGrad::Separate { dk: Some(view_mut(shape, &mut dk)), dv: Some(view_mut(shape, &mut dv)) };
+        k.attention_backward_parallel(
+            &x,
+            kept,
+            out,
+            view,
+            view_mut(shape, &mut dq),
+            dkv,
+            &mut scratch,
+            &mut fold,
+        )
+        .unwrap();
     };
     pool.install(|| {
         // A worker's first steal registers it with the deques' garbage collector, once in its life.
