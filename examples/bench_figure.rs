@@ -44,8 +44,8 @@ fn rows<'a>(path: &Path, text: &'a str) -> Result<Vec<Row<'a>>> {
     let mut out = Vec::new();
     for line in lines.filter(|l| l.len() == header.len()) {
         let [op, batch, m, k, n, dtype, threads, name, share, cpu] = at.map(|i| line[i]);
-        if let (true, Ok(n), Ok(share)) =
-            (op == "nn" && batch == "1" && m == k && k == n, n.parse::<u32>(), share.parse())
+        let square = op == "nn" && batch == "1" && m == k && k == n;
+        if let (true, Ok(n), Ok(share)) = (square, n.parse::<u32>(), share.parse())
             && n % 8 == 0
         {
             out.push(Row { dtype, threads, name, n: f64::from(n).log2(), share, cpu });
