@@ -7,6 +7,7 @@ use popgrad::exact::{AtomRoots, FinitePrior, Prior, RootLaw, TreeLaw, WordLaw};
 use popgrad::model::{ModelSpec, build};
 use popgrad::num::Sum;
 use popgrad::optim::{Schedule, Sgd};
+use popgrad::probe::attention::causal_row;
 use popgrad::probe::noise::gradient_noise;
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Exact, Sampled, Source};
@@ -317,4 +318,37 @@ fn sampled_gradients_approach_the_exact_one_like_one_over_root_b() {
         refused(&exact, &[0, 4], 2).starts_with("batches: ")
             && refused(&exact, &[1, 4], 1).starts_with("repeats: 1")
     );
+}
+
+/// Claim 8 of the theory: Algorithm 1 on the exact population finds the chain and then learns to copy.
+#[test]
+fn algorithm_1_on_the_population_has_the_losses_of_the_theory() {
+    let (t, forest) = (8, Forest::chain(8).unwrap());
+    let source =
+        Exact::new(&TreeLaw::new(forest, stationary_pairs(0.5, 6).unwrap().into()).unwrap()).unwrap();
+    let model = build::<f64>(&spec("simplified", &source, 0.01)).unwrap();
+    let (mut ws, mut batch) = (model.workspace(256).unwrap(), Batch::with_capacity(256, t, 2).unwrap());
+    source.fill(0, 256, 256, &mut source.work(), &mut batch);
+    let (mut params, mut grad) = (vec![0.0; 68], vec![0.0; 68]);
+    (params[64], params[67]) = (0.1, 0.1);
+    let mut stage = |block: std::ops::Range<usize>, rate: f64, steps: usize| {
+        for _ in 0..steps {
+            model.forward(&params, &batch, &mut ws).unwrap();
+            model.backward(&params, &batch, &mut ws, &mut grad).unwrap();
+            block.clone().for_each(|i| params[i] -= rate * grad[i]);
+        }
+        model.forward(&params, &batch, &mut ws).unwrap();
+        (ws.weighted_loss(batch.weights()).value(), params.clone())
+    };
+    let (start, _) = stage(0..64, 0.0, 0);
+    let (first, params) = stage(0..64, 4000.0, 400);
+    let (second, _) = stage(64..68, 20.0, 200);
+    for (loss, expected) in [(start, 0.63384), (first, 0.62351), (second, 0.55583)] {
+        assert!((loss - expected).abs() < 6e-6, "{loss} for {expected}");
+    }
+    for i in 1..t {
+        let row = causal_row(&params[..64], t, i);
+        // The last row is the query's, which has no parent and drifts to itself.
+        assert!(row[if i + 1 == t { i } else { i - 1 }] >= 0.999, "row {i}: {row:?}");
+    }
 }
