@@ -3,12 +3,12 @@
 use super::{pool, tell};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::page::{Page, Row, Section};
-use crate::report::plot::{Figure, LineChart, Series};
+use crate::report::plot::{Figure, LineChart, Series, save_figure};
 use crate::theory::{self, CLAIMS, Check, Fit, Outcome, Rule, Settings, Verdict};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Exit code when a claim fails.
@@ -22,7 +22,7 @@ pub(super) struct VerifyArgs {
     /// JSON on stdout instead of the table.
     #[arg(long)]
     json: bool,
-    /// Folder for verify.json and verify.html: new or empty.
+    /// Folder for verify.json, verify.html and figures: new or empty.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Larger sizes, and more of them.
@@ -76,6 +76,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     if let Some(dir) = &args.out {
         write_bytes_atomic(&dir.join("verify.json"), json.as_bytes())?;
         page(&outcomes).save(&dir.join("verify.html"))?;
+        save_figures(&outcomes, &dir.join("figures"))?;
     }
     let failed = outcomes.iter().any(|o| o.verdict() == Verdict::Fail);
     Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
@@ -206,6 +207,18 @@ fn page(outcomes: &[Outcome]) -> Page {
         summary: summary(outcomes),
         sections: outcomes.iter().map(section).collect(),
     }
+}
+
+/// The page's figures as files: `CLAIM-1.svg`, `CLAIM-1.png`, ..
+fn save_figures(outcomes: &[Outcome], dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot create folder", e))?;
+    for o in outcomes {
+        let figures = o.checks.iter().filter_map(|c| Some(figure(c, c.fit.as_ref()?)));
+        for (n, figure) in figures.enumerate() {
+            save_figure(dir, &format!("{}-{}", o.claim.id, n + 1), &figure)?;
+        }
+    }
+    Ok(())
 }
 
 fn row(c: &Check) -> Row {

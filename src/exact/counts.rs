@@ -397,7 +397,7 @@ impl Problem<'_> {
             m.stamp[r] = i;
             before = before.times(m.total[r]);
         }
-        // Down into everything that hangs off the path.
+        // Down into everything that hangs off the path: the same positions for every t and frequency, so stamps stay right.
         for v in 0..i {
             if let Some(p) = self.tree.parents[v]
                 && m.stamp[p] == i
@@ -416,7 +416,6 @@ impl Problem<'_> {
                 row[v] += first.real(copies);
             }
         }
-        m.stamp[..=i].fill(usize::MAX);
     }
 
     /// What the children of `p` other than `at` receive, b being the message from `at` times x.

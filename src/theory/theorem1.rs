@@ -66,7 +66,7 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
             checks.push(label(Check::at_least("L − L of the posterior", 0.0, trained.losses[2] - best)));
         }
         let fit = Fit::new("T_eff", "L − L*", gaps);
-        let c = Check::at_most("order of L − L* in T_eff", 0.0, fit.slope).plotted(fit);
+        let c = Check::at_most("order of L − L* in T_eff", -0.25, fit.slope).plotted(fit);
         checks.push(c.with("graph", name));
         let fit = Fit::new("T", "1 − least attention", misses);
         checks.push(

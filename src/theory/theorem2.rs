@@ -62,7 +62,7 @@ fn learned(settings: &Settings) -> Result<Vec<Check>> {
     }
     for (pi, points) in FRESH.iter().zip(points) {
         let fit = Fit::new("T_eff", "E sup |f − π̃|", points);
-        let c = Check::at_most("order of E sup |f − π̃| in T_eff", 0.0, fit.slope).plotted(fit);
+        let c = Check::at_most("order of E sup |f − π̃| in T_eff, learned", -0.25, fit.slope).plotted(fit);
         checks.push(c.with("π̃", format!("{pi:?}")).with("graph", "chain"));
     }
     Ok(checks)
