@@ -4,7 +4,7 @@
 //! the first layer's position block turns into the graph's parent matrix.
 
 use super::folder::{self, TimingRecord};
-use super::{Progress, figures, posterior};
+use super::{Progress, figures, population, posterior};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::model::{self, Layout, ModelSpec};
@@ -14,7 +14,7 @@ use crate::probe::attention::{ParentAttention, parent_attention, position_block}
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
-use crate::source::Sampled;
+use crate::source::{Sampled, Source};
 use crate::task::bayes::{bayes_counts, bayes_posterior, bayes_public};
 use crate::task::{CausalTree, Forest, Roots, Task};
 use crate::train::{self, Evaluation, Observer, Plan, State, Trainer};
@@ -91,13 +91,18 @@ pub fn task(config: &Config) -> Result<CausalTree> {
 fn plan(config: &Config) -> Result<Plan> {
     Ok(Plan {
         steps: config.steps,
-        batch: config.batch,
+        batch: population::words(config)?.unwrap_or(config.batch),
         shards: config.shards,
         lr: config.lr,
         schedule: Schedule::parse(&config.schedule)?,
         eval_every: config.eval_every,
         checkpoint_every: config.checkpoint_every,
     })
+}
+
+/// Sequences of the test set: with source=exact the population, like every batch.
+fn test_size(config: &Config) -> Result<usize> {
+    Ok(population::words(config)?.unwrap_or(config.test_size))
 }
 
 fn spec(config: &Config) -> ModelSpec {
@@ -122,7 +127,7 @@ pub fn check(config: &Config) -> Result<()> {
 }
 
 fn check_typed<E: Elem>(config: &Config) -> Result<()> {
-    task(config)?;
+    let task = task(config)?;
     let model = model::build::<E>(&spec(config))?;
     if model.layout().find("A.0").is_none() {
         // Figures and metrics of this experiment are about its blocks.
@@ -134,7 +139,10 @@ fn check_typed<E: Elem>(config: &Config) -> Result<()> {
     if !(config.lr.is_finite() && config.lr >= 0.0) {
         return Err(Error::invalid("lr", config.lr.to_string(), "finite, >= 0"));
     }
-    let test = config.test_size.checked_mul(4 * config.T + 8 * config.S + 8);
+    if config.source == "exact" {
+        population::check_prior(&task)?;
+    }
+    let test = test_size(config)?.checked_mul(4 * config.T + 8 * config.S + 8);
     let needed = train::memory(model.as_ref(), &plan).and_then(|b| b.checked_add(test?));
     let free = folder::available_memory().unwrap_or(usize::MAX);
     match needed {
@@ -177,11 +185,14 @@ fn run_typed<E: Elem>(
 ) -> Result<Outcome> {
     let task = task(config)?;
     let model = model::build::<E>(&spec(config))?;
-    let source = Sampled::new(task.clone(), Key::new(config.seed, Purpose::Train));
-    let test = Sampled::new(task.clone(), Key::new(config.seed, Purpose::Test));
+    let sampled = |purpose| Box::new(Sampled::new(task.clone(), Key::new(config.seed, purpose)));
+    let (source, test): (Box<dyn Source>, Option<Box<dyn Source>>) = match config.source.as_str() {
+        "exact" => (Box::new(population::source(&task)?), None),
+        _ => (sampled(Purpose::Train), Some(sampled(Purpose::Test))),
+    };
     let params = initial::<E>(config, model.layout());
     let optimizer = optim::build(&config.optimizer, params.len(), config.weight_decay)?;
-    let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan(config)?, params)?;
+    let mut trainer = Trainer::new(model.as_ref(), source.as_ref(), optimizer, plan(config)?, params)?;
 
     let fingerprint = config.to_toml()?;
     if !resumed {
@@ -201,7 +212,7 @@ fn run_typed<E: Elem>(
         progress.note("init=0 leaves the heads of a layer equal for ever; init=1e-4 tells them apart");
     }
     folder::write_run_file(folder, config, task.forest().parents_i64())?;
-    trainer.set_test(&test, config.test_size)?;
+    trainer.set_test(test.as_deref().unwrap_or(source.as_ref()), test_size(config)?)?;
     let references = references(&task, &trainer.test_batches().collect::<Vec<_>>());
 
     let earlier = folder::last_seconds(folder)?;

@@ -3,9 +3,10 @@
 use super::Progress;
 use crate::config::Config;
 use crate::exact::symmetric::canonical_words;
-use crate::exact::{Orbits, Prior, RootLaw, Tree, TreeLaw, WordLaw, quadrature};
+use crate::exact::{Orbits, Prior, RootLaw, Tree, TreeLaw, WordLaw, law, quadrature};
 use crate::model::{Layout, Simplified};
 use crate::num::Sum;
+use crate::source::Exact;
 use crate::task::{CausalTree, Roots, Task};
 use crate::train::Objective;
 use crate::{Error, Result};
@@ -53,6 +54,45 @@ pub(super) fn check(config: &Config, task: &CausalTree) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a prior that can only be sampled.
+///
+/// # Errors
+/// Stationary roots beyond S = 2.
+pub(super) fn check_prior(task: &CausalTree) -> Result<()> {
+    let symbols = task.vocab();
+    if task.roots() == Roots::Stationary && symbols > 2 {
+        let allowed =
+            "uniform with source=exact or source=orbit, or S=2: no closed form and no quadrature else";
+        return Err(Error::invalid("roots", format!("stationary with S={symbols}"), allowed));
+    }
+    Ok(())
+}
+
+/// Words of the population where the configuration trains on it; `None` where it samples.
+///
+/// # Errors
+/// More than an enumerating source holds.
+pub(super) fn words(config: &Config) -> Result<Option<usize>> {
+    if config.source != "exact" {
+        return Ok(None);
+    }
+    let count = law::word_count(config.S, config.T)
+        .filter(|n| n.checked_mul(config.S as u64 + 1).is_some_and(|entries| entries <= Exact::MAX_ENTRIES));
+    let Some(count) = count else {
+        let allowed = format!("S^T (S+1) <= {} for source=exact", Exact::MAX_ENTRIES);
+        return Err(Error::invalid("S, T", format!("{}^{} words", config.S, config.T), allowed));
+    };
+    Ok(Some(count as usize))
+}
+
+/// The population of the task as a source of weighted batches.
+///
+/// # Errors
+/// As [`check_prior`]; more words than it holds.
+pub(super) fn source(task: &CausalTree) -> Result<Exact> {
+    Exact::new(&TreeLaw::new(task.forest().clone(), prior(task)?)?)
+}
+
 /// A day.
 const MOST_SECONDS: f64 = 86_400.0;
 
@@ -62,8 +102,9 @@ const MOST_SECONDS: f64 = 86_400.0;
 /// # Errors
 /// As [`check`].
 pub(super) fn prior(task: &CausalTree) -> Result<Prior> {
+    check_prior(task)?;
     match task.roots() {
-        Roots::Uniform => Prior::dirichlet(task.vocab(), task.alpha(), RootLaw::Uniform),
+        Roots::Uniform => Prior::of_task(task, 0),
         Roots::Stationary => {
             let forest = task.forest();
             let few = few_words(task);
@@ -78,7 +119,7 @@ pub(super) fn prior(task: &CausalTree) -> Result<Prior> {
                 let start = tree.gradients(&vec![0.0; t * t], &[0.1, 0.0, 0.0, 0.1])?.loss;
                 Ok(start + tree.gradients(&head[..t * t], &head[t * t..])?.loss)
             })?;
-            Ok(Prior::Finite(quadrature::stationary_pairs(task.alpha(), found.nodes)?))
+            Prior::of_task(task, found.nodes)
         }
     }
 }
