@@ -30,7 +30,7 @@ impl Cost {
     /// Seconds per evaluation that are refused unless forced.
     pub const PATIENCE: f64 = 3600.0;
 
-    /// Nanoseconds per word on one thread, by symbols that a word holds: measured, f64, AVX-512 at half rate.
+    /// Seconds per word on one thread, by symbols that a word holds: measured, f64, AVX-512 in two halves.
     fn per_word(symbols: usize) -> f64 {
         match symbols {
             2 => 5e-9,
