@@ -14,6 +14,8 @@
 //! | w, v | (S) | π(t\|k) φ̂(m) over k, for the two terms |
 //!
 //! O(T³ S³) for all pairs: for each t and m < T (conjugates halve it) and each clamped s_i = t one pass over the forest.
+//!
+//! One file past 400 lines: the four passes share one set of messages, and read together or not at all.
 
 use super::marginals::MAX_LEN;
 use super::transition::Transition;

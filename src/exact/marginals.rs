@@ -12,6 +12,8 @@
 //! Across trees, with d = m − μ: g_ij = Σ_{s'} (d_j π)(s') d_i(s')/μ(s').
 //! The query is position T − 1: uniform, without parent; its row is Σ_s m_j(s) π(s|s)/μ(s) − 1, its own entry
 //! Σ_s π(s|s)/μ(s) − S. Everything is exact for any law of the roots, given that 1/μ is what the occupation tends to.
+//!
+//! A little past 400 lines: marginals and the limit rest on the same paths, laws and powers.
 
 use super::transition::Transition;
 use crate::num::Sum;
