@@ -214,7 +214,7 @@ fn grad_refuses_arrays_that_do_not_fit() {
     let grad = Grad::new();
     grad.refused(&["heads=1"], 2, &["S: missing"]);
     grad.refused(&["S=2"], 2, &["heads: missing"]);
-    grad.refused(&["heads=1", "S=2", "lr=3"], 2, &["unknown key of grad `lr`"]);
+    grad.refused(&["heads=1", "S=2", "lr=3"], 2, &["unknown key `lr`"]);
     grad.refused(&["heads=1", "S=3"], 1, &["targets", "expected (B, S) = (2, 3)"]);
     grad.refused(&["heads=1,1", "S=2"], 1, &["array `A.1` is missing"]);
     grad.params(&[("A.0", &[1, 5, 5]), ("W", &[10, 2]), ("V", &[1])]);

@@ -112,6 +112,7 @@ pub(super) fn exact(args: &ExactArgs) -> Result<()> {
 }
 
 fn problem(args: &ExactArgs) -> Result<Problem> {
+    model::check_name(&args.model)?;
     let table = config::parse_keys(&args.keys, &keys())?;
     let sizes = Sizes::of(&table)?;
     let count = |name: &str| table.get(name).and_then(|v| v.as_integer()).and_then(|i| u64::try_from(i).ok());

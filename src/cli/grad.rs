@@ -67,6 +67,7 @@ pub(super) fn not_an_input(out: &Path, name: &str, input: &Path) -> Result<()> {
 }
 
 fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
+    model::check_name(&args.model)?;
     let simplified = args.model == "simplified";
     let keys = config::keys(if simplified { &["S", "eps"] } else { &["heads", "S"] });
     let sizes = Sizes::of(&config::parse_keys(&args.sizes, &keys)?)?;

@@ -171,6 +171,14 @@ pub struct ModelSpec {
     pub eps: f64,
 }
 
+/// Refuses a name that is not one of [`MODELS`].
+///
+/// # Errors
+/// With the nearest name that is.
+pub fn check_name(name: &str) -> Result<()> {
+    if MODELS.contains(&name) { Ok(()) } else { Err(Error::unknown("model", name, MODELS)) }
+}
+
 /// Builds a model by name.
 ///
 /// # Errors
