@@ -49,7 +49,7 @@ fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
     (cut(i), cut(i + 1) - cut(i))
 }
 
-/// Bytes that a [`Trainer`] of this model and plan allocates for parameters, gradients and activations, test set aside;
+/// Bytes that a [`Trainer`](super::Trainer) of this model and plan allocates for parameters, gradients and activations, test set aside;
 /// `None` when that overflows.
 pub fn memory<E: Elem>(model: &dyn Model<E>, plan: &Plan) -> Option<usize> {
     let shards = plan.shards.min(plan.batch).max(1);
