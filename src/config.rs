@@ -62,7 +62,7 @@ pub const KEYS: [Key; 27] = [
         "where batches come from: sampled, exact (the whole population), or orbit (the same up to relabelling; algorithm1)",
     ),
     key("model", Kind::Text, "model: disentangled, simplified (algorithm1)"),
-    key("eps", Kind::Real, "ε of the simplified model's loss -Σ y log(f + ε), >= 0"),
+    key("eps", Kind::Real, "ε of the simplified model's loss -Σ y log(f + ε), >= 0; algorithm1: > 0"),
     key("heads", Kind::Integers, "attention heads of each layer, e.g. 1,1"),
     key(
         "init",
@@ -88,11 +88,15 @@ pub const KEYS: [Key; 27] = [
     key("checkpoint_every", Kind::Count, "updates between checkpoints, >= 1"),
 ];
 
+fn sampled() -> String {
+    SOURCES[0].into()
+}
+
 /// What `source` may name.
 pub const SOURCES: [&str; 3] = ["sampled", "exact", "orbit"];
 
 /// Keys that a configuration may lack.
-const OPTIONAL: [&str; 5] = ["parents", "eps", "beta0", "steps1", "lr2"];
+const OPTIONAL: [&str; 6] = ["parents", "source", "eps", "beta0", "steps1", "lr2"];
 
 /// A resolved configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,6 +123,7 @@ pub struct Config {
     /// Law of the roots.
     pub roots: String,
     /// Where batches come from.
+    #[serde(default = "sampled")]
     pub source: String,
     /// Model.
     pub model: String,
@@ -341,6 +346,37 @@ impl Config {
                     return Err(Error::invalid(name, x.to_string(), help));
                 }
                 _ => {}
+            }
+        }
+        if self.eps == Some(0.0) {
+            return Err(Error::invalid(
+                "eps",
+                "0",
+                "eps > 0: at 0 the loss is infinite and no training starts",
+            ));
+        }
+        if staged {
+            if self.weight_decay != 0.0 {
+                return Err(Error::invalid(
+                    "weight_decay",
+                    self.weight_decay.to_string(),
+                    "0 for algorithm1",
+                ));
+            }
+            if self.init != 0.0 {
+                return Err(Error::invalid(
+                    "init",
+                    self.init.to_string(),
+                    "0 for algorithm1: it starts at A1 = 0",
+                ));
+            }
+            if !self.heads.is_empty() {
+                return Err(Error::invalid("heads", format!("{:?}", self.heads), "none for algorithm1"));
+            }
+            if self.steps1.is_some_and(|n| !n.is_multiple_of(self.eval_every)) {
+                let found = self.steps1.unwrap_or_default().to_string();
+                let allowed = format!("a multiple of eval_every = {}", self.eval_every);
+                return Err(Error::invalid("steps1", found, allowed));
             }
         }
         if staged != (self.model == "simplified") {

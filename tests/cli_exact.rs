@@ -191,6 +191,11 @@ fn an_infinite_loss_is_told_and_its_gradient_finite() {
     for name in ["A1", "A2"] {
         assert!(arrays[name].to_f64_vec().iter().all(|g| g.is_finite()), "{name}");
     }
+    // By quadrature too, whose nodes are then judged by the gradient.
+    case.write("two.npz", &[("A1", &[5, 5], numbers(25, 8)), ("A2", &[2, 2], numbers(4, 9))]);
+    let arrays = case.exact("two.npz", "--model simplified S=2 T=5 graph=chain alpha=0.2");
+    assert_eq!(arrays["loss"].to_f64_vec(), [f64::INFINITY]);
+    assert!(arrays["A1"].to_f64_vec().iter().any(|g| *g != 0.0));
 }
 
 #[test]
@@ -220,6 +225,26 @@ fn bad_input_is_refused() {
     for (params, keys, code, words) in cases {
         case.refused(params, keys, *code, words);
     }
+    for (keys, code, words) in [
+        ("draws=5", 2, &["draws", "stationary roots"][..]),
+        ("roots=stationary draws=1", 2, &["draws: 1", ">= 2"]),
+        ("heads=1,1", 2, &["unknown key `heads`"]),
+        ("alpha=1e200", 2, &["alpha", "sum to"]),
+    ] {
+        case.refused("p.npz", &format!("{uniform} {keys}"), code, words);
+    }
+    // α^count leaves f32 long before it leaves f64.
+    case.write("two.npz", &[("A1", &[14, 14], vec![0.0; 196]), ("A2", &[2, 2], numbers(4, 9))]);
+    let large = "--model simplified S=2 T=14 alpha=1000 roots=uniform eps=0.01";
+    case.refused("two.npz", &format!("{large} --dtype f32"), 2, &["alpha", "sum to 0", "f32"]);
+    case.exact("two.npz", large);
+    std::fs::remove_file(case.path("out.npz")).unwrap();
+    let d = "--model disentangled heads=1,1 S=3 T=4 alpha=1 roots=uniform eps=0.1";
+    case.refused("d.npz", d, 2, &["unknown key `eps`"]);
+    case.write("wide.npz", &[("A1", &[3, 3], vec![0.0; 9]), ("A2", &[300, 300], vec![0.0; 90_000])]);
+    case.refused("wide.npz", "--model simplified S=300 T=3 alpha=1 roots=uniform", 2, &["S: 300", "255"]);
+    let infinite = "--model simplified S=3 T=5 alpha=0.3 draws=10";
+    case.refused("p.npz", infinite, 2, &["eps: 0", "with draws"]);
     // A population that would take years, and one that cannot be counted.
     case.write("long.npz", &[("A1", &[40, 40], vec![0.0; 1600]), ("A2", &[3, 3], numbers(9, 2))]);
     case.refused(
@@ -311,6 +336,11 @@ fn disentangled_trains_on_the_population() {
         (&["algorithm1", "dtype=f32"], "dtype: f32"),
         (&["algorithm1", "steps1=900"], "steps1: 900"),
         (&["algorithm1", "eps=-1"], "eps"),
+        (&["algorithm1", "eps=0"], "eps > 0"),
+        (&["algorithm1", "steps1=405"], "a multiple of eval_every"),
+        (&["algorithm1", "weight_decay=-5"], "weight_decay: -5"),
+        (&["algorithm1", "heads=1"], "heads"),
+        (&["algorithm1", "source=orbit", "roots=uniform", "S=300", "T=4"], "S: 300"),
         (&["algorithm1", "model=disentangled"], "model"),
     ] {
         let folder = dir.path().join("bad");

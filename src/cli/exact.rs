@@ -4,9 +4,10 @@ use super::grad::{Sizes, evaluate, missing, names, read_params, shape_error, tak
 use super::{pool, say, tell};
 use crate::batch::Batch;
 use crate::config::{self, Key, Kind, key};
-use crate::exact::symmetric::canonical_words;
+use crate::exact::symmetric::{canonical_words, is_symmetric};
 use crate::exact::{
-    AtomRoots, FinitePrior, Orbits, Prior, Progress, RootLaw, Tree, TreeLaw, brute, law, quadrature,
+    AtomRoots, FinitePrior, MAX_SYMBOLS, Orbits, Prior, Progress, RootLaw, Tree, TreeLaw, brute, law,
+    quadrature,
 };
 use crate::model::{self, Layout, ModelSpec};
 use crate::report::arrays::{Array, Format, read_arrays, write_arrays};
@@ -55,14 +56,15 @@ pub(super) struct ExactArgs {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Keys: S, T, graph=NAME or parents=-1,0,1,.., alpha, roots=uniform|stationary, eps, heads, method=auto|tree|orbit|brute,
-draws, seed. Stationary roots: S=2 by quadrature, its nodes doubled until the loss moves by less than 1e-12; S>2 by draws=N
+Keys: S, T, graph=NAME or parents=-1,0,1,.., alpha, roots=uniform|stationary (the default), eps (simplified), heads (disentangled),
+method=auto|tree|orbit|brute (brute: f64 whatever --dtype says), draws, seed. Stationary roots: S=2 by quadrature, its nodes doubled until the loss moves by less than 1e-12; S>2 by draws=N
 matrices from the prior, exact given each, with `loss_standard_error`; or a prior file.
 Output: `loss` (), `weight` () (the sum of all probabilities, 1 up to rounding) and one array per block. See docs/formats.md.";
 
 /// Keys of this command.
-fn keys() -> Vec<Key> {
-    let mut keys = config::keys(&["S", "T", "graph", "parents", "alpha", "roots", "eps", "heads", "seed"]);
+fn keys(simplified: bool) -> Vec<Key> {
+    let own = if simplified { "eps" } else { "heads" };
+    let mut keys = config::keys(&["S", "T", "graph", "parents", "alpha", "roots", "seed", own]);
     keys.push(key("method", Kind::Text, "auto, tree, orbit or brute"));
     keys.push(key(
         "draws",
@@ -72,6 +74,9 @@ fn keys() -> Vec<Key> {
     keys
 }
 
+/// Words that the naive enumeration takes without `--force`: some seconds.
+const MOST_BRUTE_WORDS: f64 = 4e6;
+
 const METHODS: [&str; 4] = ["auto", "tree", "orbit", "brute"];
 
 /// What is to be evaluated.
@@ -80,6 +85,7 @@ struct Problem {
     symbols: usize,
     alpha: Option<f64>,
     stationary: bool,
+    roots_given: bool,
     eps: f64,
     heads: Vec<usize>,
     method: String,
@@ -113,7 +119,8 @@ pub(super) fn exact(args: &ExactArgs) -> Result<()> {
 
 fn problem(args: &ExactArgs) -> Result<Problem> {
     model::check_name(&args.model)?;
-    let table = config::parse_keys(&args.keys, &keys())?;
+    let simplified = args.model == "simplified";
+    let table = config::parse_keys(&args.keys, &keys(simplified))?;
     let sizes = Sizes::of(&table)?;
     let count = |name: &str| table.get(name).and_then(|v| v.as_integer()).and_then(|i| u64::try_from(i).ok());
     let word = |name: &str| table.get(name).and_then(|v| v.as_str());
@@ -143,15 +150,27 @@ fn problem(args: &ExactArgs) -> Result<Problem> {
         "uniform" => false,
         other => return Err(Error::unknown("roots", other, ["stationary", "uniform"])),
     };
+    let draws = count("draws");
+    if draws.is_some() && (!stationary || args.prior.is_some()) {
+        let found = "given with uniform roots or a prior file";
+        return Err(Error::invalid("draws", found, "stationary roots of a Dirichlet prior only"));
+    }
+    if let Some(n @ 0..2) = draws {
+        return Err(Error::invalid("draws", n.to_string(), "draws >= 2"));
+    }
+    if simplified && symbols > MAX_SYMBOLS {
+        return Err(Error::invalid("S", symbols.to_string(), format!("at most {MAX_SYMBOLS}")));
+    }
     Ok(Problem {
         forest,
         symbols,
         alpha: table.get("alpha").and_then(|v| v.as_float()),
         stationary,
+        roots_given: word("roots").is_some(),
         eps: sizes.eps,
-        heads: if args.model == "simplified" { Vec::new() } else { sizes.heads()? },
+        heads: if simplified { Vec::new() } else { sizes.heads()? },
         method,
-        draws: count("draws"),
+        draws,
         seed,
     })
 }
@@ -167,12 +186,15 @@ fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
     };
     let model = model::build::<E>(&spec)?;
     let params = read_params::<E>(&args.params, model.layout())?;
+    if args.predictions {
+        check_predictions(&problem)?;
+    }
     let file = args.prior.as_deref().map(|p| read_prior(p, &problem)).transpose()?;
     let started = Instant::now();
     let pool = pool(args.threads)?;
     let (found, words) = pool.install(|| -> Result<_> {
         let evaluate = |prior: &Prior| population(args, &problem, model.as_ref(), &params, prior);
-        let (found, prior) = over_prior(&problem, file, &evaluate)?;
+        let (found, prior) = over_prior(&problem, file, params.len(), &evaluate)?;
         let words = if args.predictions {
             Some(predictions(&problem, model.as_ref(), &params, prior.as_ref())?)
         } else {
@@ -202,6 +224,7 @@ fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
 fn over_prior(
     x: &Problem,
     file: Option<Prior>,
+    params: usize,
     evaluate: &dyn Fn(&Prior) -> Result<Found>,
 ) -> Result<(Found, Option<Prior>)> {
     if let Some(prior) = file {
@@ -218,9 +241,17 @@ fn over_prior(
     if let Some(draws) = x.draws {
         let key = DrawKey::new(x.seed, Purpose::Prior);
         let mut last = None;
-        let first = evaluate(&Prior::Finite(quadrature::draws(x.symbols, alpha, &key, 0, 1)?))?;
-        let mean = quadrature::monte_carlo(x.symbols, alpha, &key, draws, 2 + first.grad.len(), |p, out| {
+        let mut words = 0.0;
+        let mean = quadrature::monte_carlo(x.symbols, alpha, &key, draws, 2 + params, |p, out| {
             let found = evaluate(&Prior::Finite(p.clone()))?;
+            if !found.loss.is_finite() {
+                return Err(Error::invalid(
+                    "eps",
+                    x.eps.to_string(),
+                    "eps > 0 with draws: the loss is infinite",
+                ));
+            }
+            words += found.words;
             (out[0], out[1]) = (found.loss, found.weight);
             out[2..].copy_from_slice(&found.grad);
             last = Some(found.method);
@@ -229,14 +260,19 @@ fn over_prior(
         let method = format!("{}, {draws} matrices drawn", last.unwrap_or_default());
         let standard_error = Some(mean.standard_error[0]);
         let (loss, weight, grad) = (mean.mean[0], mean.mean[1], mean.mean[2..].to_vec());
-        let words = first.words * draws as f64;
         return Ok((Found { loss, weight, grad, method, words, standard_error }, None));
     }
     if x.symbols > 2 {
         let allowed = "uniform, or draws=N, or a prior file: stationary roots have no quadrature beyond S=2";
         return Err(Error::invalid("roots", format!("stationary with S={}", x.symbols), allowed));
     }
-    let nodes = quadrature::until_still(alpha, |p| Ok(evaluate(&Prior::Finite(p.clone()))?.loss))?.nodes;
+    let still = |p: &FinitePrior| {
+        let found = evaluate(&Prior::Finite(p.clone()))?;
+        // An infinite loss never moves; the gradient is finite.
+        let size = || found.grad.iter().map(|g| g.abs()).sum();
+        Ok(if found.loss.is_finite() { found.loss } else { size() })
+    };
+    let nodes = quadrature::until_still(alpha, still)?.nodes;
     let prior = Prior::Finite(quadrature::stationary_pairs(alpha, nodes)?);
     let mut found = evaluate(&prior)?;
     found.method += &format!(", quadrature with {nodes} nodes per axis");
@@ -277,25 +313,28 @@ fn population<E: Elem>(
     let wide: Vec<f64> = params.iter().map(|p| p.to_f64()).collect();
     let (a1, a2) = wide.split_at(t * t);
     let minus = |a1: &[f64], a2: &[f64]| a1.iter().chain(a2).map(|g| -g).collect::<Vec<f64>>();
-    let symmetric = prior.is_relabelling_invariant() && is_identity_and_constant(a2, s);
+    let form = is_symmetric(a2, s);
+    let symmetric = form && prior.is_relabelling_invariant();
     let few = canonical_words(s, t) < (s as f64).powi(t as i32 - 1);
     let bar = Bar::new();
     let watch = |p: Progress| bar.show(p);
     let (loss, weight, grad, words) = match x.method.as_str() {
         "brute" => {
+            let words = (s as f64).powi(t as i32);
+            if words > MOST_BRUTE_WORDS && !args.force {
+                let found = format!("brute with {words:.1e} words");
+                return Err(Error::invalid("method", found, "tree, or at most 4e6 words, or --force"));
+            }
             let g = brute::population(&x.forest, prior, a1, a2, x.eps)?;
             (g.loss, g.weight, minus(&g.a1, &g.a2), (s as f64).powi(t as i32))
         }
         "orbit" | "auto" if x.method == "orbit" || symmetric && few => {
-            let mut orbits = Orbits::<E>::new(&x.forest, prior, x.eps, args.force)?;
-            if !is_identity_and_constant(a2, s) {
+            if !form {
                 return Err(Error::invalid("A2", "not b I + c", "b I + c for method=orbit, or method=tree"));
             }
+            let mut orbits = Orbits::<E>::new(&x.forest, prior, x.eps, args.force)?;
             let g = orbits.gradients_with(a1, a2[0] - a2[1], Some(&watch))?.clone();
-            // dL/dA2 = (dL/db) (I − 11ᵀ/S)/(S − 1).
-            let db = g.b / (s - 1) as f64;
-            let of = |at: usize| db * (f64::from(u8::from(at / s == at % s)) - 1.0 / s as f64);
-            let a2: Vec<f64> = (0..s * s).map(of).collect();
+            let a2: Vec<f64> = g.a2(s).collect();
             (g.loss, g.weight, minus(&g.a1, &a2), orbits.words() as f64)
         }
         _ => {
@@ -311,10 +350,6 @@ fn population<E: Elem>(
         named => named.to_string(),
     };
     Ok(Found { loss, weight, grad, method, words, standard_error: None })
-}
-
-fn is_identity_and_constant(a2: &[f64], s: usize) -> bool {
-    a2.iter().enumerate().all(|(at, x)| *x == if at / s == at % s { a2[0] } else { a2[1] })
 }
 
 /// A progress bar on a terminal, nothing elsewhere.
@@ -340,6 +375,20 @@ impl Bar {
 /// Most numbers that `--predictions` writes.
 const MOST_PREDICTIONS: u64 = 1 << 26;
 
+/// Refuses predictions that cannot be written, before any work.
+fn check_predictions(x: &Problem) -> Result<()> {
+    let (s, t) = (x.symbols, x.forest.seq_len());
+    if x.draws.is_some() {
+        return Err(Error::invalid("predictions", "with draws", "a prior that is not sampled"));
+    }
+    let numbers = law::word_count(s, t).and_then(|n| n.checked_mul((s + t + 1) as u64));
+    if numbers.is_none_or(|n| n > MOST_PREDICTIONS) {
+        let found = format!("{s}^{t} words");
+        return Err(Error::invalid("predictions", found, "words (T + S + 1) <= 2^26"));
+    }
+    Ok(())
+}
+
 /// Every word with its probability and the model's prediction.
 fn predictions<E: Elem>(
     x: &Problem,
@@ -348,14 +397,7 @@ fn predictions<E: Elem>(
     prior: Option<&Prior>,
 ) -> Result<Vec<(&'static str, Array)>> {
     let (s, t) = (x.symbols, x.forest.seq_len());
-    let Some(prior) = prior else {
-        return Err(Error::invalid("predictions", "with draws", "a prior that is not sampled"));
-    };
-    let numbers = law::word_count(s, t).and_then(|n| n.checked_mul((s + t + 1) as u64));
-    if numbers.is_none_or(|n| n > MOST_PREDICTIONS) {
-        let found = format!("{s}^{t} words");
-        return Err(Error::invalid("predictions", found, "words (T + S + 1) <= 2^26"));
-    }
+    let Some(prior) = prior else { return Ok(Vec::new()) };
     let source = Exact::new(&TreeLaw::new(x.forest.clone(), prior.clone())?)?;
     let n = source.words();
     let fill = |start: usize, piece: &mut Batch| {
@@ -394,6 +436,9 @@ fn read_prior(path: &Path, x: &Problem) -> Result<Prior> {
     let roots = match roots {
         Some(r) if r.shape() != [q, s] => {
             return Err(shape_error(path, "roots", &r, &format!("(Q, S) = ({q}, {s})")));
+        }
+        Some(_) if x.roots_given => {
+            return Err(Error::invalid("roots", "given beside root laws in the prior file", "one of them"));
         }
         Some(r) => AtomRoots::Given(r.to_f64_vec()),
         None if x.stationary => AtomRoots::Stationary,

@@ -30,7 +30,8 @@ struct Meter {
 impl Meter {
     fn new(config: &Config) -> Self {
         Meter {
-            batch: config.batch as u64,
+            // A step on the whole population has no rate in sequences worth telling.
+            batch: if config.source == "sampled" { config.batch as u64 } else { 0 },
             steps: config.steps,
             loss: f64::NAN,
             gap: None,
@@ -46,10 +47,14 @@ impl Meter {
         if elapsed < every {
             return None;
         }
-        let rate = (step - from) as f64 * self.batch as f64 / elapsed.as_secs_f64();
+        let steps = (step - from) as f64 / elapsed.as_secs_f64();
         (self.shown, self.shown_step) = (Instant::now(), Some(step));
-        let gap = self.gap.map_or("-".to_string(), |g| format!("{g:.4}"));
-        Some(format!("loss {:.4}  gap {gap}  {rate:.0} sequences/s", self.loss))
+        let gap = self.gap.map_or(String::new(), |g| format!("  gap {g:.4}"));
+        let rate = match self.batch {
+            0 => format!("{steps:.1} steps/s"),
+            batch => format!("{:.0} sequences/s", steps * batch as f64),
+        };
+        Some(format!("loss {:.4}{gap}  {rate}", self.loss))
     }
 }
 

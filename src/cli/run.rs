@@ -61,7 +61,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         None => {
             let config = resolve(&args)?;
             // Everything that can be refused is refused before a folder appears.
-            paper::check(&config)?;
+            pool.install(|| paper::check(&config))?;
             let folder = args.out.clone().unwrap_or_else(|| default_folder(&config, args.quick));
             create_run_dir(&folder)?;
             (config, folder, false)

@@ -28,6 +28,7 @@ pub mod tree;
 
 pub use law::{TreeLaw, WordLaw};
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};
+pub use shards::MAX_SYMBOLS;
 pub use symmetric::{OrbitGradients, Orbits};
 pub use tree::{Cost, Tree};
 

@@ -87,6 +87,9 @@ impl<E: Elem> Shards<E> {
             return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
         }
         let (symbols, len) = (prior.symbols(), forest.seq_len());
+        if symbols > MAX_SYMBOLS {
+            return Err(Error::invalid("S", symbols.to_string(), format!("at most {MAX_SYMBOLS} here")));
+        }
         let limit = Plan::class_limit::<E>(eps);
         let mut shape = Shape {
             symbols,
@@ -95,6 +98,12 @@ impl<E: Elem> Shards<E> {
             canonical: canonical.then_some(1),
         };
         let prefix_len = shape.natural_prefix_len();
+        // Every class of prefixes keeps the counts of its transitions.
+        let keys = (symbols as f64).powi(prefix_len as i32 + 2);
+        if !canonical && keys > MOST_KEY_BYTES {
+            let found = format!("{symbols} symbols, {keys:.1e} bytes of transition counts");
+            return Err(Error::invalid("S, T", found, format!("at most {MOST_KEY_BYTES:.0e} bytes")));
+        }
         let mut plans = Vec::new();
         if canonical {
             for m in 1..=symbols.min(prefix_len + 1) {
@@ -297,6 +306,22 @@ pub(super) fn identity_and_constant(a2: &[f64], s: usize) -> Option<(f64, f64)> 
     let (d, c) = (a2[0], a2[1]);
     let fits = |(at, x): (usize, &f64)| *x == if at / s == at % s { d } else { c };
     a2.iter().enumerate().all(fits).then_some((d - c, c))
+}
+
+/// Most symbols of a word that the kernel walks.
+pub const MAX_SYMBOLS: usize = 255;
+
+/// 2 GB.
+const MOST_KEY_BYTES: f64 = 2e9;
+
+/// Refuses a sum whose weights did not add up to 1: a Dirichlet density that overflows its type.
+pub(super) fn check_weight<E: Elem>(weight: f64) -> Result<()> {
+    let tolerance = if size_of::<E>() == 4 { 1e-3 } else { 1e-9 };
+    if (weight - 1.0).abs() <= tolerance {
+        return Ok(());
+    }
+    let found = format!("probabilities that sum to {weight} in {}", E::NAME);
+    Err(Error::invalid("alpha", found, "values whose powers the type can hold"))
 }
 
 /// Refuses what would take too long.

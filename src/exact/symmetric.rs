@@ -7,7 +7,7 @@
 //! The gradient of A2 is (∂L/∂b) (I − 11ᵀ/S) / (S − 1), so that gradient descent from such an A2 stays in this family; c, which
 //! changes no attention, has no gradient.
 
-use super::shards::{Shards, affordable, identity_and_constant, mix};
+use super::shards::{Shards, affordable, check_weight, identity_and_constant, mix};
 use super::{Cost, Prior, Progress};
 use crate::task::Forest;
 use crate::{Error, Result};
@@ -24,6 +24,19 @@ pub struct OrbitGradients {
     pub a1: Vec<f64>,
     /// −∂L/∂b, the trace of −∂L/∂A2.
     pub b: f64,
+}
+
+impl OrbitGradients {
+    /// −∂L/∂A2 (S, S) = b (I − 11ᵀ/S)/(S − 1), row by row.
+    pub fn a2(&self, symbols: usize) -> impl Iterator<Item = f64> {
+        let (s, b) = (symbols, self.b / (symbols - 1) as f64);
+        (0..s * s).map(move |at| if at / s == at % s { b - b / s as f64 } else { -b / s as f64 })
+    }
+}
+
+/// Is `a2` (S, S) of the form bI + c11ᵀ?
+pub fn is_symmetric(a2: &[f64], symbols: usize) -> bool {
+    a2.len() == symbols * symbols && identity_and_constant(a2, symbols).is_some()
 }
 
 /// The exact population of a forest and a symmetric prior, ready to be evaluated many times.
@@ -114,6 +127,7 @@ impl<E: Elem> Orbits<E> {
         let (out, total) = (&mut self.out, self.shards.total(0));
         out.loss = s as f64 * total.loss();
         out.weight = s as f64 * total.weight();
+        check_weight::<E>(out.weight)?;
         out.a1.fill(0.0);
         self.shards.add_a1(0, &self.mix, &self.a2[..s], s as f64, &mut out.a1);
         out.b = s as f64 * self.shards.a2(0, &self.mix, 0);

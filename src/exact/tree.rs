@@ -9,7 +9,7 @@
 //! Words that begin alike share their work: O(S) operations a word, not O(T²). The sums are compensated across prefixes.
 
 use super::brute::Gradients;
-use super::shards::{Shards, affordable, identity_and_constant, mix};
+use super::shards::{Shards, affordable, check_weight, identity_and_constant, mix};
 use super::{Prior, Progress};
 use crate::task::Forest;
 use crate::{Error, Result};
@@ -128,6 +128,7 @@ impl<E: Elem> Tree<E> {
                 out.a2[k * s + c] = self.shards.a2(k, &self.mix, c);
             }
         }
+        check_weight::<E>(out.weight)?;
         if alike {
             // Every row is the first with symbols renamed, and does not tell the symbols that are not the query apart.
             let (d, rest) = (out.a2[0], out.a2[1..s].iter().sum::<f64>() / (s - 1) as f64);

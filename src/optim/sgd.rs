@@ -29,6 +29,7 @@ impl<E: Elem> Optimizer<E> for Sgd {
     }
 
     fn step(&mut self, _step: u64, lr: f64, params: &mut [E], grad: &[E]) {
+        assert_eq!(params.len(), grad.len(), "a gradient of other parameters");
         let step = popgrad_kernels::Sgd { lr, momentum: 0.0, weight_decay: self.weight_decay };
         if Kernels::from_env().and_then(|k| k.sgd(step, params, grad, &mut [])).is_ok() {
             return;

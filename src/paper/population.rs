@@ -3,7 +3,7 @@
 use super::Progress;
 use crate::config::Config;
 use crate::exact::symmetric::canonical_words;
-use crate::exact::{Orbits, Prior, RootLaw, Tree, TreeLaw, WordLaw, law, quadrature};
+use crate::exact::{MAX_SYMBOLS, Orbits, Prior, RootLaw, Tree, TreeLaw, WordLaw, law, quadrature};
 use crate::model::{Layout, Simplified};
 use crate::num::Sum;
 use crate::source::Exact;
@@ -27,11 +27,11 @@ const fn most_bayes_words(roots: Roots) -> u64 {
 /// Stationary roots beyond S = 2, a population that takes too long.
 pub(super) fn check(config: &Config, task: &CausalTree) -> Result<()> {
     let (forest, symbols) = (task.forest(), task.vocab());
-    if task.roots() == Roots::Stationary && symbols > 2 {
-        let allowed =
-            "uniform with source=exact or source=orbit, or S=2: no closed form and no quadrature else";
-        return Err(Error::invalid("roots", format!("stationary with S={symbols}"), allowed));
+    if symbols > MAX_SYMBOLS {
+        let allowed = format!("at most {MAX_SYMBOLS} with source={}", config.source);
+        return Err(Error::invalid("S", symbols.to_string(), allowed));
     }
+    check_prior(task)?;
     let uniform = Prior::dirichlet(symbols, task.alpha(), RootLaw::Uniform)?;
     // Algorithm 1 keeps A2 = bI, so that the tree needs one query.
     let cost = if config.source == "orbit" {
@@ -39,7 +39,9 @@ pub(super) fn check(config: &Config, task: &CausalTree) -> Result<()> {
     } else {
         Tree::<f64>::cost(forest, &uniform, true)
     };
-    let seconds = cost.seconds * config.steps as f64;
+    // Every evaluation takes as long as a step.
+    let passes = config.steps + config.steps / config.eval_every + 2;
+    let seconds = cost.seconds * passes as f64;
     if seconds > MOST_SECONDS {
         let found = format!(
             "{:.2e} words, about {:.1e} hours for {} steps",
@@ -224,13 +226,9 @@ impl Objective<f64> for OnOrbits {
 
     fn loss_and_grad(&mut self, _step: u64, params: &[f64], grad: &mut [f64]) -> Result<f64> {
         let [a1, a2] = self.blocks.clone();
-        let s = self.symbols;
         let found = self.orbits.gradients_at(&params[a1.clone()], &params[a2.clone()])?;
         grad[a1].iter_mut().zip(&found.a1).for_each(|(g, x)| *g = -x);
-        let db = -found.b / (s - 1) as f64;
-        for (at, g) in grad[a2].iter_mut().enumerate() {
-            *g = if at / s == at % s { db * (1.0 - 1.0 / s as f64) } else { -db / s as f64 };
-        }
+        grad[a2].iter_mut().zip(found.a2(self.symbols)).for_each(|(g, x)| *g = -x);
         Ok(found.loss)
     }
 

@@ -193,7 +193,7 @@ impl Plan {
     pub fn class_limit<E: crate::Elem>(eps: f64) -> u64 {
         let room = if size_of::<E>() == 4 { 75.0 } else { 600.0 };
         let each = eps.ln().abs().max(eps.ln_1p());
-        (room / each) as u64
+        ((room / each) as u64).max(1)
     }
 
     fn list_prefixes(&mut self) -> bool {
