@@ -1,4 +1,6 @@
-//! AVX2 with FMA: 8 lanes of f32, 4 of f64, edges through the mask loads and stores.
+//! AVX2 with FMA: 8 lanes of f32, 4 of f64, edges through masked loads and stores in pieces.
+//!
+//! Past 400 lines because both element types spell out every operation of the trait.
 
 use super::{Isa, Op, Simd};
 use crate::elem::Elem;

@@ -16,6 +16,8 @@
 //! 6. Labels are such that the query is 0, which keeps the hot loops free of a variable index: 0 and k change places.
 //! 7. One division per word: the reciprocals of Z and of all f_s + ε come from that of their product, where it is a normal number.
 //! 8. Sums over leaves are nested like the tree; the long ones, over blocks of prefixes, are compensated.
+//!
+//! Past 400 lines because going down and up share one layout of scratch and one state, and read as one loop.
 
 mod leaf;
 mod weights;
