@@ -57,12 +57,17 @@ fn allocations_of_warm_steps(
         for _ in 0..20 {
             trainer.update().unwrap();
         }
-        let before = GLOBAL.stats();
-        for _ in 0..200 {
-            trainer.update().unwrap();
-        }
-        let after = GLOBAL.stats();
-        (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
+        // The least of a few rounds: a thread of another pool may still be starting up during one of them, which allocates
+        // once in its life; a step that allocates does so in every round.
+        let round = || {
+            let before = GLOBAL.stats();
+            for _ in 0..50 {
+                trainer.update().unwrap();
+            }
+            let after = GLOBAL.stats();
+            (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
+        };
+        std::iter::repeat_with(round).take(5).min().unwrap_or(usize::MAX)
     })
 }
 
@@ -86,7 +91,7 @@ fn a_warm_step_allocates_nothing() {
         for pool in &pools {
             let threads = pool.current_num_threads();
             let count = allocations_of_warm_steps(name, source, heads, pool);
-            assert_eq!(count, 0, "{name} {heads:?}, {threads} threads: {count} allocations in 200 steps");
+            assert_eq!(count, 0, "{name} {heads:?}, {threads} threads: {count} allocations in 50 steps");
         }
     }
 }

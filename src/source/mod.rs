@@ -6,8 +6,10 @@ mod sampled;
 pub use exact::Exact;
 pub use sampled::Sampled;
 
+/// Working storage of a [`Source`], of a type that only the source knows.
+pub use crate::task::Work as SourceWork;
+
 use crate::batch::Batch;
-use std::any::Any;
 
 /// Fills batches with weighted sequences; the model cannot tell one source from another.
 pub trait Source: Send + Sync {
@@ -31,28 +33,4 @@ pub trait Source: Send + Sync {
     /// When `batch` has another T or S or room for fewer than `count` sequences, when `work` was made by another
     /// source, or when `denominator` is 0.
     fn fill(&self, first: u64, count: usize, denominator: usize, work: &mut SourceWork, batch: &mut Batch);
-}
-
-/// Working storage of a [`Source`], of a type that only the source knows.
-#[derive(Debug)]
-pub struct SourceWork(Box<dyn Any + Send + Sync>);
-
-impl SourceWork {
-    /// Holds `work`.
-    pub fn new(work: impl Any + Send + Sync) -> Self {
-        SourceWork(Box::new(work))
-    }
-
-    /// Of a source that needs none.
-    pub fn none() -> Self {
-        SourceWork::new(())
-    }
-
-    /// What it holds.
-    ///
-    /// # Panics
-    /// When that is of another type: the work of another source.
-    pub fn get<W: Any>(&mut self) -> &mut W {
-        self.0.downcast_mut().expect("work storage of another source")
-    }
 }

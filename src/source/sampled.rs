@@ -3,24 +3,26 @@
 use super::{Source, SourceWork};
 use crate::batch::Batch;
 use crate::rng::Key;
-use crate::task::{CausalTree, CausalTreeWork, Task};
+use crate::task::Sampler;
+use std::sync::Arc;
 
-/// Samples of `task` under `key`; sequence n is sample n.
-#[derive(Debug, Clone)]
+/// Samples of a task under a key; sequence n is sample n.
+#[derive(Clone)]
 pub struct Sampled {
-    task: CausalTree,
+    task: Arc<dyn Sampler>,
     key: Key,
 }
 
 impl Sampled {
     /// A source of samples of `task`; the key carries seed and purpose.
-    pub fn new(task: CausalTree, key: Key) -> Self {
-        Sampled { task, key }
+    pub fn new(task: impl Sampler + 'static, key: Key) -> Self {
+        Sampled { task: Arc::new(task), key }
     }
+}
 
-    /// The task sampled.
-    pub fn task(&self) -> &CausalTree {
-        &self.task
+impl std::fmt::Debug for Sampled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sampled").field("task", &self.task.name()).field("key", &self.key).finish()
     }
 }
 
@@ -34,20 +36,16 @@ impl Source for Sampled {
     }
 
     fn work(&self) -> SourceWork {
-        SourceWork::new(self.task.work())
+        self.task.new_work()
     }
 
     fn fill(&self, first: u64, count: usize, denominator: usize, work: &mut SourceWork, batch: &mut Batch) {
         let (t, s) = (self.seq_len(), self.vocab());
         assert!(batch.len_tokens() == t && batch.vocab() == s, "batch of another task");
         assert!(denominator > 0, "weights 1/0");
-        let work: &mut CausalTreeWork = work.get();
         batch.set_seqs(count);
         let (tokens, targets, weights) = batch.parts_mut();
-        let rows = tokens.chunks_exact_mut(t).zip(targets.chunks_exact_mut(s));
-        for (n, (tokens, target)) in rows.enumerate() {
-            self.task.sample(&self.key, first.wrapping_add(n as u64), work, tokens, target);
-        }
+        self.task.samples(&self.key, first, work, tokens, targets);
         weights.fill(1.0 / denominator as f64);
     }
 }

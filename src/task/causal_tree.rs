@@ -9,9 +9,9 @@
 //! | μ | `mu`: stationary law of π | (S) |
 //! | p | `forest`: parents of the positions 0..T-2 | (T-1) |
 
-use super::Task;
 use super::graph::Forest;
 use super::stationary::{StationaryScratch, stationary};
+use super::{Sampler, Task, Work};
 use crate::num::{exp, ln};
 use crate::rng::{Key, LogGamma, lemire, unit};
 use crate::{Error, Result};
@@ -166,6 +166,22 @@ impl Task for CausalTree {
     }
     fn vocab(&self) -> usize {
         self.vocab
+    }
+}
+
+impl Sampler for CausalTree {
+    fn new_work(&self) -> Work {
+        Work::new(self.work())
+    }
+
+    fn samples(&self, key: &Key, first: u64, work: &mut Work, tokens: &mut [u32], targets: &mut [f64]) {
+        let (t, s) = (self.seq_len(), self.vocab);
+        let n = tokens.len() / t;
+        assert!(tokens.len() == n * t && targets.len() == n * s, "outputs are not whole rows");
+        let work: &mut CausalTreeWork = work.get();
+        for (i, (tokens, target)) in tokens.chunks_exact_mut(t).zip(targets.chunks_exact_mut(s)).enumerate() {
+            self.sample(key, first.wrapping_add(i as u64), work, tokens, target);
+        }
     }
 }
 
