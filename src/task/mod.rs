@@ -2,10 +2,12 @@
 
 pub mod bayes;
 pub mod causal_tree;
+pub mod dirichlet;
 pub mod graph;
 pub mod stationary;
 
-pub use causal_tree::{CausalTree, CausalTreeWork, Roots};
+pub use causal_tree::{CausalTree, CausalTreeBlock, CausalTreeWork, Roots};
+pub use dirichlet::DirichletRows;
 pub use graph::Forest;
 
 use crate::rng::Key;
