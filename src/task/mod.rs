@@ -1,12 +1,17 @@
 //! Tasks: distributions over sequences with a soft target, their graphs and their Bayes answers.
 
+pub mod alias;
 pub mod bayes;
 pub mod causal_tree;
+pub mod corpus;
 pub mod graph;
 pub mod stationary;
+pub mod trigger_bigram;
 
 pub use causal_tree::{CausalTree, CausalTreeWork, Roots};
+pub use corpus::Corpus;
 pub use graph::Forest;
+pub use trigger_bigram::TriggerBigram;
 
 use crate::rng::Key;
 use std::any::Any;
