@@ -4,12 +4,14 @@ pub mod alias;
 pub mod bayes;
 pub mod causal_tree;
 pub mod corpus;
+pub mod dirichlet;
 pub mod graph;
 pub mod stationary;
 pub mod trigger_bigram;
 
-pub use causal_tree::{CausalTree, CausalTreeWork, Roots};
+pub use causal_tree::{CausalTree, CausalTreeBlock, CausalTreeWork, Roots};
 pub use corpus::Corpus;
+pub use dirichlet::DirichletRows;
 pub use graph::Forest;
 pub use trigger_bigram::TriggerBigram;
 
