@@ -1,11 +1,16 @@
 //! Tasks: distributions over sequences with a soft target, their graphs and their Bayes answers.
 
 pub mod bayes;
+pub mod bayes_dag;
+pub mod causal_dag;
 pub mod causal_tree;
+pub mod dag;
 pub mod graph;
 pub mod stationary;
 
+pub use causal_dag::{CausalDag, CausalDagWork, DagRoots};
 pub use causal_tree::{CausalTree, CausalTreeWork, Roots};
+pub use dag::Dag;
 pub use graph::Forest;
 
 use crate::rng::Key;
