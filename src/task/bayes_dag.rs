@@ -97,7 +97,8 @@ mod tests {
         assert_eq!(out, [0.5 / 5.5, 4.5 / 5.5, 0.5 / 5.5]);
         // The parents alone tell the slots apart: (1,0), (0,2), (1,2) against (2,1).
         let x = [0, 1, 2, 1, 2];
-        let task = CausalDag::new(Dag::parse("-;0;1,0;0,2;3,2;2,1").unwrap(), 3, 0.5, DagRoots::Uniform).unwrap();
+        let task =
+            CausalDag::new(Dag::parse("-;0;1,0;0,2;3,2;2,1").unwrap(), 3, 0.5, DagRoots::Uniform).unwrap();
         bayes_tuples(&task, &x, &mut out);
         assert_eq!(out, [1.0 / 3.0; 3]);
         bayes_one_parent(&task, 0, &x, &mut out);

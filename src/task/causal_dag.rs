@@ -104,7 +104,8 @@ impl CausalDag {
     /// Storage for [`sample`](Self::sample).
     pub fn work(&self) -> CausalDagWork {
         let (s, t) = (self.vocab, self.dag.seq_len());
-        let all: u64 = self.first_row.last().map_or(0, |f| u64::from(*f)) + (s as u64).pow(self.dag.max_arity() as u32);
+        let all: u64 =
+            self.first_row.last().map_or(0, |f| u64::from(*f)) + (s as u64).pow(self.dag.max_arity() as u32);
         let rows = all.min(t as u64 + 1) as usize;
         CausalDagWork {
             vocab: s,
@@ -159,7 +160,8 @@ impl CausalDag {
         let (at, new) = work.find(number);
         if new {
             let s = self.vocab;
-            let (row, cumulated) = (&mut work.pi[at * s..(at + 1) * s], &mut work.cumulated[at * s..(at + 1) * s]);
+            let (row, cumulated) =
+                (&mut work.pi[at * s..(at + 1) * s], &mut work.cumulated[at * s..(at + 1) * s]);
             self.gamma.fill(key, n, PI_VARIATES + number * s as u32, row);
             let max = row.iter().fold(f64::NEG_INFINITY, |m, &y| if y > m { y } else { m });
             row.iter_mut().for_each(|p| *p = exp(*p - max));

@@ -67,7 +67,11 @@ impl Dag {
             let parent = |word: &str| {
                 word.trim().parse::<usize>().map_err(|_| {
                     let found = format!("entry {i} is `{}`", entry.trim());
-                    Error::invalid("parent_sets", found, "entries joined by `;`: positions joined by `,`, or -")
+                    Error::invalid(
+                        "parent_sets",
+                        found,
+                        "entries joined by `;`: positions joined by `,`, or -",
+                    )
                 })
             };
             entry.split(',').map(parent).collect()
@@ -110,7 +114,9 @@ impl Dag {
         match (name, order) {
             ("two_parents", None) => Self::two_parents(t),
             ("ngram", Some(k)) => Self::ngram(t, k),
-            ("ngram", None) => Err(Error::invalid("order", "missing", "parents per position of graph `ngram`")),
+            ("ngram", None) => {
+                Err(Error::invalid("order", "missing", "parents per position of graph `ngram`"))
+            }
             ("two_parents", Some(k)) => Err(Error::invalid("order", k.to_string(), "graph=ngram only")),
             _ => Err(Error::unknown("graph", name, DAG_NAMES)),
         }
@@ -186,7 +192,10 @@ mod tests {
         assert_eq!(text(Dag::ngram(3, 3)), "-;0;0,1;0,1,2");
         assert_eq!(text(Dag::named("ngram", 2, Some(2))), "-;0;0,1");
         let d = Dag::named("two_parents", 32, None).unwrap();
-        assert_eq!((d.seq_len(), d.parents(31), d.target(), d.max_arity()), (32, &[15, 30][..], &[15, 31][..], 2));
+        assert_eq!(
+            (d.seq_len(), d.parents(31), d.target(), d.max_arity()),
+            (32, &[15, 30][..], &[15, 31][..], 2)
+        );
         assert_eq!(Dag::from_sets(&d.sets()).unwrap(), d);
         assert_eq!(Dag::parse(&d.to_string()).unwrap(), d);
         assert_eq!(Dag::parse(" - ; 0 ;1 , 0").unwrap().target(), [1, 0], "the order is kept");
@@ -195,7 +204,10 @@ mod tests {
     #[test]
     fn bad_graphs_are_refused_by_name() {
         for (bad, expected) in [
-            ("-;0;0,2;1", "parent_sets: entry 2 names 2; allowed: - (root) or earlier positions, 0 to 1, at entry 2"),
+            (
+                "-;0;0,2;1",
+                "parent_sets: entry 2 names 2; allowed: - (root) or earlier positions, 0 to 1, at entry 2",
+            ),
             ("-;2;1;0", "parent_sets: entry 1 names 2"),
             ("0;0;1", "parent_sets: entry 0 names 0; allowed: - at entry 0"),
             ("-;0;1,0,1", "parent_sets: entry 2 names 1 twice; allowed: distinct parents"),
