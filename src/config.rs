@@ -304,7 +304,7 @@ fn parse_text(path: &Path, text: &str) -> Result<Table> {
 pub fn resolve(tables: &[Table]) -> Result<Config> {
     let mut merged = Table::new();
     for table in tables {
-        set_graph(table, &mut merged);
+        set_graph(table, &mut merged)?;
         merged.extend(table.clone());
     }
     if let Some(missing) = KEYS.iter().find(|k| !OPTIONAL.contains(&k.name) && !merged.contains_key(k.name)) {
@@ -322,21 +322,34 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
     Ok(config)
 }
 
-/// What a layer that names a graph says about the keys beside it.
-fn set_graph(table: &Table, merged: &mut Table) {
-    let (one, several) = (table.contains_key("parents"), table.contains_key("parent_sets"));
-    let graph = table.get("graph").and_then(|v| v.as_str());
-    if graph.is_none() && !one && !several {
-        return;
+/// The task that `table` names, or that its graph belongs to.
+///
+/// # Errors
+/// An unknown task.
+pub fn task_of(table: &Table) -> Result<&'static str> {
+    let word = |name: &str| table.get(name).and_then(|v| v.as_str());
+    if let Some(task) = word("task") {
+        let known = TASKS.into_iter().find(|t| *t == task);
+        return known.ok_or_else(|| Error::unknown("task", task, TASKS));
     }
-    for key in ["parents", "parent_sets", "order"] {
+    let dag = table.contains_key("parent_sets") || word("graph").is_some_and(|g| DAG_GRAPHS.contains(&g));
+    Ok(TASKS[usize::from(dag)])
+}
+
+/// What a layer that names a graph says about the keys beside it.
+fn set_graph(table: &Table, merged: &mut Table) -> Result<()> {
+    let lists = ["parents", "parent_sets"];
+    if !table.contains_key("graph") && !lists.iter().any(|k| table.contains_key(*k)) {
+        return Ok(());
+    }
+    for key in lists.into_iter().chain(["order"]) {
         merged.remove(key);
     }
-    if graph.is_none() {
+    if !table.contains_key("graph") {
         merged.insert("graph".into(), Value::String("custom".into()));
     }
-    let task = TASKS[usize::from(several || graph.is_some_and(|g| DAG_GRAPHS.contains(&g)))];
-    merged.insert("task".into(), Value::String(task.into()));
+    merged.insert("task".into(), Value::String(task_of(table)?.into()));
+    Ok(())
 }
 
 impl Config {
