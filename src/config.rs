@@ -532,6 +532,43 @@ mod tests {
     }
 
     #[test]
+    fn the_task_follows_the_graph() {
+        let of = |overrides: &[&str]| {
+            let c = with(overrides).unwrap();
+            let table: Table = c.to_toml().unwrap().parse().unwrap();
+            assert_eq!(resolve(&[table]).unwrap(), c);
+            (c.task, c.graph, c.order, c.parent_sets)
+        };
+        let expected = |task: &str, graph: &str, order, sets: Option<&str>| {
+            (task.to_string(), graph.to_string(), order, sets.map(String::from))
+        };
+        assert_eq!(of(&[]), expected("causal_tree", "chain", None, None));
+        assert!(!with(&[]).unwrap().to_toml().unwrap().contains("task"), "as run folders always were");
+        assert_eq!(of(&["graph=ngram", "order=2"]), expected("causal_dag", "ngram", Some(2), None));
+        assert_eq!(of(&["graph=two_parents"]), expected("causal_dag", "two_parents", None, None));
+        assert_eq!(of(&["parent_sets=-;0;0,1"]), expected("causal_dag", "custom", None, Some("-;0;0,1")));
+        let layers = |words: &[&str]| -> Vec<Table> {
+            let table = |w: &&str| parse_overrides(&[w.to_string()]).unwrap();
+            std::iter::once(preset("two-parents", false).unwrap()).chain(words.iter().map(table)).collect()
+        };
+        // A later graph takes task, order and parents of an earlier one away.
+        let c = resolve(&layers(&["parent_sets=-;0;0,1", "graph=chain"])).unwrap();
+        assert_eq!((c.task.as_str(), c.parent_sets), ("causal_tree", None));
+        let c = resolve(&layers(&["parents=-1,0"])).unwrap();
+        assert_eq!((c.task.as_str(), c.graph.as_str()), ("causal_tree", "custom"));
+        for (bad, expected) in [
+            (&["order=2"][..], "order: 2; allowed: graph=ngram only"),
+            (&["parent_sets=-;0;0", "graph=chain"], "parent_sets: -;0;0; allowed: task=causal_dag with"),
+            (&["parents=-1,0", "graph=ngram"], "parents: 2 entries with task=causal_dag"),
+            (&["task=causal_dga"], "unknown task `causal_dga`, did you mean `causal_dag`?"),
+            (&["order=-1"], "order: -1"),
+        ] {
+            let message = with(bad).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{bad:?}: {message}");
+        }
+    }
+
+    #[test]
     fn the_fuzz_corpus_and_its_truncations_hold() {
         let base = preset("chain", false).unwrap();
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/config");
