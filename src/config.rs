@@ -304,7 +304,7 @@ fn parse_text(path: &Path, text: &str) -> Result<Table> {
 pub fn resolve(tables: &[Table]) -> Result<Config> {
     let mut merged = Table::new();
     for table in tables {
-        set_graph(table, &mut merged);
+        set_graph(table, &mut merged)?;
         merged.extend(table.clone());
     }
     if let Some(missing) = KEYS.iter().find(|k| !OPTIONAL.contains(&k.name) && !merged.contains_key(k.name)) {
@@ -322,21 +322,34 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
     Ok(config)
 }
 
-/// What a layer that names a graph says about the keys beside it.
-fn set_graph(table: &Table, merged: &mut Table) {
-    let (one, several) = (table.contains_key("parents"), table.contains_key("parent_sets"));
-    let graph = table.get("graph").and_then(|v| v.as_str());
-    if graph.is_none() && !one && !several {
-        return;
+/// The task that `table` names, or that its graph belongs to.
+///
+/// # Errors
+/// An unknown task.
+pub fn task_of(table: &Table) -> Result<&'static str> {
+    let word = |name: &str| table.get(name).and_then(|v| v.as_str());
+    if let Some(task) = word("task") {
+        let known = TASKS.into_iter().find(|t| *t == task);
+        return known.ok_or_else(|| Error::unknown("task", task, TASKS));
     }
-    for key in ["parents", "parent_sets", "order"] {
+    let dag = table.contains_key("parent_sets") || word("graph").is_some_and(|g| DAG_GRAPHS.contains(&g));
+    Ok(TASKS[usize::from(dag)])
+}
+
+/// What a layer that names a graph says about the keys beside it.
+fn set_graph(table: &Table, merged: &mut Table) -> Result<()> {
+    let lists = ["parents", "parent_sets"];
+    if !table.contains_key("graph") && !lists.iter().any(|k| table.contains_key(*k)) {
+        return Ok(());
+    }
+    for key in lists.into_iter().chain(["order"]) {
         merged.remove(key);
     }
-    if graph.is_none() {
+    if !table.contains_key("graph") {
         merged.insert("graph".into(), Value::String("custom".into()));
     }
-    let task = TASKS[usize::from(several || graph.is_some_and(|g| DAG_GRAPHS.contains(&g)))];
-    merged.insert("task".into(), Value::String(task.into()));
+    merged.insert("task".into(), Value::String(task_of(table)?.into()));
+    Ok(())
 }
 
 impl Config {
@@ -516,6 +529,43 @@ mod tests {
         let table: Table = c.to_toml().unwrap().parse().unwrap();
         assert_eq!(resolve(&[table]).unwrap(), c);
         assert_eq!(with(&["parents=-1,0,0", "graph=chain"]).unwrap().graph, "chain");
+    }
+
+    #[test]
+    fn the_task_follows_the_graph() {
+        let of = |overrides: &[&str]| {
+            let c = with(overrides).unwrap();
+            let table: Table = c.to_toml().unwrap().parse().unwrap();
+            assert_eq!(resolve(&[table]).unwrap(), c);
+            (c.task, c.graph, c.order, c.parent_sets)
+        };
+        let expected = |task: &str, graph: &str, order, sets: Option<&str>| {
+            (task.to_string(), graph.to_string(), order, sets.map(String::from))
+        };
+        assert_eq!(of(&[]), expected("causal_tree", "chain", None, None));
+        assert!(!with(&[]).unwrap().to_toml().unwrap().contains("task"), "as run folders always were");
+        assert_eq!(of(&["graph=ngram", "order=2"]), expected("causal_dag", "ngram", Some(2), None));
+        assert_eq!(of(&["graph=two_parents"]), expected("causal_dag", "two_parents", None, None));
+        assert_eq!(of(&["parent_sets=-;0;0,1"]), expected("causal_dag", "custom", None, Some("-;0;0,1")));
+        let layers = |words: &[&str]| -> Vec<Table> {
+            let table = |w: &&str| parse_overrides(&[w.to_string()]).unwrap();
+            std::iter::once(preset("two-parents", false).unwrap()).chain(words.iter().map(table)).collect()
+        };
+        // A later graph takes task, order and parents of an earlier one away.
+        let c = resolve(&layers(&["parent_sets=-;0;0,1", "graph=chain"])).unwrap();
+        assert_eq!((c.task.as_str(), c.parent_sets), ("causal_tree", None));
+        let c = resolve(&layers(&["parents=-1,0"])).unwrap();
+        assert_eq!((c.task.as_str(), c.graph.as_str()), ("causal_tree", "custom"));
+        for (bad, expected) in [
+            (&["order=2"][..], "order: 2; allowed: graph=ngram only"),
+            (&["parent_sets=-;0;0", "graph=chain"], "parent_sets: -;0;0; allowed: task=causal_dag with"),
+            (&["parents=-1,0", "graph=ngram"], "parents: 2 entries with task=causal_dag"),
+            (&["task=causal_dga"], "unknown task `causal_dga`, did you mean `causal_dag`?"),
+            (&["order=-1"], "order: -1"),
+        ] {
+            let message = with(bad).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{bad:?}: {message}");
+        }
     }
 
     #[test]

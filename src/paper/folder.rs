@@ -215,7 +215,7 @@ struct RunFile<'a, P> {
     threads: usize,
 }
 
-/// Writes `run.json`. `parents` is the graph: one parent each and -1 for a root, or the tuples of a graph with several.
+/// Writes `run.json`. `parents` is the graph as the keys take it.
 ///
 /// # Errors
 /// When the file cannot be written.
