@@ -4,12 +4,12 @@
 //! the first layer's position block turns into the graph's parent matrix.
 
 use super::folder::{self, TimingRecord};
-use super::{Progress, figures, population, posterior};
+use super::{Progress, figures, optimizer, population, posterior};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::model::{self, Layout, ModelSpec};
 use crate::num::Sum;
-use crate::optim::{self, Schedule};
+use crate::optim::Schedule;
 use crate::probe::attention::{ParentAttention, parent_attention, position_block};
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
@@ -131,10 +131,10 @@ fn check_typed<E: Elem>(config: &Config) -> Result<()> {
     let model = model::build::<E>(&spec(config))?;
     if model.layout().find("A.0").is_none() {
         // Figures and metrics of this experiment are about its blocks.
-        return Err(Error::invalid("model", model.name(), "disentangled"));
+        return Err(Error::invalid("model", model.name(), "disentangled or mlp_transformer"));
     }
     let len = model.layout().len();
-    optim::build::<E>(&config.optimizer, len, config.weight_decay)?;
+    optimizer::build::<E>(config, len)?;
     let plan = plan(config)?;
     if !(config.lr.is_finite() && config.lr >= 0.0) {
         return Err(Error::invalid("lr", config.lr.to_string(), "finite, >= 0"));
@@ -190,8 +190,9 @@ fn run_typed<E: Elem>(
         "exact" => (Box::new(population::source(&task)?), None),
         _ => (sampled(Purpose::Train), Some(sampled(Purpose::Test))),
     };
-    let params = initial::<E>(config, model.layout());
-    let optimizer = optim::build(&config.optimizer, params.len(), config.weight_decay)?;
+    let key = Key::new(config.seed, Purpose::Init);
+    let params = model.initial(config.init, &|i| key.normal(i));
+    let optimizer = optimizer::build(config, params.len())?;
     let mut trainer = Trainer::new(model.as_ref(), source.as_ref(), optimizer, plan(config)?, params)?;
 
     let fingerprint = config.to_toml()?;
@@ -262,20 +263,6 @@ fn run_typed<E: Elem>(
     summary.write(folder)?;
     let figures = figures::draw(config, &task, model.layout(), &params, &references, folder);
     Ok(Outcome { summary, figures })
-}
-
-/// Zeros, or with `init` > 0 normal attention matrices; the read-out starts at zero either way.
-fn initial<E: Elem>(config: &Config, layout: &Layout) -> Vec<E> {
-    let key = Key::new(config.seed, Purpose::Init);
-    let mut params = vec![E::ZERO; layout.len()];
-    if config.init > 0.0 {
-        for block in layout.blocks().iter().filter(|b| b.name().starts_with("A.")) {
-            for i in block.range() {
-                params[i] = E::from_f64(config.init * key.normal(i as u64));
-            }
-        }
-    }
-    params
 }
 
 /// Attention of the first layer on the parents, from the flat parameters.
