@@ -5,13 +5,14 @@
 
 pub use super::causal_task::{CausalTask, Reference, References, task, tree};
 use super::folder::{self, TimingRecord};
-use super::{Progress, figures, optimizer, population};
+use super::{Progress, figures, one_hot, optimizer, population};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::model::{self, Layout, ModelSpec};
 use crate::optim::Schedule;
 use crate::probe::attention::{
-    HeadAssignment, ParentAttention, causal_pattern, head_assignment, pattern_attention, position_block,
+    HeadAssignment, ParentAttention, average_pattern, causal_pattern, head_assignment, pattern_attention,
+    position_block,
 };
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
@@ -180,7 +181,7 @@ fn run_typed<E: Elem>(
         }
         None => MetricsWriter::open(folder)?,
     };
-    if config.init == 0.0 && config.heads.iter().any(|h| *h > 1) {
+    if config.init == 0.0 && config.model == "disentangled" && config.heads.iter().any(|h| *h > 1) {
         progress.note("init=0 leaves the heads of a layer equal for ever; init=1e-4 tells them apart");
     }
     folder::write_run_file(folder, config, task.graph_json())?;
@@ -293,8 +294,14 @@ pub fn first_layer_patterns(
     config: &Config,
     layout: &Layout,
     params: &[f64],
-    _probe: &Probe,
+    probe: &Probe,
 ) -> Vec<Vec<f64>> {
+    if let Ok(Some((layout, params))) = one_hot::coordinates(layout, params) {
+        // Tokens and positions share their dimensions: nothing is by position alone.
+        let (d, scores) = (config.S + config.T, layout.find("A.0").map(|b| &params[b.range()]));
+        let heads = scores.unwrap_or_default().chunks(d * d);
+        return heads.map(|scores| average_pattern(scores, &probe.sequences)).collect();
+    }
     // By position alone: exact where the other blocks are equal along a row, and what the paper shows.
     position_blocks(config, layout, params).iter().map(|block| causal_pattern(block, config.T)).collect()
 }
