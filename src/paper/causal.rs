@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::model::{self, Layout, ModelSpec};
 use crate::num::Sum;
 use crate::optim::{self, Schedule};
-use crate::probe::attention::{ParentAttention, parent_attention, position_block};
+use crate::probe::attention::{ParentAttention, causal_pattern, parent_attention, position_block};
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
@@ -105,7 +105,7 @@ fn test_size(config: &Config) -> Result<usize> {
     Ok(population::words(config)?.unwrap_or(config.test_size))
 }
 
-fn spec(config: &Config) -> ModelSpec {
+pub(super) fn spec(config: &Config) -> ModelSpec {
     ModelSpec {
         name: config.model.clone(),
         vocab: config.S,
@@ -246,6 +246,7 @@ fn run_typed<E: Elem>(
     };
     let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
     let attention = attention(config, &task, model.layout(), &params);
+    folder::write_attention(folder, &patterns(config, model.layout(), &params), config.T)?;
     let mut summary = Summary::new();
     summary.set("test_loss", test_loss)?;
     summary.set("bayes_counts", references.counts)?;
@@ -260,7 +261,10 @@ fn run_typed<E: Elem>(
     summary.set("steps_per_second", rate)?;
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
-    let figures = figures::draw(config, &task, model.layout(), &params, &references, folder);
+    let figures = match recorder.progress.wants_figures() {
+        true => figures::draw(config, &task, model.layout(), &params, &references, folder),
+        false => Ok(()),
+    };
     Ok(Outcome { summary, figures })
 }
 
@@ -286,6 +290,11 @@ pub fn attention(
     params: &[f64],
 ) -> Option<ParentAttention> {
     parent_attention(&position_blocks(config, layout, params), config.T, task.forest().parents())
+}
+
+/// Attention of the first layer by position alone: causal softmax of each head's position block, (T, T) each.
+pub fn patterns(config: &Config, layout: &Layout, params: &[f64]) -> Vec<Vec<f64>> {
+    position_blocks(config, layout, params).iter().map(|b| causal_pattern(b, config.T)).collect()
 }
 
 /// Position-position block of every head of the first layer, (T, T) each.
