@@ -38,8 +38,6 @@ struct Form {
 /// A run before it is resolved.
 struct Draft {
     name: String,
-    /// Of repetitions; empty where there is one group or none.
-    grouped: bool,
     base: &'static str,
     keys: Table,
     /// Added to the study's seed.
@@ -48,7 +46,7 @@ struct Draft {
 
 impl Draft {
     fn new(name: &str, base: &'static str) -> Self {
-        Draft { name: name.into(), grouped: false, base, keys: Table::new(), seed: 0 }
+        Draft { name: name.into(), base, keys: Table::new(), seed: 0 }
     }
 
     fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
@@ -135,11 +133,8 @@ pub const NAMED: [Named; 4] = [
             for base in ["chain", "icl"] {
                 for horizon in horizons {
                     for seed in 0..count {
-                        let mut d = Draft::new(&format!("{base}-2^{horizon}-seed-{seed}"), base)
-                            .seed(seed)
-                            .with("steps", 1i64 << horizon);
-                        d.grouped = true;
-                        drafts.push(d);
+                        let name = format!("{base}-2^{horizon}-seed-{seed}");
+                        drafts.push(Draft::new(&name, base).seed(seed).with("steps", 1i64 << horizon));
                     }
                 }
             }
@@ -174,7 +169,11 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
         if runs.iter().any(|m| m.config == config) {
             continue;
         }
-        let group = if draft.grouped { group(&config) } else { String::new() };
+        let group = match of.drawing {
+            Drawing::Seeds => group(&config),
+            Drawing::Positions => String::new(),
+            _ => draft.name.clone(),
+        };
         runs.push(Member { name: draft.name, group, config });
     }
     let title = of.what.split(';').next().unwrap_or_default().split(" (seeds").next().unwrap_or_default();

@@ -12,6 +12,7 @@ use super::{Progress, folder};
 use crate::config::{self, Config};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::metrics::{SUMMARY_FILE, Summary};
+use crate::report::page::{Image, Row, Section};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -183,6 +184,42 @@ impl Study {
         let summary = tables::write(self, folder, &found)?;
         draw::draw(self, folder, &found)?;
         Ok(summary)
+    }
+
+    /// The study's section of a page: table and pictures; `prefix` is the way from the page to `folder`.
+    ///
+    /// # Errors
+    /// Runs that are not over, damaged files.
+    pub fn section(&self, folder: &Path, prefix: &str) -> Result<Section> {
+        let found = gather::read(self, folder)?;
+        let (columns, rows) = tables::key_numbers(self, &found);
+        let image = |(stem, caption): &(&str, &str)| {
+            let path = |kind: &str| format!("{prefix}/{}/{stem}.{kind}", super::figures::FOLDER);
+            Image { src: path("svg"), other: path("png"), caption: (*caption).into() }
+        };
+        let mut links: Vec<String> = ["summary.json", "runs.csv", "curves.csv", "positions.csv"]
+            .map(|f| format!("{prefix}/{f}"))
+            .into();
+        if self.drawing == Drawing::Grid {
+            links.extend(["grid.csv", "grid.json"].map(|f| format!("{prefix}/{f}")));
+        }
+        Ok(Section {
+            id: self.name.clone(),
+            title: self.title.clone(),
+            columns: columns.into_iter().map(String::from).collect(),
+            rows: rows.into_iter().map(|cells| Row { mark: String::new(), cells }).collect(),
+            images: draw::names(self.drawing).iter().map(image).collect(),
+            links,
+            ..Section::default()
+        })
+    }
+
+    /// What all runs have in common, as `key=value, ..`; keys that differ are left out.
+    pub fn common_keys(&self) -> String {
+        let tables: Vec<Table> = self.runs.iter().filter_map(|m| Table::try_from(&m.config).ok()).collect();
+        let Some(first) = tables.first() else { return String::new() };
+        let same = first.iter().filter(|(k, v)| tables.iter().all(|t| t.get(*k) == Some(*v)));
+        same.map(|(k, v)| format!("{k}={}", super::studies::value_text(v))).collect::<Vec<_>>().join(", ")
     }
 
     /// Is there nothing left to do for this run?

@@ -14,6 +14,45 @@ const MOST_ROWS: usize = 8;
 /// Graphs shown as examples.
 const EXAMPLES: usize = 3;
 
+/// Stems and captions of what [`draw`] draws.
+pub(super) fn names(drawing: Drawing) -> &'static [(&'static str, &'static str)] {
+    const LOSS: (&str, &str) =
+        ("loss", "Training and test loss, with the losses of reference predictors on the same test set.");
+    match drawing {
+        Drawing::Matrices => &[
+            (
+                "matrices",
+                "A row for each run: the graph, the first layer's attention by position, A2 and W by blocks.",
+            ),
+            LOSS,
+        ],
+        Drawing::Patterns => {
+            &[("attention", "A row for each run: the graph and the first layer's attention."), LOSS]
+        }
+        Drawing::Heads => &[
+            (
+                "attention",
+                "A row for each run: the graph (parents in order, the last one brightest), and each head.",
+            ),
+            ("heads", "Attention of each head on each parent, by position."),
+            LOSS,
+        ],
+        Drawing::Positions => &[
+            (
+                "positions",
+                "Attention on the parent by position: mean over the runs in which that position has one.",
+            ),
+            ("examples", "The first runs: graph and attention of the first layer."),
+            ("loss", "Test loss and mean attention over steps: mean and spread over runs."),
+        ],
+        Drawing::Seeds => &[
+            ("curves", "Test loss and mean attention over steps: mean and spread over seeds."),
+            ("positions", "Attention on the parent at the end, by position."),
+        ],
+        Drawing::Grid => &[("phase", "Recovery over the grid.")],
+    }
+}
+
 /// Draws everything.
 pub(super) fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
     let dir = folder.join(FOLDER);

@@ -260,3 +260,60 @@ fn summary(study: &Study, found: &[Found<'_>]) -> Result<Summary> {
     }
     Ok(out)
 }
+
+/// Columns and rows of a short table: a row for each run, or for each group of repetitions.
+pub(super) fn key_numbers(study: &Study, found: &[Found<'_>]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let short = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
+    let keys = [
+        ("test_loss", "test loss"),
+        ("bayes_counts", "Bayes, counts"),
+        ("bayes_posterior", "Bayes, exact"),
+        ("gap", "gap to counts"),
+        ("attention_on_parent_mean", "attention on the parent"),
+        ("attention_on_parent_min", "its minimum"),
+    ];
+    let mut columns: Vec<&str> = keys.iter().map(|k| k.1).collect();
+    match study.drawing {
+        Drawing::Matrices | Drawing::Patterns | Drawing::Heads => {
+            columns.insert(0, "run");
+            columns.push("graph recovered");
+            if study.drawing == Drawing::Heads {
+                columns.push("heads");
+            }
+            let row = |f: &Found<'_>| {
+                let mut row = vec![f.member.name.clone()];
+                row.extend(keys.iter().map(|(k, _)| short(f.number(k))));
+                row.push(if recovered(std::iter::once(f)) == 1 { "yes".into() } else { "no".into() });
+                if let Some(s) = draw::split(f).filter(|_| study.drawing == Drawing::Heads) {
+                    let of = |h: usize| {
+                        let p = s.parent_of_head[h];
+                        format!("head {} on parent {p} ({:.3})", h + 1, s.mean[h][p - 1])
+                    };
+                    row.push((0..s.mean.len()).map(of).collect::<Vec<_>>().join(", "));
+                }
+                row
+            };
+            (columns, found.iter().map(row).collect())
+        }
+        Drawing::Positions | Drawing::Seeds | Drawing::Grid => {
+            columns.splice(0..0, ["group", "runs"]);
+            columns.push("graphs recovered");
+            let row = |(group, runs): (&str, Vec<&Found<'_>>)| {
+                let mut row = vec![
+                    if group.is_empty() { "all".into() } else { group.to_string() },
+                    runs.len().to_string(),
+                ];
+                for (k, _) in keys {
+                    let s = spread(runs.iter().filter_map(|f| f.number(k)));
+                    row.push(match s {
+                        Some(Spread { mean, sd: Some(sd), .. }) => format!("{mean:.4} ± {sd:.4}"),
+                        s => short(s.map(|s| s.mean)),
+                    });
+                }
+                row.push(recovered(runs.iter().copied()).to_string());
+                row
+            };
+            (columns, groups(found).into_iter().map(row).collect())
+        }
+    }
+}
