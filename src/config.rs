@@ -307,6 +307,23 @@ pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
     Ok(table)
 }
 
+/// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers is one value.
+///
+/// # Errors
+/// As [`parse_overrides`]; a value that is given twice.
+pub fn parse_values(arg: &str) -> Result<(String, Vec<Value>)> {
+    let Some((name, text)) = arg.split_once('=') else {
+        return Err(Error::invalid("argument", format!("`{arg}`"), "key=value or key=a,b,.."));
+    };
+    let key = find(name.trim())?;
+    let parts: Vec<&str> = if key.kind == Kind::Integers { vec![text] } else { text.split(',').collect() };
+    let values: Vec<Value> = parts.into_iter().map(|t| parse(key, t.trim())).collect::<Result<_>>()?;
+    if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
+        return Err(Error::invalid(key.name, format!("{} twice", values[i]), "every value once"));
+    }
+    Ok((key.name.to_string(), values))
+}
+
 /// Reads a TOML file of keys.
 ///
 /// # Errors

@@ -77,7 +77,7 @@ fn test_size(config: &Config) -> Result<usize> {
     Ok(population::words(config)?.unwrap_or(config.test_size))
 }
 
-fn spec(config: &Config) -> ModelSpec {
+pub(super) fn spec(config: &Config) -> ModelSpec {
     ModelSpec {
         name: config.model.clone(),
         vocab: config.S,
@@ -222,6 +222,7 @@ fn run_typed<E: Elem>(
     let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
     let patterns = first_layer_patterns(config, model.layout(), &params, &probe);
     let attention = probe.attention(&patterns);
+    folder::write_attention(folder, &patterns, config.T)?;
     let mut summary = Summary::new();
     summary.set("test_loss", test_loss)?;
     for reference in &references.all {
@@ -242,8 +243,12 @@ fn run_typed<E: Elem>(
     summary.set("steps_per_second", rate)?;
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
-    let figures =
-        figures::draw(config, &task, model.layout(), &params, &patterns, &probe, &references, folder);
+    let figures = match recorder.progress.wants_figures() {
+        true => {
+            figures::draw(config, &task, model.layout(), &params, &patterns, &probe, &references, folder)
+        }
+        false => Ok(()),
+    };
     Ok(Outcome { summary, figures })
 }
 

@@ -236,7 +236,7 @@ fn stream(config: &Config, l: usize) -> Vec<Block> {
     names.into_iter().map(|(n, size)| Block::new(if named { n } else { String::new() }, size)).collect()
 }
 
-fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
+pub(super) fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
     let blocks = stream(config, l);
     let d: usize = blocks.iter().map(|b| b.size).sum();
     let values = layout.find(&format!("A.{l}")).map(|b| &params[b.range()]).unwrap_or_default();
@@ -276,7 +276,7 @@ fn embedded(config: &Config) -> bool {
     config.model == "mlp_transformer"
 }
 
-fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
+pub(super) fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
     let blocks = stream(config, if embedded(config) { 0 } else { config.heads.len() });
     fit(HeatMap {
         title: if embedded(config) { "E W" } else { "W" }.into(),

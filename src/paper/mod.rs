@@ -10,6 +10,8 @@ mod one_hot;
 mod optimizer;
 mod population;
 mod posterior;
+pub mod studies;
+pub mod study;
 
 use crate::config::Config;
 use crate::{Error, Result};
@@ -206,4 +208,8 @@ pub trait Progress: Send {
     fn finished(&mut self);
     /// Something worth a line.
     fn note(&mut self, text: &str);
+    /// Should the run draw its figures? Those of many small runs are seldom looked at.
+    fn wants_figures(&self) -> bool {
+        true
+    }
 }
