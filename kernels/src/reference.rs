@@ -1,6 +1,7 @@
 //! The naive twin of every kernel: textbook loops, sums in f64 in index order, no blocking. Slow, and the oracle of every
 //! test. Shapes are asserted, not reported.
 
+pub mod sampling;
 mod vecmath;
 
 pub use vecmath::*;

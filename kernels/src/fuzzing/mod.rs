@@ -7,6 +7,7 @@ mod gemm;
 pub(crate) mod mask;
 pub(crate) mod peak;
 pub(crate) mod prefix_tree;
+pub(crate) mod sampling;
 pub(crate) mod testkit;
 pub mod ulps;
 pub(crate) mod vecmath;
@@ -48,6 +49,11 @@ pub fn peak(data: &[u8]) {
 pub fn vecmath(data: &[u8]) {
     vecmath::check::<f32>(data);
     vecmath::check::<f64>(data);
+}
+
+/// The fuzz target `sampling`: any bytes are addresses, rows and a forest, checked against the twins bit for bit.
+pub fn sampling(data: &[u8]) {
+    sampling::run(data);
 }
 
 #[cfg(test)]
@@ -99,5 +105,10 @@ mod tests {
     #[test]
     fn vecmath_corpus_passes() {
         replay("vecmath", super::vecmath);
+    }
+
+    #[test]
+    fn sampling_corpus_passes() {
+        replay("sampling", super::sampling);
     }
 }
