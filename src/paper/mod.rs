@@ -5,6 +5,7 @@ mod algorithm1_figures;
 pub mod causal;
 mod figures;
 pub mod folder;
+pub mod ood;
 mod population;
 mod posterior;
 
