@@ -1,10 +1,12 @@
 //! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything else).
 
 mod bench;
+mod discover;
 mod exact;
 mod figures;
 mod grad;
 mod info;
+mod ood;
 mod progress;
 mod run;
 mod sweep;
@@ -41,6 +43,12 @@ enum Command {
     /// Loss and gradients on the whole population, no sequence sampled.
     #[command(after_help = exact::AFTER_HELP)]
     Exact(exact::ExactArgs),
+    /// The latent graph of token sequences, from one sampled gradient before any training.
+    #[command(after_help = discover::AFTER_HELP)]
+    Discover(discover::DiscoverArgs),
+    /// How trained runs predict transitions of other kinds than they were trained on.
+    #[command(after_help = ood::after_help())]
+    Ood(ood::OodArgs),
     /// Hold the theory's claims against exact computation.
     #[command(after_help = verify::after_help())]
     Verify(verify::VerifyArgs),
@@ -73,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::sweep(&args).map(|()| ExitCode::SUCCESS),
         Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
         Command::Exact(args) => exact::exact(&args).map(|()| ExitCode::SUCCESS),
+        Command::Discover(args) => discover::discover(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ood(args) => ood::ood(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::verify(&args),
         Command::Info(args) => info::info(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),

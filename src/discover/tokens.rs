@@ -93,6 +93,13 @@ pub fn parse_tokens(path: &Path, bytes: &[u8], symbols: Option<usize>) -> Result
     Ok(rows)
 }
 
+/// Fields of the first line: 1 for symbols, S for soft labels; 0 where there is no text.
+pub fn label_width(bytes: &[u8]) -> usize {
+    let text = String::from_utf8_lossy(bytes.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned();
+    let row = text.trim_start_matches('\u{feff}').trim();
+    if row.is_empty() { 0 } else { fields(row).count() }
+}
+
 /// Labels from the bytes of a file: per line a symbol, or `symbols` (S) probabilities; `seqs` lines, all of one kind.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ mod figures;
 pub mod folder;
 mod one_hot;
 mod optimizer;
+pub mod ood;
 mod population;
 mod posterior;
 pub mod studies;
