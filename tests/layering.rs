@@ -44,7 +44,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("safetensors", &["report"]),
     ("toml", &["config", "paper", "cli"]),
-    ("popgrad_kernels", &["error", "model", "optim", "train", "paper", "cli", "source", "exact", "measure"]),
+    (
+        "popgrad_kernels",
+        &["error", "rng", "task", "model", "optim", "train", "paper", "cli", "source", "exact", "measure"],
+    ),
 ];
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {
