@@ -70,7 +70,11 @@ Per position: the parent (or root), its score, the margin to the second best, st
 fn keys() -> Vec<Key> {
     let mut keys = config::keys(&["S", "T", "graph", "parents", "alpha", "roots", "seed"]);
     keys.push(key("samples", Kind::Count, "sequences to draw, >= 2; default 2^14"));
-    keys.push(key("labels", Kind::Text, "soft (the law of what follows the query) or symbol (one draw from it)"));
+    keys.push(key(
+        "labels",
+        Kind::Text,
+        "soft (the law of what follows the query) or symbol (one draw from it)",
+    ));
     keys
 }
 
@@ -95,7 +99,11 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
         (None, Some(path)) => (from_text(path, args, score)?, None),
         (None, None) => {
             if args.labels != "next" {
-                return Err(Error::invalid("labels", format!("{} with a drawn task", args.labels), "labels=soft|symbol"));
+                return Err(Error::invalid(
+                    "labels",
+                    format!("{} with a drawn task", args.labels),
+                    "labels=soft|symbol",
+                ));
             }
             let drawn = Drawn::of(&args.keys)?;
             if let Some(seeds) = args.sweep {
@@ -142,7 +150,8 @@ fn fits_memory(len: usize, more: usize) -> Result<()> {
     match sums.and_then(|b| b.checked_add(more)) {
         Some(bytes) if bytes <= free => Ok(()),
         bytes => {
-            let found = bytes.map_or("more than can be addressed".into(), |b| format!("about {} MiB", b >> 20));
+            let found =
+                bytes.map_or("more than can be addressed".into(), |b| format!("about {} MiB", b >> 20));
             Err(Error::invalid("memory (T, S, samples)", found, format!("{} MiB free", free >> 20)))
         }
     }
@@ -189,7 +198,10 @@ fn integers(path: &Path, name: &str, array: &Array, width: usize, symbols: usize
     let token = |(k, x): (usize, i64)| {
         let wrong = || {
             let at = if width == 1 { format!("{k}") } else { format!("{}, {}", k / width, k % width) };
-            Error::format(path, format!("{name}[{at}] = {x}; allowed: 0 to S-1 = {}", symbols.saturating_sub(1)))
+            Error::format(
+                path,
+                format!("{name}[{at}] = {x}; allowed: 0 to S-1 = {}", symbols.saturating_sub(1)),
+            )
         };
         u32::try_from(x).ok().filter(|x| (*x as usize) < symbols).ok_or_else(wrong)
     };
@@ -236,8 +248,9 @@ impl LabelFile {
                 }
                 let rows = array.to_f64_vec();
                 for (n, row) in rows.chunks_exact(symbols).enumerate() {
-                    crate::discover::check_soft(row)
-                        .map_err(|p| Error::format(path, format!("{name}[{n}, :] {p}; expected {}", crate::discover::SOFT)))?;
+                    crate::discover::check_soft(row).map_err(|p| {
+                        Error::format(path, format!("{name}[{n}, :] {p}; expected {}", crate::discover::SOFT))
+                    })?;
                 }
                 Ok(Labels::Soft(rows))
             }
@@ -253,7 +266,9 @@ fn from_file(path: &Path, args: &DiscoverArgs, score: Score) -> Result<Sample> {
     }
     let file = match (args.labels.as_str(), score) {
         ("next", _) => None,
-        (_, Score::Chi2) => return Err(Error::invalid("labels", &args.labels, "none: score=chi2 reads tokens alone")),
+        (_, Score::Chi2) => {
+            return Err(Error::invalid("labels", &args.labels, "none: score=chi2 reads tokens alone"));
+        }
         (file, _) => Some((Path::new(file), LabelFile::read(Path::new(file))?)),
     };
     let symbols = args.symbols.or(file.as_ref().and_then(|(_, f)| f.symbols()));
@@ -315,7 +330,8 @@ struct Drawn {
 impl Drawn {
     fn of(words: &[String]) -> Result<Self> {
         let table = config::parse_keys(words, &keys())?;
-        let count = |name: &str| table.get(name).and_then(|v| v.as_integer()).and_then(|i| u64::try_from(i).ok());
+        let count =
+            |name: &str| table.get(name).and_then(|v| v.as_integer()).and_then(|i| u64::try_from(i).ok());
         let text = |name: &str| table.get(name).and_then(|v| v.as_str());
         let parents: Vec<i64> = table
             .get("parents")
@@ -324,7 +340,11 @@ impl Drawn {
             .unwrap_or_default();
         let graph = text("graph").map(String::from);
         if graph.is_none() && parents.is_empty() {
-            return Err(Error::invalid("graph", "missing", "--tokens FILE, --text FILE, or graph=NAME S=.. T=.."));
+            return Err(Error::invalid(
+                "graph",
+                "missing",
+                "--tokens FILE, --text FILE, or graph=NAME S=.. T=..",
+            ));
         }
         if graph.is_some() && !parents.is_empty() {
             return Err(Error::invalid("parents", "given with graph", "parents=.. or graph=.., not both"));
@@ -346,10 +366,21 @@ impl Drawn {
             None => return Err(missing("T")),
         };
         let samples = count("samples").unwrap_or(1 << 14) as usize;
-        let bytes = len.checked_mul(4).and_then(|t| t.checked_add(symbols.checked_mul(8)?)?.checked_mul(samples));
+        let bytes =
+            len.checked_mul(4).and_then(|t| t.checked_add(symbols.checked_mul(8)?)?.checked_mul(samples));
         fits_memory(len, bytes.unwrap_or(usize::MAX))?;
         let alpha = table.get("alpha").and_then(|v| v.as_float()).unwrap_or(0.1);
-        let drawn = Drawn { graph, parents, symbols, len, alpha, roots, seed: count("seed").unwrap_or(0), samples, soft };
+        let drawn = Drawn {
+            graph,
+            parents,
+            symbols,
+            len,
+            alpha,
+            roots,
+            seed: count("seed").unwrap_or(0),
+            samples,
+            soft,
+        };
         if drawn.samples < 2 {
             return Err(Error::invalid("samples", samples.to_string(), "samples >= 2"));
         }
@@ -402,7 +433,11 @@ impl Drawn {
     /// Share of edges whose parent has the highest score, and what the test makes of them, by number of samples.
     fn sweep(&self, seeds: u64, args: &DiscoverArgs, score: Score) -> Result<()> {
         if seeds == 0 || self.samples < 256 {
-            return Err(Error::invalid("sweep", format!("{seeds} seeds, {} samples", self.samples), ">= 1, >= 2^8"));
+            return Err(Error::invalid(
+                "sweep",
+                format!("{seeds} seeds, {} samples", self.samples),
+                ">= 1, >= 2^8",
+            ));
         }
         let sizes: Vec<usize> = (8..usize::BITS).map(|e| 1 << e).take_while(|n| *n <= self.samples).collect();
         let mut sums = vec![Sums::default(); sizes.len()];
@@ -423,7 +458,9 @@ impl Drawn {
         if args.json {
             return tell(&(to_json(&records)? + "\n"));
         }
-        let mut text = String::from("| samples | parent has the highest score | edges found | wrong parent | roots given a parent | whole graph |\n|---:|---:|---:|---:|---:|---:|\n");
+        let mut text = String::from(
+            "| samples | parent has the highest score | edges found | wrong parent | roots given a parent | whole graph |\n|---:|---:|---:|---:|---:|---:|\n",
+        );
         for r in &records {
             text += &format!(
                 "| {} | {:.3} | {:.3} | {:.3} | {} of {} | {} of {} |\n",
@@ -609,5 +646,10 @@ fn figure(graph: &Graph) -> Figure {
         (0..p.position).for_each(|j| edges[p.position * n + j] = f64::from(u8::from(p.parent == Some(j))));
     }
     let scores = (0..n * n).map(|e| if e % n < e / n { graph.scores[e] } else { f64::NAN }).collect();
-    Panels { title: String::new(), columns: 2, figures: vec![map("score", scores), map("edges found", edges)] }.into()
+    Panels {
+        title: String::new(),
+        columns: 2,
+        figures: vec![map("score", scores), map("edges found", edges)],
+    }
+    .into()
 }

@@ -59,7 +59,8 @@ struct Run {
 
 pub(super) fn ood(args: &OodArgs) -> Result<()> {
     let kinds = kinds(&args.kinds)?;
-    for (name, value, most) in [("matrices", args.matrices, 1 << 16), ("sequences", args.sequences, 1 << 26)] {
+    for (name, value, most) in [("matrices", args.matrices, 1 << 16), ("sequences", args.sequences, 1 << 26)]
+    {
         let least = if name == "sequences" { 2 } else { 1 };
         if !(least..=most).contains(&value) {
             return Err(Error::invalid(name, value.to_string(), format!("{least} to {most}")));
@@ -74,7 +75,8 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
     }
     let mut runs = Vec::new();
     for (folder, trained) in args.runs.iter().zip(&trained) {
-        let outcomes = pool.install(|| kinds.iter().map(|k| evaluate(trained, k, &sizes)).collect::<Result<_>>())?;
+        let outcomes =
+            pool.install(|| kinds.iter().map(|k| evaluate(trained, k, &sizes)).collect::<Result<_>>())?;
         let run = Run {
             run: folder.display().to_string(),
             graph: trained.config.graph.clone(),
@@ -111,11 +113,20 @@ fn table(run: &Run) -> String {
         "{}: {}, S = {}, T = {}, alpha = {}, step {}\n",
         run.run, run.graph, run.symbols, run.len, run.alpha, run.step
     );
-    text += "kind             T_eff    loss   counts  entropy   E|f-pi|   E sup   worst query  counts' E sup\n";
+    text +=
+        "kind             T_eff    loss   counts  entropy   E|f-pi|   E sup   worst query  counts' E sup\n";
     for o in &run.kinds {
         text += &format!(
             "{:<14} {:>7.2} {:>7.4}  {:>7.4}  {:>7.4}   {:>7.4} {:>7.4}       {:>7.4}        {:>7.4}\n",
-            o.kind, o.t_eff, o.loss, o.bayes_counts, o.entropy, o.mean_error, o.sup_error, o.worst_query, o.counts_sup_error
+            o.kind,
+            o.t_eff,
+            o.loss,
+            o.bayes_counts,
+            o.entropy,
+            o.mean_error,
+            o.sup_error,
+            o.worst_query,
+            o.counts_sup_error
         );
     }
     text

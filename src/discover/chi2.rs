@@ -170,3 +170,88 @@ pub fn discover(sample: &Sample, level: f64) -> Result<Graph> {
         scores: table.scores,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All orders of `x`.
+    fn permutations(x: &[u32]) -> Vec<Vec<u32>> {
+        if x.is_empty() {
+            return vec![Vec::new()];
+        }
+        let mut out = Vec::new();
+        for k in 0..x.len() {
+            let mut rest = x.to_vec();
+            let first = rest.remove(k);
+            out.extend(permutations(&rest).into_iter().map(|mut p| {
+                p.insert(0, first);
+                p
+            }));
+        }
+        out
+    }
+
+    #[test]
+    fn moments_over_permutations_are_exact() {
+        for (a, b) in
+            [([0, 0, 1, 1, 2, 2, 2], [0, 1, 1, 0, 0, 2, 0]), ([0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 2])]
+        {
+            let n = a.len() as f64;
+            let mut counts = Counts::new(4);
+            let all = permutations(&b);
+            let x2: Vec<f64> = all
+                .iter()
+                .map(|b| {
+                    counts.fill(&a, b);
+                    n * (counts.ratio() - 1.0)
+                })
+                .collect();
+            let mean = x2.iter().sum::<f64>() / x2.len() as f64;
+            let variance = x2.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / x2.len() as f64;
+            let (m, v) = counts.null(n);
+            assert!(
+                (m / mean - 1.0).abs() < 1e-12 && (v / variance - 1.0).abs() < 1e-11,
+                "{m} {mean} {v} {variance}"
+            );
+        }
+    }
+
+    #[test]
+    fn influence_is_the_derivative_of_the_score() {
+        let (a, b) = ([0, 0, 1, 1, 2, 2, 2, 0], [0, 1, 1, 0, 0, 2, 0, 0]);
+        let mut counts = Counts::new(3);
+        counts.fill(&a, &b);
+        let n = 8.0;
+        let influence = counts.influence(n);
+        // Σ p²/(p_a p_b) with weights w on the sequences, by hand.
+        let ratio = |w: &[f64]| {
+            let total: f64 = w.iter().sum();
+            let (mut p, mut pa, mut pb) = ([[0.0; 3]; 3], [0.0; 3], [0.0; 3]);
+            for (k, w) in w.iter().enumerate() {
+                p[a[k] as usize][b[k] as usize] += w / total;
+                pa[a[k] as usize] += w / total;
+                pb[b[k] as usize] += w / total;
+            }
+            let mut r = 0.0;
+            for x in 0..3 {
+                for y in 0..3 {
+                    r += p[x][y] * p[x][y] / (pa[x] * pb[y]);
+                }
+            }
+            r
+        };
+        let mean: f64 = (0..8).map(|k| influence[(a[k] * 3 + b[k]) as usize]).sum::<f64>() / n;
+        for k in 0..8 {
+            let h = 1e-5;
+            let at = |d: f64| {
+                let mut w = [1.0; 8];
+                w[k] += d;
+                ratio(&w)
+            };
+            let slope = (at(h) - at(-h)) / (2.0 * h) * n;
+            let expected = influence[(a[k] * 3 + b[k]) as usize] - mean;
+            assert!((slope - expected).abs() < 1e-8, "{k}: {slope} {expected}");
+        }
+    }
+}

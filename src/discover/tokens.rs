@@ -30,11 +30,11 @@ fn lines<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<(usize, &'a str)>> {
             return Err(Error::format(path, format!("line {line}: not text; expected rows of integers")));
         }
     };
+    // An exporter's byte order mark is no token.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
         return Err(Error::format(path, "empty; expected one row of integers per sequence"));
     }
-    // An exporter's byte order mark is no token.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines()
         .enumerate()
         .map(|(n, line)| match line.trim() {
@@ -133,7 +133,10 @@ pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> R
         }
         let found = soft.len() - before;
         if found != symbols {
-            return Err(at(n, format!("{found} numbers; expected one symbol or S = {symbols} probabilities")));
+            return Err(at(
+                n,
+                format!("{found} numbers; expected one symbol or S = {symbols} probabilities"),
+            ));
         }
         check_soft(&soft[before..]).map_err(|p| at(n, format!("{p}; expected {SOFT}")))?;
     }
@@ -146,9 +149,8 @@ pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> R
 /// # Errors
 /// Fewer than two windows; one character only, or more than [`MAX_SYMBOLS`] of them.
 pub fn windows(path: &Path, bytes: &[u8], len: usize) -> Result<(Rows, Vec<char>)> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        Error::format(path, format!("byte {}: not UTF-8 text", e.valid_up_to()))
-    })?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| Error::format(path, format!("byte {}: not UTF-8 text", e.valid_up_to())))?;
     let mut alphabet: Vec<char> = text.chars().collect();
     let count = alphabet.len();
     alphabet.sort_unstable();
@@ -158,7 +160,10 @@ pub fn windows(path: &Path, bytes: &[u8], len: usize) -> Result<(Rows, Vec<char>
         return Err(Error::invalid("window", len.to_string(), allowed));
     }
     if !(2..=MAX_SYMBOLS).contains(&alphabet.len()) {
-        return Err(Error::format(path, format!("{} different characters; expected 2 to {MAX_SYMBOLS}", alphabet.len())));
+        return Err(Error::format(
+            path,
+            format!("{} different characters; expected 2 to {MAX_SYMBOLS}", alphabet.len()),
+        ));
     }
     let number = |c: char| alphabet.binary_search(&c).map_or(0, |k| k as u32);
     let tokens = text.chars().take(count / len * len).map(number).collect();
@@ -216,6 +221,7 @@ mod tests {
         for (text, expected) in [
             (&b""[..], "t.txt: empty; expected one row"),
             (b" \n\n", "t.txt: empty; expected one row"),
+            ("\u{feff}".as_bytes(), "t.txt: empty; expected one row"),
             (b"0 1\n\n1 0\n", "t.txt: line 2: empty row"),
             (b"0 1\n1 0 1\n", "t.txt: line 2: 3 tokens; expected 2 as in line 1"),
             (b"0 1\n1\n", "t.txt: line 2: 1 tokens; expected 2"),

@@ -130,11 +130,13 @@ impl Trained {
         let missing = || Error::format(folder, "no checkpoint");
         let (step, params) = match config.dtype.as_str() {
             "f64" => {
-                let state = folder::load::<f64>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
+                let state =
+                    folder::load::<f64>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
                 (state.step, state.params)
             }
             _ => {
-                let state = folder::load::<f32>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
+                let state =
+                    folder::load::<f32>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
                 (state.step, state.params.into_iter().map(f64::from).collect())
             }
         };
@@ -147,8 +149,15 @@ impl Trained {
     /// When they do not fit each other or the task.
     pub fn new(config: Config, model: Box<dyn Model<f64>>, params: Vec<f64>) -> Result<Self> {
         let task = causal::tree(&config)?;
-        if model.seq_len() != task.seq_len() || model.vocab() != task.vocab() || model.layout().len() != params.len() {
-            return Err(Error::invalid("model", model.name(), "one of the task's S and T, with its parameters"));
+        if model.seq_len() != task.seq_len()
+            || model.vocab() != task.vocab()
+            || model.layout().len() != params.len()
+        {
+            return Err(Error::invalid(
+                "model",
+                model.name(),
+                "one of the task's S and T, with its parameters",
+            ));
         }
         Ok(Trained { config, task, step: 0, model, params })
     }
@@ -186,7 +195,8 @@ pub fn matrices(kind: &str, symbols: usize, alpha: f64, sizes: &Sizes) -> Result
         task.sample(&key, number(m), &mut work, &mut [0; 2], &mut target);
         Ok(work.pi().to_vec())
     };
-    let mixed = |share: f64, pi: Vec<f64>| pi.into_iter().map(|p| (1.0 - share) * p + share / s as f64).collect();
+    let mixed =
+        |share: f64, pi: Vec<f64>| pi.into_iter().map(|p| (1.0 - share) * p + share / s as f64).collect();
     let moves = |to: &dyn Fn(usize) -> usize, stay: f64| -> Vec<f64> {
         let pi = (0..s * s).map(|e| f64::from(u8::from(to(e / s) == e % s))).collect();
         mixed(1.0 - stay, pi)
@@ -211,7 +221,15 @@ pub fn matrices(kind: &str, symbols: usize, alpha: f64, sizes: &Sizes) -> Result
 }
 
 /// Sequence number `n` of the forest under `pi`: roots by `root` (S), the query uniform. Two positions to a variate.
-pub fn sample_given(forest: &Forest, symbols: usize, pi: &[f64], root: &[f64], key: &Key, n: u64, tokens: &mut [u32]) {
+pub fn sample_given(
+    forest: &Forest,
+    symbols: usize,
+    pi: &[f64],
+    root: &[f64],
+    key: &Key,
+    n: u64,
+    tokens: &mut [u32],
+) {
     let (s, t) = (symbols, forest.seq_len());
     let mut pair = [0.0; 2];
     for i in 0..t {
