@@ -8,7 +8,7 @@ pub mod disentangled;
 pub mod layout;
 pub mod simplified;
 
-pub use disentangled::Disentangled;
+pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
 pub use simplified::Simplified;
 
