@@ -38,14 +38,25 @@ pub const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 }
 
 /// Every key of a run.
-pub const KEYS: [Key; 27] = [
+pub const KEYS: [Key; 30] = [
     key("preset", Kind::Text, "the preset that the other keys start from"),
     key("seed", Kind::Count, "seed of every draw"),
     key("dtype", Kind::Text, "f32 or f64: type of parameters and activations"),
     key(
+        "task",
+        Kind::Text,
+        "task: causal_tree, or causal_dag (several parents); follows `graph` if not given",
+    ),
+    key(
         "graph",
         Kind::Text,
-        "latent graph: chain, icl, random, many_graphs, manual, or custom (then `parents`)",
+        "latent graph: chain, icl, random, many_graphs, manual, or custom (then `parents`); causal_dag: two_parents, ngram, or custom (then `parent_sets`)",
+    ),
+    key("order", Kind::Count, "graph=ngram: parents of a position, >= 1"),
+    key(
+        "parent_sets",
+        Kind::Text,
+        "parents of each of the T positions and of the target, e.g. `-;0;0,1;1,2` for T=3, - for a root; sets graph=custom, task=causal_dag",
     ),
     key(
         "parents",
@@ -55,7 +66,11 @@ pub const KEYS: [Key; 27] = [
     key("S", Kind::Count, "alphabet size, 2 to 1024"),
     key("T", Kind::Count, "sequence length with the query, 2 to 4096"),
     key("alpha", Kind::Real, "Dirichlet parameter of the transition rows, 0.001 to 1000"),
-    key("roots", Kind::Text, "law of the roots: stationary or uniform"),
+    key(
+        "roots",
+        Kind::Text,
+        "law of the roots: stationary or uniform; causal_dag: shared (one draw of a law) or uniform",
+    ),
     key(
         "source",
         Kind::Text,
@@ -92,11 +107,26 @@ fn sampled() -> String {
     SOURCES[0].into()
 }
 
+fn causal_tree() -> String {
+    TASKS[0].into()
+}
+
+fn is_causal_tree(task: &String) -> bool {
+    task == TASKS[0]
+}
+
+/// What `task` may name; the first is the one meant where none is.
+pub const TASKS: [&str; 2] = ["causal_tree", "causal_dag"];
+
+/// Graphs that only `causal_dag` has.
+const DAG_GRAPHS: [&str; 2] = ["two_parents", "ngram"];
+
 /// What `source` may name.
 pub const SOURCES: [&str; 3] = ["sampled", "exact", "orbit"];
 
 /// Keys that a configuration may lack.
-const OPTIONAL: [&str; 6] = ["parents", "source", "eps", "beta0", "steps1", "lr2"];
+const OPTIONAL: [&str; 9] =
+    ["task", "order", "parent_sets", "parents", "source", "eps", "beta0", "steps1", "lr2"];
 
 /// A resolved configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,8 +139,17 @@ pub struct Config {
     pub seed: u64,
     /// `f32` or `f64`.
     pub dtype: String,
+    /// Task.
+    #[serde(default = "causal_tree", skip_serializing_if = "is_causal_tree")]
+    pub task: String,
     /// Latent graph.
     pub graph: String,
+    /// Parents of a position in an n-gram graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<usize>,
+    /// Parent tuples of a custom graph with several parents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_sets: Option<String>,
     /// Parent list of a custom graph.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<i64>,
@@ -257,20 +296,15 @@ fn parse_text(path: &Path, text: &str) -> Result<Table> {
     table.into_iter().map(|(name, value)| Ok((name.clone(), coerce(find(&name)?, value)?))).collect()
 }
 
-/// Layers `tables`, later over earlier, into a configuration. `parents` given without `graph` means a custom graph, and a
-/// named graph drops the parents of an earlier layer.
+/// Layers `tables`, later over earlier, into a configuration. `parents` or `parent_sets` given without `graph` means a custom
+/// graph, and a graph drops the parents and the order of an earlier layer; the task follows the graph where it is not given.
 ///
 /// # Errors
 /// A missing key or a value out of range.
 pub fn resolve(tables: &[Table]) -> Result<Config> {
     let mut merged = Table::new();
     for table in tables {
-        if table.contains_key("parents") && !table.contains_key("graph") {
-            merged.insert("graph".into(), Value::String("custom".into()));
-        }
-        if table.contains_key("graph") && !table.contains_key("parents") {
-            merged.remove("parents");
-        }
+        set_graph(table, &mut merged);
         merged.extend(table.clone());
     }
     if let Some(missing) = KEYS.iter().find(|k| !OPTIONAL.contains(&k.name) && !merged.contains_key(k.name)) {
@@ -286,6 +320,23 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
         .map_err(|e: toml::de::Error| Error::invalid("configuration", e.message(), "values in range"))?;
     config.check()?;
     Ok(config)
+}
+
+/// What a layer that names a graph says about the keys beside it.
+fn set_graph(table: &Table, merged: &mut Table) {
+    let (one, several) = (table.contains_key("parents"), table.contains_key("parent_sets"));
+    let graph = table.get("graph").and_then(|v| v.as_str());
+    if graph.is_none() && !one && !several {
+        return;
+    }
+    for key in ["parents", "parent_sets", "order"] {
+        merged.remove(key);
+    }
+    if graph.is_none() {
+        merged.insert("graph".into(), Value::String("custom".into()));
+    }
+    let task = TASKS[usize::from(several || graph.is_some_and(|g| DAG_GRAPHS.contains(&g)))];
+    merged.insert("task".into(), Value::String(task.into()));
 }
 
 impl Config {
@@ -323,7 +374,31 @@ impl Config {
         if !SOURCES.contains(&self.source.as_str()) {
             return Err(Error::unknown("source", &self.source, SOURCES));
         }
+        self.check_graph()?;
         self.check_staged()
+    }
+
+    /// Keys of one task are refused with the other.
+    fn check_graph(&self) -> Result<()> {
+        if !TASKS.contains(&self.task.as_str()) {
+            return Err(Error::unknown("task", &self.task, TASKS));
+        }
+        let (dag, custom) = (self.task == TASKS[1], self.graph == "custom");
+        if let Some(sets) = &self.parent_sets
+            && !(dag && custom)
+        {
+            return Err(Error::invalid("parent_sets", sets, "task=causal_dag with graph=custom only"));
+        }
+        if let Some(order) = self.order
+            && !(dag && self.graph == "ngram")
+        {
+            return Err(Error::invalid("order", order.to_string(), "graph=ngram only"));
+        }
+        if dag && !self.parents.is_empty() {
+            let found = format!("{} entries with task=causal_dag", self.parents.len());
+            return Err(Error::invalid("parents", found, "parent_sets=.., or task=causal_tree"));
+        }
+        Ok(())
     }
 
     /// The keys of Algorithm 1 come together with its model and its optimiser, or not at all.

@@ -78,6 +78,11 @@ impl Key {
         Key([b[0], b[1]])
     }
 
+    /// The Philox key itself.
+    pub(crate) fn words(&self) -> [u32; 2] {
+        self.0
+    }
+
     /// The 128 random bits at (`sample`, `variate`, `attempt`), as two words.
     #[inline]
     pub fn block(&self, sample: u64, variate: u32, attempt: u32) -> [u64; 2] {

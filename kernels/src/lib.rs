@@ -29,6 +29,7 @@ mod par;
 mod peak;
 pub mod prefix_tree;
 pub mod reference;
+pub mod sampling;
 mod scratch;
 mod view;
 

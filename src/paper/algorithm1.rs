@@ -4,7 +4,7 @@
 //! Expectation: stage 1 turns the rows of softmax(A1) into the graph; stage 2 sharpens A2 = β I, and the loss falls to near
 //! the Bayes loss. The last row, which has no parent, drifts to itself.
 
-use super::causal::{Outcome, task};
+use super::causal::{Outcome, tree as task};
 use super::folder::{self, TimingRecord};
 use super::{Progress, algorithm1_figures as figures, population};
 use crate::config::Config;

@@ -203,23 +203,23 @@ pub(super) fn last_seconds(folder: &Path) -> Result<f64> {
 }
 
 #[derive(Serialize)]
-struct RunFile<'a> {
+struct RunFile<'a, P> {
     version: &'a str,
     preset: &'a str,
     seed: u64,
     dtype: &'a str,
-    parents: Vec<i64>,
+    parents: P,
     cpu: String,
     arch: &'a str,
     isa: &'a str,
     threads: usize,
 }
 
-/// Writes `run.json`. `parents` is the graph, -1 for a root.
+/// Writes `run.json`. `parents` is the graph: one parent each and -1 for a root, or the tuples of a graph with several.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn write_run_file(folder: &Path, config: &Config, parents: Vec<i64>) -> Result<()> {
+pub(super) fn write_run_file(folder: &Path, config: &Config, parents: impl Serialize) -> Result<()> {
     let run = RunFile {
         version: env!("CARGO_PKG_VERSION"),
         preset: &config.preset,

@@ -40,14 +40,28 @@ pub fn position_block(a: &[f64], s: usize, t: usize) -> Vec<f64> {
 /// Attention that the heads of layer 1 put on `parents` by position alone: softmax over j <= i of the position block.
 /// `heads` are score matrices (t, t); `parents[i]` is the parent of position i. `None` when no position has a parent.
 pub fn parent_attention(heads: &[Vec<f64>], t: usize, parents: &[Option<usize>]) -> Option<ParentAttention> {
+    let patterns: Vec<Vec<f64>> = heads.iter().map(|h| causal_pattern(h, t)).collect();
+    pattern_attention(&patterns, t, parents.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))))
+}
+
+/// Attention of the patterns (t, t) on each of `pairs` (i, a parent of i); entries above the diagonal are not read. `None` when
+/// there are no pairs.
+///
+/// Each pair counts with its best head. Two parents of one position cannot both be the largest of one head's row: where the
+/// graph is recovered, different heads hold them.
+pub fn pattern_attention(
+    patterns: &[Vec<f64>],
+    t: usize,
+    pairs: impl Iterator<Item = (usize, usize)>,
+) -> Option<ParentAttention> {
     let mut rows = Vec::new();
     let mut recovered = true;
-    for (i, p) in parents.iter().enumerate().filter_map(|(i, p)| p.map(|p| (i, p))) {
+    for (i, p) in pairs {
         let (mut best, mut hit) = (0.0f64, false);
-        for head in heads {
-            let row = causal_row(head, t, i);
+        for pattern in patterns {
+            let row = &pattern[i * t..i * t + i + 1];
             best = best.max(row[p]);
-            hit |= row.iter().enumerate().all(|(j, x)| j == p || *x < row[p]);
+            hit |= is_peak(row, p);
         }
         recovered &= hit;
         rows.push((i, p, best));
@@ -58,6 +72,64 @@ pub fn parent_attention(heads: &[Vec<f64>], t: usize, parents: &[Option<usize>])
     let mean = rows.iter().map(|r| r.2).sum::<f64>() / rows.len() as f64;
     let min = rows.iter().map(|r| r.2).fold(f64::INFINITY, f64::min);
     Some(ParentAttention { rows, mean, min, recovered })
+}
+
+/// Is entry `p` strictly the largest?
+fn is_peak(row: &[f64], p: usize) -> bool {
+    row.iter().enumerate().all(|(j, x)| j == p || *x < row[p])
+}
+
+/// Which head holds which parent, where positions have several.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadAssignment {
+    /// H.
+    pub heads: usize,
+    /// K, parents of a position.
+    pub slots: usize,
+    /// Of each position with K parents: its number, and the attention of head h on parent k (H, K).
+    pub rows: Vec<(usize, Vec<f64>)>,
+    /// Mean over these positions (H, K).
+    pub mean: Vec<f64>,
+    /// The head that parent k is given (K): largest mean attention first, no head twice; none where heads run out.
+    pub head_of: Vec<Option<usize>>,
+    /// Share of these positions at which every parent is strictly the largest entry of its own head's row.
+    pub split: f64,
+}
+
+/// Assigns heads to parents from the patterns (t, t). `parents` are (i, parents of i), all of the same number K >= 1. `None`
+/// where there are no positions or no heads.
+pub fn head_assignment(
+    patterns: &[Vec<f64>],
+    t: usize,
+    parents: &[(usize, &[usize])],
+) -> Option<HeadAssignment> {
+    let (heads, slots) = (patterns.len(), parents.first()?.1.len());
+    if heads == 0 {
+        return None;
+    }
+    let on = |i: usize, p: &[usize]| -> Vec<f64> {
+        patterns.iter().flat_map(|a| p.iter().map(move |p| a[i * t + p])).collect()
+    };
+    let rows: Vec<(usize, Vec<f64>)> = parents.iter().map(|(i, p)| (*i, on(*i, p))).collect();
+    let n = rows.len() as f64;
+    let mean: Vec<f64> = (0..heads * slots).map(|e| rows.iter().map(|r| r.1[e]).sum::<f64>() / n).collect();
+    let mut head_of = vec![None; slots];
+    for _ in 0..heads.min(slots) {
+        let free = |e: &usize| head_of[e % slots].is_none() && !head_of.contains(&Some(e / slots));
+        // The first of equals, so that the answer does not hang on rounding alone.
+        let best =
+            (0..heads * slots).filter(free).max_by(|a, b| mean[*a].total_cmp(&mean[*b]).then(b.cmp(a)));
+        if let Some(e) = best {
+            head_of[e % slots] = Some(e / slots);
+        }
+    }
+    let follows = |(i, p): &&(usize, &[usize])| {
+        p.iter()
+            .zip(&head_of)
+            .all(|(p, h)| h.is_some_and(|h| is_peak(&patterns[h][i * t..i * t + i + 1], *p)))
+    };
+    let split = parents.iter().filter(follows).count() as f64 / n;
+    Some(HeadAssignment { heads, slots, rows, mean, head_of, split })
 }
 
 #[cfg(test)]
@@ -90,5 +162,38 @@ mod tests {
         let both = parent_attention(&[vec![0.0; t * t], block], t, &parents).unwrap();
         assert_eq!(both, got);
         assert!(parent_attention(&[], t, &[None, None]).is_none());
+    }
+
+    #[test]
+    fn heads_are_assigned_to_parents() {
+        let t = 4;
+        let pattern = |peaks: [usize; 4]| -> Vec<f64> {
+            let mut a = vec![f64::NAN; t * t];
+            for (i, p) in peaks.into_iter().enumerate() {
+                for j in 0..=i {
+                    a[i * t + j] = if j == p { 0.7 } else { 0.3 / i as f64 };
+                }
+            }
+            a
+        };
+        let parents: [(usize, &[usize]); 2] = [(2, &[0, 1]), (3, &[1, 2])];
+        // Head 0 follows the second parent everywhere, head 1 the first at position 2 only.
+        let patterns = [pattern([0, 0, 1, 2]), pattern([0, 0, 0, 0])];
+        let got = head_assignment(&patterns, t, &parents).unwrap();
+        assert_eq!((got.heads, got.slots), (2, 2));
+        assert_eq!(got.rows[0], (2, vec![0.15, 0.7, 0.7, 0.15]));
+        assert_eq!(got.head_of, [Some(1), Some(0)]);
+        assert_eq!(got.split, 0.5);
+        assert!((got.mean[2] - (0.7 + 0.1) / 2.0).abs() < 1e-15);
+        let all = pattern_attention(&patterns, t, [(2, 0), (2, 1), (3, 1), (3, 2)].into_iter()).unwrap();
+        assert!(!all.recovered && (all.min - 0.1).abs() < 1e-15);
+        // One head for two parents: the one it holds more, and no split.
+        let one = head_assignment(&patterns[..1], t, &parents).unwrap();
+        assert_eq!((one.head_of, one.split), (vec![None, Some(0)], 0.0));
+        // A tie goes to the first pair, and is no split.
+        let flat = vec![pattern([0, 0, 9, 9]); 2];
+        let tie = head_assignment(&flat, t, &parents).unwrap();
+        assert_eq!((tie.head_of, tie.split), (vec![Some(0), Some(1)], 0.0));
+        assert!(head_assignment(&[], t, &parents).is_none() && head_assignment(&patterns, t, &[]).is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Key;
 use crate::num::{exp, ln};
+use popgrad_kernels::sampling::Envelope;
 
 /// Draws ln X for X ~ Gamma(α, 1), for every α from 10⁻³ (where X itself underflows) to 10³.
 ///
@@ -88,6 +89,18 @@ impl LogGamma {
     /// The shape α.
     pub fn alpha(&self) -> f64 {
         self.alpha
+    }
+
+    /// For [`popgrad_kernels::Kernels::log_gamma`], which draws the same bits in lanes.
+    pub fn envelope(&self) -> Envelope {
+        Envelope {
+            left: self.left,
+            knot: self.knot,
+            scale: self.scale,
+            mean: self.mean,
+            point: self.point,
+            point_exp: self.point_exp,
+        }
     }
 
     /// ln X at (`sample`, `variate`): finite always.

@@ -9,12 +9,15 @@
 //! | μ | `mu`: stationary law of π | (S) |
 //! | p | `forest`: parents of the positions 0..T-2 | (T-1) |
 
+use super::dirichlet::{DirichletRows, kernels};
 use super::graph::Forest;
-use super::stationary::{StationaryScratch, stationary};
+use super::stationary::{LINEAR_FLOOR, StationaryScratch, stationary};
 use super::{Sampler, Task, Work};
 use crate::num::{exp, ln};
 use crate::rng::{Key, LogGamma, lemire, unit};
 use crate::{Error, Result};
+use popgrad_kernels::Kernels;
+use popgrad_kernels::sampling::{Addresses, RowOf, SIDE};
 
 /// The law of root tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,21 +120,22 @@ impl CausalTree {
                 block = key.block(n, (i / 2) as u32, 0);
             }
             let word = block[i % 2];
-            let parent = if i + 1 < t { self.forest.parent(i) } else { None };
-            tokens[i] = match parent {
+            tokens[i] = match self.parent(i) {
                 Some(p) => {
                     let row = tokens[p] as usize * s;
                     invert(&work.cumulated[row..row + s], unit(word))
                 }
                 None if work.has_mu && i + 1 < t => invert(&work.mu_cumulated, unit(word)),
-                // Rejected about once in 2^64 / S words.
-                None => lemire(word, s as u64)
-                    .unwrap_or_else(|| key.below(s as u64, n, (i / 2) as u32, i % 2))
-                    as u32,
+                None => self.uniform_symbol(key, n, i, word),
             };
         }
         let row = tokens[t - 1] as usize * s;
         target.copy_from_slice(&work.pi[row..row + s]);
+    }
+
+    /// The parent of position i; the query has none.
+    fn parent(&self, i: usize) -> Option<usize> {
+        if i + 1 < self.seq_len() { self.forest.parent(i) } else { None }
     }
 
     /// π by normalising gamma variates on the log scale: at α = 10⁻³ most of them underflow as plain numbers, and a
@@ -171,17 +175,176 @@ impl Task for CausalTree {
 
 impl Sampler for CausalTree {
     fn new_work(&self) -> Work {
-        Work::new(self.work())
+        Work::new(self.block(kernels()))
     }
 
     fn samples(&self, key: &Key, first: u64, work: &mut Work, tokens: &mut [u32], targets: &mut [f64]) {
-        let (t, s) = (self.seq_len(), self.vocab);
+        self.sample_block(key, first, work.get(), tokens, targets);
+    }
+}
+
+/// Working storage of [`CausalTree::sample_block`]. Made by [`CausalTree::block`].
+#[derive(Debug, Clone)]
+pub struct CausalTreeBlock {
+    kernels: Kernels<f64>,
+    /// For alphabets too large for lanes, and for laws that need extended exponents.
+    single: CausalTreeWork,
+    lanes: Option<Lanes>,
+}
+
+#[derive(Debug, Clone)]
+struct Lanes {
+    rows: DirichletRows,
+    /// Where each position's symbol comes from; row S of the table is μ.
+    row_of: Vec<RowOf>,
+    /// (T rounded up to even, SIDE).
+    words: Vec<u64>,
+    /// (S, SIDE).
+    mu: Vec<f64>,
+    /// (SIDE, S): the laws that the elimination in lanes cannot find.
+    wide_mu: Vec<f64>,
+}
+
+impl CausalTree {
+    /// Largest alphabet that goes in lanes, which hold [`SIDE`] samples' π at once: 3 MiB here.
+    const MAX_LANE_VOCAB: usize = 128;
+
+    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
+    pub fn block(&self, kernels: Kernels<f64>) -> CausalTreeBlock {
+        let (s, t) = (self.vocab, self.seq_len());
+        let lanes = (s <= Self::MAX_LANE_VOCAB).then(|| Lanes {
+            rows: DirichletRows::new(kernels, s, s, 1),
+            row_of: (0..t)
+                .map(|i| match self.parent(i) {
+                    Some(p) => RowOf::Symbol(p as u32),
+                    None if i + 1 < t && self.roots == Roots::Stationary => RowOf::Fixed(s as u32),
+                    None => RowOf::Given,
+                })
+                .collect(),
+            words: vec![0; t.next_multiple_of(2) * SIDE],
+            mu: vec![0.0; s * SIDE],
+            wide_mu: vec![0.0; s * SIDE],
+        });
+        CausalTreeBlock { kernels, single: self.work(), lanes }
+    }
+
+    /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are those of
+    /// [`sample`](Self::sample); [`SIDE`] samples go side by side.
+    ///
+    /// Allocates nothing.
+    ///
+    /// # Panics
+    /// When the outputs are not whole rows of equal number, or `work` does not fit the task.
+    pub fn sample_block(
+        &self,
+        key: &Key,
+        first: u64,
+        work: &mut CausalTreeBlock,
+        tokens: &mut [u32],
+        targets: &mut [f64],
+    ) {
+        let (s, t) = (self.vocab, self.seq_len());
         let n = tokens.len() / t;
         assert!(tokens.len() == n * t && targets.len() == n * s, "outputs are not whole rows");
-        let work: &mut CausalTreeWork = work.get();
-        for (i, (tokens, target)) in tokens.chunks_exact_mut(t).zip(targets.chunks_exact_mut(s)).enumerate() {
-            self.sample(key, first.wrapping_add(i as u64), work, tokens, target);
+        let CausalTreeBlock { kernels, single, lanes } = work;
+        assert_eq!(single.vocab, s, "work storage of another task");
+        let Some(lanes) = lanes else {
+            for (i, (tokens, target)) in
+                tokens.chunks_exact_mut(t).zip(targets.chunks_exact_mut(s)).enumerate()
+            {
+                self.sample(key, first.wrapping_add(i as u64), single, tokens, target);
+            }
+            return;
+        };
+        assert_eq!(lanes.row_of.len(), t, "work storage of another task");
+        let blocks = tokens.chunks_mut(SIDE * t).zip(targets.chunks_mut(SIDE * s));
+        for (i, (tokens, targets)) in blocks.enumerate() {
+            self.fill_lanes(
+                key,
+                first.wrapping_add((i * SIDE) as u64),
+                kernels,
+                single,
+                lanes,
+                tokens,
+                targets,
+            );
         }
+    }
+
+    /// At most SIDE samples; lanes beyond are drawn and thrown away.
+    #[allow(clippy::too_many_arguments)]
+    fn fill_lanes(
+        &self,
+        key: &Key,
+        first: u64,
+        kernels: &Kernels<f64>,
+        single: &mut CausalTreeWork,
+        lanes: &mut Lanes,
+        tokens: &mut [u32],
+        targets: &mut [f64],
+    ) {
+        let (s, t) = (self.vocab, self.seq_len());
+        let sample: [u64; SIDE] = std::array::from_fn(|l| first.wrapping_add(l as u64));
+        lanes.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SIDE]);
+        let at = Addresses { key: key.words(), sample, variate: [0; SIDE] };
+        kernels.philox_words(&at, &mut lanes.words).expect("whole blocks");
+        // The query, and roots that do not depend on π.
+        for i in (0..t).filter(|&i| lanes.row_of[i] == RowOf::Given) {
+            for (l, tokens) in tokens.chunks_exact_mut(t).enumerate() {
+                let word = lanes.words[i * SIDE + l];
+                tokens[i] = self.uniform_symbol(key, sample[l], i, word);
+            }
+        }
+        for (l, (tokens, target)) in tokens.chunks_exact(t).zip(targets.chunks_exact_mut(s)).enumerate() {
+            lanes.rows.copy_row(l, tokens[t - 1] as usize, target);
+        }
+        if self.roots == Roots::Stationary {
+            self.stationary_lanes(kernels, single, lanes, tokens.len() / t);
+        }
+        let (table, stride) = lanes.rows.table();
+        let words = &lanes.words[..t * SIDE];
+        kernels.invert_forest(s, &lanes.row_of, words, table, stride, tokens).expect("sizes fit");
+    }
+
+    /// Row S of the table: prefix sums of μ. π is overwritten.
+    fn stationary_lanes(
+        &self,
+        kernels: &Kernels<f64>,
+        single: &mut CausalTreeWork,
+        lanes: &mut Lanes,
+        count: usize,
+    ) {
+        let s = self.vocab;
+        let all = (1u32 << count) - 1;
+        let below = kernels.off_diagonal_below(s, lanes.rows.p(), LINEAR_FLOOR).expect("sizes fit") & all;
+        for l in (0..count).filter(|l| below >> l & 1 == 1) {
+            for row in 0..s {
+                lanes.rows.copy_row(l, row, &mut single.pi[row * s..]);
+                lanes.rows.copy_log_row(l, row, &mut single.log_pi[row * s..]);
+            }
+            let mu = &mut lanes.wide_mu[l * s..(l + 1) * s];
+            stationary(&single.pi, &single.log_pi, s, mu, None, &mut single.scratch);
+        }
+        if below != all {
+            kernels.stationary(s, lanes.rows.p_mut(), &mut lanes.mu).expect("sizes fit");
+        }
+        for l in (0..count).filter(|l| below >> l & 1 == 1) {
+            for b in 0..s {
+                lanes.mu[b * SIDE + l] = lanes.wide_mu[l * s + b];
+            }
+        }
+        for b in 1..s {
+            for l in 0..SIDE {
+                lanes.mu[b * SIDE + l] += lanes.mu[(b - 1) * SIDE + l];
+            }
+        }
+        lanes.rows.set_row(s, &lanes.mu);
+    }
+
+    /// A uniform symbol from the `word` of position `i`; rejected about once in 2^64 / S words.
+    fn uniform_symbol(&self, key: &Key, n: u64, i: usize, word: u64) -> u32 {
+        let s = self.vocab as u64;
+        lemire(word, s).unwrap_or_else(|| key.below(s, n, (i / 2) as u32, i % 2)) as u32
     }
 }
 
@@ -214,7 +377,7 @@ impl CausalTreeWork {
 }
 
 /// Prefix sums of `p` into `out`; returns the total.
-fn cumulate(p: &[f64], out: &mut [f64]) -> f64 {
+pub(super) fn cumulate(p: &[f64], out: &mut [f64]) -> f64 {
     let mut total = 0.0;
     for (c, &x) in out.iter_mut().zip(p) {
         total += x;
@@ -227,7 +390,7 @@ fn cumulate(p: &[f64], out: &mut [f64]) -> f64 {
 ///
 /// u ≤ 1 - 2⁻⁵³ keeps the rounded product below the total, so the result is a symbol, and one of positive
 /// probability: its prefix sum exceeds the previous one. Counting instead of searching: no branch to mispredict.
-fn invert(cumulated: &[f64], u: f64) -> u32 {
+pub(super) fn invert(cumulated: &[f64], u: f64) -> u32 {
     let level = u * cumulated[cumulated.len() - 1];
     cumulated.iter().map(|&c| u32::from(c <= level)).sum()
 }

@@ -193,6 +193,50 @@ pub(crate) trait Simd<E: Elem>: Copy {
     );
 }
 
+/// 64-bit words in the lanes of f64: addressed random bits and surgery on exponents. Arithmetic wraps.
+pub(crate) trait Words: Simd<f64> {
+    type W: Copy;
+    fn splat_word(self, x: u64) -> Self::W;
+    /// Reads `LANES` words. Safety: they are readable; no alignment needed.
+    unsafe fn load_words(self, p: *const u64) -> Self::W;
+    /// Writes `LANES` words. Safety: they are writable.
+    unsafe fn store_words(self, p: *mut u64, w: Self::W);
+    fn add_words(self, a: Self::W, b: Self::W) -> Self::W;
+    fn and(self, a: Self::W, b: Self::W) -> Self::W;
+    fn or(self, a: Self::W, b: Self::W) -> Self::W;
+    fn xor(self, a: Self::W, b: Self::W) -> Self::W;
+    /// The 64-bit product of the lower halves; the upper halves are not read.
+    fn mul_low(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `n` constant, below 64.
+    fn shift_left(self, a: Self::W, n: u32) -> Self::W;
+    /// `n` constant, below 64; zeros come in.
+    fn shift_right(self, a: Self::W, n: u32) -> Self::W;
+    fn bits(self, v: Self::V) -> Self::W;
+    fn from_bits(self, w: Self::W) -> Self::V;
+    /// Bit i says whether `a < b` in lane i; NaN compares false.
+    fn mask_lt(self, a: Self::V, b: Self::V) -> u32;
+}
+
+/// An [`Op`] that needs [`Words`].
+pub(crate) trait WordOp {
+    type Out;
+    /// As [`Op::run`].
+    fn run<S: Words>(self, s: S) -> Self::Out;
+}
+
+#[inline]
+pub(crate) fn dispatch_words<O: WordOp>(isa: Isa, op: O) -> O::Out {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Kernels` holds an `Isa` only after `Isa::check` found it on this CPU.
+        Isa::Avx512 => unsafe { avx512::run_words(op) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run_words(op) },
+        _ => op.run(portable::Portable),
+    }
+}
+
 #[inline]
 pub(crate) fn dispatch_f32<O: Op<f32>>(isa: Isa, op: O) -> O::Out {
     match isa {

@@ -2,7 +2,7 @@
 //!
 //! Past 400 lines because both element types spell out every operation of the trait.
 
-use super::{Isa, Op, Simd};
+use super::{Isa, Op, Simd, WordOp, Words};
 use crate::elem::Elem;
 use std::arch::x86_64::*;
 
@@ -29,6 +29,15 @@ pub(super) unsafe fn run<E: Elem, O: Op<E>>(op: O) -> O::Out
 where
     Avx2: Simd<E>,
 {
+    op.run(Avx2(()))
+}
+
+/// [`run`] for operations on words.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn run_words<O: WordOp>(op: O) -> O::Out {
     op.run(Avx2(()))
 }
 
@@ -554,5 +563,75 @@ impl Simd<f64> for Avx2 {
     ) {
         // SAFETY: token; the caller vouches for runs and rows.
         unsafe { transpose_f64(rows, cols, from, stride, to, to_stride) }
+    }
+}
+
+impl Words for Avx2 {
+    type W = __m256i;
+
+    #[inline(always)]
+    fn splat_word(self, x: u64) -> __m256i {
+        // SAFETY: token.
+        unsafe { _mm256_set1_epi64x(x as i64) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u64) -> __m256i {
+        // SAFETY: token; the caller vouches for 4 readable words.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u64, w: __m256i) {
+        // SAFETY: token; the caller vouches for 4 writable words.
+        unsafe { _mm256_storeu_si256(p.cast(), w) }
+    }
+    #[inline(always)]
+    fn add_words(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: token.
+        unsafe { _mm256_add_epi64(a, b) }
+    }
+    #[inline(always)]
+    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: token.
+        unsafe { _mm256_and_si256(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: token.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: token.
+        unsafe { _mm256_xor_si256(a, b) }
+    }
+    #[inline(always)]
+    fn mul_low(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: token.
+        unsafe { _mm256_mul_epu32(a, b) }
+    }
+    #[inline(always)]
+    fn shift_left(self, a: __m256i, n: u32) -> __m256i {
+        // SAFETY: token. A constant count becomes the immediate form.
+        unsafe { _mm256_sll_epi64(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn shift_right(self, a: __m256i, n: u32) -> __m256i {
+        // SAFETY: token. A constant count becomes the immediate form.
+        unsafe { _mm256_srl_epi64(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn bits(self, v: __m256d) -> __m256i {
+        // SAFETY: token.
+        unsafe { _mm256_castpd_si256(v) }
+    }
+    #[inline(always)]
+    fn from_bits(self, w: __m256i) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm256_castsi256_pd(w) }
+    }
+    #[inline(always)]
+    fn mask_lt(self, a: __m256d, b: __m256d) -> u32 {
+        // SAFETY: token.
+        unsafe { _mm256_movemask_pd(_mm256_cmp_pd::<_CMP_LT_OQ>(a, b)) as u32 }
     }
 }

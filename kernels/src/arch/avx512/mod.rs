@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL): 16 lanes of f32, 8 of f64, masked edges.
 
 use super::avx2::Avx2;
-use super::{Isa, Op, Simd};
+use super::{Isa, Op, Simd, WordOp, Words};
 use crate::elem::Elem;
 use std::arch::x86_64::*;
 
@@ -31,6 +31,15 @@ pub(super) unsafe fn run<E: Elem, O: Op<E>>(op: O) -> O::Out
 where
     Avx512: Simd<E>,
 {
+    op.run(Avx512(()))
+}
+
+/// [`run`] for operations on words.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn run_words<O: WordOp>(op: O) -> O::Out {
     op.run(Avx512(()))
 }
 
@@ -381,5 +390,75 @@ impl Simd<f64> for Avx512 {
     ) {
         // SAFETY: token; the caller vouches for runs and rows.
         unsafe { super::avx2::transpose_f64(rows, cols, from, stride, to, to_stride) }
+    }
+}
+
+impl Words for Avx512 {
+    type W = __m512i;
+
+    #[inline(always)]
+    fn splat_word(self, x: u64) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_set1_epi64(x as i64) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u64) -> __m512i {
+        // SAFETY: token; the caller vouches for 8 readable words.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u64, w: __m512i) {
+        // SAFETY: token; the caller vouches for 8 writable words.
+        unsafe { _mm512_storeu_si512(p.cast(), w) }
+    }
+    #[inline(always)]
+    fn add_words(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_add_epi64(a, b) }
+    }
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn mul_low(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_mul_epu32(a, b) }
+    }
+    #[inline(always)]
+    fn shift_left(self, a: __m512i, n: u32) -> __m512i {
+        // SAFETY: token. A constant count becomes the immediate form.
+        unsafe { _mm512_sll_epi64(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn shift_right(self, a: __m512i, n: u32) -> __m512i {
+        // SAFETY: token. A constant count becomes the immediate form.
+        unsafe { _mm512_srl_epi64(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn bits(self, v: __m512d) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_castpd_si512(v) }
+    }
+    #[inline(always)]
+    fn from_bits(self, w: __m512i) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_castsi512_pd(w) }
+    }
+    #[inline(always)]
+    fn mask_lt(self, a: __m512d, b: __m512d) -> u32 {
+        // SAFETY: token.
+        unsafe { u32::from(_mm512_cmp_pd_mask::<_CMP_LT_OQ>(a, b)) }
     }
 }

@@ -3,7 +3,7 @@
 //! `wide` picks its layout at compile time, which is exactly what a baseline wants. Exponent surgery goes lane by lane
 //! through arrays; the compiler vectorises it where the target can.
 
-use super::{Isa, Op, Simd};
+use super::{Isa, Op, Simd, Words};
 use crate::elem::Elem;
 use wide::{f32x4, f64x2};
 
@@ -344,5 +344,66 @@ impl Simd<f64> for Portable {
                 unsafe { *to.add(i * to_stride + j) = *from.add(j * stride + i) };
             }
         }
+    }
+}
+
+impl Words for Portable {
+    type W = [u64; 2];
+
+    #[inline(always)]
+    fn splat_word(self, x: u64) -> [u64; 2] {
+        [x; 2]
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u64) -> [u64; 2] {
+        // SAFETY: the caller vouches for 2 readable words.
+        unsafe { p.cast::<[u64; 2]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u64, w: [u64; 2]) {
+        // SAFETY: the caller vouches for 2 writable words.
+        unsafe { p.cast::<[u64; 2]>().write_unaligned(w) }
+    }
+    #[inline(always)]
+    fn add_words(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+        [a[0].wrapping_add(b[0]), a[1].wrapping_add(b[1])]
+    }
+    #[inline(always)]
+    fn and(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+        [a[0] & b[0], a[1] & b[1]]
+    }
+    #[inline(always)]
+    fn or(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+        [a[0] | b[0], a[1] | b[1]]
+    }
+    #[inline(always)]
+    fn xor(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+        [a[0] ^ b[0], a[1] ^ b[1]]
+    }
+    #[inline(always)]
+    fn mul_low(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+        let low = |x: u64| x & 0xFFFF_FFFF;
+        [low(a[0]) * low(b[0]), low(a[1]) * low(b[1])]
+    }
+    #[inline(always)]
+    fn shift_left(self, a: [u64; 2], n: u32) -> [u64; 2] {
+        [a[0] << n, a[1] << n]
+    }
+    #[inline(always)]
+    fn shift_right(self, a: [u64; 2], n: u32) -> [u64; 2] {
+        [a[0] >> n, a[1] >> n]
+    }
+    #[inline(always)]
+    fn bits(self, v: f64x2) -> [u64; 2] {
+        v.to_array().map(f64::to_bits)
+    }
+    #[inline(always)]
+    fn from_bits(self, w: [u64; 2]) -> f64x2 {
+        f64x2::new(w.map(f64::from_bits))
+    }
+    #[inline(always)]
+    fn mask_lt(self, a: f64x2, b: f64x2) -> u32 {
+        let (a, b) = (a.to_array(), b.to_array());
+        u32::from(a[0] < b[0]) | u32::from(a[1] < b[1]) << 1
     }
 }

@@ -1,0 +1,253 @@
+//! Random numbers addressed by counter, and distributions made of them, [`SIDE`] problems at a time.
+//!
+//! Arrays hold the problems side by side: entry e of lane l lies at `SIDE e + l`, written (.., SIDE). Every kernel here is a fixed
+//! sequence of correctly rounded operations per lane, so that the bits are those of its scalar twin, on every instruction set.
+
+use crate::arch::dispatch_words;
+use crate::arch::generic::sampling::PhiloxWords;
+use crate::arch::generic::sampling::forest::InvertForest;
+use crate::arch::generic::sampling::gamma::LogGamma;
+use crate::arch::generic::sampling::simplex::{LanesToRows, SimplexRows};
+use crate::arch::generic::sampling::stationary::{OffDiagonalBelow, Stationary};
+use crate::{KernelError, Kernels, expect};
+
+/// Problems side by side.
+pub const SIDE: usize = 8;
+
+/// Attempts at one variate before [`Kernels::log_gamma`] gives up: an envelope that accepts half of its proposals gets there with
+/// probability 2⁻⁴⁰⁹⁶.
+pub const MAX_ATTEMPTS: u32 = 4096;
+
+/// Where the draws of each lane are: Philox4x32-10 under `key` at counter (sample low, sample high, variate, attempt).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The key.
+    pub key: [u32; 2],
+    /// The lane's sample.
+    pub sample: [u64; SIDE],
+    /// The lane's first variate; the following ones wrap.
+    pub variate: [u32; SIDE],
+}
+
+/// Two exponentials back to back over the density of ln X, X ~ Gamma(α, 1): tangents of its logarithm αy − e^y at two points, left
+/// and right of where they meet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Envelope {
+    /// Probability of the left side, in (0, 1).
+    pub left: f64,
+    /// Where the sides meet.
+    pub knot: f64,
+    /// [left, right]: the reciprocal of the side's probability.
+    pub scale: [f64; 2],
+    /// ± its mean length: positive, negative.
+    pub mean: [f64; 2],
+    /// Its tangent point.
+    pub point: [f64; 2],
+    /// e to that.
+    pub point_exp: [f64; 2],
+}
+
+impl Envelope {
+    fn check(&self) -> Result<(), KernelError> {
+        let side = |k: usize| {
+            (1.0..=1e300).contains(&self.scale[k])
+                && [self.mean[k], self.point[k], self.point_exp[k]].iter().all(|x| x.is_finite())
+        };
+        let ok = self.left > 0.0 && self.left < 1.0 && self.knot.is_finite() && side(0) && side(1);
+        if ok && self.mean[0] > 0.0 && self.mean[1] < 0.0 {
+            return Ok(());
+        }
+        let allowed = "finite, 0 < left < 1, scale >= 1, mean positive on the left and negative on the right";
+        Err(KernelError::Domain { op: "log_gamma", what: "the envelope", allowed })
+    }
+}
+
+/// The row of a table that a position's symbol is drawn from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOf {
+    /// The row of the symbol at this earlier position.
+    Symbol(u32),
+    /// This row.
+    Fixed(u32),
+    /// None: the symbol is there already.
+    Given,
+}
+
+/// The floats or words that SIDE lanes of n entries take.
+fn side(n: usize) -> Result<usize, KernelError> {
+    n.checked_mul(SIDE).ok_or(KernelError::Overflow)
+}
+
+impl Kernels<f64> {
+    /// Both 64-bit words of the Philox blocks of variates 0, 1, .. past each lane's first, attempt 0: out (n, 2, SIDE).
+    ///
+    /// # Errors
+    /// An output that is not whole blocks.
+    pub fn philox_words(&self, at: &Addresses, out: &mut [u64]) -> Result<(), KernelError> {
+        expect("philox_words", "out length", out.len().next_multiple_of(2 * SIDE), out.len())?;
+        dispatch_words(self.isa(), PhiloxWords { at, out });
+        Ok(())
+    }
+
+    /// ln X for X ~ Gamma(α, 1) of variates 0, 1, .. past each lane's first: out (n, SIDE). Attempt k = 0, 1, .. of a variate takes two
+    /// uniforms: the first gives y by inversion of the envelope, the second accepts it with probability e^{αy − e^y} over the
+    /// envelope. `pending` is working storage as long as `out`.
+    ///
+    /// # Errors
+    /// Lengths that do not fit; an envelope out of range, or one under which a variate is rejected [`MAX_ATTEMPTS`] times (`out` is
+    /// written then).
+    pub fn log_gamma(
+        &self,
+        envelope: &Envelope,
+        at: &Addresses,
+        out: &mut [f64],
+        pending: &mut [u32],
+    ) -> Result<(), KernelError> {
+        let op = "log_gamma";
+        envelope.check()?;
+        expect(op, "out length", out.len().next_multiple_of(SIDE), out.len())?;
+        if u32::try_from(out.len()).is_err() {
+            return Err(KernelError::Overflow);
+        }
+        if pending.len() < out.len() {
+            return Err(KernelError::ScratchTooSmall { needed: out.len(), have: pending.len() });
+        }
+        if dispatch_words(self.isa(), LogGamma { envelope, at, out, pending }) {
+            return Ok(());
+        }
+        Err(KernelError::Domain { op, what: "the envelope", allowed: "one that accepts its proposals" })
+    }
+
+    /// Rows of logarithms up to a constant, as probabilities and as prefix sums. logs (rows, n, SIDE): each row's maximum is taken out;
+    /// p (rows, n, SIDE): e^logs over its row's total; table (SIDE, stride), one lane's rows one after the other: the prefix
+    /// sums of e^logs, so that the last one of a row is its total. sums (n, SIDE) is working storage. Columns of the table
+    /// up to SIDE past the last row receive anything.
+    ///
+    /// # Errors
+    /// Lengths that do not fit; stride below rows n + SIDE.
+    pub fn simplex_rows(
+        &self,
+        n: usize,
+        logs: &mut [f64],
+        p: &mut [f64],
+        sums: &mut [f64],
+        table: &mut [f64],
+        stride: usize,
+    ) -> Result<(), KernelError> {
+        let op = "simplex_rows";
+        expect(op, "p length", logs.len(), p.len())?;
+        let row = side(n)?;
+        if row == 0 {
+            return expect(op, "logs length", 0, logs.len());
+        }
+        expect(op, "logs length", logs.len().next_multiple_of(row), logs.len())?;
+        expect(op, "sums length", row, sums.len())?;
+        check_table(op, logs.len() / SIDE, table, stride)?;
+        dispatch_words(self.isa(), SimplexRows { n, logs, p, sums, table, stride });
+        Ok(())
+    }
+
+    /// Bit l: lane l of a (n, n, SIDE) has an entry off the diagonal below `floor`.
+    ///
+    /// # Errors
+    /// A length that does not fit.
+    pub fn off_diagonal_below(&self, n: usize, a: &[f64], floor: f64) -> Result<u32, KernelError> {
+        let len = side(n.checked_mul(n).ok_or(KernelError::Overflow)?)?;
+        expect("off_diagonal_below", "a length", len, a.len())?;
+        Ok(dispatch_words(self.isa(), OffDiagonalBelow { n, a, floor }))
+    }
+
+    /// The stationary law mu (n, SIDE) of each lane's row-stochastic a (n, n, SIDE), which is overwritten and whose diagonal is not
+    /// read, by the elimination of Grassmann, Taksar and Heyman. Lanes with entries so small that they underflow get anything.
+    ///
+    /// # Errors
+    /// Lengths that do not fit; n = 0.
+    pub fn stationary(&self, n: usize, a: &mut [f64], mu: &mut [f64]) -> Result<(), KernelError> {
+        let op = "stationary";
+        if n == 0 {
+            return Err(KernelError::Domain { op, what: "n", allowed: ">= 1" });
+        }
+        expect(op, "a length", side(n.checked_mul(n).ok_or(KernelError::Overflow)?)?, a.len())?;
+        expect(op, "mu length", side(n)?, mu.len())?;
+        dispatch_words(self.isa(), Stationary { n, a, mu });
+        Ok(())
+    }
+
+    /// Transposes lanes into columns `column ..` of a table (SIDE, stride) by rows: from (n, SIDE). Up to SIDE columns more receive
+    /// anything.
+    ///
+    /// # Errors
+    /// Lengths that do not fit; stride below column + n + SIDE.
+    pub fn lanes_to_rows(
+        &self,
+        from: &[f64],
+        table: &mut [f64],
+        stride: usize,
+        column: usize,
+    ) -> Result<(), KernelError> {
+        let op = "lanes_to_rows";
+        expect(op, "from length", from.len().next_multiple_of(SIDE), from.len())?;
+        let n = from.len() / SIDE;
+        check_table(op, column.checked_add(n).ok_or(KernelError::Overflow)?, table, stride)?;
+        dispatch_words(self.isa(), LanesToRows { n, from, to: &mut table[column..], stride });
+        Ok(())
+    }
+
+    /// Symbols of each lane, position after position, by inversion of the uniform of (0,1) in the upper 52 bits of its word: the number of
+    /// prefix sums of the position's row that do not exceed u times the last one. rows (len); words (len, SIDE); table (SIDE,
+    /// stride): per lane rows of n prefix sums; symbols (lanes, len), lanes <= SIDE.
+    ///
+    /// # Errors
+    /// Lengths that do not fit; a row of a position that is not earlier, of a symbol that is no symbol (given ones), or beyond the table:
+    /// rows n + SIDE <= stride.
+    pub fn invert_forest(
+        &self,
+        n: usize,
+        rows: &[RowOf],
+        words: &[u64],
+        table: &[f64],
+        stride: usize,
+        symbols: &mut [u32],
+    ) -> Result<(), KernelError> {
+        let op = "invert_forest";
+        let len = rows.len();
+        let domain = |what, allowed| Err(KernelError::Domain { op, what, allowed });
+        if len == 0 {
+            return expect(op, "symbols length", 0, symbols.len());
+        }
+        expect(op, "symbols length", symbols.len().next_multiple_of(len), symbols.len())?;
+        if symbols.len() / len > SIDE {
+            return domain("lanes", "at most SIDE");
+        }
+        expect(op, "words length", side(len)?, words.len())?;
+        if n == 0 || u32::try_from(n).is_err() {
+            return domain("n", "1 <= n < 2^32");
+        }
+        check_table(op, n.checked_mul(n).ok_or(KernelError::Overflow)?, table, stride)?;
+        for (i, row) in rows.iter().enumerate() {
+            match *row {
+                RowOf::Symbol(p) if p as usize >= i => return domain("a row", "of an earlier position"),
+                RowOf::Fixed(r) if r as usize >= (stride - SIDE) / n => {
+                    return domain("a row", "(row + 1) n + SIDE <= stride");
+                }
+                RowOf::Given if symbols.chunks_exact(len).any(|x| x[i] as usize >= n) => {
+                    return domain("a given symbol", "below n");
+                }
+                _ => {}
+            }
+        }
+        dispatch_words(self.isa(), InvertForest { n, rows, words, table, stride, symbols });
+        Ok(())
+    }
+}
+
+/// Every lane's row holds `columns` entries and SIDE more.
+fn check_table(op: &'static str, columns: usize, table: &[f64], stride: usize) -> Result<(), KernelError> {
+    if stride < columns.checked_add(SIDE).ok_or(KernelError::Overflow)? {
+        return Err(KernelError::Shape { op, what: "table stride", expected: columns + SIDE, found: stride });
+    }
+    expect(op, "table length", side(stride)?, table.len())
+}
+
+#[cfg(test)]
+mod tests;

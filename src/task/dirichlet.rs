@@ -1,0 +1,91 @@
+//! Rows of Dirichlet(α, .., α) for several samples side by side.
+
+use crate::num::ln;
+use crate::rng::{Key, LogGamma};
+use popgrad_kernels::sampling::{Addresses, SIDE};
+use popgrad_kernels::{Isa, Kernels};
+
+/// The kernels of this process. Samples do not depend on the instruction set, so a name in `POPGRAD_ISA` that means nothing is left to
+/// whoever has to report it.
+pub fn kernels() -> Kernels<f64> {
+    Kernels::from_env().unwrap_or_else(|_| Kernels::new(Isa::Portable).expect("available everywhere"))
+}
+
+/// `rows` rows of S probabilities for each of [`SIDE`] samples, by normalising gamma variates on the log scale: at α = 10⁻³ most of
+/// them underflow as plain numbers, and a whole row would be 0/0 now and then. Allocated once.
+#[derive(Debug, Clone)]
+pub struct DirichletRows {
+    kernels: Kernels<f64>,
+    vocab: usize,
+    stride: usize,
+    logs: Vec<f64>,
+    p: Vec<f64>,
+    sums: Vec<f64>,
+    table: Vec<f64>,
+    pending: Vec<u32>,
+}
+
+impl DirichletRows {
+    /// Storage for `rows` rows of `vocab` (S) entries, and a table with room for `further` rows more.
+    pub fn new(kernels: Kernels<f64>, vocab: usize, rows: usize, further: usize) -> Self {
+        let (n, stride) = (rows * vocab * SIDE, (rows + further) * vocab + SIDE);
+        DirichletRows {
+            kernels,
+            vocab,
+            stride,
+            logs: vec![0.0; n],
+            p: vec![0.0; n],
+            sums: vec![0.0; vocab * SIDE],
+            table: vec![0.0; stride * SIDE],
+            pending: vec![0; n],
+        }
+    }
+
+    /// Draws all rows: entry b of row r of lane l from the gamma variate r S + b past `variate[l]` of sample `sample[l]` under `key`,
+    /// the bits of one sample alone.
+    pub fn draw(&mut self, gamma: &LogGamma, key: &Key, sample: [u64; SIDE], variate: [u32; SIDE]) {
+        let at = Addresses { key: key.words(), sample, variate };
+        let (k, s) = (&self.kernels, self.vocab);
+        k.log_gamma(&gamma.envelope(), &at, &mut self.logs, &mut self.pending).expect("sizes fit");
+        let (p, sums) = (&mut self.p, &mut self.sums);
+        k.simplex_rows(s, &mut self.logs, p, sums, &mut self.table, self.stride).expect("sizes fit");
+    }
+
+    /// The probabilities (rows, S, SIDE).
+    pub fn p(&self) -> &[f64] {
+        &self.p
+    }
+
+    /// The same as working storage, which the next [`draw`](Self::draw) overwrites.
+    pub fn p_mut(&mut self) -> &mut [f64] {
+        &mut self.p
+    }
+
+    /// Row `row` of lane `lane` into `out` (S).
+    pub fn copy_row(&self, lane: usize, row: usize, out: &mut [f64]) {
+        let at = row * self.vocab * SIDE + lane;
+        for (b, out) in out.iter_mut().enumerate().take(self.vocab) {
+            *out = self.p[at + b * SIDE];
+        }
+    }
+
+    /// The logarithms of a row, all finite, into `out` (S).
+    pub fn copy_log_row(&self, lane: usize, row: usize, out: &mut [f64]) {
+        let s = self.vocab;
+        let log_total = ln(self.table[lane * self.stride + row * s + s - 1]);
+        for (b, out) in out.iter_mut().enumerate().take(s) {
+            *out = self.logs[(row * s + b) * SIDE + lane] - log_total;
+        }
+    }
+
+    /// The table (SIDE, stride): each lane's rows as prefix sums, not normalised, and its stride.
+    pub fn table(&self) -> (&[f64], usize) {
+        (&self.table, self.stride)
+    }
+
+    /// Prefix sums (S, SIDE) as row `row` of every lane.
+    pub fn set_row(&mut self, row: usize, sums: &[f64]) {
+        let column = row * self.vocab;
+        self.kernels.lanes_to_rows(sums, &mut self.table, self.stride, column).expect("sizes fit");
+    }
+}
