@@ -124,9 +124,8 @@ pub fn moments(sample: &Sample, eps: f64) -> Result<Moments> {
     });
     let (g, rest) = sums.split_at(size);
     let (squares, shared) = rest.split_at(size);
-    let transposed = |x: &[f64]| -> Vec<f64> {
-        (0..size).map(|e| x[(e % rows) * rows + e / rows] / n).collect()
-    };
+    let transposed =
+        |x: &[f64]| -> Vec<f64> { (0..size).map(|e| x[(e % rows) * rows + e / rows] / n).collect() };
     let g = transposed(g);
     let centred = centred(&g, rows);
     let squares = transposed(squares);
@@ -223,7 +222,10 @@ pub(super) fn positions(
     level: f64,
 ) -> Vec<Position> {
     let n = table.rows;
-    let of = |(i, ((best, second), [score_se, margin_se])): (usize, (&(Option<usize>, Option<usize>), &[f64; 2]))| {
+    let of = |(i, ((best, second), [score_se, margin_se])): (
+        usize,
+        (&(Option<usize>, Option<usize>), &[f64; 2]),
+    )| {
         let at = |j: &Option<usize>, x: &[f64]| j.map_or(f64::NAN, |j| x[i * n + j]);
         let z = at(best, &table.z);
         // NaN, from errors of 0: no evidence.

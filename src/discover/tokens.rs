@@ -126,7 +126,10 @@ pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> R
         }
         let found = soft.len() - before;
         if found != symbols {
-            return Err(at(n, format!("{found} numbers; expected one symbol or S = {symbols} probabilities")));
+            return Err(at(
+                n,
+                format!("{found} numbers; expected one symbol or S = {symbols} probabilities"),
+            ));
         }
         check_soft(&soft[before..]).map_err(|p| at(n, format!("{p}; expected {SOFT}")))?;
     }
@@ -139,9 +142,8 @@ pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> R
 /// # Errors
 /// Fewer than two windows; one character only, or more than [`MAX_SYMBOLS`] of them.
 pub fn windows(path: &Path, bytes: &[u8], len: usize) -> Result<(Rows, Vec<char>)> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        Error::format(path, format!("byte {}: not UTF-8 text", e.valid_up_to()))
-    })?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| Error::format(path, format!("byte {}: not UTF-8 text", e.valid_up_to())))?;
     let mut alphabet: Vec<char> = text.chars().collect();
     let count = alphabet.len();
     alphabet.sort_unstable();
@@ -151,7 +153,10 @@ pub fn windows(path: &Path, bytes: &[u8], len: usize) -> Result<(Rows, Vec<char>
         return Err(Error::invalid("window", len.to_string(), allowed));
     }
     if !(2..=MAX_SYMBOLS).contains(&alphabet.len()) {
-        return Err(Error::format(path, format!("{} different characters; expected 2 to {MAX_SYMBOLS}", alphabet.len())));
+        return Err(Error::format(
+            path,
+            format!("{} different characters; expected 2 to {MAX_SYMBOLS}", alphabet.len()),
+        ));
     }
     let number = |c: char| alphabet.binary_search(&c).map_or(0, |k| k as u32);
     let tokens = text.chars().take(count / len * len).map(number).collect();

@@ -119,7 +119,8 @@ pub(crate) unsafe fn patterns<E: Elem, S: Simd<E>>(
             // SAFETY: row i of the group's triangle; tokens are below S, so that look-ups stay inside a row of q.
             unsafe {
                 let row = out.add((group * triangle(w.t) + triangle(i)) * GROUP);
-                for (b, word) in lanes.into_iter().enumerate() {
+                for b in 0..GROUP {
+                    let word = lanes[b];
                     let q = q.add(*word.add(i) as usize * ld);
                     let (positions, to) = (q.add(w.s), row.add(b));
                     for j in 0..=i {
@@ -187,14 +188,16 @@ pub(crate) unsafe fn patterns_backward<E: Elem, S: Simd<E>>(
                 }
                 // Lane after lane: a token that comes again does so in another place, so that no addition waits for the last one's store.
                 for j in 0..=i {
-                    for (b, word) in lanes.into_iter().enumerate() {
+                    for b in 0..GROUP {
+                        let word = lanes[b];
                         let (x, to) = (*ds.add(j * GROUP + b), per_lane.add(b * ld));
                         *to.add(*word.add(j) as usize) += x;
                         *to.add(w.s + j) = x;
                     }
                 }
                 let real = if w.n - group * GROUP < GROUP { w.n - group * GROUP } else { GROUP };
-                for (b, word) in lanes.into_iter().enumerate().take(real) {
+                for b in 0..real {
+                    let word = lanes[b];
                     let to = q.add(*word.add(i) as usize * ld);
                     add::<E, S>(s, w.s + i + 1, to, per_lane.add(b * ld), to);
                 }
@@ -256,7 +259,8 @@ pub(crate) unsafe fn read<E: Elem>(w: Words, x: *const E, xs: usize, out: *mut E
         unsafe {
             let (x, out) = (x.add(at), out.add(at));
             for k in 0..w.t {
-                for (b, word) in lanes.into_iter().enumerate() {
+                for b in 0..GROUP {
+                    let word = lanes[b];
                     *out.add(k * os + b) =
                         *x.add(*word.add(k) as usize * xs + b) + *x.add((w.s + k) * xs + b);
                 }
@@ -280,7 +284,8 @@ pub(crate) unsafe fn collect<E: Elem>(w: Words, x: *const E, xs: usize, out: *mu
                 std::slice::from_raw_parts_mut(out.add(c * os), GROUP).fill(E::ZERO);
             }
             for k in 0..w.t {
-                for (b, word) in lanes.into_iter().enumerate() {
+                for b in 0..GROUP {
+                    let word = lanes[b];
                     let v = *x.add(k * xs + b);
                     *out.add(*word.add(k) as usize * os + b) += v;
                     *out.add((w.s + k) * os + b) = v;
