@@ -9,7 +9,7 @@ pub mod layout;
 pub mod mlp_transformer;
 pub mod simplified;
 
-pub use disentangled::Disentangled;
+pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
 pub use mlp_transformer::MlpTransformer;
 pub use simplified::Simplified;
