@@ -116,7 +116,7 @@ pub const NAMED: [Named; 6] = [
     },
     Named {
         name: "causal-fig9",
-        what: "Figure 9: random graphs (20); attention on the parent by position (seeds=K graphs)",
+        what: "Figure 9: random graphs; attention on the parent by position over 20 of them (seeds=K)",
         shows: "Attention on the parent, softmax of the position block of A1, at each position over 20 random graphs (S=3, T=20, \
                 learning rate 1 throughout, 2^14 steps). The public notebook: mean .837, standard deviation over graphs .054.",
         expect: "Attention falls with the position. The overall mean and its spread over graphs are in the summary.",
@@ -134,7 +134,7 @@ pub const NAMED: [Named; 6] = [
     },
     Named {
         name: "causal-seeds",
-        what: "chain and icl over 2^14 and 2^15 steps, 5 seeds each: mean and spread of loss and attention (seeds=K)",
+        what: "Chain and icl over seeds; 2^14 and 2^15 steps, 5 seeds each: loss and attention, mean and spread (seeds=K)",
         shows: "Not in the paper: how much of a run is chance. The public code's chain run over 2^15 steps: a plateau at 2.2455 to \
                 2.246 until about step 2,500, 1.94 at step 4,096, 1.8135 at step 13,312 with attention .69 on the parent.",
         expect: "The steps at which the plateau ends differ little between seeds; the final losses by their test sets.",

@@ -67,7 +67,11 @@ pub(super) fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<
         }
         Drawing::Patterns => {
             save("loss", losses(shown))?;
-            save("attention", grid(&study.title, shown.iter().map(patterns).collect()))
+            // Two runs to a row where that keeps the columns in line.
+            let rows: Vec<Vec<Figure>> = shown.iter().map(patterns).collect();
+            let pairs = rows.len() > 2 && rows.len().is_multiple_of(2) && rows.iter().all(|r| r.len() == 2);
+            let rows = if pairs { rows.chunks(2).map(<[_]>::concat).collect() } else { rows };
+            save("attention", grid(&study.title, rows))
         }
         Drawing::Heads => {
             save("loss", losses(shown))?;
