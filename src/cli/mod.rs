@@ -9,6 +9,7 @@ mod info;
 mod ood;
 mod progress;
 mod run;
+mod scaling;
 mod sweep;
 mod verify;
 
@@ -37,6 +38,9 @@ enum Command {
     /// Recovery of the graph over a grid of keys: many short runs, a map.
     #[command(after_help = sweep::AFTER_HELP)]
     Sweep(sweep::SweepArgs),
+    /// What a training step costs as T, S, heads and batch grow.
+    #[command(after_help = scaling::AFTER_HELP)]
+    Scaling(scaling::ScalingArgs),
     /// Loss, predictions and gradients for parameters and tokens of your own.
     #[command(after_help = grad::AFTER_HELP)]
     Grad(grad::GradArgs),
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
         Command::Figures(args) => figures::figures(&args).map(|()| ExitCode::SUCCESS),
         Command::Sweep(args) => sweep::sweep(&args).map(|()| ExitCode::SUCCESS),
+        Command::Scaling(args) => scaling::scaling(&args).map(|()| ExitCode::SUCCESS),
         Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
         Command::Exact(args) => exact::exact(&args).map(|()| ExitCode::SUCCESS),
         Command::Discover(args) => discover::discover(&args).map(|()| ExitCode::SUCCESS),

@@ -49,7 +49,7 @@ pub(super) fn after_help() -> String {
         text += &format!("  {name:<18}{what}\n");
     }
     text += "\nPresets of several runs, side by side in folders of one:\n";
-    for s in &studies::NAMED {
+    for s in studies::NAMED.iter().filter(|s| !is_preset(s.name)) {
         text += &format!("  {:<18}{}\n", s.name, s.what);
     }
     text += "\nKeys:\n";
@@ -155,7 +155,7 @@ fn resolve(args: &RunArgs) -> Result<Job> {
     }
     let seeds = take_seeds(&mut overrides)?;
     let layers = [file, config::parse_overrides(&overrides)?, last];
-    if studies::find(&preset).is_some() {
+    if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Ok(Job::Study(studies::named(&preset, args.quick, seeds, &layers)?));
     }
     let base = paper::preset(&preset, args.quick)?;
@@ -165,6 +165,11 @@ fn resolve(args: &RunArgs) -> Result<Job> {
     let mut tables = vec![base];
     tables.extend(layers);
     Ok(Job::Run(Box::new(config::resolve(&tables)?)))
+}
+
+/// Is it the preset of a single run? A study of that run alone may have the same name.
+fn is_preset(name: &str) -> bool {
+    paper::PRESETS.iter().any(|(n, _)| *n == name)
 }
 
 /// Takes `seeds=K` out of the overrides: a key of studies, not of runs.

@@ -95,19 +95,21 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
         layer = Table::new();
     }
     if preset == "manual" {
-        ["S", "T", "lr"].map(|k| layer.remove(k));
+        layer.retain(|k, _| !["S", "T", "lr"].contains(&k));
     }
     let mut axes = Vec::new();
     let several = |k: &String| config::parse_values(k).map_or(true, |(_, values)| values.len() > 1);
     if !keys.iter().any(several) {
         axes = DEFAULT_GRID.iter().map(|k| axis(k)).collect::<Result<_>>()?;
     }
+    let mut seen: Vec<String> = Vec::new();
     for word in &keys {
         let Axis { key, mut values } = axis(word)?;
-        axes.retain(|a: &Axis| a.key != key);
-        if layer.contains_key(&key) && axes.iter().any(|a| a.key == key) {
+        if seen.contains(&key) {
             return Err(Error::invalid(key, "given twice", "every key once"));
         }
+        seen.push(key.clone());
+        axes.retain(|a: &Axis| a.key != key);
         if values.len() == 1 {
             layer.insert(key, values.remove(0));
         } else {

@@ -244,9 +244,7 @@ fn run_typed<E: Elem>(
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
     let figures = match recorder.progress.wants_figures() {
-        true => {
-            figures::draw(config, &task, model.layout(), &params, &patterns, &probe, &references, folder)
-        }
+        true => figures::draw(config, &task, model.layout(), &params, &patterns, &probe, &references, folder),
         false => Ok(()),
     };
     Ok(Outcome { summary, figures })

@@ -214,6 +214,16 @@ impl Study {
         })
     }
 
+    /// Of each cell of a grid, row by row: runs, how many recovered the graph, mean attention on the parent.
+    ///
+    /// # Errors
+    /// As [`Study::section`].
+    pub fn cells(&self, folder: &Path) -> Result<Vec<(usize, usize, Option<f64>)>> {
+        let found = gather::read(self, folder)?;
+        let cells = tables::cells(self, &found);
+        Ok(cells.into_iter().map(|c| (c.runs, c.recovered, c.attention.map(|s| s.mean))).collect())
+    }
+
     /// What all runs have in common, as `key=value, ..`; keys that differ are left out.
     pub fn common_keys(&self) -> String {
         let tables: Vec<Table> = self.runs.iter().filter_map(|m| Table::try_from(&m.config).ok()).collect();

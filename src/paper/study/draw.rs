@@ -67,7 +67,11 @@ pub(super) fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<
         }
         Drawing::Patterns => {
             save("loss", losses(shown))?;
-            save("attention", grid(&study.title, shown.iter().map(patterns).collect()))
+            // Two runs to a row where that keeps the columns in line.
+            let rows: Vec<Vec<Figure>> = shown.iter().map(patterns).collect();
+            let pairs = rows.len() > 2 && rows.len().is_multiple_of(2) && rows.iter().all(|r| r.len() == 2);
+            let rows = if pairs { rows.chunks(2).map(<[_]>::concat).collect() } else { rows };
+            save("attention", grid(&study.title, rows))
         }
         Drawing::Heads => {
             save("loss", losses(shown))?;
@@ -107,7 +111,8 @@ fn name<'a>(f: &'a Found<'_>) -> &'a str {
 fn losses(found: &[Found<'_>]) -> Figure {
     let chart = |f: &Found<'_>| -> Figure {
         let references = [
-            ("bayes_one_parent", "one-parent baseline"),
+            ("bayes_previous", "Bayes, previous token only"),
+            ("bayes_one_parent", "Bayes, best single parent"),
             ("bayes_counts", "Bayes, counts"),
             ("bayes_public", "Bayes, public code"),
             ("bayes_posterior", "Bayes, exact posterior"),
@@ -178,39 +183,6 @@ fn matrices(f: &Found<'_>) -> Result<Vec<Figure>> {
     row.extend((1..config.heads.len()).map(|l| layer(config, &layout, &params, l)));
     row.push(readout(config, &layout, &params).into());
     Ok(row)
-}
-
-/// Which head holds which parent.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Split {
-    /// For each head the parent, counted from 1 in the order of the graph, that it attends to most.
-    pub(super) parent_of_head: Vec<usize>,
-    /// Mean attention of each head on each parent, over the positions with as many distinct parents as any.
-    pub(super) mean: Vec<Vec<f64>>,
-    /// Share of these positions at which the head attends to its parent more than to anything else.
-    pub(super) argmax: Vec<f64>,
-}
-
-/// [`Split`] of a run; none without parents or patterns.
-pub(super) fn split(f: &Found<'_>) -> Option<Split> {
-    let t = f.member.config.T;
-    let most = f.parents.iter().map(Vec::len).max().filter(|n| *n > 0)?;
-    let full: Vec<(usize, &Vec<usize>)> =
-        f.parents.iter().enumerate().filter(|(_, p)| p.len() == most).collect();
-    let mut out = Split { parent_of_head: Vec::new(), mean: Vec::new(), argmax: Vec::new() };
-    for a in &f.patterns {
-        let mean: Vec<f64> = (0..most)
-            .map(|k| full.iter().map(|(i, p)| a[i * t + p[k]]).sum::<f64>() / full.len() as f64)
-            .collect();
-        let best = (0..most).fold(0, |b, k| if mean[k] > mean[b] { k } else { b });
-        let hit = |(i, p): &&(usize, &Vec<usize>)| {
-            (0..=*i).all(|j| j == p[best] || a[i * t + j] < a[i * t + p[best]])
-        };
-        out.argmax.push(full.iter().filter(hit).count() as f64 / full.len() as f64);
-        out.parent_of_head.push(best + 1);
-        out.mean.push(mean);
-    }
-    (!out.mean.is_empty()).then_some(out)
 }
 
 /// Attention of every head on every parent, by position.

@@ -59,18 +59,37 @@ impl Found<'_> {
     }
 }
 
-/// The graph in `run.json`: a parent or a list of parents for each position.
+/// The graph in `run.json`: a parent or -1 for each position, or a text of several, `-;0;0,1`, with the target's last.
 #[derive(Deserialize)]
 struct Graph {
-    #[serde(default)]
-    parents: Vec<OneOrMore>,
+    parents: Parents,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMore {
-    One(i64),
-    More(Vec<usize>),
+enum Parents {
+    One(Vec<i64>),
+    Several(String),
+}
+
+impl Parents {
+    /// Parents of the positions of a sequence of `t` tokens; none where they are not before their children.
+    fn lists(self, t: usize) -> Option<Vec<Vec<usize>>> {
+        let lists: Vec<Vec<usize>> = match self {
+            Parents::One(list) => {
+                list.into_iter().map(|p| usize::try_from(p).into_iter().collect()).collect()
+            }
+            Parents::Several(text) => {
+                let set = |s: &str| match s {
+                    "-" => Some(Vec::new()),
+                    s => s.split(',').map(|p| p.parse().ok()).collect(),
+                };
+                text.split(';').map(set).collect::<Option<Vec<_>>>()?
+            }
+        };
+        let lists: Vec<Vec<usize>> = lists.into_iter().take(t).collect();
+        lists.iter().enumerate().all(|(i, p)| p.iter().all(|p| *p < i)).then_some(lists)
+    }
 }
 
 /// Reads the runs of `study`, all of which are over.
@@ -83,19 +102,10 @@ pub(super) fn read<'a>(study: &'a Study, folder: &Path) -> Result<Vec<Found<'a>>
 
 fn one(member: &Member, folder: PathBuf) -> Result<Found<'_>> {
     let summary = read_json(&folder.join(SUMMARY_FILE))?;
-    let Graph { parents } = read_json(&folder.join(folder::RUN_FILE))?;
+    let path = folder.join(folder::RUN_FILE);
     let t = member.config.T;
-    let parents: Vec<Vec<usize>> = parents
-        .into_iter()
-        .take(t)
-        .map(|p| match p {
-            OneOrMore::One(p) => usize::try_from(p).into_iter().collect(),
-            OneOrMore::More(p) => p,
-        })
-        .collect();
-    if parents.iter().enumerate().any(|(i, p)| p.iter().any(|p| *p >= i)) {
-        return Err(Error::format(folder.join(folder::RUN_FILE), "a parent that is not before its child"));
-    }
+    let parents = read_json::<Graph>(&path)?.parents.lists(t);
+    let parents = parents.ok_or_else(|| Error::format(&path, "parents that are no graph"))?;
     let points = read_records(&folder.join(METRICS_FILE))?;
     let patterns = folder::read_attention(&folder, t)?;
     Ok(Found { member, folder, summary, points, parents, patterns })
@@ -169,6 +179,15 @@ pub(super) fn by_position(runs: &[&Found<'_>]) -> Vec<(usize, Spread)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn graphs_in_both_forms() {
+        let of = |json: &str, t| serde_json::from_str::<Graph>(json).unwrap().parents.lists(t);
+        assert_eq!(of(r#"{"parents": [-1, 0, 1]}"#, 4), Some(vec![vec![], vec![0], vec![1]]));
+        assert_eq!(of(r#"{"parents": "-;0;0,1;1,2"}"#, 3), Some(vec![vec![], vec![0], vec![0, 1]]));
+        assert_eq!(of(r#"{"parents": "-;0;0,2;1,2"}"#, 3), None);
+        assert_eq!(of(r#"{"parents": "-;x"}"#, 3), None);
+    }
 
     #[test]
     fn spread_by_hand() {

@@ -2,7 +2,7 @@
 //! a rerun gives the same bytes.
 
 use super::gather::{Found, Spread, by_position, curve, groups, spread};
-use super::{Axis, Drawing, Study, draw};
+use super::{Axis, Drawing, Study};
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::Summary;
 use crate::{Error, Result};
@@ -214,21 +214,6 @@ fn summary(study: &Study, found: &[Found<'_>]) -> Result<Summary> {
                 {
                     out.set(&format!("{}.{key}", f.member.name), value)?;
                 }
-                if study.drawing == Drawing::Heads {
-                    let split = draw::split(f);
-                    out.set(
-                        &format!("{}.parent_of_head", f.member.name),
-                        split.as_ref().map(|s| s.parent_of_head.clone()),
-                    )?;
-                    out.set(
-                        &format!("{}.attention_of_head", f.member.name),
-                        split.as_ref().map(|s| s.mean.clone()),
-                    )?;
-                    out.set(
-                        &format!("{}.argmax_share_of_head", f.member.name),
-                        split.as_ref().map(|s| s.argmax.clone()),
-                    )?;
-                }
             }
         }
         Drawing::Positions | Drawing::Seeds => {
@@ -268,10 +253,14 @@ pub(super) fn key_numbers(study: &Study, found: &[Found<'_>]) -> (Vec<&'static s
         ("test_loss", "test loss"),
         ("bayes_counts", "Bayes, counts"),
         ("bayes_posterior", "Bayes, exact"),
+        ("bayes_one_parent", "best single parent"),
         ("gap", "gap to counts"),
         ("attention_on_parent_mean", "attention on the parent"),
         ("attention_on_parent_min", "its minimum"),
     ];
+    // Columns without a number say nothing.
+    let keys: Vec<(&str, &'static str)> =
+        keys.into_iter().filter(|(k, _)| found.iter().any(|f| f.number(k).is_some())).collect();
     let mut columns: Vec<&str> = keys.iter().map(|k| k.1).collect();
     match study.drawing {
         Drawing::Matrices | Drawing::Patterns | Drawing::Heads => {
@@ -284,12 +273,8 @@ pub(super) fn key_numbers(study: &Study, found: &[Found<'_>]) -> (Vec<&'static s
                 let mut row = vec![f.member.name.clone()];
                 row.extend(keys.iter().map(|(k, _)| short(f.number(k))));
                 row.push(if recovered(std::iter::once(f)) == 1 { "yes".into() } else { "no".into() });
-                if let Some(s) = draw::split(f).filter(|_| study.drawing == Drawing::Heads) {
-                    let of = |h: usize| {
-                        let p = s.parent_of_head[h];
-                        format!("head {} on parent {p} ({:.3})", h + 1, s.mean[h][p - 1])
-                    };
-                    row.push((0..s.mean.len()).map(of).collect::<Vec<_>>().join(", "));
+                if study.drawing == Drawing::Heads {
+                    row.push(heads(f).unwrap_or_default());
                 }
                 row
             };
@@ -303,7 +288,7 @@ pub(super) fn key_numbers(study: &Study, found: &[Found<'_>]) -> (Vec<&'static s
                     if group.is_empty() { "all".into() } else { group.to_string() },
                     runs.len().to_string(),
                 ];
-                for (k, _) in keys {
+                for (k, _) in &keys {
                     let s = spread(runs.iter().filter_map(|f| f.number(k)));
                     row.push(match s {
                         Some(Spread { mean, sd: Some(sd), .. }) => format!("{mean:.4} ± {sd:.4}"),
@@ -316,4 +301,20 @@ pub(super) fn key_numbers(study: &Study, found: &[Found<'_>]) -> (Vec<&'static s
             (columns, groups(found).into_iter().map(row).collect())
         }
     }
+}
+
+/// Which head has which parent, and how much attention of it, from the keys that runs with several parents have.
+fn heads(f: &Found<'_>) -> Option<String> {
+    let of = f.summary.get("head_of_parent")?.as_array()?;
+    let mean = f.summary.get("attention_of_heads")?.as_array()?;
+    let part = |(k, h): (usize, &Value)| {
+        let h = h.as_u64()? as usize;
+        let x = mean.get(h.checked_sub(1)?)?.get(k)?.as_f64()?;
+        Some(format!("parent {} by head {h} ({x:.3})", k + 1))
+    };
+    let mut parts: Vec<String> = of.iter().enumerate().filter_map(part).collect();
+    if let Some(x) = f.number("heads_split_parents") {
+        parts.push(format!("both largest at {:.0}% of positions", 100.0 * x));
+    }
+    Some(parts.join(", "))
 }

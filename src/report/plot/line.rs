@@ -384,4 +384,24 @@ mod tests {
         assert_eq!(whole_decades((3.0, 60.0)), (1.0, 100.0));
         assert_eq!(whole_decades((10.0, 10.0)), (10.0, 100.0));
     }
+
+    #[test]
+    fn bands_break_at_gaps_and_widen_the_axis() {
+        let band =
+            vec![(0.0, -1.0, 1.0), (1.0, -2.0, 3.0), (2.0, f64::NAN, 0.0), (3.0, 0.0, 1.0), (4.0, 0.5, 2.0)];
+        let series = Series { band, ..Series::new("s", vec![(0.0, 0.0), (4.0, 0.0)], 0) };
+        let mut chart = LineChart { series: vec![series], ..LineChart::default() };
+        let expected = [
+            [(0.0, 1.0), (1.0, 3.0), (1.0, -2.0), (0.0, -1.0)],
+            [(3.0, 1.0), (4.0, 2.0), (4.0, 0.5), (3.0, 0.0)],
+        ];
+        assert_eq!(chart.bands(&chart.series[0]), expected);
+        let (lo, hi) = chart.layout().y.range;
+        assert!(lo < -2.0 && hi > 3.0);
+        let svg = crate::report::plot::Figure::from(chart.clone()).to_svg().unwrap();
+        assert_eq!(svg.matches("<polygon").count(), 2);
+        // On a logarithmic axis what lies at 0 goes.
+        chart.x_log = true;
+        assert_eq!(chart.bands(&chart.series[0]), expected[1..]);
+    }
 }
