@@ -3,7 +3,7 @@
 use popgrad::batch::Batch;
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Sampled, Source};
-use popgrad::task::{CausalTree, Forest, Roots};
+use popgrad::task::{CausalDag, CausalTree, Dag, DagRoots, Forest, Roots};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 
@@ -14,15 +14,22 @@ static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn fill_allocates_nothing() {
     // 0.1 takes the plain elimination, 0.001 the one with extended exponents.
     for alpha in [0.1, 0.001] {
-        let task = CausalTree::new(Forest::chain(20).unwrap(), 10, alpha, Roots::Stationary).unwrap();
-        let source = Sampled::new(task, Key::new(1, Purpose::Train));
-        let mut work = source.work();
-        let mut batch = Batch::with_capacity(64, 20, 10).unwrap();
-        let region = Region::new(GLOBAL);
-        source.fill(0, 64, 64, &mut work, &mut batch);
-        source.fill(64, 10, 64, &mut work, &mut batch);
-        let change = region.change();
-        assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
-        assert_eq!(batch.seqs(), 10);
+        let tree = CausalTree::new(Forest::chain(20).unwrap(), 10, alpha, Roots::Stationary).unwrap();
+        let dag = CausalDag::new(Dag::two_parents(20).unwrap(), 10, alpha, DagRoots::Shared).unwrap();
+        let key = Key::new(1, Purpose::Train);
+        for source in [Sampled::new(tree, key), Sampled::new(dag, key)] {
+            nothing_allocated(&source);
+        }
     }
+}
+
+fn nothing_allocated(source: &Sampled) {
+    let mut work = source.work();
+    let mut batch = Batch::with_capacity(64, 20, 10).unwrap();
+    let region = Region::new(GLOBAL);
+    source.fill(0, 64, 64, &mut work, &mut batch);
+    source.fill(64, 10, 64, &mut work, &mut batch);
+    let change = region.change();
+    assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
+    assert_eq!(batch.seqs(), 10);
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 /// The joint law of a word s and its target symbol s', π integrated out: W(s, s') = E_π\[P(s | π) π(s' | ..)\].
 ///
-/// Implemented for trees by [`TreeLaw`]; a task with several parents per position needs this much and no more.
+/// Implemented for trees by [`TreeLaw`], for several parents per position by [`DagLaw`](super::DagLaw).
 pub trait WordLaw: Send + Sync {
     /// T, the query included.
     fn seq_len(&self) -> usize;

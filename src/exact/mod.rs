@@ -8,14 +8,17 @@
 //! | [`tree`] | loss and gradients of the simplified model by a prefix tree |
 //! | [`symmetric`] | the same by orbits under renaming the symbols |
 //! | [`law`] | the law of a whole word with its target, for sources that enumerate |
+//! | [`dag`] | the same for positions with several parents |
 //! | [`transition`] | one π with μ, B and ρ |
 //! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
 //! | [`counts`] | the leading gradient ĝ at finite T |
 //! | [`effective`] | T_eff |
+//! | [`trigger_chain`] | one trigger bigram: moments of its sequences, the three top-down gradient steps |
 
 pub mod brute;
 mod closure;
 pub mod counts;
+pub mod dag;
 pub mod effective;
 pub mod law;
 pub mod marginals;
@@ -25,7 +28,9 @@ mod shards;
 pub mod symmetric;
 pub mod transition;
 pub mod tree;
+pub mod trigger_chain;
 
+pub use dag::DagLaw;
 pub use law::{TreeLaw, WordLaw};
 pub use prior::{AtomRoots, FinitePrior, Prior, RootLaw};
 pub use shards::MAX_SYMBOLS;

@@ -4,7 +4,7 @@
 //! Expectation: stage 1 turns the rows of softmax(A1) into the graph; stage 2 sharpens A2 = β I, and the loss falls to near
 //! the Bayes loss. The last row, which has no parent, drifts to itself.
 
-use super::causal::{Outcome, task};
+use super::causal::{Outcome, tree as task};
 use super::folder::{self, TimingRecord};
 use super::{Progress, algorithm1_figures as figures, population};
 use crate::config::Config;
@@ -196,7 +196,10 @@ fn train<E: Elem>(
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
     let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
-    let figures = figures::draw(config, task, layout, &params, bayes, &records, folder);
+    let figures = match recorder.progress.wants_figures() {
+        true => figures::draw(config, task, layout, &params, bayes, &records, folder),
+        false => Ok(()),
+    };
     Ok(Outcome { summary, figures })
 }
 

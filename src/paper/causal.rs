@@ -3,20 +3,21 @@
 //! Expectation: the loss stays on a plateau (the predictor that ignores the graph), then falls to near the Bayes loss while
 //! the first layer's position block turns into the graph's parent matrix.
 
+pub use super::causal_task::{CausalTask, Reference, References, task, tree};
 use super::folder::{self, TimingRecord};
-use super::{Progress, figures, population, posterior};
+use super::{Progress, figures, one_hot, optimizer, population};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::model::{self, Layout, ModelSpec};
-use crate::num::Sum;
-use crate::optim::{self, Schedule};
-use crate::probe::attention::{ParentAttention, parent_attention, position_block};
+use crate::optim::Schedule;
+use crate::probe::attention::{
+    HeadAssignment, ParentAttention, average_pattern, causal_pattern, head_assignment, pattern_attention,
+    position_block,
+};
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
-use crate::source::{Sampled, Source};
-use crate::task::bayes::{bayes_counts, bayes_posterior, bayes_public};
-use crate::task::{CausalTree, Forest, Roots, Task};
+use crate::source::Source;
 use crate::train::{self, Evaluation, Observer, Plan, State, Trainer};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
@@ -45,6 +46,9 @@ pub struct MetricRecord {
     pub attention_on_parent_min: Option<f64>,
     /// Is every parent the argmax of its row?
     pub graph_recovered: bool,
+    /// With several parents: share of positions at which each head's argmax is the parent that the head is assigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads_split_parents: Option<f64>,
 }
 
 /// A finished run: what it found, and whether its figures could be drawn.
@@ -54,38 +58,6 @@ pub struct Outcome {
     pub summary: Summary,
     /// Training may take hours: a picture that cannot be drawn or written does not take its result away.
     pub figures: Result<()>,
-}
-
-/// Losses of the reference predictors on the test set.
-#[derive(Debug, Clone, Copy)]
-pub struct References {
-    /// Posterior mean from the edges.
-    pub counts: f64,
-    /// The public code's variant.
-    pub public: f64,
-    /// The exact posterior, where it has a closed form or can be had by quadrature.
-    pub posterior: Option<f64>,
-}
-
-/// The task, from a configuration.
-///
-/// # Errors
-/// Values out of range.
-pub fn task(config: &Config) -> Result<CausalTree> {
-    let forest = match config.graph.as_str() {
-        "custom" => Forest::from_parents(&config.parents)?,
-        name => Forest::named(name, config.T, config.seed)?,
-    };
-    if forest.seq_len() != config.T {
-        let problem = format!("{} for graph `{}` of {} tokens", config.T, config.graph, forest.seq_len());
-        return Err(Error::invalid("T", problem, format!("T = {}", forest.seq_len())));
-    }
-    let roots = match config.roots.as_str() {
-        "stationary" => Roots::Stationary,
-        "uniform" => Roots::Uniform,
-        other => return Err(Error::unknown("roots", other, ["stationary", "uniform"])),
-    };
-    CausalTree::new(forest, config.S, config.alpha, roots)
 }
 
 fn plan(config: &Config) -> Result<Plan> {
@@ -105,7 +77,7 @@ fn test_size(config: &Config) -> Result<usize> {
     Ok(population::words(config)?.unwrap_or(config.test_size))
 }
 
-fn spec(config: &Config) -> ModelSpec {
+pub(super) fn spec(config: &Config) -> ModelSpec {
     ModelSpec {
         name: config.model.clone(),
         vocab: config.S,
@@ -131,16 +103,16 @@ fn check_typed<E: Elem>(config: &Config) -> Result<()> {
     let model = model::build::<E>(&spec(config))?;
     if model.layout().find("A.0").is_none() {
         // Figures and metrics of this experiment are about its blocks.
-        return Err(Error::invalid("model", model.name(), "disentangled"));
+        return Err(Error::invalid("model", model.name(), "disentangled or mlp_transformer"));
     }
     let len = model.layout().len();
-    optim::build::<E>(&config.optimizer, len, config.weight_decay)?;
+    optimizer::build::<E>(config, len)?;
     let plan = plan(config)?;
     if !(config.lr.is_finite() && config.lr >= 0.0) {
         return Err(Error::invalid("lr", config.lr.to_string(), "finite, >= 0"));
     }
     if config.source == "exact" {
-        population::check_prior(&task)?;
+        task.check_prior()?;
     }
     let test = test_size(config)?.checked_mul(4 * config.T + 8 * config.S + 8);
     let needed = train::memory(model.as_ref(), &plan).and_then(|b| b.checked_add(test?));
@@ -185,13 +157,14 @@ fn run_typed<E: Elem>(
 ) -> Result<Outcome> {
     let task = task(config)?;
     let model = model::build::<E>(&spec(config))?;
-    let sampled = |purpose| Box::new(Sampled::new(task.clone(), Key::new(config.seed, purpose)));
+    let sampled = |purpose| task.sampled(config.seed, purpose);
     let (source, test): (Box<dyn Source>, Option<Box<dyn Source>>) = match config.source.as_str() {
-        "exact" => (Box::new(population::source(&task)?), None),
+        "exact" => (Box::new(task.population()?), None),
         _ => (sampled(Purpose::Train), Some(sampled(Purpose::Test))),
     };
-    let params = initial::<E>(config, model.layout());
-    let optimizer = optim::build(&config.optimizer, params.len(), config.weight_decay)?;
+    let key = Key::new(config.seed, Purpose::Init);
+    let params = model.initial(config.init, &|i| key.normal(i));
+    let optimizer = optimizer::build(config, params.len())?;
     let mut trainer = Trainer::new(model.as_ref(), source.as_ref(), optimizer, plan(config)?, params)?;
 
     let fingerprint = config.to_toml()?;
@@ -208,22 +181,24 @@ fn run_typed<E: Elem>(
         }
         None => MetricsWriter::open(folder)?,
     };
-    if config.init == 0.0 && config.heads.iter().any(|h| *h > 1) {
+    if config.init == 0.0 && config.model == "disentangled" && config.heads.iter().any(|h| *h > 1) {
         progress.note("init=0 leaves the heads of a layer equal for ever; init=1e-4 tells them apart");
     }
-    folder::write_run_file(folder, config, task.forest().parents_i64())?;
-    trainer.set_test(test.as_deref().unwrap_or(source.as_ref()), test_size(config)?)?;
-    let references = references(&task, &trainer.test_batches().collect::<Vec<_>>());
+    folder::write_run_file(folder, config, task.graph_json())?;
+    let test = test.as_deref().unwrap_or(source.as_ref());
+    trainer.set_test(test, test_size(config)?)?;
+    let references = task.references(&trainer.test_batches().collect::<Vec<_>>());
+    let probe = Probe::new(config, &task, test)?;
 
     let earlier = folder::last_seconds(folder)?;
     let first_step = trainer.steps_done();
     let mut recorder = Recorder {
         config,
-        task: &task,
+        probe: &probe,
         layout: model.layout(),
         folder,
         fingerprint: &fingerprint,
-        references,
+        gap_from: references.counts,
         logs,
         progress,
         started: Instant::now(),
@@ -245,47 +220,93 @@ fn run_typed<E: Elem>(
         None => trainer.test_loss()?,
     };
     let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
-    let attention = attention(config, &task, model.layout(), &params);
+    let patterns = first_layer_patterns(config, model.layout(), &params, &probe);
+    let attention = probe.attention(&patterns);
+    folder::write_attention(folder, &patterns, config.T)?;
     let mut summary = Summary::new();
     summary.set("test_loss", test_loss)?;
-    summary.set("bayes_counts", references.counts)?;
-    summary.set("bayes_public", references.public)?;
-    summary.set("bayes_posterior", references.posterior)?;
+    for reference in &references.all {
+        summary.set(reference.key, reference.loss)?;
+    }
     summary.set("gap", test_loss - references.counts)?;
     summary.set("attention_on_parent_mean", attention.as_ref().map(|a| a.mean))?;
     summary.set("attention_on_parent_min", attention.as_ref().map(|a| a.min))?;
     summary.set("graph_recovered", attention.as_ref().is_some_and(|a| a.recovered))?;
+    if let Some(heads) = probe.assignment(&patterns) {
+        // Heads from 1, as figures name them.
+        summary.set("head_of_parent", heads.head_of.iter().map(|h| h.map(|h| h + 1)).collect::<Vec<_>>())?;
+        summary.set("attention_of_heads", heads.mean.chunks(heads.slots).collect::<Vec<_>>())?;
+        summary.set("heads_split_parents", heads.split)?;
+    }
     summary.set("steps", trainer.steps_done())?;
     summary.set("seconds", seconds)?;
     summary.set("steps_per_second", rate)?;
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
-    let figures = figures::draw(config, &task, model.layout(), &params, &references, folder);
+    let figures = match recorder.progress.wants_figures() {
+        true => figures::draw(config, &task, model.layout(), &params, &patterns, &probe, &references, folder),
+        false => Ok(()),
+    };
     Ok(Outcome { summary, figures })
 }
 
-/// Zeros, or with `init` > 0 normal attention matrices; the read-out starts at zero either way.
-fn initial<E: Elem>(config: &Config, layout: &Layout) -> Vec<E> {
-    let key = Key::new(config.seed, Purpose::Init);
-    let mut params = vec![E::ZERO; layout.len()];
-    if config.init > 0.0 {
-        for block in layout.blocks().iter().filter(|b| b.name().starts_with("A.")) {
-            for i in block.range() {
-                params[i] = E::from_f64(config.init * key.normal(i as u64));
-            }
-        }
-    }
-    params
+/// What the first layer's attention is held against, and the sequences that it is read from where it depends on them.
+#[derive(Debug)]
+pub struct Probe {
+    /// Sequences of the test set, weighted; a few.
+    pub sequences: Batch,
+    len: usize,
+    /// Parents of the positions 0..T-2.
+    parents: Vec<Vec<usize>>,
+    /// Parents of a position that the target has as well, where those are several.
+    several: Option<usize>,
 }
 
-/// Attention of the first layer on the parents, from the flat parameters.
-pub fn attention(
+/// Test sequences that attention is averaged over where it depends on them.
+const PROBED: usize = 256;
+
+impl Probe {
+    fn new(config: &Config, task: &CausalTask, test: &dyn Source) -> Result<Self> {
+        let n = test.population().unwrap_or(PROBED).min(PROBED);
+        let mut sequences = Batch::with_capacity(n, config.T, config.S)?;
+        test.fill(0, n, n, &mut test.work(), &mut sequences);
+        let several = match task {
+            CausalTask::Tree(_) => None,
+            CausalTask::Dag(task) => Some(task.dag().target().len()).filter(|k| *k > 1),
+        };
+        Ok(Probe { sequences, len: config.T, parents: task.parents(), several })
+    }
+
+    /// Attention of the first layer's patterns on the parents.
+    pub fn attention(&self, patterns: &[Vec<f64>]) -> Option<ParentAttention> {
+        let pairs = self.parents.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p)));
+        pattern_attention(patterns, self.len, pairs)
+    }
+
+    /// Which head holds which parent, over the positions with as many parents as the target; none if that is one.
+    pub fn assignment(&self, patterns: &[Vec<f64>]) -> Option<HeadAssignment> {
+        let parents = self.parents.iter().enumerate().map(|(i, p)| (i, p.as_slice()));
+        let like_target: Vec<_> = parents.filter(|(_, p)| Some(p.len()) == self.several).collect();
+        head_assignment(patterns, self.len, &like_target)
+    }
+}
+
+/// Attention pattern (T, T) of every head of the first layer, from the flat parameters; NaN above the diagonal. Every number and
+/// picture of this experiment about the first layer's attention comes from here.
+pub fn first_layer_patterns(
     config: &Config,
-    task: &CausalTree,
     layout: &Layout,
     params: &[f64],
-) -> Option<ParentAttention> {
-    parent_attention(&position_blocks(config, layout, params), config.T, task.forest().parents())
+    probe: &Probe,
+) -> Vec<Vec<f64>> {
+    if let Ok(Some((layout, params))) = one_hot::coordinates(layout, params) {
+        // Tokens and positions share their dimensions: nothing is by position alone.
+        let (d, scores) = (config.S + config.T, layout.find("A.0").map(|b| &params[b.range()]));
+        let heads = scores.unwrap_or_default().chunks(d * d);
+        return heads.map(|scores| average_pattern(scores, &probe.sequences)).collect();
+    }
+    // By position alone: exact where the other blocks are equal along a row, and what the paper shows.
+    position_blocks(config, layout, params).iter().map(|block| causal_pattern(block, config.T)).collect()
 }
 
 /// Position-position block of every head of the first layer, (T, T) each.
@@ -293,25 +314,6 @@ pub fn position_blocks(config: &Config, layout: &Layout, params: &[f64]) -> Vec<
     let d = config.S + config.T;
     let heads = layout.find("A.0").map(|b| &params[b.range()]).unwrap_or_default();
     heads.chunks(d * d).map(|a| position_block(a, config.S, config.T)).collect()
-}
-
-/// Mean losses of the reference predictors over `batches`.
-fn references(task: &CausalTree, batches: &[&Batch]) -> References {
-    let mut f = vec![0.0; task.vocab()];
-    let (mut counts, mut public, mut posterior, mut exact) = (Sum::new(), Sum::new(), Sum::new(), true);
-    for batch in batches {
-        for i in 0..batch.seqs() {
-            let (tokens, target, weight) = (batch.sequence(i), batch.target(i), batch.weights()[i]);
-            bayes_counts(task, tokens, &mut f);
-            counts.add(weight * cross_entropy(target, &f));
-            bayes_public(task, tokens, &mut f);
-            public.add(weight * cross_entropy(target, &f));
-            exact &= bayes_posterior(task, tokens, &mut f).is_some();
-            posterior.add(weight * cross_entropy(target, &f));
-        }
-    }
-    let posterior = if exact { Some(posterior.value()) } else { posterior::loss(task, batches) };
-    References { counts: counts.value(), public: public.value(), posterior }
 }
 
 /// −Σ y log f over y > 0.
@@ -322,11 +324,12 @@ pub(super) fn cross_entropy(target: &[f64], f: &[f64]) -> f64 {
 /// Writes logs and checkpoints as training goes.
 struct Recorder<'a> {
     config: &'a Config,
-    task: &'a CausalTree,
+    probe: &'a Probe,
     layout: &'a Layout,
     folder: &'a Path,
     fingerprint: &'a str,
-    references: References,
+    /// Loss of the counts predictor.
+    gap_from: f64,
     logs: MetricsWriter,
     progress: &'a mut dyn Progress,
     started: Instant,
@@ -354,8 +357,9 @@ impl<E: Elem> Observer<E> for Recorder<'_> {
 
     fn evaluated(&mut self, e: &Evaluation, params: &[E]) -> Result<()> {
         let params: Vec<f64> = params.iter().map(|p| p.to_f64()).collect();
-        let attention = attention(self.config, self.task, self.layout, &params);
-        let gap = e.test_loss - self.references.counts;
+        let patterns = first_layer_patterns(self.config, self.layout, &params, self.probe);
+        let attention = self.probe.attention(&patterns);
+        let gap = e.test_loss - self.gap_from;
         self.logs.metric(&MetricRecord {
             step: e.step,
             lr: e.lr,
@@ -366,6 +370,7 @@ impl<E: Elem> Observer<E> for Recorder<'_> {
             attention_on_parent_mean: attention.as_ref().map(|a| a.mean),
             attention_on_parent_min: attention.as_ref().map(|a| a.min),
             graph_recovered: attention.as_ref().is_some_and(|a| a.recovered),
+            heads_split_parents: self.probe.assignment(&patterns).map(|a| a.split),
         })?;
         let seconds = self.earlier + self.started.elapsed().as_secs_f64();
         let steps_per_second = self.rate(e.step).unwrap_or(0.0);

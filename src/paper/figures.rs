@@ -1,26 +1,30 @@
 //! The figures of a causal-graph run, in the paper's block layout.
 
-use super::causal::{MetricRecord, References, position_blocks};
+use super::causal::{CausalTask, MetricRecord, Probe, References};
+use super::one_hot;
 use crate::config::Config;
 use crate::model::Layout;
-use crate::probe::attention::causal_pattern;
+use crate::probe::attention::HeadAssignment;
 use crate::report::metrics::METRICS_FILE;
 use crate::report::plot::{
     Block, Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure,
 };
-use crate::task::CausalTree;
+use crate::task::{CausalTree, Task};
 use crate::{Error, Result};
 use std::path::Path;
 
 /// Folder of figures inside a run folder.
 pub(super) const FOLDER: &str = "figures";
 
-/// Draws everything from the logs and the final parameters.
+/// Draws everything from the logs and the final parameters. `patterns` (T, T) are those of the first layer's heads.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn draw(
     config: &Config,
-    task: &CausalTree,
+    task: &CausalTask,
     layout: &Layout,
     params: &[f64],
+    patterns: &[Vec<f64>],
+    probe: &Probe,
     references: &References,
     folder: &Path,
 ) -> Result<()> {
@@ -28,21 +32,29 @@ pub(super) fn draw(
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
     let loss = loss_curve(config, references, &read_records::<MetricRecord>(&folder.join(METRICS_FILE))?);
     save_figure(&dir, "loss", &loss.clone().into())?;
-    let graph = graph(task);
+    let graph = match task {
+        CausalTask::Tree(task) => graph(task),
+        CausalTask::Dag(task) => graph_of(&task.dag().sets(), task.seq_len()),
+    };
     save_figure(&dir, "graph", &graph.clone().into())?;
 
-    let patterns: Vec<Figure> = position_blocks(config, layout, params)
-        .iter()
-        .enumerate()
-        .take(MOST_HEADS)
-        .map(|(h, block)| pattern(config, h, block).into())
-        .collect();
+    let heads = |most: usize| {
+        patterns.iter().enumerate().take(most).map(|(h, values)| pattern(config, h, values).into())
+    };
     let mut beside = vec![Figure::from(graph.clone())];
-    beside.extend(patterns);
+    beside.extend(heads(MOST_HEADS));
     let columns = beside.len().min(3);
     save_figure(&dir, "attention", &Panels { title: String::new(), columns, figures: beside }.into())?;
 
-    for l in 0..config.heads.len() {
+    let assigned = probe.assignment(patterns).map(|a| by_position(&a));
+    if let Some(chart) = &assigned {
+        save_figure(&dir, "heads", &chart.clone().into())?;
+    }
+    // Embedded models have no other layer in these coordinates.
+    let own = one_hot::coordinates(layout, params)?;
+    let (layout, params) = own.as_ref().map_or((layout, params), |(layout, params)| (layout, params));
+    let drawn = |l: &usize| layout.find(&format!("A.{l}")).is_some();
+    for l in (0..config.heads.len()).filter(drawn) {
         save_figure(&dir, &format!("A{}", l + 1), &layer(config, layout, params, l))?;
     }
     let w = readout(config, layout, params);
@@ -51,14 +63,10 @@ pub(super) fn draw(
     let mut all = vec![loss.into(), graph.into()];
     let few = |heads: &usize| *heads <= OVERVIEW_HEADS;
     if config.heads.first().is_some_and(few) {
-        all.extend(
-            position_blocks(config, layout, params)
-                .iter()
-                .enumerate()
-                .map(|(h, b)| pattern(config, h, b).into()),
-        );
+        all.extend(heads(MOST_HEADS));
     }
-    let layers = config.heads.iter().enumerate().filter(|(_, heads)| few(heads));
+    all.extend(assigned.map(Figure::from));
+    let layers = config.heads.iter().enumerate().filter(|(l, heads)| drawn(l) && few(heads));
     all.extend(layers.map(|(l, _)| layer(config, layout, params, l)));
     all.push(w.into());
     let title =
@@ -128,14 +136,8 @@ fn loss_curve(config: &Config, references: &References, records: &[MetricRecord]
     let points = |f: fn(&MetricRecord) -> Option<f64>| -> Vec<(f64, f64)> {
         records.iter().filter_map(|r| f(r).map(|y| (r.step as f64, y))).collect()
     };
-    let mut lines = vec![
-        RefLine::new("uniform guess", (config.S as f64).ln()),
-        RefLine::new("Bayes, counts", references.counts),
-        RefLine::new("Bayes, public code", references.public),
-    ];
-    if let Some(y) = references.posterior {
-        lines.push(RefLine::new("Bayes, exact posterior", y));
-    }
+    let mut lines = vec![RefLine::new("uniform guess", (config.S as f64).ln())];
+    lines.extend(references.all.iter().filter_map(|r| Some(RefLine::new(r.label, r.loss?))));
     LineChart {
         title: "Loss".into(),
         x_label: "step".into(),
@@ -151,32 +153,62 @@ fn loss_curve(config: &Config, references: &References, records: &[MetricRecord]
 
 pub(super) fn graph(task: &CausalTree) -> HeatMap {
     // With a row for the query, which has no parent, so that rows line up with those of the attention pattern.
-    let n = task.forest().seq_len();
-    let mut values = vec![0.0; n * n];
-    for (i, p) in task.forest().parents().iter().enumerate() {
-        if let Some(p) = p {
-            values[i * n + p] = 1.0;
-        }
+    let query = [Vec::new()];
+    let rows: Vec<Vec<usize>> = task.forest().parents().iter().map(|p| p.iter().copied().collect()).collect();
+    graph_of(&[&rows[..], &query].concat(), task.seq_len())
+}
+
+/// The parents of each row among `t` positions; a row beyond them is the target's.
+fn graph_of(rows: &[Vec<usize>], t: usize) -> HeatMap {
+    let mut values = vec![0.0; rows.len() * t];
+    for (i, p) in rows.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p))) {
+        values[i * t + p] = 1.0;
     }
+    let y_label = if rows.len() > t { "position (last row: target)" } else { "position" };
     fit(HeatMap {
         title: "True graph".into(),
         values,
-        rows: n,
-        cols: n,
+        rows: rows.len(),
+        cols: t,
         range: Some((0.0, 1.0)),
         row_ticks: Ticks::From(1),
         col_ticks: Ticks::From(1),
         x_label: "parent position".into(),
-        y_label: "position".into(),
+        y_label: y_label.into(),
         ..HeatMap::default()
     })
 }
 
-fn pattern(config: &Config, head: usize, block: &[f64]) -> HeatMap {
+/// Attention of each head on each parent, position by position: solid where the parent is the head's own.
+fn by_position(a: &HeadAssignment) -> LineChart {
+    let heads = a.heads.min(OVERVIEW_HEADS);
+    let pairs = (0..heads).flat_map(|h| (0..a.slots).map(move |k| (h, k)));
+    let series = pairs.map(|(h, k)| {
+        let points = a.rows.iter().map(|(i, x)| (*i as f64 + 1.0, x[h * a.slots + k])).collect();
+        let own = a.head_of[k] == Some(h);
+        Series {
+            dashed: !own,
+            ..Series::new(format!("head {}, parent {}", h + 1, k + 1), points, h * a.slots + k)
+        }
+    });
+    LineChart {
+        title: "Attention on each parent".into(),
+        x_label: "position".into(),
+        y_label: "attention".into(),
+        series: series.collect(),
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+}
+
+fn pattern(config: &Config, head: usize, values: &[f64]) -> HeatMap {
     let which = if config.heads[0] > 1 { format!(", head {}", head + 1) } else { String::new() };
     fit(HeatMap {
-        title: format!("softmax of A1, positions{which}"),
-        values: causal_pattern(block, config.T),
+        title: format!(
+            "{}{which}",
+            if embedded(config) { "mean attention of layer 1" } else { "softmax of A1, positions" }
+        ),
+        values: values.to_vec(),
         rows: config.T,
         cols: config.T,
         range: Some((0.0, 1.0)),
@@ -204,7 +236,7 @@ fn stream(config: &Config, l: usize) -> Vec<Block> {
     names.into_iter().map(|(n, size)| Block::new(if named { n } else { String::new() }, size)).collect()
 }
 
-fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
+pub(super) fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
     let blocks = stream(config, l);
     let d: usize = blocks.iter().map(|b| b.size).sum();
     let values = layout.find(&format!("A.{l}")).map(|b| &params[b.range()]).unwrap_or_default();
@@ -215,7 +247,11 @@ fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
         .map(|(h, a)| {
             let which = if config.heads[l] > 1 { format!(", head {}", h + 1) } else { String::new() };
             let map = HeatMap {
-                title: format!("A{}{which}", l + 1),
+                title: if embedded(config) {
+                    format!("E A1 E'{which}")
+                } else {
+                    format!("A{}{which}", l + 1)
+                },
                 values: a.to_vec(),
                 rows: d,
                 cols: d,
@@ -235,10 +271,15 @@ fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
     Panels { title: String::new(), columns: figures.len().min(3), figures }.into()
 }
 
-fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
-    let blocks = stream(config, config.heads.len());
+/// Does the model embed tokens and positions, so that its matrices are drawn between E and Eᵀ?
+fn embedded(config: &Config) -> bool {
+    config.model == "mlp_transformer"
+}
+
+pub(super) fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
+    let blocks = stream(config, if embedded(config) { 0 } else { config.heads.len() });
     fit(HeatMap {
-        title: "W".into(),
+        title: if embedded(config) { "E W" } else { "W" }.into(),
         values: layout.find("W").map(|b| params[b.range()].to_vec()).unwrap_or_default(),
         rows: blocks.iter().map(|b| b.size).sum(),
         cols: config.S,

@@ -1,5 +1,7 @@
 //! Attention of the first layer on the parents of the latent graph.
 
+use crate::batch::Batch;
+
 /// Attention on the parents, and whether the graph can be read off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParentAttention {
@@ -15,7 +17,10 @@ pub struct ParentAttention {
 
 /// Softmax over j <= i of row `i` of a score matrix (row-major, `stride` entries per row).
 pub fn causal_row(scores: &[f64], stride: usize, i: usize) -> Vec<f64> {
-    let row = &scores[i * stride..i * stride + i + 1];
+    softmax(&scores[i * stride..i * stride + i + 1])
+}
+
+fn softmax(row: &[f64]) -> Vec<f64> {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let e: Vec<f64> = row.iter().map(|x| (x - max).exp()).collect();
     let z: f64 = e.iter().sum();
@@ -37,17 +42,55 @@ pub fn position_block(a: &[f64], s: usize, t: usize) -> Vec<f64> {
     (0..t).flat_map(|i| a[(s + i) * d + s..(s + i) * d + d].iter().copied()).collect()
 }
 
+/// Mean over weighted sequences of the pattern (T, T) that the scores of tokens and positions give: `scores` (d, d), d = S + T, rows the
+/// query's, columns the key's; score_ij is the sum of the entries of (s_i, position i) against (s_j, position j). NaN above the diagonal.
+pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
+    let (s, t) = (sequences.vocab(), sequences.len_tokens());
+    let d = s + t;
+    let total: f64 = sequences.weights().iter().sum();
+    let mut out = vec![f64::NAN; t * t];
+    (0..t).for_each(|i| out[i * t..i * t + i + 1].fill(0.0));
+    let mut row = vec![0.0; t];
+    for (tokens, weight) in sequences.tokens().chunks_exact(t).zip(sequences.weights()) {
+        for i in 0..t {
+            let (by_token, by_position) =
+                (&scores[tokens[i] as usize * d..][..d], &scores[(s + i) * d..][..d]);
+            for (j, z) in row[..=i].iter_mut().enumerate() {
+                let token = tokens[j] as usize;
+                *z = by_token[token] + by_token[s + j] + by_position[token] + by_position[s + j];
+            }
+            let pattern = softmax(&row[..=i]);
+            out[i * t..].iter_mut().zip(pattern).for_each(|(o, p)| *o += weight / total * p);
+        }
+    }
+    out
+}
+
 /// Attention that the heads of layer 1 put on `parents` by position alone: softmax over j <= i of the position block.
 /// `heads` are score matrices (t, t); `parents[i]` is the parent of position i. `None` when no position has a parent.
 pub fn parent_attention(heads: &[Vec<f64>], t: usize, parents: &[Option<usize>]) -> Option<ParentAttention> {
+    let patterns: Vec<Vec<f64>> = heads.iter().map(|h| causal_pattern(h, t)).collect();
+    pattern_attention(&patterns, t, parents.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))))
+}
+
+/// Attention of the patterns (t, t) on each of `pairs` (i, a parent of i); entries above the diagonal are not read. `None` when
+/// there are no pairs.
+///
+/// Each pair counts with its best head. Two parents of one position cannot both be the largest of one head's row: where the
+/// graph is recovered, different heads hold them.
+pub fn pattern_attention(
+    patterns: &[Vec<f64>],
+    t: usize,
+    pairs: impl Iterator<Item = (usize, usize)>,
+) -> Option<ParentAttention> {
     let mut rows = Vec::new();
     let mut recovered = true;
-    for (i, p) in parents.iter().enumerate().filter_map(|(i, p)| p.map(|p| (i, p))) {
+    for (i, p) in pairs {
         let (mut best, mut hit) = (0.0f64, false);
-        for head in heads {
-            let row = causal_row(head, t, i);
+        for pattern in patterns {
+            let row = &pattern[i * t..i * t + i + 1];
             best = best.max(row[p]);
-            hit |= row.iter().enumerate().all(|(j, x)| j == p || *x < row[p]);
+            hit |= is_peak(row, p);
         }
         recovered &= hit;
         rows.push((i, p, best));
@@ -60,9 +103,91 @@ pub fn parent_attention(heads: &[Vec<f64>], t: usize, parents: &[Option<usize>])
     Some(ParentAttention { rows, mean, min, recovered })
 }
 
+/// Is entry `p` strictly the largest?
+fn is_peak(row: &[f64], p: usize) -> bool {
+    row.iter().enumerate().all(|(j, x)| j == p || *x < row[p])
+}
+
+/// Which head holds which parent, where positions have several.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadAssignment {
+    /// H.
+    pub heads: usize,
+    /// K, parents of a position.
+    pub slots: usize,
+    /// Of each position with K parents: its number, and the attention of head h on parent k (H, K).
+    pub rows: Vec<(usize, Vec<f64>)>,
+    /// Mean over these positions (H, K).
+    pub mean: Vec<f64>,
+    /// The head that parent k is given (K): largest mean attention first, no head twice; none where heads run out.
+    pub head_of: Vec<Option<usize>>,
+    /// Share of these positions at which every parent is strictly the largest entry of its own head's row.
+    pub split: f64,
+}
+
+/// Assigns heads to parents from the patterns (t, t). `parents` are (i, parents of i), all of the same number K >= 1. `None`
+/// where there are no positions or no heads.
+pub fn head_assignment(
+    patterns: &[Vec<f64>],
+    t: usize,
+    parents: &[(usize, &[usize])],
+) -> Option<HeadAssignment> {
+    let (heads, slots) = (patterns.len(), parents.first()?.1.len());
+    if heads == 0 {
+        return None;
+    }
+    let on = |i: usize, p: &[usize]| -> Vec<f64> {
+        patterns.iter().flat_map(|a| p.iter().map(move |p| a[i * t + p])).collect()
+    };
+    let rows: Vec<(usize, Vec<f64>)> = parents.iter().map(|(i, p)| (*i, on(*i, p))).collect();
+    let n = rows.len() as f64;
+    let mean: Vec<f64> = (0..heads * slots).map(|e| rows.iter().map(|r| r.1[e]).sum::<f64>() / n).collect();
+    let mut head_of = vec![None; slots];
+    for _ in 0..heads.min(slots) {
+        let free = |e: &usize| head_of[e % slots].is_none() && !head_of.contains(&Some(e / slots));
+        // The first of equals, so that the answer does not hang on rounding alone.
+        let best =
+            (0..heads * slots).filter(free).max_by(|a, b| mean[*a].total_cmp(&mean[*b]).then(b.cmp(a)));
+        if let Some(e) = best {
+            head_of[e % slots] = Some(e / slots);
+        }
+    }
+    let follows = |(i, p): &&(usize, &[usize])| {
+        p.iter()
+            .zip(&head_of)
+            .all(|(p, h)| h.is_some_and(|h| is_peak(&patterns[h][i * t..i * t + i + 1], *p)))
+    };
+    let split = parents.iter().filter(follows).count() as f64 / n;
+    Some(HeadAssignment { heads, slots, rows, mean, head_of, split })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn averaged_patterns_follow_tokens_and_positions() {
+        let (s, t) = (2, 3);
+        let d = s + t;
+        let mut sequences = Batch::with_capacity(2, t, s).unwrap();
+        sequences.set_seqs(2);
+        let (tokens, _, weights) = sequences.parts_mut();
+        tokens.copy_from_slice(&[0, 1, 0, 1, 1, 0]);
+        weights.copy_from_slice(&[1.0, 3.0]);
+        // Position 2 prefers position 0 threefold; a key of token 1 counts double where the query has token 0.
+        let mut scores = vec![0.0; d * d];
+        scores[(s + 2) * d + s] = 3f64.ln();
+        scores[1] = 2f64.ln();
+        let got = average_pattern(&scores, &sequences);
+        // Last row: weights (3, 2, 1) of the first sequence, (6, 2, 1) of the second.
+        for (j, expected) in
+            [3.0 / 6.0 / 4.0 + 6.0 / 9.0 * 0.75, 2.0 / 6.0 / 4.0 + 2.0 / 9.0 * 0.75].iter().enumerate()
+        {
+            assert!((got[2 * t + j] - expected).abs() < 1e-15);
+        }
+        assert_eq!((got[0], got[t], got[t + 1]), (1.0, 0.5, 0.5));
+        assert!(got[1].is_nan() && got[t + 2].is_nan());
+    }
 
     #[test]
     fn a_planted_graph_is_found_and_a_tie_is_not() {
@@ -90,5 +215,38 @@ mod tests {
         let both = parent_attention(&[vec![0.0; t * t], block], t, &parents).unwrap();
         assert_eq!(both, got);
         assert!(parent_attention(&[], t, &[None, None]).is_none());
+    }
+
+    #[test]
+    fn heads_are_assigned_to_parents() {
+        let t = 4;
+        let pattern = |peaks: [usize; 4]| -> Vec<f64> {
+            let mut a = vec![f64::NAN; t * t];
+            for (i, p) in peaks.into_iter().enumerate() {
+                for j in 0..=i {
+                    a[i * t + j] = if j == p { 0.7 } else { 0.3 / i as f64 };
+                }
+            }
+            a
+        };
+        let parents: [(usize, &[usize]); 2] = [(2, &[0, 1]), (3, &[1, 2])];
+        // Head 0 follows the second parent everywhere, head 1 the first at position 2 only.
+        let patterns = [pattern([0, 0, 1, 2]), pattern([0, 0, 0, 0])];
+        let got = head_assignment(&patterns, t, &parents).unwrap();
+        assert_eq!((got.heads, got.slots), (2, 2));
+        assert_eq!(got.rows[0], (2, vec![0.15, 0.7, 0.7, 0.15]));
+        assert_eq!(got.head_of, [Some(1), Some(0)]);
+        assert_eq!(got.split, 0.5);
+        assert!((got.mean[2] - (0.7 + 0.1) / 2.0).abs() < 1e-15);
+        let all = pattern_attention(&patterns, t, [(2, 0), (2, 1), (3, 1), (3, 2)].into_iter()).unwrap();
+        assert!(!all.recovered && (all.min - 0.1).abs() < 1e-15);
+        // One head for two parents: the one it holds more, and no split.
+        let one = head_assignment(&patterns[..1], t, &parents).unwrap();
+        assert_eq!((one.head_of, one.split), (vec![None, Some(0)], 0.0));
+        // A tie goes to the first pair, and is no split.
+        let flat = vec![pattern([0, 0, 9, 9]); 2];
+        let tie = head_assignment(&flat, t, &parents).unwrap();
+        assert_eq!((tie.head_of, tie.split), (vec![Some(0), Some(1)], 0.0));
+        assert!(head_assignment(&[], t, &parents).is_none() && head_assignment(&patterns, t, &[]).is_none());
     }
 }

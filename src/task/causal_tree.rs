@@ -377,7 +377,7 @@ impl CausalTreeWork {
 }
 
 /// Prefix sums of `p` into `out`; returns the total.
-fn cumulate(p: &[f64], out: &mut [f64]) -> f64 {
+pub(super) fn cumulate(p: &[f64], out: &mut [f64]) -> f64 {
     let mut total = 0.0;
     for (c, &x) in out.iter_mut().zip(p) {
         total += x;
@@ -390,7 +390,7 @@ fn cumulate(p: &[f64], out: &mut [f64]) -> f64 {
 ///
 /// u ≤ 1 - 2⁻⁵³ keeps the rounded product below the total, so the result is a symbol, and one of positive
 /// probability: its prefix sum exceeds the previous one. Counting instead of searching: no branch to mispredict.
-fn invert(cumulated: &[f64], u: f64) -> u32 {
+pub(super) fn invert(cumulated: &[f64], u: f64) -> u32 {
     let level = u * cumulated[cumulated.len() - 1];
     cumulated.iter().map(|&c| u32::from(c <= level)).sum()
 }

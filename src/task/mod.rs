@@ -1,14 +1,24 @@
 //! Tasks: distributions over sequences with a soft target, their graphs and their Bayes answers.
 
+pub mod alias;
 pub mod bayes;
+pub mod bayes_dag;
+pub mod causal_dag;
 pub mod causal_tree;
+pub mod corpus;
+pub mod dag;
 pub mod dirichlet;
 pub mod graph;
 pub mod stationary;
+pub mod trigger_bigram;
 
+pub use causal_dag::{CausalDag, CausalDagWork, DagRoots};
 pub use causal_tree::{CausalTree, CausalTreeBlock, CausalTreeWork, Roots};
+pub use corpus::Corpus;
+pub use dag::Dag;
 pub use dirichlet::DirichletRows;
 pub use graph::Forest;
+pub use trigger_bigram::TriggerBigram;
 
 use crate::rng::Key;
 use std::any::Any;

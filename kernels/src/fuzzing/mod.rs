@@ -5,6 +5,7 @@ pub(crate) mod attention;
 pub(crate) mod elementwise;
 mod gemm;
 pub(crate) mod mask;
+pub(crate) mod one_hot;
 pub(crate) mod peak;
 pub(crate) mod prefix_tree;
 pub(crate) mod sampling;
@@ -38,6 +39,13 @@ pub fn elementwise(data: &[u8]) {
 /// The fuzz target `prefix_tree`: any bytes are a small tree, checked against enumeration.
 pub fn prefix_tree(data: &[u8]) {
     prefix_tree::run(data);
+}
+
+/// The fuzz target `one_hot`: any bytes are sizes and a seed, checked for both types.
+pub fn one_hot(data: &[u8]) {
+    let case = one_hot::decode(data);
+    one_hot::check::<f32>(case);
+    one_hot::check::<f64>(case);
 }
 
 /// The fuzz target `peak`: any bytes are a slice to sweep.
@@ -95,6 +103,11 @@ mod tests {
     #[test]
     fn prefix_tree_corpus_passes() {
         replay("prefix_tree", super::prefix_tree);
+    }
+
+    #[test]
+    fn one_hot_corpus_passes() {
+        replay("one_hot", super::one_hot);
     }
 
     #[test]

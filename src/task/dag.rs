@@ -1,0 +1,236 @@
+//! Directed graphs in which a position may have several parents (paper 1, arXiv 2402.14735; `InContextDAG` in its code).
+
+use super::Forest;
+use crate::{Error, Result};
+
+/// The names [`Dag::named`] knows.
+pub const DAG_NAMES: [&str; 2] = ["two_parents", "ngram"];
+
+/// Ordered parent tuples of the positions 0..T-1 and, as entry T, of the target: the tokens that the target symbol is drawn
+/// from. Every parent comes before its child and none is named twice; a root has none, the target has at least one.
+///
+/// Unlike in a [`Forest`], the last position is a token like the others: its parents draw it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Dag {
+    /// Entry i is `list[ends[i - 1]..ends[i]]`.
+    ends: Vec<usize>,
+    list: Vec<usize>,
+}
+
+impl Dag {
+    /// Longest sequence.
+    pub const MAX_LEN: usize = Forest::MAX_LEN;
+
+    /// A graph from its T + 1 parent tuples, the target's last.
+    ///
+    /// # Errors
+    /// Fewer than 3 or more than [`MAX_LEN`](Self::MAX_LEN) + 1 entries, a parent that is not an earlier position, a parent
+    /// named twice, a target without parents. The field is `parent_sets`.
+    pub fn from_sets<P: AsRef<[usize]>>(sets: &[P]) -> Result<Self> {
+        let refused = |problem: String, allowed: String| Err(Error::invalid("parent_sets", problem, allowed));
+        if !(3..=Self::MAX_LEN + 1).contains(&sets.len()) {
+            let allowed = format!("T + 1 entries, the target's last, 2 <= T <= {}", Self::MAX_LEN);
+            return refused(format!("{} entries", sets.len()), allowed);
+        }
+        let (mut ends, mut list) = (Vec::with_capacity(sets.len()), Vec::new());
+        for (i, set) in sets.iter().map(AsRef::as_ref).enumerate() {
+            for (k, &p) in set.iter().enumerate() {
+                if p >= i {
+                    let allowed = match i {
+                        0 => "- at entry 0: nothing comes before it".to_string(),
+                        _ => format!("- (root) or earlier positions, 0 to {}, at entry {i}", i - 1),
+                    };
+                    return refused(format!("entry {i} names {p}"), allowed);
+                }
+                if set[..k].contains(&p) {
+                    return refused(format!("entry {i} names {p} twice"), "distinct parents".into());
+                }
+            }
+            list.extend_from_slice(set);
+            ends.push(list.len());
+        }
+        if sets[sets.len() - 1].as_ref().is_empty() {
+            return refused("no parents for the target (the last entry)".into(), "at least one".into());
+        }
+        Ok(Dag { ends, list })
+    }
+
+    /// A graph from its text: entries joined by `;`, parents by `,`, a root written `-`. `-;0;0,1;1,2` has T = 3.
+    ///
+    /// # Errors
+    /// An entry that is neither `-` nor a list of positions; as [`from_sets`](Self::from_sets).
+    pub fn parse(text: &str) -> Result<Self> {
+        let entry = |(i, entry): (usize, &str)| -> Result<Vec<usize>> {
+            if entry.trim() == "-" {
+                return Ok(Vec::new());
+            }
+            let parent = |word: &str| {
+                word.trim().parse::<usize>().map_err(|_| {
+                    let found = format!("entry {i} is `{}`", entry.trim());
+                    Error::invalid(
+                        "parent_sets",
+                        found,
+                        "entries joined by `;`: positions joined by `,`, or -",
+                    )
+                })
+            };
+            entry.split(',').map(parent).collect()
+        };
+        Self::from_sets(&text.split(';').enumerate().map(entry).collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The public notebook's rule ((i-1)/2 rounded down, i-1) for i = 0..T, the target's entry included.
+    ///
+    /// At i = 0 the rule names no position: a root. At i = 1 it names position 0 twice, and a parent named twice is one:
+    /// position 1 follows position 0 alone.
+    ///
+    /// # Errors
+    /// When `t` (T) is below 2 or above [`MAX_LEN`](Self::MAX_LEN).
+    pub fn two_parents(t: usize) -> Result<Self> {
+        Self::build(t, |i| match i {
+            0 => vec![],
+            1 => vec![0],
+            _ => vec![(i - 1) / 2, i - 1],
+        })
+    }
+
+    /// The parents i-k..i-1 in this order, k = `order`. The first k positions have fewer: all that come before them.
+    ///
+    /// # Errors
+    /// As [`two_parents`](Self::two_parents); when k is not in 1..=T.
+    pub fn ngram(t: usize, order: usize) -> Result<Self> {
+        check_len(t)?;
+        if !(1..=t).contains(&order) {
+            return Err(Error::invalid("order", order.to_string(), format!("1 to T = {t}")));
+        }
+        Self::build(t, |i| (i.saturating_sub(order)..i).collect())
+    }
+
+    /// A graph by name, see [`DAG_NAMES`]; `order` belongs to `ngram`.
+    ///
+    /// # Errors
+    /// An unknown name, a bad `t`, `ngram` without an order, another graph with one.
+    pub fn named(name: &str, t: usize, order: Option<usize>) -> Result<Self> {
+        match (name, order) {
+            ("two_parents", None) => Self::two_parents(t),
+            ("ngram", Some(k)) => Self::ngram(t, k),
+            ("ngram", None) => {
+                Err(Error::invalid("order", "missing", "parents per position of graph `ngram`"))
+            }
+            ("two_parents", Some(k)) => Err(Error::invalid("order", k.to_string(), "graph=ngram only")),
+            _ => Err(Error::unknown("graph", name, DAG_NAMES)),
+        }
+    }
+
+    fn build(t: usize, parents: impl FnMut(usize) -> Vec<usize>) -> Result<Self> {
+        check_len(t)?;
+        Self::from_sets(&(0..=t).map(parents).collect::<Vec<_>>())
+    }
+
+    /// Sequence length T.
+    pub fn seq_len(&self) -> usize {
+        self.ends.len() - 1
+    }
+
+    /// Parents of position `i`, or of the target where `i` is T.
+    ///
+    /// # Panics
+    /// When `i` exceeds T.
+    #[inline]
+    pub fn parents(&self, i: usize) -> &[usize] {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.list[start..self.ends[i]]
+    }
+
+    /// Parents of the target.
+    pub fn target(&self) -> &[usize] {
+        self.parents(self.seq_len())
+    }
+
+    /// Most parents that an entry has.
+    pub fn max_arity(&self) -> usize {
+        (0..=self.seq_len()).map(|i| self.parents(i).len()).max().unwrap_or(0)
+    }
+
+    /// The T + 1 parent tuples, as [`from_sets`](Self::from_sets) takes them.
+    pub fn sets(&self) -> Vec<Vec<usize>> {
+        (0..=self.seq_len()).map(|i| self.parents(i).to_vec()).collect()
+    }
+}
+
+/// The text that [`Dag::parse`] reads.
+impl std::fmt::Display for Dag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for i in 0..=self.seq_len() {
+            if i > 0 {
+                write!(f, ";")?;
+            }
+            let parents: Vec<String> = self.parents(i).iter().map(usize::to_string).collect();
+            write!(f, "{}", if parents.is_empty() { "-".to_string() } else { parents.join(",") })?;
+        }
+        Ok(())
+    }
+}
+
+fn check_len(t: usize) -> Result<()> {
+    if (2..=Dag::MAX_LEN).contains(&t) {
+        return Ok(());
+    }
+    Err(Error::invalid("T", t.to_string(), format!("2 <= T <= {}", Dag::MAX_LEN)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_graphs() {
+        let text = |d: Result<Dag>| d.unwrap().to_string();
+        assert_eq!(text(Dag::two_parents(5)), "-;0;0,1;1,2;1,3;2,4");
+        assert_eq!(text(Dag::ngram(4, 1)), "-;0;1;2;3");
+        assert_eq!(text(Dag::ngram(4, 2)), "-;0;0,1;1,2;2,3");
+        assert_eq!(text(Dag::ngram(3, 3)), "-;0;0,1;0,1,2");
+        assert_eq!(text(Dag::named("ngram", 2, Some(2))), "-;0;0,1");
+        let d = Dag::named("two_parents", 32, None).unwrap();
+        assert_eq!(
+            (d.seq_len(), d.parents(31), d.target(), d.max_arity()),
+            (32, &[15, 30][..], &[15, 31][..], 2)
+        );
+        assert_eq!(Dag::from_sets(&d.sets()).unwrap(), d);
+        assert_eq!(Dag::parse(&d.to_string()).unwrap(), d);
+        assert_eq!(Dag::parse(" - ; 0 ;1 , 0").unwrap().target(), [1, 0], "the order is kept");
+    }
+
+    #[test]
+    fn bad_graphs_are_refused_by_name() {
+        for (bad, expected) in [
+            (
+                "-;0;0,2;1",
+                "parent_sets: entry 2 names 2; allowed: - (root) or earlier positions, 0 to 1, at entry 2",
+            ),
+            ("-;2;1;0", "parent_sets: entry 1 names 2"),
+            ("0;0;1", "parent_sets: entry 0 names 0; allowed: - at entry 0"),
+            ("-;0;1,0,1", "parent_sets: entry 2 names 1 twice; allowed: distinct parents"),
+            ("-;0;-", "parent_sets: no parents for the target (the last entry); allowed: at least one"),
+            ("-;0", "parent_sets: 2 entries; allowed: T + 1 entries"),
+            ("", "parent_sets: entry 0 is ``"),
+            ("-;0;", "parent_sets: entry 2 is ``"),
+            ("-;0;0,", "parent_sets: entry 2 is `0,`; allowed: entries joined by `;`"),
+            ("-;-1;0", "parent_sets: entry 1 is `-1`"),
+            ("-;0;99999999999999999999", "parent_sets: entry 2 is `9999"),
+        ] {
+            let message = Dag::parse(bad).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{bad}: {message}");
+        }
+        let message = |d: Result<Dag>| d.unwrap_err().to_string();
+        for t in [0, 1, Dag::MAX_LEN + 1, usize::MAX] {
+            assert!(message(Dag::two_parents(t)).starts_with("T: "));
+            assert!(message(Dag::ngram(t, 1)).starts_with("T: "));
+        }
+        assert_eq!(message(Dag::ngram(4, 0)), "order: 0; allowed: 1 to T = 4");
+        assert_eq!(message(Dag::ngram(4, 5)), "order: 5; allowed: 1 to T = 4");
+        assert!(message(Dag::named("ngram", 4, None)).starts_with("order: missing"));
+        assert!(message(Dag::named("two_parents", 4, Some(2))).starts_with("order: 2"));
+        assert!(message(Dag::named("two_parent", 4, None)).contains("did you mean `two_parents`?"));
+    }
+}

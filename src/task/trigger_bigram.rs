@@ -1,0 +1,520 @@
+//! Bigram sequences with in-context triggers (Bietti et al. 2023, arXiv 2306.00802, section 3).
+//!
+//! Per sequence: triggers q_1..q_K, each with an output o_k; z_1 ~ π_u, then z_{t+1} = o_k if z_t = q_k, else z_{t+1} ~ π_b(·|z_t).
+//! What follows a trigger is to be learned from the context, everything else from the weights.
+//!
+//! | symbol | name | shape |
+//! |---|---|---|
+//! | π_u, π_b | `unigram`, `bigram` (row = from) | (N), (N, N) |
+//! | z_1..z_{L+1} | `tokens`: inputs are the first L, labels the last L | (L+1) |
+//! | outs_t | `seen`: how often z_t, if a trigger, has occurred up to and including t; else 0 | (L) |
+
+use super::alias::Alias;
+use super::stationary::{StationaryScratch, stationary};
+use crate::num::exp;
+use crate::rng::{Key, LogGamma, Purpose, lemire, unit};
+use crate::{Error, Result};
+
+/// A law of sequences: first symbol, then one transition a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bigrams {
+    unigram: Vec<f64>,
+    bigram: Vec<f64>,
+}
+
+impl Bigrams {
+    /// From π_u (N) and π_b (N, N), rows that sum to 1 within 1e-9.
+    ///
+    /// # Errors
+    /// Lengths that do not fit, N outside 2 to 1024, entries that are negative or not finite, rows that do not sum to 1.
+    pub fn new(unigram: Vec<f64>, bigram: Vec<f64>) -> Result<Self> {
+        let n = unigram.len();
+        if !(2..=1024).contains(&n) {
+            return Err(Error::invalid("N", n.to_string(), "2 <= N <= 1024"));
+        }
+        if bigram.len() != n * n {
+            return Err(Error::invalid("bigram", format!("{} entries", bigram.len()), format!("{n} x {n}")));
+        }
+        for (name, law) in
+            std::iter::once(("unigram", &unigram[..])).chain(bigram.chunks(n).map(|r| ("bigram", r)))
+        {
+            let sum = crate::num::sum(law);
+            if law.iter().any(|p| !(*p >= 0.0 && p.is_finite())) || (sum - 1.0).abs() > 1e-9 {
+                return Err(Error::invalid(name, format!("a law of sum {sum}"), "probabilities of sum 1"));
+            }
+        }
+        Ok(Bigrams { unigram, bigram })
+    }
+
+    /// Rows drawn i.i.d. Dirichlet(α, .., α) under `seed`, π_u their stationary law.
+    ///
+    /// # Errors
+    /// N outside 2 to 1024, α out of range.
+    pub fn dirichlet(symbols: usize, alpha: f64, seed: u64) -> Result<Self> {
+        if !(2..=1024).contains(&symbols) {
+            return Err(Error::invalid("N", symbols.to_string(), "2 <= N <= 1024"));
+        }
+        let (gamma, key, n) = (LogGamma::new(alpha)?, Key::new(seed, Purpose::Task), symbols);
+        let mut log_pi = vec![0.0; n * n];
+        gamma.fill(&key, 0, 0, &mut log_pi);
+        let mut pi = vec![0.0; n * n];
+        for (row, log_row) in pi.chunks_exact_mut(n).zip(log_pi.chunks_exact_mut(n)) {
+            let max = log_row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            log_row.iter_mut().for_each(|y| *y -= max);
+            row.iter_mut().zip(&*log_row).for_each(|(p, y)| *p = exp(*y));
+            let total = crate::num::sum(row);
+            row.iter_mut().for_each(|p| *p /= total);
+            log_row.iter_mut().for_each(|y| *y -= crate::num::ln(total));
+        }
+        let mut mu = vec![0.0; n];
+        stationary(&pi, &log_pi, n, &mut mu, None, &mut StationaryScratch::new(n));
+        Bigrams::new(mu, pi)
+    }
+
+    /// N.
+    pub fn vocab(&self) -> usize {
+        self.unigram.len()
+    }
+
+    /// π_u (N).
+    pub fn unigram(&self) -> &[f64] {
+        &self.unigram
+    }
+
+    /// π_b(·|row), (N, N).
+    pub fn bigram(&self) -> &[f64] {
+        &self.bigram
+    }
+}
+
+/// Which symbols are triggers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Triggers {
+    /// The K symbols of largest π_u after leaving out the `offset` most frequent ones; ties go to the smaller symbol.
+    Fixed {
+        /// K.
+        count: usize,
+        /// Symbols left out.
+        offset: usize,
+    },
+    /// K symbols drawn anew for each sequence from π_u, without replacement.
+    Random {
+        /// K.
+        count: usize,
+    },
+}
+
+/// The law of a trigger's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outputs {
+    /// Uniform on the alphabet.
+    Uniform,
+    /// π_b(·|q).
+    Bigram,
+}
+
+/// What may follow a trigger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputLaw {
+    /// Its law, before the exclusions below.
+    pub law: Outputs,
+    /// Excludes o_k = q_k.
+    pub no_repeat: bool,
+    /// Symbols that may be outputs (N); all where empty. With a set for training and its complement for testing, a model is
+    /// asked to copy symbols that it never had to copy.
+    pub allowed: Vec<bool>,
+}
+
+/// The task.
+#[derive(Debug, Clone)]
+pub struct TriggerBigram {
+    laws: Bigrams,
+    len: usize,
+    triggers: Triggers,
+    outputs: OutputLaw,
+    fixed: Vec<u32>,
+    first: Alias,
+    next: Vec<Alias>,
+}
+
+/// Token i takes word i % 2 of variate i / 2; trigger and output k of the sequence take the variates below. Frozen.
+const TRIGGER_VARIATES: u32 = 1 << 30;
+const OUTPUT_VARIATES: u32 = 1 << 31;
+
+/// Of a symbol that is no trigger.
+const NONE: u32 = u32::MAX;
+
+/// Storage for [`TriggerBigram::sample`]; afterwards it tells the triggers of the latest sequence.
+#[derive(Debug, Clone)]
+pub struct TriggerBigramWork {
+    /// Output of each symbol (N), `NONE` if it is no trigger, and its occurrences so far.
+    output: Vec<u32>,
+    seen: Vec<u32>,
+    triggers: Vec<u32>,
+    outputs: Vec<u32>,
+}
+
+impl TriggerBigramWork {
+    /// q_1..q_K of the latest sequence.
+    pub fn triggers(&self) -> &[u32] {
+        &self.triggers
+    }
+
+    /// o_1..o_K of the latest sequence.
+    pub fn outputs(&self) -> &[u32] {
+        &self.outputs
+    }
+}
+
+impl TriggerBigram {
+    /// Sequences of `len` (L) inputs, and one more token for the last label.
+    ///
+    /// # Errors
+    /// L below 2 or above 65536; K of 0, or more than the symbols there are (that can occur, for random triggers; after the offset,
+    /// for fixed ones); a trigger without a possible output.
+    pub fn new(laws: Bigrams, len: usize, triggers: Triggers, outputs: OutputLaw) -> Result<Self> {
+        let n = laws.vocab();
+        if !(2..=1 << 16).contains(&len) {
+            return Err(Error::invalid("T", len.to_string(), "2 <= T <= 65536"));
+        }
+        if !outputs.allowed.is_empty() && outputs.allowed.len() != n {
+            let found = format!("{} entries", outputs.allowed.len());
+            return Err(Error::invalid("allowed outputs", found, format!("{n}, one per symbol")));
+        }
+        let possible = laws.unigram.iter().filter(|p| **p > 0.0).count();
+        let mut fixed: Vec<u32> = Vec::new();
+        let (count, most) = match triggers {
+            Triggers::Fixed { count, offset } => {
+                let mut order: Vec<u32> = (0..n as u32).collect();
+                // Stable: ties stay in order of symbols.
+                order.sort_by(|a, b| laws.unigram[*b as usize].total_cmp(&laws.unigram[*a as usize]));
+                fixed.extend(order.iter().skip(offset).take(count));
+                (count, n.saturating_sub(offset))
+            }
+            Triggers::Random { count } => (count, possible),
+        };
+        if count == 0 || count > most {
+            return Err(Error::invalid("K", count.to_string(), format!("1 to {most} triggers")));
+        }
+        let first = Alias::new(&laws.unigram);
+        let next = laws.bigram.chunks_exact(n).map(Alias::new).collect();
+        let task = TriggerBigram { laws, len, triggers, outputs, fixed, first, next };
+        for q in 0..n {
+            let may_trigger = match triggers {
+                Triggers::Fixed { .. } => task.fixed.contains(&(q as u32)),
+                Triggers::Random { .. } => task.laws.unigram[q] > 0.0,
+            };
+            if may_trigger && !(0..n).any(|o| task.output_weight(q, o) > 0.0) {
+                let found = format!("trigger {q} has no possible output");
+                return Err(Error::invalid("outputs", found, "at least one output for every trigger"));
+            }
+        }
+        Ok(task)
+    }
+
+    /// The laws of everything that is no trigger.
+    pub fn laws(&self) -> &Bigrams {
+        &self.laws
+    }
+
+    /// N.
+    pub fn vocab(&self) -> usize {
+        self.laws.vocab()
+    }
+
+    /// L, the inputs of a sequence.
+    pub fn seq_len(&self) -> usize {
+        self.len
+    }
+
+    /// K.
+    pub fn triggers(&self) -> usize {
+        match self.triggers {
+            Triggers::Fixed { count, .. } | Triggers::Random { count } => count,
+        }
+    }
+
+    /// The triggers of every sequence, if they are fixed; in order of falling frequency.
+    pub fn fixed_triggers(&self) -> Option<&[u32]> {
+        matches!(self.triggers, Triggers::Fixed { .. }).then_some(&self.fixed)
+    }
+
+    /// Unnormalised probability of output `o` for trigger `q`.
+    pub fn output_weight(&self, q: usize, o: usize) -> f64 {
+        let n = self.vocab();
+        let excluded = (self.outputs.no_repeat && o == q) || self.outputs.allowed.get(o) == Some(&false);
+        match self.outputs.law {
+            _ if excluded => 0.0,
+            Outputs::Uniform => 1.0 / n as f64,
+            Outputs::Bigram => self.laws.bigram[q * n + o],
+        }
+    }
+
+    /// Storage for [`sample`](Self::sample).
+    pub fn work(&self) -> TriggerBigramWork {
+        let (n, k) = (self.vocab(), self.triggers());
+        TriggerBigramWork {
+            output: vec![NONE; n],
+            seen: vec![0; n],
+            triggers: Vec::with_capacity(k),
+            outputs: Vec::with_capacity(k),
+        }
+    }
+
+    /// Sequence number `number` under `key`: `tokens` (L+1) and `seen` (L). Depends on key, number and task only.
+    ///
+    /// Allocates nothing.
+    ///
+    /// # Panics
+    /// When the outputs or `work` do not fit the task.
+    pub fn sample(
+        &self,
+        key: &Key,
+        number: u64,
+        work: &mut TriggerBigramWork,
+        tokens: &mut [u32],
+        seen: &mut [u32],
+    ) {
+        assert!(tokens.len() == self.len + 1 && seen.len() == self.len, "outputs do not fit the task");
+        assert_eq!(work.output.len(), self.vocab(), "work storage of another task");
+        self.draw_triggers(key, number, work);
+        let mut block = [0; 2];
+        for i in 0..=self.len {
+            if i % 2 == 0 {
+                block = key.block(number, (i / 2) as u32, 0);
+            }
+            let token = match i {
+                0 => self.first.pick(block[0]),
+                _ => {
+                    let before = tokens[i - 1] as usize;
+                    match work.output[before] {
+                        NONE => self.next[before].pick(block[i % 2]),
+                        output => output,
+                    }
+                }
+            };
+            tokens[i] = token;
+            if let Some(s) = seen.get_mut(i) {
+                let trigger = u32::from(work.output[token as usize] != NONE);
+                work.seen[token as usize] += trigger;
+                *s = trigger * work.seen[token as usize];
+            }
+        }
+    }
+
+    fn draw_triggers(&self, key: &Key, number: u64, work: &mut TriggerBigramWork) {
+        let n = self.vocab();
+        work.output.fill(NONE);
+        work.seen.fill(0);
+        work.triggers.clear();
+        work.outputs.clear();
+        for k in 0..self.triggers() {
+            let q = match self.triggers {
+                Triggers::Fixed { .. } => self.fixed[k] as usize,
+                Triggers::Random { .. } => {
+                    let [word, _] = key.block(number, TRIGGER_VARIATES + k as u32, 0);
+                    let left = |s: usize| if work.output[s] == NONE { self.laws.unigram[s] } else { 0.0 };
+                    pick(n, left, word)
+                }
+            };
+            let variate = OUTPUT_VARIATES + k as u32;
+            let [word, _] = key.block(number, variate, 0);
+            let everything = !self.outputs.no_repeat && self.outputs.allowed.is_empty();
+            let o = match self.outputs.law {
+                Outputs::Uniform if everything => {
+                    lemire(word, n as u64).unwrap_or_else(|| key.below(n as u64, number, variate, 0)) as usize
+                }
+                Outputs::Bigram if everything => self.next[q].pick(word) as usize,
+                _ => pick(n, |o| self.output_weight(q, o), word),
+            };
+            work.output[q] = o as u32;
+            work.triggers.push(q as u32);
+            work.outputs.push(o as u32);
+        }
+    }
+}
+
+/// Inverts the distribution function of the unnormalised `weight` of 0..n, not all zero, at the uniform of `word`; never picks weight 0.
+fn pick(n: usize, weight: impl Fn(usize) -> f64, word: u64) -> usize {
+    let total: f64 = (0..n).map(&weight).sum();
+    let level = unit(word) * total;
+    let (mut sum, mut last) = (0.0, 0);
+    for s in 0..n {
+        let w = weight(s);
+        sum += w;
+        if w > 0.0 {
+            last = s;
+            if sum > level {
+                break;
+            }
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Corpus;
+
+    fn shipped() -> Bigrams {
+        let c = Corpus::shipped();
+        Bigrams::new(c.unigram_law(), c.bigram_law()).unwrap()
+    }
+
+    const ANY: OutputLaw = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
+
+    fn chi2(counts: &[u64], law: impl Fn(usize) -> f64) -> (f64, usize) {
+        let total: u64 = counts.iter().sum();
+        let mut cells = 0;
+        let sum = counts.iter().enumerate().map(|(i, &c)| {
+            let expected = law(i) * total as f64;
+            if expected == 0.0 {
+                assert_eq!(c, 0, "symbol {i} is impossible");
+                return 0.0;
+            }
+            cells += 1;
+            (c as f64 - expected).powi(2) / expected
+        });
+        (sum.sum(), cells - 1)
+    }
+
+    /// Mean d, variance 2d: five and a half standard deviations.
+    fn plausible((chi2, d): (f64, usize)) -> bool {
+        chi2 < d as f64 + 5.5 * (2.0 * d as f64).sqrt()
+    }
+
+    #[test]
+    fn sequences_follow_their_rules_and_count_their_triggers() {
+        let outputs = OutputLaw { law: Outputs::Bigram, no_repeat: true, allowed: Vec::new() };
+        for triggers in [Triggers::Fixed { count: 5, offset: 2 }, Triggers::Random { count: 5 }] {
+            let task = TriggerBigram::new(shipped(), 64, triggers, outputs.clone()).unwrap();
+            let n = task.vocab();
+            let (key, mut work) = (Key::new(3, Purpose::Test), task.work());
+            let (mut tokens, mut seen) = (vec![0; 65], vec![0; 64]);
+            for number in 0..500 {
+                task.sample(&key, number, &mut work, &mut tokens, &mut seen);
+                let (q, o) = (work.triggers(), work.outputs());
+                assert_eq!(q.iter().collect::<std::collections::BTreeSet<_>>().len(), 5, "distinct");
+                assert!(q.iter().zip(o).all(|(q, o)| q != o));
+                if let Some(fixed) = task.fixed_triggers() {
+                    assert_eq!(q, fixed);
+                }
+                for i in 0..64 {
+                    let z = tokens[i];
+                    match q.iter().position(|q| *q == z) {
+                        Some(k) => {
+                            assert_eq!(tokens[i + 1], o[k]);
+                            let count = tokens[..=i].iter().filter(|t| **t == z).count();
+                            assert_eq!(seen[i] as usize, count);
+                        }
+                        None => {
+                            assert_eq!(seen[i], 0);
+                            assert!(task.laws().bigram()[z as usize * n + tokens[i + 1] as usize] > 0.0);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn laws_are_those_of_the_definition() {
+        let laws = Bigrams::dirichlet(6, 0.5, 4).unwrap();
+        let outputs = OutputLaw { law: Outputs::Bigram, no_repeat: true, allowed: vec![] };
+        let task = TriggerBigram::new(laws, 8, Triggers::Random { count: 2 }, outputs).unwrap();
+        let (key, mut work) = (Key::new(8, Purpose::Test), task.work());
+        let (mut tokens, mut seen) = ([0; 9], [0; 8]);
+        let u = task.laws().unigram().to_vec();
+        let (mut first, mut pairs, mut trigger_pairs) = ([0; 6], [0; 36], [0; 36]);
+        let mut out_of = [[0u64; 6]; 6];
+        for number in 0..60_000 {
+            task.sample(&key, number, &mut work, &mut tokens, &mut seen);
+            first[tokens[0] as usize] += 1;
+            let (q, o) = (work.triggers(), work.outputs());
+            trigger_pairs[(q[0] * 6 + q[1]) as usize] += 1;
+            out_of[q[0] as usize][o[0] as usize] += 1;
+            // One transition a sequence, so that they are independent.
+            if !q.contains(&tokens[3]) {
+                pairs[(tokens[3] * 6 + tokens[4]) as usize] += 1;
+            }
+        }
+        assert!(plausible(chi2(&first, |s| u[s])), "{first:?}");
+        let two = |i: usize| if i / 6 == i % 6 { 0.0 } else { u[i / 6] * u[i % 6] / (1.0 - u[i / 6]) };
+        assert!(plausible(chi2(&trigger_pairs, two)), "{trigger_pairs:?}");
+        for a in 0..6 {
+            assert!(plausible(chi2(&pairs[a * 6..(a + 1) * 6], |b| task.laws().bigram()[a * 6 + b])));
+            let total: f64 = (0..6).map(|o| task.output_weight(a, o)).sum();
+            assert!(plausible(chi2(&out_of[a], |o| task.output_weight(a, o) / total)));
+        }
+    }
+
+    #[test]
+    fn allowed_outputs_split_train_and_test() {
+        let n = shipped().vocab();
+        let even: Vec<bool> = (0..n).map(|i| i % 2 == 0).collect();
+        let outputs = OutputLaw { allowed: even, ..ANY };
+        let task =
+            TriggerBigram::new(shipped(), 4, Triggers::Fixed { count: 3, offset: 0 }, outputs).unwrap();
+        let (key, mut work) = (Key::new(8, Purpose::Test), task.work());
+        let (mut tokens, mut seen) = ([0; 5], [0; 4]);
+        let mut counts = vec![0; n];
+        for number in 0..20_000 {
+            task.sample(&key, number, &mut work, &mut tokens, &mut seen);
+            work.outputs().iter().for_each(|o| counts[*o as usize] += 1);
+        }
+        let share = 1.0 / n.div_ceil(2) as f64;
+        assert!(plausible(chi2(&counts, |o| if o % 2 == 0 { share } else { 0.0 })));
+    }
+
+    #[test]
+    fn every_symbol_can_be_a_trigger() {
+        // K = N: drawing without replacement must end, though some symbols are one in a million.
+        let task =
+            TriggerBigram::new(shipped(), 4, Triggers::Random { count: shipped().vocab() }, ANY).unwrap();
+        let (mut work, mut tokens, mut seen) = (task.work(), [0; 5], [0; 4]);
+        task.sample(&Key::new(1, Purpose::Test), 0, &mut work, &mut tokens, &mut seen);
+        let mut all = work.triggers().to_vec();
+        all.sort_unstable();
+        assert!(all.iter().enumerate().all(|(i, q)| *q as usize == i));
+    }
+
+    #[test]
+    fn what_cannot_be_sampled_is_refused() {
+        let n = shipped().vocab();
+        let message = |len, triggers, outputs: OutputLaw| {
+            TriggerBigram::new(shipped(), len, triggers, outputs).unwrap_err().to_string()
+        };
+        let fixed = |count, offset| Triggers::Fixed { count, offset };
+        assert_eq!(message(1, fixed(1, 0), ANY), "T: 1; allowed: 2 <= T <= 65536");
+        assert_eq!(message(9, fixed(0, 0), ANY), format!("K: 0; allowed: 1 to {n} triggers"));
+        assert!(message(9, fixed(5, n - 4), ANY).starts_with("K: 5; allowed: 1 to 4"));
+        assert!(message(9, Triggers::Random { count: n + 1 }, ANY).starts_with("K: "));
+        let none = OutputLaw { allowed: vec![false; n], ..ANY };
+        assert!(message(9, fixed(1, 0), none).starts_with("outputs: trigger"));
+        let short = OutputLaw { allowed: vec![true; 3], ..ANY };
+        assert!(message(9, fixed(1, 0), short).starts_with("allowed outputs: 3 entries"));
+        // A symbol that only ever follows itself.
+        let stuck = Bigrams::new(vec![0.5, 0.5], vec![1.0, 0.0, 0.5, 0.5]).unwrap();
+        let no_repeat = OutputLaw { law: Outputs::Bigram, no_repeat: true, allowed: vec![] };
+        let e = TriggerBigram::new(stuck, 4, Triggers::Random { count: 1 }, no_repeat).unwrap_err();
+        assert!(e.to_string().contains("trigger 0 has no possible output"), "{e}");
+        for (u, b) in [(vec![1.0], vec![1.0]), (vec![0.5; 2], vec![0.5; 3]), (vec![0.5; 2], vec![0.6; 4])] {
+            assert!(Bigrams::new(u, b).is_err());
+        }
+        assert!(Bigrams::new(vec![f64::NAN, 1.0], vec![0.5; 4]).is_err());
+        assert!(Bigrams::dirichlet(1, 0.5, 0).is_err() && Bigrams::dirichlet(4, 0.0, 0).is_err());
+    }
+
+    #[test]
+    fn sequences_keep_their_bits() {
+        let task = TriggerBigram::new(shipped(), 24, Triggers::Random { count: 3 }, ANY).unwrap();
+        let (mut work, mut tokens, mut seen) = (task.work(), [0; 25], [0; 24]);
+        task.sample(&Key::new(5, Purpose::Train), 7, &mut work, &mut tokens, &mut seen);
+        let text: String = tokens.iter().map(|t| Corpus::shipped().symbols()[*t as usize]).collect();
+        assert_eq!(text, GOLDEN);
+    }
+
+    /// Frozen: a change here changes every result drawn before it.
+    const GOLDEN: &str = "angit?\nQUTHEd if is. isir";
+}
