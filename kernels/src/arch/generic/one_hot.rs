@@ -123,7 +123,7 @@ pub(crate) unsafe fn patterns<E: Elem, S: Simd<E>>(
                     let word = lanes[b];
                     let q = q.add(*word.add(i) as usize * ld);
                     let (positions, to) = (q.add(w.s), row.add(b));
-                    for j in 0..=i {
+                    for j in 0..i + 1 {
                         *to.add(j * GROUP) = *q.add(*word.add(j) as usize) + *positions.add(j);
                     }
                 }
@@ -187,7 +187,7 @@ pub(crate) unsafe fn patterns_backward<E: Elem, S: Simd<E>>(
                     std::slice::from_raw_parts_mut(per_lane.add(b * ld), w.s).fill(E::ZERO);
                 }
                 // Lane after lane: a token that comes again does so in another place, so that no addition waits for the last one's store.
-                for j in 0..=i {
+                for j in 0..i + 1 {
                     for b in 0..GROUP {
                         let word = lanes[b];
                         let (x, to) = (*ds.add(j * GROUP + b), per_lane.add(b * ld));
@@ -230,17 +230,31 @@ unsafe fn softmax_gradient<E: Elem, S: Simd<E>>(
     let ld = from.ld;
     // SAFETY: the caller's promise.
     unsafe {
-        let mut dot = s.splat(E::ZERO);
-        for j in 0..=i {
-            let mut dp = if i + 1 == t { s.load(from.last.add(j * ld + at)) } else { s.splat(E::ZERO) };
-            for r in 0..from.terms {
-                let a = s.load(from.left.add((r * t + i) * ld + at));
-                dp = s.fma(a, s.load(from.right.add((r * t + j) * ld + at)), dp);
+        let (mut dot, zero, is_last) = (s.splat(E::ZERO), s.splat(E::ZERO), i + 1 == t);
+        // Without terms there may be nothing to point into.
+        let (left, right) = (from.left.wrapping_add(i * ld + at), from.right.wrapping_add(at));
+        let term = t * ld;
+        if from.terms == 2 {
+            // The usual case, one head reading the pattern: both factors stay in registers.
+            let (a, b) = (s.load(left), s.load(left.add(term)));
+            for j in 0..i + 1 {
+                let mut dp = if is_last { s.load(from.last.add(j * ld + at)) } else { zero };
+                dp = s.fma(a, s.load(right.add(j * ld)), dp);
+                dp = s.fma(b, s.load(right.add(term + j * ld)), dp);
+                s.store(ds.add(j * GROUP), dp);
+                dot = s.fma(s.load(p.add(j * GROUP)), dp, dot);
             }
-            s.store(ds.add(j * GROUP), dp);
-            dot = s.fma(s.load(p.add(j * GROUP)), dp, dot);
+        } else {
+            for j in 0..i + 1 {
+                let mut dp = if is_last { s.load(from.last.add(j * ld + at)) } else { zero };
+                for r in 0..from.terms {
+                    dp = s.fma(s.load(left.add(r * term)), s.load(right.add(r * term + j * ld)), dp);
+                }
+                s.store(ds.add(j * GROUP), dp);
+                dot = s.fma(s.load(p.add(j * GROUP)), dp, dot);
+            }
         }
-        for j in 0..=i {
+        for j in 0..i + 1 {
             let to = ds.add(j * GROUP);
             s.store(to, s.mul(s.load(p.add(j * GROUP)), s.sub(s.load(to), dot)));
         }
@@ -373,7 +387,7 @@ pub(crate) unsafe fn apply_t<E: Elem, S: Simd<E>>(
                     if rows == 4 {
                         // Rows i .. i + 4 of the triangle, i + 1, i + 2 and i + 3 entries further on each.
                         let at = [0, i + 1, 2 * i + 3, 3 * i + 6];
-                        for j in 0..=i {
+                        for j in 0..i + 1 {
                             let mut acc = s.load(y.add(j * ys));
                             for u in 0..4 {
                                 acc = s.fma(s.load(row.add((at[u] + j) * GROUP)), w[u], acc);
@@ -384,7 +398,7 @@ pub(crate) unsafe fn apply_t<E: Elem, S: Simd<E>>(
                     // What is left: the corner above the diagonal of the four, or all of fewer rows.
                     for u in 0..rows {
                         let row = p.add(triangle(i + u) * GROUP);
-                        for j in (if rows == 4 { i + 1 } else { 0 })..=i + u {
+                        for j in (if rows == 4 { i + 1 } else { 0 })..i + u + 1 {
                             let to = y.add(j * ys);
                             s.store(to, s.fma(s.load(row.add(j * GROUP)), w[u], s.load(to)));
                         }
@@ -410,7 +424,7 @@ pub(crate) unsafe fn pattern_row<E: Elem>(
     os: usize,
 ) {
     for group in 0..groups {
-        for j in 0..=i {
+        for j in 0..i + 1 {
             // SAFETY: the caller's promise; j <= i < T.
             unsafe {
                 let from = p.add((group * triangle(t) + triangle(i) + j) * GROUP);
