@@ -38,7 +38,7 @@ pub const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 }
 
 /// Every key of a run.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 34] = [
     key("preset", Kind::Text, "the preset that the other keys start from"),
     key("seed", Kind::Count, "seed of every draw"),
     key("dtype", Kind::Text, "f32 or f64: type of parameters and activations"),
@@ -76,7 +76,7 @@ pub const KEYS: [Key; 30] = [
         Kind::Text,
         "where batches come from: sampled, exact (the whole population), or orbit (the same up to relabelling; algorithm1)",
     ),
-    key("model", Kind::Text, "model: disentangled, simplified (algorithm1)"),
+    key("model", Kind::Text, "model: disentangled, mlp_transformer, simplified (algorithm1)"),
     key("eps", Kind::Real, "ε of the simplified model's loss -Σ y log(f + ε), >= 0; algorithm1: > 0"),
     key("heads", Kind::Integers, "attention heads of each layer, e.g. 1,1"),
     key(
@@ -85,12 +85,16 @@ pub const KEYS: [Key; 30] = [
         "standard deviation of the initial attention matrices, >= 0; 0 leaves several heads equal for ever",
     ),
     key("beta0", Kind::Real, "algorithm1: A2 starts at beta0 times the identity"),
-    key("optimizer", Kind::Text, "optimiser: sgd, staged (algorithm1)"),
+    key("optimizer", Kind::Text, "optimiser: sgd, adamw, staged (algorithm1)"),
+    key("momentum", Kind::Real, "momentum of sgd, >= 0 [0 if not given]"),
+    key("beta1", Kind::Real, "decay of adamw's mean gradient, >= 0, < 1 [0.9]"),
+    key("beta2", Kind::Real, "decay of adamw's mean square, >= 0, < 1 [0.999]"),
+    key("adam_eps", Kind::Real, "added to the root of adamw's mean square, >= 0 [1e-8]"),
     key("lr", Kind::Real, "learning rate, >= 0; algorithm1: that of its first stage"),
     key("steps1", Kind::Count, "algorithm1: updates of A1 alone; the rest of `steps` goes to A2"),
     key("lr2", Kind::Real, "algorithm1: learning rate of its second stage, >= 0"),
     key("schedule", Kind::Text, "learning-rate schedule: constant or cosine"),
-    key("weight_decay", Kind::Real, "weight decay, >= 0"),
+    key("weight_decay", Kind::Real, "weight decay of every parameter, >= 0; adamw: decoupled"),
     key("steps", Kind::Count, "updates, >= 1"),
     key("batch", Kind::Count, "sequences per update, >= 1"),
     key(
@@ -125,8 +129,21 @@ const DAG_GRAPHS: [&str; 2] = ["two_parents", "ngram"];
 pub const SOURCES: [&str; 3] = ["sampled", "exact", "orbit"];
 
 /// Keys that a configuration may lack.
-const OPTIONAL: [&str; 9] =
-    ["task", "order", "parent_sets", "parents", "source", "eps", "beta0", "steps1", "lr2"];
+const OPTIONAL: [&str; 13] = [
+    "task",
+    "order",
+    "parent_sets",
+    "parents",
+    "source",
+    "eps",
+    "beta0",
+    "steps1",
+    "lr2",
+    "momentum",
+    "beta1",
+    "beta2",
+    "adam_eps",
+];
 
 /// A resolved configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,6 +195,18 @@ pub struct Config {
     pub beta0: Option<f64>,
     /// Optimiser.
     pub optimizer: String,
+    /// Momentum of SGD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// β₁ of AdamW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta1: Option<f64>,
+    /// β₂ of AdamW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f64>,
+    /// eps of AdamW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adam_eps: Option<f64>,
     /// Learning rate.
     pub lr: f64,
     /// Updates of Algorithm 1's first stage.
@@ -276,6 +305,23 @@ pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
         table.insert(key.name.to_string(), parse(key, text)?);
     }
     Ok(table)
+}
+
+/// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers is one value.
+///
+/// # Errors
+/// As [`parse_overrides`]; a value that is given twice.
+pub fn parse_values(arg: &str) -> Result<(String, Vec<Value>)> {
+    let Some((name, text)) = arg.split_once('=') else {
+        return Err(Error::invalid("argument", format!("`{arg}`"), "key=value or key=a,b,.."));
+    };
+    let key = find(name.trim())?;
+    let parts: Vec<&str> = if key.kind == Kind::Integers { vec![text] } else { text.split(',').collect() };
+    let values: Vec<Value> = parts.into_iter().map(|t| parse(key, t.trim())).collect::<Result<_>>()?;
+    if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
+        return Err(Error::invalid(key.name, format!("{} twice", values[i]), "every value once"));
+    }
+    Ok((key.name.to_string(), values))
 }
 
 /// Reads a TOML file of keys.
@@ -387,6 +433,18 @@ impl Config {
         if !SOURCES.contains(&self.source.as_str()) {
             return Err(Error::unknown("source", &self.source, SOURCES));
         }
+        for (name, value, owner) in [
+            ("momentum", self.momentum, "sgd"),
+            ("beta1", self.beta1, "adamw"),
+            ("beta2", self.beta2, "adamw"),
+            ("adam_eps", self.adam_eps, "adamw"),
+        ] {
+            if let Some(x) = value
+                && self.optimizer != owner
+            {
+                return Err(Error::invalid(name, x.to_string(), format!("optimizer={owner} only")));
+            }
+        }
         self.check_graph()?;
         self.check_staged()
     }
@@ -469,7 +527,11 @@ impl Config {
         }
         if staged != (self.model == "simplified") {
             let found = format!("{} with optimizer={}", self.model, self.optimizer);
-            return Err(Error::invalid("model", found, "simplified with staged, other models with sgd"));
+            return Err(Error::invalid(
+                "model",
+                found,
+                "simplified with staged, other models with sgd or adamw",
+            ));
         }
         if self.source == "orbit" && !staged {
             return Err(Error::invalid("source", "orbit", "sampled or exact for this preset"));

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod discover;
 pub mod error;
 pub mod exact;
 pub mod measure;

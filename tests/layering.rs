@@ -16,6 +16,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("source", &["task", "batch", "rng", "exact"]),
     ("model", &["batch"]),
     ("optim", &[]),
+    ("discover", &[]),
     ("train", &["source", "model", "optim", "batch"]),
     ("probe", &["task", "batch", "rng", "source", "model"]),
     ("theory", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
@@ -28,7 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "config", "paper", "theory", "exact", "task", "source", "model", "batch", "rng", "report",
-            "measure",
+            "measure", "discover",
         ],
     ),
     ("measure", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
@@ -37,7 +38,7 @@ const OPEN: &[&str] = &["error", "num", "Error", "Result"];
 
 /// External crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("rayon", &["train", "cli", "paper", "source", "exact", "theory"]),
+    ("rayon", &["train", "cli", "paper", "source", "exact", "theory", "discover"]),
     ("rand_core", &["rng"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),

@@ -28,7 +28,7 @@ mod dag;
 /// Arguments of `popgrad exact`.
 #[derive(Debug, Args)]
 pub(super) struct ExactArgs {
-    /// Model: simplified or disentangled.
+    /// Model: simplified, disentangled or mlp_transformer.
     #[arg(long)]
     model: String,
     /// Task and method, e.g. S=3 T=8 graph=chain alpha=0.1 roots=uniform eps=0.01 method=auto.

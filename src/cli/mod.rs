@@ -1,11 +1,16 @@
 //! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything else).
 
 mod bench;
+mod discover;
 mod exact;
+mod figures;
 mod grad;
 mod info;
+mod ood;
 mod progress;
 mod run;
+mod scaling;
+mod sweep;
 mod verify;
 
 use crate::{Error, Result};
@@ -27,12 +32,27 @@ enum Command {
     /// Train an experiment of the papers and draw its figures.
     #[command(after_help = run::after_help())]
     Run(run::RunArgs),
+    /// Make the figures of the causal-structure paper, on one page.
+    #[command(after_help = figures::after_help())]
+    Figures(figures::FiguresArgs),
+    /// Recovery of the graph over a grid of keys: many short runs, a map.
+    #[command(after_help = sweep::AFTER_HELP)]
+    Sweep(sweep::SweepArgs),
+    /// What a training step costs as T, S, heads and batch grow.
+    #[command(after_help = scaling::AFTER_HELP)]
+    Scaling(scaling::ScalingArgs),
     /// Loss, predictions and gradients for parameters and tokens of your own.
     #[command(after_help = grad::AFTER_HELP)]
     Grad(grad::GradArgs),
     /// Loss and gradients on the whole population, no sequence sampled.
     #[command(after_help = exact::AFTER_HELP)]
     Exact(exact::ExactArgs),
+    /// The latent graph of token sequences, from one sampled gradient before any training.
+    #[command(after_help = discover::AFTER_HELP)]
+    Discover(discover::DiscoverArgs),
+    /// How trained runs predict transitions of other kinds than they were trained on.
+    #[command(after_help = ood::after_help())]
+    Ood(ood::OodArgs),
     /// Hold the theory's claims against exact computation.
     #[command(after_help = verify::after_help())]
     Verify(verify::VerifyArgs),
@@ -61,8 +81,13 @@ pub fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Figures(args) => figures::figures(&args).map(|()| ExitCode::SUCCESS),
+        Command::Sweep(args) => sweep::sweep(&args).map(|()| ExitCode::SUCCESS),
+        Command::Scaling(args) => scaling::scaling(&args).map(|()| ExitCode::SUCCESS),
         Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
         Command::Exact(args) => exact::exact(&args).map(|()| ExitCode::SUCCESS),
+        Command::Discover(args) => discover::discover(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ood(args) => ood::ood(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::verify(&args),
         Command::Info(args) => info::info(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),

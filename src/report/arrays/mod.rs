@@ -221,6 +221,14 @@ pub fn read_arrays(path: &Path) -> Result<BTreeMap<String, Array>> {
     parse_arrays(path, format, &read_file(path)?)
 }
 
+/// Read the one array of a bare `.npy` file.
+///
+/// # Errors
+/// As [`read_arrays`].
+pub fn read_npy(path: &Path) -> Result<Array> {
+    npy::parse(&read_file(path)?).map_err(|e| Error::format(path, e.to_string()))
+}
+
 /// [`read_arrays`] from bytes in memory; `origin` only names the source in errors.
 ///
 /// # Errors

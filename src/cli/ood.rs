@@ -1,0 +1,152 @@
+//! `popgrad ood`: trained runs on transitions of other kinds than their prior draws.
+
+use super::{pool, say, tell};
+use crate::paper::ood::{KINDS, Outcome, Sizes, Trained, evaluate, kinds};
+use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::plot::{LineChart, Series, save_figure};
+use crate::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Arguments of `popgrad ood`.
+#[derive(Debug, Args)]
+pub(super) struct OodArgs {
+    /// Run folders, each with a checkpoint.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Kinds of transitions, apart by commas [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "KIND")]
+    kinds: Vec<String>,
+    /// Matrices of each random kind.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    matrices: usize,
+    /// Sequences per matrix.
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    sequences: usize,
+    /// Seed of matrices and sequences.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder for ood.json and, of two runs or more, the figure: new or empty.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// JSON on stdout instead of the tables.
+    #[arg(long)]
+    json: bool,
+    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// Kinds, for `--help`.
+pub(super) fn after_help() -> String {
+    let lines: Vec<String> = KINDS.iter().map(|(name, what)| format!("  {name:<15}{what}\n")).collect();
+    format!("Kinds:\n{}\nSee docs/discover.md.", lines.concat())
+}
+
+#[derive(Serialize)]
+struct Run {
+    run: String,
+    graph: String,
+    #[serde(rename = "S")]
+    symbols: usize,
+    #[serde(rename = "T")]
+    len: usize,
+    alpha: f64,
+    step: u64,
+    kinds: Vec<Outcome>,
+}
+
+pub(super) fn ood(args: &OodArgs) -> Result<()> {
+    let kinds = kinds(&args.kinds)?;
+    for (name, value, most) in [("matrices", args.matrices, 1 << 16), ("sequences", args.sequences, 1 << 26)]
+    {
+        let least = if name == "sequences" { 2 } else { 1 };
+        if !(least..=most).contains(&value) {
+            return Err(Error::invalid(name, value.to_string(), format!("{least} to {most}")));
+        }
+    }
+    let sizes = Sizes { matrices: args.matrices, sequences: args.sequences, seed: args.seed };
+    let pool = pool(args.threads)?;
+    // Every run is read before anything is written or evaluated.
+    let trained: Vec<Trained> = args.runs.iter().map(|r| Trained::load(r)).collect::<Result<_>>()?;
+    if let Some(dir) = &args.out {
+        create_run_dir(dir)?;
+    }
+    let mut runs = Vec::new();
+    for (folder, trained) in args.runs.iter().zip(&trained) {
+        let outcomes =
+            pool.install(|| kinds.iter().map(|k| evaluate(trained, k, &sizes)).collect::<Result<_>>())?;
+        let run = Run {
+            run: folder.display().to_string(),
+            graph: trained.config.graph.clone(),
+            symbols: trained.config.S,
+            len: trained.config.T,
+            alpha: trained.config.alpha,
+            step: trained.step,
+            kinds: outcomes,
+        };
+        if !args.json {
+            tell(&table(&run))?;
+        }
+        runs.push(run);
+    }
+    let json = serde_json::to_string_pretty(&runs)
+        .map_err(|e| Error::invalid("ood", e.to_string(), "results with a JSON form"))?
+        + "\n";
+    if args.json {
+        tell(&json)?;
+    }
+    if let Some(dir) = &args.out {
+        write_bytes_atomic(&dir.join("ood.json"), json.as_bytes())?;
+        if runs.len() < 2 {
+            say("one run: no figure; it takes runs of several T");
+        } else {
+            save_figure(dir, "ood", &figure(&runs, &kinds).into())?;
+        }
+    }
+    Ok(())
+}
+
+fn table(run: &Run) -> String {
+    let mut text = format!(
+        "{}: {}, S = {}, T = {}, alpha = {}, step {}\n",
+        run.run, run.graph, run.symbols, run.len, run.alpha, run.step
+    );
+    text +=
+        "kind             T_eff    loss   counts  entropy   E|f-pi|   E sup   worst query  counts' E sup\n";
+    for o in &run.kinds {
+        text += &format!(
+            "{:<14} {:>7.2} {:>7.4}  {:>7.4}  {:>7.4}   {:>7.4} {:>7.4}       {:>7.4}        {:>7.4}\n",
+            o.kind,
+            o.t_eff,
+            o.loss,
+            o.bayes_counts,
+            o.entropy,
+            o.mean_error,
+            o.sup_error,
+            o.worst_query,
+            o.counts_sup_error
+        );
+    }
+    text
+}
+
+/// log10 of E sup |f − π̃| against T_eff, a line per kind through the runs.
+fn figure(runs: &[Run], kinds: &[&'static str]) -> LineChart {
+    let line = |(color, kind): (usize, &&'static str)| {
+        let of = runs.iter().flat_map(|r| r.kinds.iter().filter(|o| o.kind == *kind));
+        let mut points: Vec<(f64, f64)> =
+            of.filter(|o| o.sup_error > 0.0).map(|o| (o.t_eff, o.sup_error.log10())).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series { dashed: color >= 7, ..Series::new(*kind, points, color) }
+    };
+    LineChart {
+        title: "other transitions (Theorem 2)".into(),
+        x_label: "T_eff".into(),
+        y_label: "log10 of E sup |f - pi|".into(),
+        x_log: true,
+        series: kinds.iter().enumerate().map(line).collect(),
+        ..LineChart::default()
+    }
+}

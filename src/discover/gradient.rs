@@ -1,0 +1,247 @@
+//! The score that the gradient of the simplified model has at initialisation (theory 1.3, leading order).
+//!
+//! At A1 = 0, A2 = β₀ I, for j <= i: −∂L/∂A1\[i, j\] = β₀/(S T i) c_ij + O(β₀²), c_ij = ĝ_ij − mean_{k<=i} ĝ_ik (i from 1),
+//!
+//!   ĝ_ij = S E\[(y(s_i)/(μ̂(s_i)+ε) − r̄) 1\[s_j = s_T\]\],  r̄ = Σ_s y(s) μ̂(s)/(μ̂(s)+ε),  μ̂(s) = #{i <= T: s_i = s}/T.
+//!
+//! This is the exact first-order coefficient on the sample, not a gradient at some small β₀: one pass over the tokens, each
+//! sequence T numbers u_i = S (y(s_i)/(μ̂(s_i)+ε) − r̄) added to the columns of the positions that hold the query's symbol. In the
+//! population limit ĝ_ij is E‖B‖²_F, the χ² mutual information, for the parent, and less for all others (data processing).
+//! Row T of the gradient (the query's own) is no evidence about the graph and is left out.
+//!
+//! Errors are those of a mean of independent sequences. The argmax is that of c; whether the row has a parent at all is asked of
+//! the left-over of ĝ over its finite-T bias, see [`null`](super::null).
+
+use super::{Graph, Labels, Position, Sample, Score, Table, check_level, leaders, null};
+use crate::num::Sum;
+use crate::{Error, Result};
+use rayon::prelude::*;
+
+/// Sequences per piece: pieces are folded in order, so threads do not change a bit.
+const PIECE: usize = 1024;
+
+/// Fewest rows from which row and column effects can be told from edges.
+const MIN_POLISH: usize = 6;
+
+/// Moments over sequences.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    /// T−1: positions but for the query.
+    pub rows: usize,
+    /// ĝ (rows, rows), all i and j.
+    pub g: Vec<f64>,
+    /// Standard error of (u_i − ū)(1\[s_j = s_T\] − mean), rows and columns centred per sequence (rows, rows).
+    pub se: Vec<f64>,
+}
+
+/// What one sequence contributes.
+struct Terms {
+    count: Vec<f64>,
+    /// u (T).
+    u: Vec<f64>,
+    /// Context positions that hold the query's symbol.
+    hits: Vec<usize>,
+}
+
+impl Terms {
+    fn new(sample: &Sample) -> Self {
+        Terms { count: vec![0.0; sample.symbols], u: vec![0.0; sample.len], hits: Vec::new() }
+    }
+
+    fn fill(&mut self, sample: &Sample, labels: &Labels, n: usize, eps: f64) {
+        let (t, s) = (sample.len, sample.symbols);
+        let tokens = &sample.tokens[n * t..][..t];
+        let scale = 1.0 / t as f64;
+        tokens.iter().for_each(|c| self.count[*c as usize] += scale);
+        let y = |c: u32| match labels {
+            Labels::Symbols(y) => f64::from(u8::from(y[n] == c)),
+            Labels::Soft(y) => y[n * s + c as usize],
+        };
+        // r̄ over the symbols that occur: each of their positions carries 1/T of μ̂.
+        let mut mean = 0.0;
+        for (u, c) in self.u.iter_mut().zip(tokens) {
+            *u = y(*c) / (self.count[*c as usize] + eps);
+            mean += *u * scale;
+        }
+        self.u.iter_mut().for_each(|u| *u = s as f64 * (*u - mean));
+        tokens.iter().for_each(|c| self.count[*c as usize] = 0.0);
+        let query = tokens[t - 1];
+        self.hits.clear();
+        self.hits.extend((0..t - 1).filter(|j| tokens[*j] == query));
+    }
+}
+
+fn labels(sample: &Sample) -> Result<&Labels> {
+    sample.labels.as_ref().ok_or_else(|| Error::invalid("labels", "none", "labels for score=gradient"))
+}
+
+/// `body` over pieces of the sample, sums folded in their order.
+fn fold(sample: &Sample, sums: usize, body: impl Fn(std::ops::Range<usize>, &mut [f64]) + Sync) -> Vec<f64> {
+    let starts: Vec<usize> = (0..sample.seqs).step_by(PIECE).collect();
+    let mut total = vec![Sum::new(); sums];
+    for group in starts.chunks(4 * rayon::current_num_threads()) {
+        let run = |start: &usize| {
+            let mut out = vec![0.0; sums];
+            body(*start..(*start + PIECE).min(sample.seqs), &mut out);
+            out
+        };
+        let done: Vec<Vec<f64>> = group.par_iter().map(run).collect();
+        for piece in done {
+            total.iter_mut().zip(piece).for_each(|(t, x)| t.add(x));
+        }
+    }
+    total.iter().map(Sum::value).collect()
+}
+
+/// ĝ and its errors. O(B (T + hits T)).
+///
+/// # Errors
+/// As [`Sample::check`]; no labels; ε out of range.
+pub fn moments(sample: &Sample, eps: f64) -> Result<Moments> {
+    sample.check()?;
+    let labels = labels(sample)?;
+    if !(eps >= 0.0 && eps.is_finite()) {
+        return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
+    }
+    let rows = sample.len - 1;
+    let (size, n, r) = (rows * rows, sample.seqs as f64, rows as f64);
+    // By column: sums of u and of the squares; and the part of the squares that all columns share.
+    let sums = fold(sample, 2 * size + rows, |range, out| {
+        let (g, rest) = out.split_at_mut(size);
+        let (squares, shared) = rest.split_at_mut(size);
+        let mut terms = Terms::new(sample);
+        for k in range {
+            terms.fill(sample, labels, k, eps);
+            let u = &terms.u[..rows];
+            let (hit, mean) = (terms.hits.len() as f64 / r, u.iter().sum::<f64>() / r);
+            for j in &terms.hits {
+                g[j * rows..][..rows].iter_mut().zip(u).for_each(|(g, u)| *g += u);
+                let column = squares[j * rows..][..rows].iter_mut().zip(u);
+                column.for_each(|(q, u)| *q += (1.0 - 2.0 * hit) * (u - mean) * (u - mean));
+            }
+            shared.iter_mut().zip(u).for_each(|(q, u)| *q += hit * hit * (u - mean) * (u - mean));
+        }
+    });
+    let (g, rest) = sums.split_at(size);
+    let (squares, shared) = rest.split_at(size);
+    let transposed =
+        |x: &[f64]| -> Vec<f64> { (0..size).map(|e| x[(e % rows) * rows + e / rows] / n).collect() };
+    let g = transposed(g);
+    let centred = centred(&g, rows);
+    let squares = transposed(squares);
+    let variance = |e: usize| squares[e] + shared[e / rows] / n - centred[e] * centred[e];
+    let se = (0..size).map(|e| (variance(e).max(0.0) / (n - 1.0)).sqrt()).collect();
+    Ok(Moments { rows, g, se })
+}
+
+/// Rows and columns minus their means.
+fn centred(x: &[f64], n: usize) -> Vec<f64> {
+    let size = n as f64;
+    let row: Vec<f64> = x.chunks_exact(n).map(|r| r.iter().sum::<f64>() / size).collect();
+    let column: Vec<f64> = (0..n).map(|j| x[j..].iter().step_by(n).sum::<f64>() / size).collect();
+    let all = row.iter().sum::<f64>() / size;
+    (0..n * n).map(|e| x[e] - row[e / n] - column[e % n] + all).collect()
+}
+
+/// c_ij = ĝ_ij − mean_{k<=i} ĝ_ik at j <= i, NaN above: −∂L/∂A1\[i, j\] times S T i / β₀.
+pub fn scores(m: &Moments) -> Vec<f64> {
+    let n = m.rows;
+    let mut out = vec![f64::NAN; n * n];
+    for i in 0..n {
+        let row = &m.g[i * n..][..=i];
+        let mean = row.iter().copied().collect::<Sum>().value() / (i + 1) as f64;
+        (0..=i).for_each(|j| out[i * n + j] = row[j] - mean);
+    }
+    out
+}
+
+/// The graph that the gradient at initialisation shows.
+///
+/// # Errors
+/// As [`moments`]; a level that is no probability.
+pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
+    check_level(level)?;
+    let m = moments(sample, eps)?;
+    let n = m.rows;
+    let scores = scores(&m);
+    // Where too few rows tell effects from edges, the row's mean has to do.
+    let (rest, spread) = if n >= MIN_POLISH {
+        let rest = null::polish(&m.g, n);
+        let spread = null::spread(&rest, &m.se, n);
+        (rest, spread)
+    } else {
+        (scores.clone(), 0.0)
+    };
+    let z = rest.iter().zip(&m.se).map(|(r, se)| r / (se * se + spread * spread).sqrt()).collect();
+    let table = Table { rows: n, scores, z };
+    let leaders = leaders(&table.scores, n);
+    let errors = errors(sample, eps, &leaders)?;
+    Ok(Graph {
+        score: Score::Gradient,
+        sequences: sample.seqs,
+        length: sample.len,
+        symbols: sample.symbols,
+        level,
+        spread,
+        positions: positions(&table, &leaders, &errors, level),
+        scores: table.scores,
+    })
+}
+
+/// Standard errors of (score of the best, margin to the second) of each row.
+fn errors(sample: &Sample, eps: f64, leaders: &[(Option<usize>, Option<usize>)]) -> Result<Vec<[f64; 2]>> {
+    let labels = labels(sample)?;
+    let (rows, n) = (leaders.len(), sample.seqs as f64);
+    let sums = fold(sample, 4 * rows, |range, out| {
+        let mut terms = Terms::new(sample);
+        let mut hit = vec![0.0; rows];
+        for k in range {
+            terms.fill(sample, labels, k, eps);
+            hit.fill(0.0);
+            terms.hits.iter().for_each(|j| hit[*j] = 1.0);
+            let mut before = 0.0;
+            for (i, (best, second)) in leaders.iter().enumerate() {
+                before += hit[i];
+                let (Some(best), u) = (best, terms.u[i]) else { continue };
+                let x = u * (hit[*best] - before / (i + 1) as f64);
+                let d = u * (hit[*best] - second.map_or(0.0, |s| hit[s]));
+                let sums = &mut out[4 * i..][..4];
+                sums.iter_mut().zip([x, x * x, d, d * d]).for_each(|(o, x)| *o += x);
+            }
+        }
+    });
+    let se = |sum: f64, squares: f64| ((squares / n - (sum / n) * (sum / n)).max(0.0) / (n - 1.0)).sqrt();
+    Ok(sums.chunks_exact(4).map(|s| [se(s[0], s[1]), se(s[2], s[3])]).collect())
+}
+
+/// One record per row: a parent where the best candidate's tail, times the number of candidates, is below `level`.
+pub(super) fn positions(
+    table: &Table,
+    leaders: &[(Option<usize>, Option<usize>)],
+    errors: &[[f64; 2]],
+    level: f64,
+) -> Vec<Position> {
+    let n = table.rows;
+    let of = |(i, ((best, second), [score_se, margin_se])): (
+        usize,
+        (&(Option<usize>, Option<usize>), &[f64; 2]),
+    )| {
+        let at = |j: &Option<usize>, x: &[f64]| j.map_or(f64::NAN, |j| x[i * n + j]);
+        let z = at(best, &table.z);
+        // NaN, from errors of 0: no evidence.
+        let p = if z.is_nan() { 1.0 } else { (null::upper_tail(z) * i as f64).min(1.0) };
+        Position {
+            position: i,
+            parent: best.filter(|_| p <= level),
+            best: *best,
+            score: at(best, &table.scores),
+            score_se: if best.is_some() { *score_se } else { f64::NAN },
+            second: *second,
+            margin: at(best, &table.scores) - at(second, &table.scores),
+            margin_se: if second.is_some() { *margin_se } else { f64::NAN },
+            z,
+            p,
+        }
+    };
+    leaders.iter().zip(errors).enumerate().map(of).collect()
+}

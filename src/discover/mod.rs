@@ -1,0 +1,202 @@
+//! The latent graph from one sampled gradient at initialisation, before any training; and from pair counts.
+//!
+//! | symbol | name | meaning |
+//! |---|---|---|
+//! | T | `len` | tokens per sequence, the query s_T the last |
+//! | y | `labels` | law of the symbol after the query: a symbol or a distribution |
+//! | i, j | row, column | position, candidate parent j < i; every position but the query has a row |
+//!
+//! Two scores. [`gradient`] is what the simplified model's gradient at A1 = 0 says (theory 1.3): it needs labels, and works where
+//! every sequence has transitions of its own. [`chi2`] is the χ² mutual information of two positions over all sequences: it
+//! needs no labels, and one law that all sequences share.
+
+pub mod chi2;
+pub mod gradient;
+pub mod null;
+pub mod tokens;
+
+use crate::{Error, Result};
+use serde::Serialize;
+
+/// What stands for the law of the symbol after the query.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Labels {
+    /// One symbol per sequence (B).
+    Symbols(Vec<u32>),
+    /// One distribution per sequence, row-major (B, S).
+    Soft(Vec<f64>),
+}
+
+/// Sequences of equal length with a label each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// B.
+    pub seqs: usize,
+    /// T, the query included.
+    pub len: usize,
+    /// S.
+    pub symbols: usize,
+    /// Row-major (B, T), each below S.
+    pub tokens: Vec<u32>,
+    /// What follows the query; none where only pair counts are asked for.
+    pub labels: Option<Labels>,
+}
+
+impl Sample {
+    /// Longest sequence: scores take T² numbers per shard.
+    pub const MAX_LEN: usize = 4096;
+
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// Sizes out of range or that contradict each other, a token or label that is not below S, a soft label that is negative, not
+    /// finite or does not sum to 1.
+    pub fn check(&self) -> Result<()> {
+        if self.seqs < 2 {
+            return Err(Error::invalid("tokens", format!("{} sequences", self.seqs), "at least 2"));
+        }
+        if !(2..=Self::MAX_LEN).contains(&self.len) {
+            let allowed = format!("2 to {} tokens per sequence", Self::MAX_LEN);
+            return Err(Error::invalid("T", self.len.to_string(), allowed));
+        }
+        if !(2..=tokens::MAX_SYMBOLS).contains(&self.symbols) {
+            let allowed = format!("2 <= S <= {}", tokens::MAX_SYMBOLS);
+            return Err(Error::invalid("S", self.symbols.to_string(), allowed));
+        }
+        if self.seqs.checked_mul(self.len) != Some(self.tokens.len()) {
+            let found = format!("{} for {} x {}", self.tokens.len(), self.seqs, self.len);
+            return Err(Error::invalid("tokens", found, "B*T of them"));
+        }
+        let below = |field: &str, values: &[u32]| match values.iter().find(|c| **c as usize >= self.symbols) {
+            None => Ok(()),
+            Some(c) => Err(Error::invalid(field, c.to_string(), format!("0 to S-1 = {}", self.symbols - 1))),
+        };
+        below("tokens", &self.tokens)?;
+        match &self.labels {
+            None => Ok(()),
+            Some(Labels::Symbols(y)) if y.len() == self.seqs => below("labels", y),
+            Some(Labels::Soft(y)) if self.seqs.checked_mul(self.symbols) == Some(y.len()) => {
+                for (n, row) in y.chunks_exact(self.symbols).enumerate() {
+                    check_soft(row).map_err(|p| Error::invalid(format!("labels[{n}]"), p, SOFT))?;
+                }
+                Ok(())
+            }
+            Some(_) => Err(Error::invalid("labels", "another number than sequences", "one per sequence")),
+        }
+    }
+}
+
+/// What a soft label has to be.
+pub const SOFT: &str = "finite, >= 0, summing to 1";
+
+/// Says what is wrong with a soft label.
+///
+/// # Errors
+/// The problem, in words.
+pub fn check_soft(row: &[f64]) -> std::result::Result<(), String> {
+    if let Some(x) = row.iter().find(|x| !(x.is_finite() && **x >= 0.0)) {
+        return Err(format!("holds {x}"));
+    }
+    let sum = crate::num::sum(row);
+    // As for the targets of `grad`: rows rounded to f32 are off by S u at most.
+    if (sum - 1.0).abs() > 1e-6 * (row.len() as f64).max(10.0) {
+        return Err(format!("sums to {sum}"));
+    }
+    Ok(())
+}
+
+/// Which score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Score {
+    /// The gradient at initialisation.
+    Gradient,
+    /// χ² mutual information of pair counts.
+    Chi2,
+}
+
+/// What was found for one position.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Position {
+    /// i, from 0.
+    pub position: usize,
+    /// The parent; none for a root.
+    pub parent: Option<usize>,
+    /// The candidate of the highest score, significant or not; none at position 0.
+    pub best: Option<usize>,
+    /// Its score.
+    pub score: f64,
+    /// Standard error of the score.
+    pub score_se: f64,
+    /// The candidate of the second highest score.
+    pub second: Option<usize>,
+    /// How much lower that is.
+    pub margin: f64,
+    /// Standard error of the margin.
+    pub margin_se: f64,
+    /// The test statistic: standard normal for a position without parent.
+    pub z: f64,
+    /// P(any of the candidates reaches z | no parent), at most: a tail of the normal law times their number.
+    pub p: f64,
+}
+
+/// A graph with what supports it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Graph {
+    /// Which score.
+    pub score: Score,
+    /// Sequences.
+    pub sequences: usize,
+    /// T.
+    pub length: usize,
+    /// S.
+    pub symbols: usize,
+    /// Most that a root's p may be taken for an edge.
+    pub level: f64,
+    /// Standard deviation of the test's entries beyond sampling noise, which the test takes into account.
+    pub spread: f64,
+    /// One per position.
+    pub positions: Vec<Position>,
+    /// Scores, row-major (rows, rows), row i columns j < i; NaN elsewhere.
+    #[serde(skip)]
+    pub scores: Vec<f64>,
+}
+
+impl Graph {
+    /// Parents, none for a root.
+    pub fn parents(&self) -> Vec<Option<usize>> {
+        self.positions.iter().map(|p| p.parent).collect()
+    }
+}
+
+/// The scores, errors and test statistics that [`decide`] works on; all (rows, rows), read at j < i.
+pub(crate) struct Table {
+    pub(crate) rows: usize,
+    pub(crate) scores: Vec<f64>,
+    pub(crate) z: Vec<f64>,
+}
+
+/// Highest and second highest score of each row, the earlier candidate where they are equal.
+pub(crate) fn leaders(scores: &[f64], rows: usize) -> Vec<(Option<usize>, Option<usize>)> {
+    let of = |i: usize| {
+        let row = &scores[i * rows..i * rows + i];
+        let top = |skip: Option<usize>| {
+            let better = |best: Option<usize>, j: usize| match best {
+                Some(b) if row[j].total_cmp(&row[b]).is_le() => Some(b),
+                _ => Some(j),
+            };
+            (0..i).filter(|j| Some(*j) != skip).fold(None, better)
+        };
+        let best = top(None);
+        (best, if best.is_some() { top(best) } else { None })
+    };
+    (0..rows).map(of).collect()
+}
+
+/// Refuses a level that is no probability.
+pub(crate) fn check_level(level: f64) -> Result<()> {
+    if level > 0.0 && level < 1.0 {
+        return Ok(());
+    }
+    Err(Error::invalid("level", level.to_string(), "0 < level < 1"))
+}
