@@ -9,6 +9,7 @@ use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Exact, Sampled, Source};
 use popgrad::task::bayes_dag::{bayes_one_parent, bayes_previous, bayes_tuples};
 use popgrad::task::{CausalDag, Dag, DagRoots, Forest, Task};
+use popgrad_kernels::{Isa, Kernels};
 use std::collections::HashMap;
 
 const ROOTS: [DagRoots; 2] = [DagRoots::Shared, DagRoots::Uniform];
@@ -252,6 +253,40 @@ fn a_sample_does_not_depend_on_its_batch() {
     }
     source.fill(u64::MAX, 2, 64, &mut work, &mut part);
     assert_eq!(part.sequence(1), whole.sequence(0));
+}
+
+/// Side by side on every instruction set, with few rows (drawn whole) and many (drawn token by token): the bits of one sample alone.
+#[test]
+fn samples_side_by_side_have_the_bits_of_one_alone() {
+    let key = Key::new(21, Purpose::Train);
+    for (dag, s) in [
+        ("-;0;0,1;1,2;1,3;2,4;2,5;3,6;3,7;4,8;4,9", 2),
+        ("-;0;0,1;1,2;1,3;2,4;2,5;3,6;3,7;4,8;4,9", 7),
+        ("-;-;1,0;0;-;0,1,2;5,4", 3),
+        ("-;0;0,1;0,1,2;0,1,2,3;1,2,3,4", 40),
+    ] {
+        for (roots, alpha) in [(ROOTS[0], 0.1), (ROOTS[1], 0.001), (ROOTS[0], 10.0)] {
+            let task = CausalDag::new(Dag::parse(dag).unwrap(), s, alpha, roots).unwrap();
+            let (t, n, first) = (task.seq_len(), 37, u64::MAX - 20);
+            let (mut xs, mut ys) = (vec![0; n * t], vec![0.0; n * s]);
+            let mut work = task.work();
+            for (i, (x, y)) in xs.chunks_exact_mut(t).zip(ys.chunks_exact_mut(s)).enumerate() {
+                task.sample(&key, first.wrapping_add(i as u64), &mut work, x, y);
+            }
+            for isa in Isa::available() {
+                let mut block = task.block(Kernels::new(isa).unwrap());
+                for piece in [37, 1, 3, 8, 20] {
+                    let (mut x, mut y) = (vec![u32::MAX; n * t], vec![f64::NAN; n * s]);
+                    let rows = x.chunks_mut(piece * t).zip(y.chunks_mut(piece * s));
+                    for (i, (x, y)) in rows.enumerate() {
+                        task.sample_block(&key, first.wrapping_add((i * piece) as u64), &mut block, x, y);
+                    }
+                    assert!(x == xs, "{dag} S={s} alpha={alpha} {roots:?} on {isa:?} by {piece}");
+                    assert!(y.iter().zip(&ys).all(|(a, b)| a.to_bits() == b.to_bits()), "{dag} {isa:?}");
+                }
+            }
+        }
+    }
 }
 
 /// The population as a source: probabilities and targets of the law.

@@ -62,7 +62,7 @@ fn run_refuses_bad_values_before_a_folder_appears() {
         (&["two-parents", "T=9", "parent_sets=-;0;0,1"], &["T: 9", "T = 2"]),
         (&["two-parents", "parents=-1,0"], &["T: 32", "T = 3"]),
         (&["algorithm1", "graph=two_parents"], &["task: causal_dag"]),
-        (&["two-parents", "source=exact"], &["S, T: 5^32 words"]),
+        (&["two-parents", "optimizer=sgd", "source=exact"], &["S, T: 5^32 words"]),
         (&["chain", "heads=0,1"], &["heads"]),
         (&["chain", "heads=1,-1"], &["heads"]),
         (&["chain", "heads=64,64,64,64,64"], &["at most 2^31 parameters"]),

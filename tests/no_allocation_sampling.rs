@@ -17,7 +17,9 @@ fn fill_allocates_nothing() {
         let tree = CausalTree::new(Forest::chain(20).unwrap(), 10, alpha, Roots::Stationary).unwrap();
         let dag = CausalDag::new(Dag::two_parents(20).unwrap(), 10, alpha, DagRoots::Shared).unwrap();
         let key = Key::new(1, Purpose::Train);
-        for source in [Sampled::new(tree, key), Sampled::new(dag, key)] {
+        // All rows at once, and token by token.
+        let few = CausalDag::new(Dag::ngram(20, 1).unwrap(), 10, alpha, DagRoots::Shared).unwrap();
+        for source in [Sampled::new(tree, key), Sampled::new(dag, key), Sampled::new(few, key)] {
             nothing_allocated(&source);
         }
     }

@@ -9,13 +9,17 @@
 //! | π_k | rows, numbered over all arities: `first_row[k]` + Σ_j a_j S^{k-j}, first parent most significant | (S^k, S) |
 //! | p | `dag`: parents of the positions 0..T-1 and of the target | (T+1) |
 //!
-//! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its address.
+//! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its address. Side by side, samples draw
+//! the row of every token anew instead, or all rows at once where those are fewer: what one visits the others need not.
 
 use super::causal_tree::{cumulate, invert};
+use super::dirichlet::{DirichletRows, kernels};
 use super::{Dag, Sampler, Task, Work};
 use crate::num::exp;
 use crate::rng::{Key, LogGamma, lemire, unit};
 use crate::{Error, Result};
+use popgrad_kernels::Kernels;
+use popgrad_kernels::sampling::{Addresses, SIDE};
 
 /// The law of tokens without parents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,9 +146,8 @@ impl CausalDag {
                 block = key.block(n, (i / 2) as u32, 0);
             }
             let (word, parents) = (block[i % 2], self.dag.parents(i));
-            tokens[i] = if parents.is_empty() && self.roots == DagRoots::Uniform {
-                // Rejected about once in 2^64 / S words.
-                lemire(word, s as u64).unwrap_or_else(|| key.below(s as u64, n, (i / 2) as u32, i % 2)) as u32
+            tokens[i] = if self.is_uniform(i) {
+                self.uniform_symbol(key, n, i, word)
             } else {
                 let at = self.draw_row(key, n, self.row(parents, tokens), work) * s;
                 invert(&work.cumulated[at..at + s], unit(word))
@@ -152,6 +155,112 @@ impl CausalDag {
         }
         let at = self.draw_row(key, n, self.row(self.dag.target(), tokens), work) * s;
         target.copy_from_slice(&work.pi[at..at + s]);
+    }
+
+    /// Is position `i` a root that no row belongs to?
+    fn is_uniform(&self, i: usize) -> bool {
+        self.roots == DagRoots::Uniform && self.dag.parents(i).is_empty()
+    }
+
+    /// A uniform symbol from the `word` of position `i`; rejected about once in 2^64 / S words.
+    fn uniform_symbol(&self, key: &Key, n: u64, i: usize, word: u64) -> u32 {
+        let s = self.vocab as u64;
+        lemire(word, s).unwrap_or_else(|| key.below(s, n, (i / 2) as u32, i % 2)) as u32
+    }
+
+    /// Rows of all arities up to the largest.
+    fn rows(&self) -> u64 {
+        self.first_row.last().map_or(0, |f| u64::from(*f))
+            + (self.vocab as u64).pow(self.dag.max_arity() as u32)
+    }
+
+    /// Most entries of a table that is drawn whole: 1 MiB side by side.
+    const MAX_WHOLE: u64 = 1 << 14;
+
+    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
+    pub fn block(&self, kernels: Kernels<f64>) -> CausalDagBlock {
+        let (s, t) = (self.vocab, self.dag.seq_len());
+        let all = self.rows();
+        let whole = all <= t as u64 + 1 && all * s as u64 <= Self::MAX_WHOLE;
+        let rows = if whole { all as usize } else { 1 };
+        CausalDagBlock {
+            whole,
+            rows: DirichletRows::new(kernels.clone(), s, rows, 0),
+            kernels,
+            words: vec![0; t.next_multiple_of(2) * SIDE],
+            vocab: s,
+        }
+    }
+
+    /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are those of
+    /// [`sample`](Self::sample); [`SIDE`] samples go side by side.
+    ///
+    /// Allocates nothing.
+    ///
+    /// # Panics
+    /// When the outputs are not whole rows of equal number, or `work` does not fit the task.
+    pub fn sample_block(
+        &self,
+        key: &Key,
+        first: u64,
+        work: &mut CausalDagBlock,
+        tokens: &mut [u32],
+        targets: &mut [f64],
+    ) {
+        let (t, s) = (self.dag.seq_len(), self.vocab);
+        let n = tokens.len() / t;
+        assert!(tokens.len() == n * t && targets.len() == n * s, "outputs are not whole rows");
+        let fits = work.vocab == s && work.words.len() == t.next_multiple_of(2) * SIDE;
+        assert!(fits, "work storage of another task");
+        let groups = tokens.chunks_mut(SIDE * t).zip(targets.chunks_mut(SIDE * s));
+        for (i, (tokens, targets)) in groups.enumerate() {
+            self.fill_lanes(key, first.wrapping_add((i * SIDE) as u64), work, tokens, targets);
+        }
+    }
+
+    /// At most SIDE samples; lanes beyond are drawn and thrown away.
+    fn fill_lanes(
+        &self,
+        key: &Key,
+        first: u64,
+        work: &mut CausalDagBlock,
+        tokens: &mut [u32],
+        targets: &mut [f64],
+    ) {
+        let (t, s) = (self.dag.seq_len(), self.vocab);
+        let sample: [u64; SIDE] = std::array::from_fn(|l| first.wrapping_add(l as u64));
+        let at = Addresses { key: key.words(), sample, variate: [0; SIDE] };
+        work.kernels.philox_words(&at, &mut work.words).expect("whole blocks");
+        if work.whole {
+            work.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SIDE]);
+        }
+        for i in 0..=t {
+            if i < t && self.is_uniform(i) {
+                for (l, tokens) in tokens.chunks_exact_mut(t).enumerate() {
+                    tokens[i] = self.uniform_symbol(key, sample[l], i, work.words[i * SIDE + l]);
+                }
+                continue;
+            }
+            let mut row = [0; SIDE];
+            for (row, tokens) in row.iter_mut().zip(tokens.chunks_exact(t)) {
+                *row = self.row(self.dag.parents(i), tokens);
+            }
+            if !work.whole {
+                work.rows.draw(&self.gamma, key, sample, row.map(|r| PI_VARIATES + r * s as u32));
+                row = [0; SIDE];
+            }
+            if i == t {
+                for ((l, target), row) in targets.chunks_exact_mut(s).enumerate().zip(row) {
+                    work.rows.copy_row(l, row as usize, target);
+                }
+                return;
+            }
+            let (table, stride) = work.rows.table();
+            for ((l, tokens), row) in tokens.chunks_exact_mut(t).enumerate().zip(row) {
+                let sums = &table[l * stride + row as usize * s..][..s];
+                tokens[i] = invert(sums, unit(work.words[i * SIDE + l]));
+            }
+        }
     }
 
     /// Where row `number` lies in `work`, drawn if it was not there: gamma variates normalised on the log scale, since at
@@ -186,18 +295,24 @@ impl Task for CausalDag {
 
 impl Sampler for CausalDag {
     fn new_work(&self) -> Work {
-        Work::new(self.work())
+        Work::new(self.block(kernels()))
     }
 
     fn samples(&self, key: &Key, first: u64, work: &mut Work, tokens: &mut [u32], targets: &mut [f64]) {
-        let (t, s) = (self.dag.seq_len(), self.vocab);
-        let n = tokens.len() / t;
-        assert!(tokens.len() == n * t && targets.len() == n * s, "outputs are not whole rows");
-        let work: &mut CausalDagWork = work.get();
-        for (i, (tokens, target)) in tokens.chunks_exact_mut(t).zip(targets.chunks_exact_mut(s)).enumerate() {
-            self.sample(key, first.wrapping_add(i as u64), work, tokens, target);
-        }
+        self.sample_block(key, first, work.get(), tokens, targets);
     }
+}
+
+/// Storage for samples side by side. Made by [`CausalDag::block`].
+#[derive(Debug, Clone)]
+pub struct CausalDagBlock {
+    kernels: Kernels<f64>,
+    vocab: usize,
+    /// Do the rows hold all, at their numbers? Or one, drawn as it is needed.
+    whole: bool,
+    rows: DirichletRows,
+    /// (T rounded up to even, SIDE).
+    words: Vec<u64>,
 }
 
 /// The rows that the latest sample visited. Made by [`CausalDag::work`].

@@ -12,7 +12,7 @@ pub mod graph;
 pub mod stationary;
 pub mod trigger_bigram;
 
-pub use causal_dag::{CausalDag, CausalDagWork, DagRoots};
+pub use causal_dag::{CausalDag, CausalDagBlock, CausalDagWork, DagRoots};
 pub use causal_tree::{CausalTree, CausalTreeBlock, CausalTreeWork, Roots};
 pub use corpus::Corpus;
 pub use dag::Dag;
