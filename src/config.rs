@@ -38,7 +38,7 @@ pub const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
 }
 
 /// Every key of a run.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 34] = [
     key("preset", Kind::Text, "the preset that the other keys start from"),
     key("seed", Kind::Count, "seed of every draw"),
     key("dtype", Kind::Text, "f32 or f64: type of parameters and activations"),
@@ -76,7 +76,7 @@ pub const KEYS: [Key; 30] = [
         Kind::Text,
         "where batches come from: sampled, exact (the whole population), or orbit (the same up to relabelling; algorithm1)",
     ),
-    key("model", Kind::Text, "model: disentangled, simplified (algorithm1)"),
+    key("model", Kind::Text, "model: disentangled, mlp_transformer, simplified (algorithm1)"),
     key("eps", Kind::Real, "ε of the simplified model's loss -Σ y log(f + ε), >= 0; algorithm1: > 0"),
     key("heads", Kind::Integers, "attention heads of each layer, e.g. 1,1"),
     key(
@@ -85,12 +85,16 @@ pub const KEYS: [Key; 30] = [
         "standard deviation of the initial attention matrices, >= 0; 0 leaves several heads equal for ever",
     ),
     key("beta0", Kind::Real, "algorithm1: A2 starts at beta0 times the identity"),
-    key("optimizer", Kind::Text, "optimiser: sgd, staged (algorithm1)"),
+    key("optimizer", Kind::Text, "optimiser: sgd, adamw, staged (algorithm1)"),
+    key("momentum", Kind::Real, "momentum of sgd, >= 0 [0 if not given]"),
+    key("beta1", Kind::Real, "decay of adamw's mean gradient, >= 0, < 1 [0.9]"),
+    key("beta2", Kind::Real, "decay of adamw's mean square, >= 0, < 1 [0.999]"),
+    key("adam_eps", Kind::Real, "added to the root of adamw's mean square, >= 0 [1e-8]"),
     key("lr", Kind::Real, "learning rate, >= 0; algorithm1: that of its first stage"),
     key("steps1", Kind::Count, "algorithm1: updates of A1 alone; the rest of `steps` goes to A2"),
     key("lr2", Kind::Real, "algorithm1: learning rate of its second stage, >= 0"),
     key("schedule", Kind::Text, "learning-rate schedule: constant or cosine"),
-    key("weight_decay", Kind::Real, "weight decay, >= 0"),
+    key("weight_decay", Kind::Real, "weight decay of every parameter, >= 0; adamw: decoupled"),
     key("steps", Kind::Count, "updates, >= 1"),
     key("batch", Kind::Count, "sequences per update, >= 1"),
     key(
@@ -125,8 +129,21 @@ const DAG_GRAPHS: [&str; 2] = ["two_parents", "ngram"];
 pub const SOURCES: [&str; 3] = ["sampled", "exact", "orbit"];
 
 /// Keys that a configuration may lack.
-const OPTIONAL: [&str; 9] =
-    ["task", "order", "parent_sets", "parents", "source", "eps", "beta0", "steps1", "lr2"];
+const OPTIONAL: [&str; 13] = [
+    "task",
+    "order",
+    "parent_sets",
+    "parents",
+    "source",
+    "eps",
+    "beta0",
+    "steps1",
+    "lr2",
+    "momentum",
+    "beta1",
+    "beta2",
+    "adam_eps",
+];
 
 /// A resolved configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,6 +195,18 @@ pub struct Config {
     pub beta0: Option<f64>,
     /// Optimiser.
     pub optimizer: String,
+    /// Momentum of SGD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// β₁ of AdamW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta1: Option<f64>,
+    /// β₂ of AdamW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f64>,
+    /// eps of AdamW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adam_eps: Option<f64>,
     /// Learning rate.
     pub lr: f64,
     /// Updates of Algorithm 1's first stage.
@@ -278,6 +307,23 @@ pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
     Ok(table)
 }
 
+/// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers is one value.
+///
+/// # Errors
+/// As [`parse_overrides`]; a value that is given twice.
+pub fn parse_values(arg: &str) -> Result<(String, Vec<Value>)> {
+    let Some((name, text)) = arg.split_once('=') else {
+        return Err(Error::invalid("argument", format!("`{arg}`"), "key=value or key=a,b,.."));
+    };
+    let key = find(name.trim())?;
+    let parts: Vec<&str> = if key.kind == Kind::Integers { vec![text] } else { text.split(',').collect() };
+    let values: Vec<Value> = parts.into_iter().map(|t| parse(key, t.trim())).collect::<Result<_>>()?;
+    if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
+        return Err(Error::invalid(key.name, format!("{} twice", values[i]), "every value once"));
+    }
+    Ok((key.name.to_string(), values))
+}
+
 /// Reads a TOML file of keys.
 ///
 /// # Errors
@@ -304,7 +350,7 @@ fn parse_text(path: &Path, text: &str) -> Result<Table> {
 pub fn resolve(tables: &[Table]) -> Result<Config> {
     let mut merged = Table::new();
     for table in tables {
-        set_graph(table, &mut merged);
+        set_graph(table, &mut merged)?;
         merged.extend(table.clone());
     }
     if let Some(missing) = KEYS.iter().find(|k| !OPTIONAL.contains(&k.name) && !merged.contains_key(k.name)) {
@@ -322,21 +368,34 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
     Ok(config)
 }
 
-/// What a layer that names a graph says about the keys beside it.
-fn set_graph(table: &Table, merged: &mut Table) {
-    let (one, several) = (table.contains_key("parents"), table.contains_key("parent_sets"));
-    let graph = table.get("graph").and_then(|v| v.as_str());
-    if graph.is_none() && !one && !several {
-        return;
+/// The task that `table` names, or that its graph belongs to.
+///
+/// # Errors
+/// An unknown task.
+pub fn task_of(table: &Table) -> Result<&'static str> {
+    let word = |name: &str| table.get(name).and_then(|v| v.as_str());
+    if let Some(task) = word("task") {
+        let known = TASKS.into_iter().find(|t| *t == task);
+        return known.ok_or_else(|| Error::unknown("task", task, TASKS));
     }
-    for key in ["parents", "parent_sets", "order"] {
+    let dag = table.contains_key("parent_sets") || word("graph").is_some_and(|g| DAG_GRAPHS.contains(&g));
+    Ok(TASKS[usize::from(dag)])
+}
+
+/// What a layer that names a graph says about the keys beside it.
+fn set_graph(table: &Table, merged: &mut Table) -> Result<()> {
+    let lists = ["parents", "parent_sets"];
+    if !table.contains_key("graph") && !lists.iter().any(|k| table.contains_key(*k)) {
+        return Ok(());
+    }
+    for key in lists.into_iter().chain(["order"]) {
         merged.remove(key);
     }
-    if graph.is_none() {
+    if !table.contains_key("graph") {
         merged.insert("graph".into(), Value::String("custom".into()));
     }
-    let task = TASKS[usize::from(several || graph.is_some_and(|g| DAG_GRAPHS.contains(&g)))];
-    merged.insert("task".into(), Value::String(task.into()));
+    merged.insert("task".into(), Value::String(task_of(table)?.into()));
+    Ok(())
 }
 
 impl Config {
@@ -373,6 +432,18 @@ impl Config {
         }
         if !SOURCES.contains(&self.source.as_str()) {
             return Err(Error::unknown("source", &self.source, SOURCES));
+        }
+        for (name, value, owner) in [
+            ("momentum", self.momentum, "sgd"),
+            ("beta1", self.beta1, "adamw"),
+            ("beta2", self.beta2, "adamw"),
+            ("adam_eps", self.adam_eps, "adamw"),
+        ] {
+            if let Some(x) = value
+                && self.optimizer != owner
+            {
+                return Err(Error::invalid(name, x.to_string(), format!("optimizer={owner} only")));
+            }
         }
         self.check_graph()?;
         self.check_staged()
@@ -456,7 +527,11 @@ impl Config {
         }
         if staged != (self.model == "simplified") {
             let found = format!("{} with optimizer={}", self.model, self.optimizer);
-            return Err(Error::invalid("model", found, "simplified with staged, other models with sgd"));
+            return Err(Error::invalid(
+                "model",
+                found,
+                "simplified with staged, other models with sgd or adamw",
+            ));
         }
         if self.source == "orbit" && !staged {
             return Err(Error::invalid("source", "orbit", "sampled or exact for this preset"));
@@ -516,6 +591,43 @@ mod tests {
         let table: Table = c.to_toml().unwrap().parse().unwrap();
         assert_eq!(resolve(&[table]).unwrap(), c);
         assert_eq!(with(&["parents=-1,0,0", "graph=chain"]).unwrap().graph, "chain");
+    }
+
+    #[test]
+    fn the_task_follows_the_graph() {
+        let of = |overrides: &[&str]| {
+            let c = with(overrides).unwrap();
+            let table: Table = c.to_toml().unwrap().parse().unwrap();
+            assert_eq!(resolve(&[table]).unwrap(), c);
+            (c.task, c.graph, c.order, c.parent_sets)
+        };
+        let expected = |task: &str, graph: &str, order, sets: Option<&str>| {
+            (task.to_string(), graph.to_string(), order, sets.map(String::from))
+        };
+        assert_eq!(of(&[]), expected("causal_tree", "chain", None, None));
+        assert!(!with(&[]).unwrap().to_toml().unwrap().contains("task"), "as run folders always were");
+        assert_eq!(of(&["graph=ngram", "order=2"]), expected("causal_dag", "ngram", Some(2), None));
+        assert_eq!(of(&["graph=two_parents"]), expected("causal_dag", "two_parents", None, None));
+        assert_eq!(of(&["parent_sets=-;0;0,1"]), expected("causal_dag", "custom", None, Some("-;0;0,1")));
+        let layers = |words: &[&str]| -> Vec<Table> {
+            let table = |w: &&str| parse_overrides(&[w.to_string()]).unwrap();
+            std::iter::once(preset("two-parents", false).unwrap()).chain(words.iter().map(table)).collect()
+        };
+        // A later graph takes task, order and parents of an earlier one away.
+        let c = resolve(&layers(&["parent_sets=-;0;0,1", "graph=chain"])).unwrap();
+        assert_eq!((c.task.as_str(), c.parent_sets), ("causal_tree", None));
+        let c = resolve(&layers(&["parents=-1,0"])).unwrap();
+        assert_eq!((c.task.as_str(), c.graph.as_str()), ("causal_tree", "custom"));
+        for (bad, expected) in [
+            (&["order=2"][..], "order: 2; allowed: graph=ngram only"),
+            (&["parent_sets=-;0;0", "graph=chain"], "parent_sets: -;0;0; allowed: task=causal_dag with"),
+            (&["parents=-1,0", "graph=ngram"], "parents: 2 entries with task=causal_dag"),
+            (&["task=causal_dga"], "unknown task `causal_dga`, did you mean `causal_dag`?"),
+            (&["order=-1"], "order: -1"),
+        ] {
+            let message = with(bad).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{bad:?}: {message}");
+        }
     }
 
     #[test]

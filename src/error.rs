@@ -100,6 +100,11 @@ impl Error {
         Error::Io { path: path.as_ref().to_path_buf(), action, source }
     }
 
+    /// Did training diverge?
+    pub fn is_divergence(&self) -> bool {
+        matches!(self, Error::Invalid { problem, .. } if problem.starts_with("training diverged"))
+    }
+
     /// Process exit code: 2 for usage (a bad value or name given on the command line or in a configuration),
     /// 1 for everything found in files or the system.
     pub fn exit_code(&self) -> i32 {

@@ -351,3 +351,97 @@ fn disentangled_trains_on_the_population() {
         assert!(!folder.exists());
     }
 }
+
+/// Several parents: loss and gradient of either model are those of the library's own sums over all words.
+#[test]
+fn several_parents_are_summed_over_every_word() {
+    use popgrad::batch::Batch;
+    use popgrad::exact::DagLaw;
+    use popgrad::model::{self, ModelSpec};
+    use popgrad::source::{Exact, Source};
+    use popgrad::task::{CausalDag, Dag, DagRoots};
+    let case = Case::new();
+    for (name, file, keys, sets, roots) in [
+        (
+            "disentangled",
+            "d.npz",
+            "heads=1,1 S=3 graph=two_parents T=4 alpha=0.3",
+            "-;0;0,1;1,2;1,3",
+            DagRoots::Shared,
+        ),
+        (
+            "disentangled",
+            "d.npz",
+            "heads=1,1 S=3 parent_sets=-;-;1,0;2;3,0,1 alpha=0.3 roots=uniform",
+            "-;-;1,0;2;3,0,1",
+            DagRoots::Uniform,
+        ),
+        (
+            "simplified",
+            "p.npz",
+            "S=3 eps=0.01 graph=ngram order=2 T=5 alpha=0.3 task=causal_dag",
+            "-;0;0,1;1,2;2,3;3,4",
+            DagRoots::Shared,
+        ),
+    ] {
+        let (params, out) = (case.path(file), case.path("dag.npz"));
+        let mut args =
+            vec!["exact", "--model", name, "--params", text(&params), "--out", text(&out), "--predictions"];
+        args.extend(keys.split(' '));
+        let got = popgrad(&args);
+        assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
+        let task = CausalDag::new(Dag::parse(sets).unwrap(), 3, 0.3, roots).unwrap();
+        let source = Exact::new(&DagLaw::new(task)).unwrap();
+        let (n, t) = (source.words(), source.seq_len());
+        let heads = if name == "simplified" { vec![] } else { vec![1, 1] };
+        let eps = if name == "simplified" { 0.01 } else { 0.0 };
+        let spec = ModelSpec { name: name.into(), vocab: 3, seq_len: t, heads, eps };
+        let model = model::build::<f64>(&spec).unwrap();
+        let given = read_arrays(&params).unwrap();
+        let flat: Vec<f64> =
+            model.layout().blocks().iter().flat_map(|b| given[b.name()].to_f64_vec()).collect();
+        let mut batch = Batch::with_capacity(n, t, 3).unwrap();
+        source.fill(0, n, n, &mut source.work(), &mut batch);
+        let (mut ws, mut grad) = (model.workspace(n).unwrap(), vec![0.0; flat.len()]);
+        model.forward(&flat, &batch, &mut ws).unwrap();
+        model.backward(&flat, &batch, &mut ws, &mut grad).unwrap();
+        let loss = ws.weighted_loss(batch.weights()).value();
+        let found = read_arrays(&out).unwrap();
+        // Sums of n terms of size at most their total, in another order.
+        let close = |a: f64, b: f64, size: f64| (a - b).abs() <= n as f64 * f64::EPSILON * size.max(1e-300);
+        assert!(close(found["loss"].to_f64_vec()[0], loss, loss), "{name}");
+        assert!((found["weight"].to_f64_vec()[0] - 1.0).abs() < 1e-14);
+        let size = grad.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        for block in model.layout().blocks() {
+            for (a, b) in found[block.name()].to_f64_vec().iter().zip(&grad[block.range()]) {
+                assert!(close(*a, *b, size), "{name} {}: {a} {b}", block.name());
+            }
+        }
+        assert_eq!(found["probabilities"].to_f64_vec(), source.probabilities());
+    }
+    let params = case.path("d.npz");
+    for (keys, expected) in [
+        ("graph=two_parents T=4", "alpha: missing"),
+        ("graph=two_parents alpha=0.3", "T: missing"),
+        ("task=causal_dag alpha=0.3 T=4", "graph: missing"),
+        ("graph=two_parents T=4 alpha=0.3 order=2", "order: 2"),
+        ("graph=two_parents T=4 alpha=0.3 roots=stationary", "unknown roots `stationary`"),
+        ("graph=two_parents T=4 alpha=0.3 method=tree", "method: tree"),
+        ("graph=two_parents T=4 alpha=0.3 draws=5", "draws: given with task=causal_dag"),
+        ("parent_sets=-;0;0,0 alpha=0.3", "parent_sets: entry 2 names 0 twice"),
+        ("parent_sets=-;0;0,1 graph=ngram alpha=0.3", "parent_sets: given with graph"),
+        ("parent_sets=-;0;0,1 T=5 alpha=0.3", "T: 5 with 3 parent sets"),
+        ("graph=two_parents T=40 alpha=0.3", "S, T: 3^40 words"),
+        ("graph=two_parents T=4 alpha=0.3 task=causal_tree", "unknown graph `two_parents`"),
+    ] {
+        let out = case.path("no.npz");
+        let mut args =
+            vec!["exact", "--model", "disentangled", "heads=1,1", "S=3", "--params", text(&params)];
+        args.extend(["--out", text(&out)]);
+        args.extend(keys.split(' '));
+        let got = popgrad(&args);
+        let err = String::from_utf8_lossy(&got.stderr).into_owned();
+        assert!(got.status.code() == Some(2) && err.contains(expected), "{keys}: {err}");
+        assert!(!out.exists());
+    }
+}

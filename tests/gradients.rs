@@ -113,11 +113,21 @@ fn every_block_of_every_model_matches_central_differences() {
         let model = build::<f64>(&spec).unwrap();
         let (mut draw, batch) = (noise(11), random_batch(12, 4, 5, 3));
         let mut params: Vec<f64> = (0..model.layout().len()).map(|_| 0.7 * draw()).collect();
+        let layout = model.layout().clone();
+        // Rectified units far from their kinks, where no difference is of use: half of them on, half off.
+        for block in layout.blocks() {
+            for i in block.range() {
+                match block.name() {
+                    name if name.ends_with(".w1") => params[i] *= 0.2,
+                    name if name.ends_with(".b1") => params[i] = if i % 2 == 0 { 0.6 } else { -0.6 },
+                    _ => {}
+                }
+            }
+        }
         let mut ws = model.workspace(4).unwrap();
         let mut grad = vec![f64::NAN; params.len()];
         model.forward(&params, &batch, &mut ws).unwrap();
         model.backward(&params, &batch, &mut ws, &mut grad).unwrap();
-        let layout = model.layout().clone();
         for block in layout.blocks() {
             let (mut worst, mut size) = (0.0f64, 0.0f64);
             for i in block.range() {
@@ -137,8 +147,17 @@ fn every_block_of_every_model_matches_central_differences() {
                 worst = worst.max((numeric - grad[i]).abs());
                 size = size.max(grad[i].abs());
             }
-            assert!(size > 1e-4, "{heads:?} {}: a gradient of {size} would pass any test", block.name());
-            assert!(worst / size < 1e-7, "{heads:?} {}: relative error {}", block.name(), worst / size);
+            assert!(
+                size > 1e-4,
+                "{name} {heads:?} {}: a gradient of {size} would pass any test",
+                block.name()
+            );
+            assert!(
+                worst / size < 1e-7,
+                "{name} {heads:?} {}: relative error {}",
+                block.name(),
+                worst / size
+            );
         }
     }
 }

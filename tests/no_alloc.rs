@@ -2,7 +2,7 @@
 
 use popgrad::exact::{Prior, RootLaw, TreeLaw};
 use popgrad::model::{ModelSpec, build};
-use popgrad::optim::{Schedule, Sgd};
+use popgrad::optim::{Hyper, Schedule, build as optimizer};
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Exact, Sampled, Source};
 use popgrad::task::{CausalTree, Forest, Roots};
@@ -52,7 +52,12 @@ fn allocations_of_warm_steps(
         (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
             all_here.wait();
         });
-        let optimizer = Box::new(Sgd::new(0.01).unwrap());
+        let hyper = Hyper { weight_decay: 0.01, ..Hyper::default() };
+        let (kind, hyper) = match name {
+            "mlp_transformer" => ("adamw", hyper),
+            _ => ("sgd", Hyper { momentum: if heads.len() == 1 { 0.9 } else { 0.0 }, ..hyper }),
+        };
+        let optimizer = optimizer(kind, params.len(), &hyper).unwrap();
         let mut trainer = Trainer::new(model.as_ref(), source, optimizer, plan, params).unwrap();
         for _ in 0..20 {
             trainer.update().unwrap();
@@ -87,6 +92,8 @@ fn a_warm_step_allocates_nothing() {
         ("simplified", &sampled, &[]),
         ("simplified", &population, &[]),
         ("disentangled", &population, &[1, 1]),
+        ("mlp_transformer", &sampled, &[1, 1]),
+        ("mlp_transformer", &sampled, &[2, 1, 1]),
     ] {
         for pool in &pools {
             let threads = pool.current_num_threads();

@@ -271,3 +271,56 @@ fn presets_configs_and_overrides_reach_the_run() {
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
 }
+
+/// Several parents: the whole run, its new numbers and pictures, on any number of threads and after a kill.
+#[test]
+fn several_parents_run_resume_and_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = "run two-parents optimizer=sgd lr=1 S=3 T=9 batch=96 shards=5 eval_every=20 checkpoint_every=30 test_size=300";
+    let run = |name: &str, extra: &str| {
+        let folder = dir.path().join(name);
+        let words: Vec<&str> = args.split(' ').chain(extra.split(' ')).collect();
+        let out = popgrad().args(words).arg("--out").arg(&folder).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        folder
+    };
+    let one = run("one", "steps=100 --threads 1");
+    let five = run("five", "steps=100 --threads 5");
+    same_results(&one, &five);
+    let json = |folder: &Path, name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+    };
+    assert_eq!(json(&one, "run.json")["parents"], "-;0;0,1;1,2;1,3;2,4;2,5;3,6;3,7;4,8");
+    let summary = json(&one, "summary.json");
+    let number = |key: &str| summary[key].as_f64().unwrap();
+    assert!(number("bayes_counts") < number("bayes_one_parent"), "{summary}");
+    assert!(number("bayes_counts") < number("bayes_previous"), "{summary}");
+    assert_eq!(number("gap"), number("test_loss") - number("bayes_counts"));
+    let heads = summary["attention_of_heads"].as_array().unwrap();
+    assert!(heads.len() == 2 && heads.iter().all(|h| h.as_array().unwrap().len() == 2));
+    let mut order: Vec<u64> =
+        summary["head_of_parent"].as_array().unwrap().iter().map(|h| h.as_u64().unwrap()).collect();
+    order.sort_unstable();
+    assert_eq!(order, [1, 2], "each parent its own head");
+    for figure in ["graph", "heads", "attention", "overview"] {
+        assert!(one.join("figures").join(format!("{figure}.svg")).exists(), "{figure}");
+    }
+    let metrics = fs::read_to_string(one.join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().filter(|l| l.contains("\"heads_split_parents\":")).count(), 6);
+
+    // From the checkpoint at step 90 on, with what came after it lost.
+    let text = fs::read(one.join("checkpoint.safetensors")).unwrap();
+    let again = popgrad().args(["run", "--resume"]).arg(&one).output().unwrap();
+    assert!(again.status.success());
+    assert!(fs::read(one.join("checkpoint.safetensors")).unwrap() == text);
+    same_results(&one, &five);
+
+    // On the whole population the counts are the least loss there is.
+    let exact = run("exact", "steps=40 source=exact S=2 T=8 dtype=f64");
+    let summary = json(&exact, "summary.json");
+    assert!(summary["gap"].as_f64().unwrap() > 0.0, "{summary}");
+    let custom = run("custom", "steps=1 T=4 parent_sets=-;-;1,0;2;3,1 roots=uniform");
+    assert_eq!(json(&custom, "run.json")["parents"], "-;-;1,0;2;3,1");
+    run("ngram", "steps=1 graph=ngram order=3 heads=3,1");
+    run("fewer", "steps=1 heads=1,1");
+}

@@ -17,6 +17,7 @@ pub trait Elem:
     + MathConsts
     + crate::gemm::Multiply
     + crate::attention::Attend
+    + crate::one_hot::LookUp
     + Copy
     + Default
     + PartialOrd

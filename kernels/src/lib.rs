@@ -23,6 +23,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gemm;
+mod one_hot;
 #[cfg(feature = "parallel")]
 mod par;
 mod peak;
@@ -38,6 +39,7 @@ pub use elem::Elem;
 pub use elementwise::{AdamW, IGNORED, Sgd};
 pub use error::KernelError;
 pub use gemm::{Batch, PackedB};
+pub use one_hot::{OneHot, PatternTerms};
 pub use scratch::Scratch;
 pub use view::{Mat, MatMut, Mats, MatsMut};
 

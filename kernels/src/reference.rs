@@ -1,8 +1,11 @@
 //! The naive twin of every kernel: textbook loops, sums in f64 in index order, no blocking. Slow, and the oracle of every
 //! test. Shapes are asserted, not reported.
 
+mod one_hot;
+pub mod sampling;
 mod vecmath;
 
+pub use one_hot::*;
 pub use vecmath::*;
 
 use crate::elem::Elem;

@@ -71,3 +71,11 @@ fn prefix_tree() {
         fuzzing::prefix_tree(&bytes(&[1, 1, weights, 3, 0, 1], 4));
     }
 }
+
+#[test]
+fn sampling() {
+    // Entries, rows, envelope, depth, positions, lanes.
+    for head in [[2, 2, 85, 0, 1, 4, 6, 0], [8, 1, 0, 3, 5, 3, 2, 1], [0, 3, 255, 7, 6, 2, 0, 1]] {
+        fuzzing::sampling(&bytes(&head, 4));
+    }
+}

@@ -23,10 +23,12 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+mod dag;
+
 /// Arguments of `popgrad exact`.
 #[derive(Debug, Args)]
 pub(super) struct ExactArgs {
-    /// Model: simplified or disentangled.
+    /// Model: simplified, disentangled or mlp_transformer.
     #[arg(long)]
     model: String,
     /// Task and method, e.g. S=3 T=8 graph=chain alpha=0.1 roots=uniform eps=0.01 method=auto.
@@ -58,13 +60,15 @@ pub(super) struct ExactArgs {
 pub(super) const AFTER_HELP: &str = "\
 Keys: S, T, graph=NAME or parents=-1,0,1,.., alpha, roots=uniform|stationary (the default), eps (simplified), heads (disentangled),
 method=auto|tree|orbit|brute (brute: f64 whatever --dtype says), draws, seed. Stationary roots: S=2 by quadrature, its nodes doubled until the loss moves by less than 1e-12; S>2 by draws=N
-matrices from the prior, exact given each, with `loss_standard_error`; or a prior file.
+matrices from the prior, exact given each, with `loss_standard_error`; or a prior file. Several parents (task=causal_dag): graph=two_parents, graph=ngram order=2, or
+parent_sets=\"-;0;0,1;..\", roots=shared (the default)|uniform, any model.
 Output: `loss` (), `weight` () (the sum of all probabilities, 1 up to rounding) and one array per block. See docs/formats.md.";
 
 /// Keys of this command.
 fn keys(simplified: bool) -> Vec<Key> {
     let own = if simplified { "eps" } else { "heads" };
-    let mut keys = config::keys(&["S", "T", "graph", "parents", "alpha", "roots", "seed", own]);
+    let task = ["task", "S", "T", "graph", "order", "parents", "parent_sets", "alpha", "roots", "seed"];
+    let mut keys = config::keys(&[&task[..], &[own]].concat());
     keys.push(key("method", Kind::Text, "auto, tree, orbit or brute"));
     keys.push(key(
         "draws",
@@ -118,7 +122,6 @@ pub(super) fn exact(args: &ExactArgs) -> Result<()> {
 }
 
 fn problem(args: &ExactArgs) -> Result<Problem> {
-    model::check_name(&args.model)?;
     let simplified = args.model == "simplified";
     let table = config::parse_keys(&args.keys, &keys(simplified))?;
     let sizes = Sizes::of(&table)?;
@@ -176,6 +179,10 @@ fn problem(args: &ExactArgs) -> Result<Problem> {
 }
 
 fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
+    model::check_name(&args.model)?;
+    if dag::exact::<E>(args)?.is_some() {
+        return Ok(());
+    }
     let problem = problem(args)?;
     let spec = ModelSpec {
         name: args.model.clone(),
@@ -187,7 +194,10 @@ fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
     let model = model::build::<E>(&spec)?;
     let params = read_params::<E>(&args.params, model.layout())?;
     if args.predictions {
-        check_predictions(&problem)?;
+        if problem.draws.is_some() {
+            return Err(Error::invalid("predictions", "with draws", "a prior that is not sampled"));
+        }
+        check_word_count(problem.symbols, problem.forest.seq_len())?;
     }
     let file = args.prior.as_deref().map(|p| read_prior(p, &problem)).transpose()?;
     let started = Instant::now();
@@ -195,14 +205,27 @@ fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
     let (found, words) = pool.install(|| -> Result<_> {
         let evaluate = |prior: &Prior| population(args, &problem, model.as_ref(), &params, prior);
         let (found, prior) = over_prior(&problem, file, params.len(), &evaluate)?;
-        let words = if args.predictions {
-            Some(predictions(&problem, model.as_ref(), &params, prior.as_ref())?)
-        } else {
-            None
+        let words = match prior {
+            Some(prior) if args.predictions => {
+                let source = Exact::new(&TreeLaw::new(problem.forest.clone(), prior)?)?;
+                Some(predictions(&source, model.as_ref(), &params)?)
+            }
+            _ => None,
         };
         Ok((found, words))
     })?;
-    write(&args.out, model.layout(), &found, words)?;
+    finish(args, model.layout(), &found, words, started)
+}
+
+/// Writes the file, prints the summary.
+fn finish(
+    args: &ExactArgs,
+    layout: &Layout,
+    found: &Found,
+    words: Option<Words>,
+    started: Instant,
+) -> Result<()> {
+    write(&args.out, layout, found, words)?;
     let mut summary = Summary::new();
     summary.set("method", &found.method)?;
     summary.set("words", found.words)?;
@@ -293,22 +316,7 @@ fn population<E: Elem>(
             let allowed = "auto or brute: only the simplified model has a tree and orbits";
             return Err(Error::invalid("method", &x.method, allowed));
         }
-        let source = Exact::new(&TreeLaw::new(x.forest.clone(), prior.clone())?)?;
-        let n = source.words();
-        let fill = |start: usize, piece: &mut Batch| {
-            source.fill(start as u64, piece.seqs(), n, &mut source.work(), piece);
-        };
-        let found = evaluate(model, params, n, false, &fill)?;
-        let method = "weighted batches of all words".to_string();
-        let weight = source.weight();
-        return Ok(Found {
-            loss: found.loss,
-            weight,
-            grad: found.grad,
-            method,
-            words: n as f64,
-            standard_error: None,
-        });
+        return of_batches(model, params, &Exact::new(&TreeLaw::new(x.forest.clone(), prior.clone())?)?);
     }
     let wide: Vec<f64> = params.iter().map(|p| p.to_f64()).collect();
     let (a1, a2) = wide.split_at(t * t);
@@ -352,6 +360,23 @@ fn population<E: Elem>(
     Ok(Found { loss, weight, grad, method, words, standard_error: None })
 }
 
+/// Loss and gradient of any model by weighted batches of all words.
+fn of_batches<E: Elem>(model: &dyn model::Model<E>, params: &[E], source: &Exact) -> Result<Found> {
+    let n = source.words();
+    let fill = |start: usize, piece: &mut Batch| {
+        source.fill(start as u64, piece.seqs(), n, &mut source.work(), piece);
+    };
+    let found = evaluate(model, params, n, false, &fill)?;
+    Ok(Found {
+        loss: found.loss,
+        weight: source.weight(),
+        grad: found.grad,
+        method: "weighted batches of all words".to_string(),
+        words: n as f64,
+        standard_error: None,
+    })
+}
+
 /// A progress bar on a terminal, nothing elsewhere.
 struct Bar(Option<ProgressBar>);
 
@@ -376,11 +401,7 @@ impl Bar {
 const MOST_PREDICTIONS: u64 = 1 << 26;
 
 /// Refuses predictions that cannot be written, before any work.
-fn check_predictions(x: &Problem) -> Result<()> {
-    let (s, t) = (x.symbols, x.forest.seq_len());
-    if x.draws.is_some() {
-        return Err(Error::invalid("predictions", "with draws", "a prior that is not sampled"));
-    }
+fn check_word_count(s: usize, t: usize) -> Result<()> {
     let numbers = law::word_count(s, t).and_then(|n| n.checked_mul((s + t + 1) as u64));
     if numbers.is_none_or(|n| n > MOST_PREDICTIONS) {
         let found = format!("{s}^{t} words");
@@ -389,17 +410,12 @@ fn check_predictions(x: &Problem) -> Result<()> {
     Ok(())
 }
 
+/// Named arrays, one row for each word.
+type Words = Vec<(&'static str, Array)>;
+
 /// Every word with its probability and the model's prediction.
-fn predictions<E: Elem>(
-    x: &Problem,
-    model: &dyn model::Model<E>,
-    params: &[E],
-    prior: Option<&Prior>,
-) -> Result<Vec<(&'static str, Array)>> {
-    let (s, t) = (x.symbols, x.forest.seq_len());
-    let Some(prior) = prior else { return Ok(Vec::new()) };
-    let source = Exact::new(&TreeLaw::new(x.forest.clone(), prior.clone())?)?;
-    let n = source.words();
+fn predictions<E: Elem>(source: &Exact, model: &dyn model::Model<E>, params: &[E]) -> Result<Words> {
+    let (s, t, n) = (source.vocab(), source.seq_len(), source.words());
     let fill = |start: usize, piece: &mut Batch| {
         source.fill(start as u64, piece.seqs(), n, &mut source.work(), piece);
     };
@@ -449,12 +465,7 @@ fn read_prior(path: &Path, x: &Problem) -> Result<Prior> {
     Ok(Prior::Finite(prior.map_err(|e| Error::format(path, e.to_string()))?))
 }
 
-fn write(
-    path: &Path,
-    layout: &Layout,
-    found: &Found,
-    words: Option<Vec<(&'static str, Array)>>,
-) -> Result<()> {
+fn write(path: &Path, layout: &Layout, found: &Found, words: Option<Words>) -> Result<()> {
     let mut arrays =
         vec![("loss", Array::new(&[], vec![found.loss])?), ("weight", Array::new(&[], vec![found.weight])?)];
     if let Some(e) = found.standard_error {

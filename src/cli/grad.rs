@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 /// Arguments of `popgrad grad`.
 #[derive(Debug, Args)]
 pub(super) struct GradArgs {
-    /// Model: disentangled or simplified.
+    /// Model: disentangled, simplified or mlp_transformer.
     #[arg(long)]
     model: String,
-    /// Sizes of the model: heads=1,1 S=10 (disentangled), S=10 eps=0.01 (simplified; eps is 0 if not given). T comes from the
+    /// Sizes of the model: heads=1,1 S=10 (disentangled, mlp_transformer), S=10 eps=0.01 (simplified; eps is 0 if not given). T comes from the
     /// tokens.
     #[arg(value_name = "KEY=VALUE")]
     sizes: Vec<String>,

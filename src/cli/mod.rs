@@ -3,11 +3,14 @@
 mod bench;
 mod discover;
 mod exact;
+mod figures;
 mod grad;
 mod info;
 mod ood;
 mod progress;
 mod run;
+mod scaling;
+mod sweep;
 mod verify;
 
 use crate::{Error, Result};
@@ -29,6 +32,15 @@ enum Command {
     /// Train an experiment of the papers and draw its figures.
     #[command(after_help = run::after_help())]
     Run(run::RunArgs),
+    /// Make the figures of the causal-structure paper, on one page.
+    #[command(after_help = figures::after_help())]
+    Figures(figures::FiguresArgs),
+    /// Recovery of the graph over a grid of keys: many short runs, a map.
+    #[command(after_help = sweep::AFTER_HELP)]
+    Sweep(sweep::SweepArgs),
+    /// What a training step costs as T, S, heads and batch grow.
+    #[command(after_help = scaling::AFTER_HELP)]
+    Scaling(scaling::ScalingArgs),
     /// Loss, predictions and gradients for parameters and tokens of your own.
     #[command(after_help = grad::AFTER_HELP)]
     Grad(grad::GradArgs),
@@ -69,6 +81,9 @@ pub fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Figures(args) => figures::figures(&args).map(|()| ExitCode::SUCCESS),
+        Command::Sweep(args) => sweep::sweep(&args).map(|()| ExitCode::SUCCESS),
+        Command::Scaling(args) => scaling::scaling(&args).map(|()| ExitCode::SUCCESS),
         Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
         Command::Exact(args) => exact::exact(&args).map(|()| ExitCode::SUCCESS),
         Command::Discover(args) => discover::discover(&args).map(|()| ExitCode::SUCCESS),

@@ -3,8 +3,12 @@
 use super::say;
 use crate::config::Config;
 use crate::paper::Progress;
+use crate::paper::study::{Member, Watcher};
+use crate::report::metrics::Summary;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The right one for where stderr goes.
@@ -108,5 +112,129 @@ impl Progress for Lines {
     fn finished(&mut self) {}
     fn note(&mut self, text: &str) {
         say(text);
+    }
+}
+
+/// For a study: a bar over the updates of all runs on a terminal, a line every ten seconds elsewhere, and one for each run
+/// that is over where there are few.
+pub(super) fn of_study() -> Box<dyn Watcher> {
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template("{bar:32} {percent}%  {msg}  {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(0).with_style(style)
+    });
+    Box::new(StudyMeter { bar, steps: AtomicU64::new(0), state: Mutex::new(StudyState::default()) })
+}
+
+struct StudyMeter {
+    bar: Option<ProgressBar>,
+    /// Updates done in this sitting.
+    steps: AtomicU64,
+    state: Mutex<StudyState>,
+}
+
+#[derive(Default)]
+struct StudyState {
+    runs: usize,
+    over: usize,
+    all_steps: u64,
+    since: Option<(Instant, Instant)>,
+}
+
+/// Runs up to which each has a line of its own.
+const FEW_RUNS: usize = 24;
+/// Updates of a run between looks at the clock.
+const LOOK: u64 = 64;
+
+impl StudyMeter {
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
+        }
+    }
+
+    fn look(&self) {
+        let steps = self.steps.load(Ordering::Relaxed);
+        let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
+        let Some((began, shown)) = state.since else { return };
+        let runs = format!("{}/{} runs", state.over, state.runs);
+        if let Some(bar) = &self.bar {
+            bar.set_position(steps);
+            bar.set_message(runs);
+        } else if shown.elapsed() > Duration::from_secs(10) {
+            state.since = Some((began, Instant::now()));
+            let share = steps as f64 / state.all_steps.max(1) as f64;
+            let left = began.elapsed().as_secs_f64() * (1.0 / share.max(1e-9) - 1.0);
+            say(&format!("{runs}  {:.0}% of the updates  about {left:.0} s left", 100.0 * share));
+        }
+    }
+}
+
+impl Watcher for StudyMeter {
+    fn begins(&self, runs: usize, left: usize, steps: u64) {
+        let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
+        self.steps.store(0, Ordering::Relaxed);
+        let now = Instant::now();
+        *state = StudyState { runs, over: runs - left, all_steps: steps, since: Some((now, now)) };
+        if let Some(bar) = &self.bar {
+            bar.reset();
+            bar.set_length(steps);
+        }
+    }
+
+    fn started(&self, run: &Member) -> Box<dyn Progress + '_> {
+        Box::new(OneOfMany { of: self, name: run.name.clone(), done: 0 })
+    }
+
+    fn finished(&self, run: &Member, summary: &Summary) {
+        let (runs, over) = {
+            let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
+            state.over += 1;
+            (state.runs, state.over)
+        };
+        if runs <= FEW_RUNS {
+            let keys = ["test_loss", "gap", "attention_on_parent_mean"];
+            let short = |k: &&str| {
+                let x: f64 = summary.get(k)?.parse().ok()?;
+                Some(format!("  {k} {x:.4}"))
+            };
+            let found: String = keys.iter().filter_map(short).collect();
+            self.line(&format!("{over}/{runs} {}{found}", run.name));
+        }
+        self.look();
+        if let Some(bar) = self.bar.as_ref().filter(|_| over == runs) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+struct OneOfMany<'a> {
+    of: &'a StudyMeter,
+    name: String,
+    /// Updates not yet added to the study's.
+    done: u64,
+}
+
+impl OneOfMany<'_> {
+    fn add(&mut self) {
+        self.of.steps.fetch_add(std::mem::take(&mut self.done), Ordering::Relaxed);
+        self.of.look();
+    }
+}
+
+impl Progress for OneOfMany<'_> {
+    fn stepped(&mut self, _step: u64, _loss: f64) {
+        self.done += 1;
+        if self.done >= LOOK {
+            self.add();
+        }
+    }
+    fn evaluated(&mut self, _gap: f64) {}
+    fn finished(&mut self) {
+        self.add();
+    }
+    fn note(&mut self, text: &str) {
+        self.of.line(&format!("{}: {text}", self.name));
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{pool, progress, say, tell};
 use crate::config::{self, Config};
-use crate::paper::{self, folder};
+use crate::paper::study::{STUDY_FILE, Study};
+use crate::paper::{self, folder, studies};
 use crate::report::files::create_run_dir;
 use crate::{Error, Result};
 use clap::Args;
@@ -47,7 +48,15 @@ pub(super) fn after_help() -> String {
     for (name, what) in paper::PRESETS {
         text += &format!("  {name:<18}{what}\n");
     }
+    text += "\nPresets of several runs, side by side in folders of one:\n";
+    for s in studies::NAMED.iter().filter(|s| !is_preset(s.name)) {
+        text += &format!("  {:<18}{}\n", s.name, s.what);
+    }
     text += "\nKeys:\n";
+    text += &format!(
+        "  {:<18}{}\n",
+        "seeds", "repeat a preset of one run over so many seeds, with mean and spread"
+    );
     for key in config::KEYS.iter().filter(|k| k.name != "preset") {
         text += &format!("  {:<18}{}\n", key.name, key.help);
     }
@@ -56,27 +65,71 @@ pub(super) fn after_help() -> String {
 
 pub(super) fn run(args: RunArgs) -> Result<()> {
     let pool = pool(args.threads)?;
-    let (config, folder, resumed) = match &args.resume {
-        Some(folder) => (read_run(folder)?, folder.clone(), true),
+    let (job, folder, resumed) = match &args.resume {
+        Some(folder) if folder.join(STUDY_FILE).is_file() => {
+            (Job::Study(Study::load(folder)?), folder.clone(), true)
+        }
+        Some(folder) => (Job::Run(Box::new(read_run(folder)?)), folder.clone(), true),
         None => {
-            let config = resolve(&args)?;
+            let job = resolve(&args)?;
             // Everything that can be refused is refused before a folder appears.
-            pool.install(|| paper::check(&config))?;
-            let folder = args.out.clone().unwrap_or_else(|| default_folder(&config, args.quick));
+            pool.install(|| job.check())?;
+            let folder = args.out.clone().unwrap_or_else(|| default_folder(job.name(), args.quick));
             create_run_dir(&folder)?;
-            (config, folder, false)
+            (job, folder, false)
         }
     };
-    if args.quick {
-        say(&format!("quick form of `{}`; changed from the paper's: {}", config.preset, changes(&config)?));
+    match job {
+        Job::Run(config) => {
+            if args.quick {
+                say_changes(&config)?;
+            }
+            let mut progress = progress::new(&config);
+            let outcome = paper::run(&config, &folder, resumed, &pool, progress.as_mut())?;
+            tell(&outcome.summary.to_string())?;
+            outcome.figures
+        }
+        Job::Study(study) => {
+            let threads = pool.current_num_threads();
+            // Each run brings its own.
+            drop(pool);
+            if args.quick {
+                say_changes(&study.runs[0].config)?;
+            }
+            let summary = study.run(&folder, threads, progress::of_study().as_ref())?;
+            tell(&format!("{summary}folder: {}\n", folder.display()))
+        }
     }
-    let mut progress = progress::new(&config);
-    let outcome = paper::run(&config, &folder, resumed, &pool, progress.as_mut())?;
-    tell(&outcome.summary.to_string())?;
-    outcome.figures
 }
 
-fn resolve(args: &RunArgs) -> Result<Config> {
+/// What a command line asks for.
+enum Job {
+    Run(Box<Config>),
+    Study(Study),
+}
+
+impl Job {
+    fn check(&self) -> Result<()> {
+        match self {
+            Job::Run(config) => paper::check(config),
+            Job::Study(study) => study.check(),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Job::Run(config) => &config.preset,
+            Job::Study(study) => &study.name,
+        }
+    }
+}
+
+fn say_changes(config: &Config) -> Result<()> {
+    say(&format!("quick form of `{}`; changed from the paper's: {}", config.preset, changes(config)?));
+    Ok(())
+}
+
+fn resolve(args: &RunArgs) -> Result<Job> {
     // With --config, the preset may be named in the file, and the first word may be an override.
     let (mut preset, mut overrides) = (args.preset.clone(), args.overrides.clone());
     if let Some(word) = preset.take_if(|p| p.contains('=')) {
@@ -100,8 +153,40 @@ fn resolve(args: &RunArgs) -> Result<Config> {
             i64::try_from(seed).map_err(|_| Error::invalid("seed", seed.to_string(), "0 to 2^63 - 1"))?;
         last.insert("seed".into(), Value::Integer(seed));
     }
-    let overrides = config::parse_overrides(&overrides)?;
-    config::resolve(&[paper::preset(&preset, args.quick)?, file, overrides, last])
+    let seeds = take_seeds(&mut overrides)?;
+    let layers = [file, config::parse_overrides(&overrides)?, last];
+    if studies::find(&preset).is_some() && !is_preset(&preset) {
+        return Ok(Job::Study(studies::named(&preset, args.quick, seeds, &layers)?));
+    }
+    let base = paper::preset(&preset, args.quick)?;
+    if let Some(count) = seeds {
+        return Ok(Job::Study(studies::seeds(&preset, args.quick, count, &layers)?));
+    }
+    let mut tables = vec![base];
+    tables.extend(layers);
+    Ok(Job::Run(Box::new(config::resolve(&tables)?)))
+}
+
+/// Is it the preset of a single run? A study of that run alone may have the same name.
+fn is_preset(name: &str) -> bool {
+    paper::PRESETS.iter().any(|(n, _)| *n == name)
+}
+
+/// Takes `seeds=K` out of the overrides: a key of studies, not of runs.
+pub(super) fn take_seeds(overrides: &mut Vec<String>) -> Result<Option<u64>> {
+    let mut seeds = None;
+    let mut rest = Vec::new();
+    for word in std::mem::take(overrides) {
+        match word.split_once('=') {
+            Some((key, text)) if key.trim() == "seeds" => {
+                let count = text.trim().parse::<u64>();
+                seeds = Some(count.map_err(|_| Error::invalid("seeds", format!("`{text}`"), "1 to 1000"))?);
+            }
+            _ => rest.push(word),
+        }
+    }
+    *overrides = rest;
+    Ok(seeds)
 }
 
 /// What differs from the preset's full form, as `key=value, ..`.
@@ -124,8 +209,8 @@ fn read_run(run: &Path) -> Result<Config> {
 }
 
 /// `runs/chain`, `runs/chain-2`, ..: the first that does not exist.
-fn default_folder(config: &Config, quick: bool) -> PathBuf {
-    let stem = format!("{}{}", config.preset, if quick { "-quick" } else { "" });
+pub(super) fn default_folder(name: &str, quick: bool) -> PathBuf {
+    let stem = format!("{name}{}", if quick { "-quick" } else { "" });
     let numbered = (2..).map(|i| format!("{stem}-{i}"));
     let mut names = std::iter::once(stem.clone()).chain(numbered).map(|n| Path::new("runs").join(n));
     names.find(|p| !p.exists()).unwrap_or_else(|| Path::new("runs").join(&stem))

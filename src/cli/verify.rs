@@ -201,6 +201,7 @@ fn page(outcomes: &[Outcome]) -> Page {
         columns: ["verdict", "quantity", "found", "at"].map(String::from).to_vec(),
         rows: o.checks.iter().map(row).collect(),
         figures: o.checks.iter().filter_map(|c| Some(figure(c, c.fit.as_ref()?))).collect(),
+        ..Section::default()
     };
     Page {
         title: "popgrad verify".into(),

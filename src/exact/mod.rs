@@ -13,6 +13,7 @@
 //! | [`marginals`] | pairs and triples on the forest; the population limit g and χ² of every edge |
 //! | [`counts`] | the leading gradient ĝ at finite T |
 //! | [`effective`] | T_eff |
+//! | [`trigger_chain`] | one trigger bigram: moments of its sequences, the three top-down gradient steps |
 
 pub mod brute;
 mod closure;
@@ -27,6 +28,7 @@ mod shards;
 pub mod symmetric;
 pub mod transition;
 pub mod tree;
+pub mod trigger_chain;
 
 pub use dag::DagLaw;
 pub use law::{TreeLaw, WordLaw};

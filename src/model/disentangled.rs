@@ -9,6 +9,11 @@
 //!
 //! No factor 1/√d. Every layer's input is a column prefix of the next one's, so one array holds them all. The top layer is
 //! computed for the last query only: nothing else reaches the output.
+//!
+//! That is the dense path, for any number of layers and the oracle of the other: one or two layers go by [`structured`](Path::Structured)
+//! look-ups.
+
+mod structured;
 
 use super::{Layout, Model, Workspace, check_operands};
 use crate::batch::Batch;
@@ -16,6 +21,15 @@ use crate::{Error, Result};
 use popgrad_kernels::{
     Attention, Elem, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Write,
 };
+
+/// How forward and backward are computed. The same function; different roundings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Matrix products, whatever the rows hold.
+    Dense,
+    /// Look-ups where rows are one-hot: one or two layers only.
+    Structured,
+}
 
 /// The model: sizes and kernels. Parameters live in a flat vector laid out by [`Model::layout`].
 #[derive(Debug)]
@@ -27,6 +41,7 @@ pub struct Disentangled<E> {
     /// Width of the input of layer l; the last entry is the width that W reads.
     widths: Vec<usize>,
     layout: Layout,
+    path: Path,
 }
 
 /// Where the activations of `n` sequences lie in the arena.
@@ -68,7 +83,27 @@ impl<E: Elem> Disentangled<E> {
         }
         layout.push("W", &[widths[heads.len()], vocab])?;
         let kernels = Kernels::from_env()?;
-        Ok(Disentangled { kernels, vocab, seq_len, heads: heads.to_vec(), widths, layout })
+        let path = if heads.len() <= 2 { Path::Structured } else { Path::Dense };
+        Ok(Disentangled { kernels, vocab, seq_len, heads: heads.to_vec(), widths, layout, path })
+    }
+
+    /// The same model by another path; structured where it applies is what [`Disentangled::new`] takes.
+    ///
+    /// # Errors
+    /// [`Path::Structured`] of more than two layers.
+    pub fn with_path(mut self, path: Path) -> Result<Self> {
+        if path == Path::Structured && self.heads.len() > 2 {
+            let found = format!("structured, {} layers", self.heads.len());
+            return Err(Error::invalid("path", found, "one or two layers, or the dense path"));
+        }
+        self.path = path;
+        Ok(self)
+    }
+
+    /// The same model on these kernels: another instruction set than the process's.
+    pub fn with_kernels(mut self, kernels: Kernels<E>) -> Self {
+        self.kernels = kernels;
+        self
     }
 
     /// Heads of each layer.
@@ -164,6 +199,9 @@ impl<E: Elem> Model<E> for Disentangled<E> {
     }
 
     fn workspace_len(&self, seqs: usize) -> Option<[usize; 2]> {
+        if self.path == Path::Structured {
+            return self.structured_len(seqs);
+        }
         let (t, k) = (self.seq_len, &self.kernels);
         let [x, q, p, f, l, dq] = self.sizes(seqs)?;
         let arena = [x, x, q, p, f, f, l, dq].into_iter().try_fold(0usize, |a, b| a.checked_add(b));
@@ -186,6 +224,9 @@ impl<E: Elem> Model<E> for Disentangled<E> {
 
     fn forward(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>) -> Result<()> {
         check_operands(self, params, batch, ws)?;
+        if self.path == Path::Structured {
+            return self.forward_structured(params, batch, ws);
+        }
         let (n, t, s, top) = (batch.seqs(), self.seq_len, self.vocab, self.top());
         let (width, f_width) = (self.widths[top], self.widths[top + 1]);
         let Workspace { arena, kernel, probs: out, losses, .. } = ws;
@@ -246,6 +287,9 @@ impl<E: Elem> Model<E> for Disentangled<E> {
         if grad.len() != params.len() || ws.losses().len() != n {
             let allowed = "a gradient as long as the parameters, after a forward of the same batch";
             return Err(Error::invalid("grad", format!("{} entries", grad.len()), allowed));
+        }
+        if self.path == Path::Structured {
+            return self.backward_structured(params, batch, ws, grad);
         }
         let (width, f_width) = (self.widths[top], self.widths[top + 1]);
         let Workspace { arena, kernel, probs: out, .. } = ws;

@@ -6,10 +6,12 @@
 pub mod construction;
 pub mod disentangled;
 pub mod layout;
+pub mod mlp_transformer;
 pub mod simplified;
 
-pub use disentangled::Disentangled;
+pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
+pub use mlp_transformer::MlpTransformer;
 pub use simplified::Simplified;
 
 use crate::batch::Batch;
@@ -27,6 +29,17 @@ pub trait Model<E: Elem>: Send + Sync {
     fn seq_len(&self) -> usize;
     /// Alphabet size (S).
     fn vocab(&self) -> usize;
+    /// Where training starts: `normal(i)` is a standard normal for entry i of the parameter vector, `attention` the standard deviation of
+    /// the attention matrices (blocks `A.*`). All else is zero, unless the model has a start of its own.
+    fn initial(&self, attention: f64, normal: &dyn Fn(u64) -> f64) -> Vec<E> {
+        let mut params = vec![E::ZERO; self.layout().len()];
+        if attention > 0.0 {
+            for block in self.layout().blocks().iter().filter(|b| b.name().starts_with("A.")) {
+                block.range().for_each(|i| params[i] = E::from_f64(attention * normal(i as u64)));
+            }
+        }
+        params
+    }
     /// Elements of activations and of kernel scratch that batches of up to `seqs` sequences need; `None` on overflow.
     fn workspace_len(&self, seqs: usize) -> Option<[usize; 2]>;
     /// Memory for batches of up to `seqs` sequences.
@@ -154,7 +167,7 @@ pub(crate) fn check_parents(parents: &[Option<usize>], t: usize) -> Result<()> {
 }
 
 /// Names that [`build`] knows.
-pub const MODELS: [&str; 2] = ["disentangled", "simplified"];
+pub const MODELS: [&str; 3] = ["disentangled", "simplified", "mlp_transformer"];
 
 /// What a model is built from, whatever its kind.
 #[derive(Debug, Clone)]
@@ -187,6 +200,7 @@ pub fn build<E: Elem>(spec: &ModelSpec) -> Result<Box<dyn Model<E>>> {
     match spec.name.as_str() {
         "disentangled" => Ok(Box::new(Disentangled::new(spec.vocab, spec.seq_len, &spec.heads)?)),
         "simplified" => Ok(Box::new(Simplified::new(spec.vocab, spec.seq_len, spec.eps)?)),
+        "mlp_transformer" => Ok(Box::new(MlpTransformer::new(spec.vocab, spec.seq_len, &spec.heads)?)),
         other => Err(Error::unknown("model", other, MODELS)),
     }
 }

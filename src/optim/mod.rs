@@ -1,9 +1,11 @@
 //! Optimisers and learning-rate schedules over flat vectors.
 
+mod adamw;
 mod schedule;
 mod sgd;
 mod staged;
 
+pub use adamw::AdamW;
 pub use schedule::Schedule;
 pub use sgd::Sgd;
 pub use staged::{Stage, Staged};
@@ -26,16 +28,84 @@ pub trait Optimizer<E: Elem>: Send {
     fn restore(&mut self, state: &[(&str, Vec<E>)]) -> Result<()>;
 }
 
+/// Numbers of an optimiser; each takes those that it has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hyper {
+    /// λ, finite and >= 0.
+    pub weight_decay: f64,
+    /// m of `sgd`, finite and >= 0; 0: no running sum is kept.
+    pub momentum: f64,
+    /// β₁ of `adamw`, >= 0 and < 1.
+    pub beta1: f64,
+    /// β₂, as β₁.
+    pub beta2: f64,
+    /// eps of `adamw`, finite and >= 0.
+    pub eps: f64,
+}
+
+impl Default for Hyper {
+    /// No decay, no momentum, and Adam's customary numbers.
+    fn default() -> Self {
+        Hyper { weight_decay: 0.0, momentum: 0.0, beta1: 0.9, beta2: 0.999, eps: 1e-8 }
+    }
+}
+
+impl Hyper {
+    /// # Errors
+    /// The first number out of range.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in
+            [("weight_decay", self.weight_decay), ("momentum", self.momentum), ("adam_eps", self.eps)]
+        {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(Error::invalid(name, value.to_string(), "finite, >= 0"));
+            }
+        }
+        for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::invalid(name, value.to_string(), ">= 0, < 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Names that [`build`] knows.
-pub const OPTIMIZERS: [&str; 1] = ["sgd"];
+pub const OPTIMIZERS: [&str; 2] = ["sgd", "adamw"];
 
 /// Builds an optimiser by name for `len` parameters.
 ///
 /// # Errors
-/// An unknown name, or a weight decay out of range.
-pub fn build<E: Elem>(name: &str, _len: usize, weight_decay: f64) -> Result<Box<dyn Optimizer<E>>> {
+/// An unknown name, or a number out of range.
+pub fn build<E: Elem>(name: &str, len: usize, hyper: &Hyper) -> Result<Box<dyn Optimizer<E>>> {
+    hyper.check()?;
     match name {
-        "sgd" => Ok(Box::new(Sgd::new(weight_decay)?)),
+        "sgd" => Ok(Box::new(Sgd::new(hyper.weight_decay)?.with_momentum(hyper.momentum, len)?)),
+        "adamw" => Ok(Box::new(AdamW::new(len, hyper)?)),
         other => Err(Error::unknown("optimizer", other, OPTIMIZERS)),
     }
+}
+
+/// Overwrites `memory` with the arrays of the same names and lengths in `state`, which must hold nothing else.
+fn put_back<E: Elem>(
+    state: &[(&str, Vec<E>)],
+    owner: &str,
+    memory: &mut [(&str, &mut Vec<E>)],
+) -> Result<()> {
+    let names: Vec<&str> = memory.iter().map(|(name, _)| *name).collect();
+    if let Some((extra, _)) = state.iter().find(|(name, _)| !names.contains(name)) {
+        let allowed = if names.is_empty() { "none".into() } else { names.join(", ") };
+        return Err(Error::invalid("optimizer state", *extra, format!("{allowed} for {owner}")));
+    }
+    for (name, array) in memory {
+        let found = state.iter().find(|(n, _)| n == name).map(|(_, v)| v);
+        let Some(found) = found.filter(|v| v.len() == array.len() && v.iter().all(|x| x.is_finite())) else {
+            let allowed = format!("{} finite entries for {owner}", array.len());
+            let problem =
+                found.map_or_else(|| format!("no `{name}`"), |v| format!("`{name}` of {} entries", v.len()));
+            return Err(Error::invalid("optimizer state", problem, allowed));
+        };
+        array.copy_from_slice(found);
+    }
+    Ok(())
 }

@@ -196,7 +196,10 @@ fn train<E: Elem>(
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
     let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
-    let figures = figures::draw(config, task, layout, &params, bayes, &records, folder);
+    let figures = match recorder.progress.wants_figures() {
+        true => figures::draw(config, task, layout, &params, bayes, &records, folder),
+        false => Ok(()),
+    };
     Ok(Outcome { summary, figures })
 }
 

@@ -5,13 +5,14 @@
 
 pub use super::causal_task::{CausalTask, Reference, References, task, tree};
 use super::folder::{self, TimingRecord};
-use super::{Progress, figures, population};
+use super::{Progress, figures, one_hot, optimizer, population};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::model::{self, Layout, ModelSpec};
-use crate::optim::{self, Schedule};
+use crate::optim::Schedule;
 use crate::probe::attention::{
-    HeadAssignment, ParentAttention, causal_pattern, head_assignment, pattern_attention, position_block,
+    HeadAssignment, ParentAttention, average_pattern, causal_pattern, head_assignment, pattern_attention,
+    position_block,
 };
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{MetricsWriter, Summary};
@@ -76,7 +77,7 @@ fn test_size(config: &Config) -> Result<usize> {
     Ok(population::words(config)?.unwrap_or(config.test_size))
 }
 
-fn spec(config: &Config) -> ModelSpec {
+pub(super) fn spec(config: &Config) -> ModelSpec {
     ModelSpec {
         name: config.model.clone(),
         vocab: config.S,
@@ -102,10 +103,10 @@ fn check_typed<E: Elem>(config: &Config) -> Result<()> {
     let model = model::build::<E>(&spec(config))?;
     if model.layout().find("A.0").is_none() {
         // Figures and metrics of this experiment are about its blocks.
-        return Err(Error::invalid("model", model.name(), "disentangled"));
+        return Err(Error::invalid("model", model.name(), "disentangled or mlp_transformer"));
     }
     let len = model.layout().len();
-    optim::build::<E>(&config.optimizer, len, config.weight_decay)?;
+    optimizer::build::<E>(config, len)?;
     let plan = plan(config)?;
     if !(config.lr.is_finite() && config.lr >= 0.0) {
         return Err(Error::invalid("lr", config.lr.to_string(), "finite, >= 0"));
@@ -161,8 +162,9 @@ fn run_typed<E: Elem>(
         "exact" => (Box::new(task.population()?), None),
         _ => (sampled(Purpose::Train), Some(sampled(Purpose::Test))),
     };
-    let params = initial::<E>(config, model.layout());
-    let optimizer = optim::build(&config.optimizer, params.len(), config.weight_decay)?;
+    let key = Key::new(config.seed, Purpose::Init);
+    let params = model.initial(config.init, &|i| key.normal(i));
+    let optimizer = optimizer::build(config, params.len())?;
     let mut trainer = Trainer::new(model.as_ref(), source.as_ref(), optimizer, plan(config)?, params)?;
 
     let fingerprint = config.to_toml()?;
@@ -179,7 +181,7 @@ fn run_typed<E: Elem>(
         }
         None => MetricsWriter::open(folder)?,
     };
-    if config.init == 0.0 && config.heads.iter().any(|h| *h > 1) {
+    if config.init == 0.0 && config.model == "disentangled" && config.heads.iter().any(|h| *h > 1) {
         progress.note("init=0 leaves the heads of a layer equal for ever; init=1e-4 tells them apart");
     }
     folder::write_run_file(folder, config, task.graph_json())?;
@@ -220,6 +222,7 @@ fn run_typed<E: Elem>(
     let params: Vec<f64> = trainer.params().iter().map(|p| p.to_f64()).collect();
     let patterns = first_layer_patterns(config, model.layout(), &params, &probe);
     let attention = probe.attention(&patterns);
+    folder::write_attention(folder, &patterns, config.T)?;
     let mut summary = Summary::new();
     summary.set("test_loss", test_loss)?;
     for reference in &references.all {
@@ -240,23 +243,11 @@ fn run_typed<E: Elem>(
     summary.set("steps_per_second", rate)?;
     summary.set("run_folder", folder.display().to_string())?;
     summary.write(folder)?;
-    let figures =
-        figures::draw(config, &task, model.layout(), &params, &patterns, &probe, &references, folder);
+    let figures = match recorder.progress.wants_figures() {
+        true => figures::draw(config, &task, model.layout(), &params, &patterns, &probe, &references, folder),
+        false => Ok(()),
+    };
     Ok(Outcome { summary, figures })
-}
-
-/// Zeros, or with `init` > 0 normal attention matrices; the read-out starts at zero either way.
-fn initial<E: Elem>(config: &Config, layout: &Layout) -> Vec<E> {
-    let key = Key::new(config.seed, Purpose::Init);
-    let mut params = vec![E::ZERO; layout.len()];
-    if config.init > 0.0 {
-        for block in layout.blocks().iter().filter(|b| b.name().starts_with("A.")) {
-            for i in block.range() {
-                params[i] = E::from_f64(config.init * key.normal(i as u64));
-            }
-        }
-    }
-    params
 }
 
 /// What the first layer's attention is held against, and the sequences that it is read from where it depends on them.
@@ -306,8 +297,14 @@ pub fn first_layer_patterns(
     config: &Config,
     layout: &Layout,
     params: &[f64],
-    _probe: &Probe,
+    probe: &Probe,
 ) -> Vec<Vec<f64>> {
+    if let Ok(Some((layout, params))) = one_hot::coordinates(layout, params) {
+        // Tokens and positions share their dimensions: nothing is by position alone.
+        let (d, scores) = (config.S + config.T, layout.find("A.0").map(|b| &params[b.range()]));
+        let heads = scores.unwrap_or_default().chunks(d * d);
+        return heads.map(|scores| average_pattern(scores, &probe.sequences)).collect();
+    }
     // By position alone: exact where the other blocks are equal along a row, and what the paper shows.
     position_blocks(config, layout, params).iter().map(|block| causal_pattern(block, config.T)).collect()
 }

@@ -147,11 +147,11 @@ impl CausalTask {
         }
     }
 
-    /// The graph as `run.json` shows it: one parent or -1 each, or the parent tuples of all positions and the target.
+    /// The graph as `run.json` shows it: a list of one parent or -1 each, or the text of several, as the keys take them.
     pub fn graph_json(&self) -> serde_json::Value {
         match self {
             CausalTask::Tree(task) => task.forest().parents_i64().into(),
-            CausalTask::Dag(task) => task.dag().sets().into(),
+            CausalTask::Dag(task) => task.dag().to_string().into(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The figures of a causal-graph run, in the paper's block layout.
 
 use super::causal::{CausalTask, MetricRecord, Probe, References};
+use super::one_hot;
 use crate::config::Config;
 use crate::model::Layout;
 use crate::probe::attention::HeadAssignment;
@@ -49,7 +50,11 @@ pub(super) fn draw(
     if let Some(chart) = &assigned {
         save_figure(&dir, "heads", &chart.clone().into())?;
     }
-    for l in 0..config.heads.len() {
+    // Embedded models have no other layer in these coordinates.
+    let own = one_hot::coordinates(layout, params)?;
+    let (layout, params) = own.as_ref().map_or((layout, params), |(layout, params)| (layout, params));
+    let drawn = |l: &usize| layout.find(&format!("A.{l}")).is_some();
+    for l in (0..config.heads.len()).filter(drawn) {
         save_figure(&dir, &format!("A{}", l + 1), &layer(config, layout, params, l))?;
     }
     let w = readout(config, layout, params);
@@ -61,7 +66,7 @@ pub(super) fn draw(
         all.extend(heads(MOST_HEADS));
     }
     all.extend(assigned.map(Figure::from));
-    let layers = config.heads.iter().enumerate().filter(|(_, heads)| few(heads));
+    let layers = config.heads.iter().enumerate().filter(|(l, heads)| drawn(l) && few(heads));
     all.extend(layers.map(|(l, _)| layer(config, layout, params, l)));
     all.push(w.into());
     let title =
@@ -199,7 +204,10 @@ fn by_position(a: &HeadAssignment) -> LineChart {
 fn pattern(config: &Config, head: usize, values: &[f64]) -> HeatMap {
     let which = if config.heads[0] > 1 { format!(", head {}", head + 1) } else { String::new() };
     fit(HeatMap {
-        title: format!("softmax of A1, positions{which}"),
+        title: format!(
+            "{}{which}",
+            if embedded(config) { "mean attention of layer 1" } else { "softmax of A1, positions" }
+        ),
         values: values.to_vec(),
         rows: config.T,
         cols: config.T,
@@ -228,7 +236,7 @@ fn stream(config: &Config, l: usize) -> Vec<Block> {
     names.into_iter().map(|(n, size)| Block::new(if named { n } else { String::new() }, size)).collect()
 }
 
-fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
+pub(super) fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
     let blocks = stream(config, l);
     let d: usize = blocks.iter().map(|b| b.size).sum();
     let values = layout.find(&format!("A.{l}")).map(|b| &params[b.range()]).unwrap_or_default();
@@ -239,7 +247,11 @@ fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
         .map(|(h, a)| {
             let which = if config.heads[l] > 1 { format!(", head {}", h + 1) } else { String::new() };
             let map = HeatMap {
-                title: format!("A{}{which}", l + 1),
+                title: if embedded(config) {
+                    format!("E A1 E'{which}")
+                } else {
+                    format!("A{}{which}", l + 1)
+                },
                 values: a.to_vec(),
                 rows: d,
                 cols: d,
@@ -259,10 +271,15 @@ fn layer(config: &Config, layout: &Layout, params: &[f64], l: usize) -> Figure {
     Panels { title: String::new(), columns: figures.len().min(3), figures }.into()
 }
 
-fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
-    let blocks = stream(config, config.heads.len());
+/// Does the model embed tokens and positions, so that its matrices are drawn between E and Eᵀ?
+fn embedded(config: &Config) -> bool {
+    config.model == "mlp_transformer"
+}
+
+pub(super) fn readout(config: &Config, layout: &Layout, params: &[f64]) -> HeatMap {
+    let blocks = stream(config, if embedded(config) { 0 } else { config.heads.len() });
     fit(HeatMap {
-        title: "W".into(),
+        title: if embedded(config) { "E W" } else { "W" }.into(),
         values: layout.find("W").map(|b| params[b.range()].to_vec()).unwrap_or_default(),
         rows: blocks.iter().map(|b| b.size).sum(),
         cols: config.S,

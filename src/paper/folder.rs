@@ -3,7 +3,7 @@
 use super::Progress;
 use crate::config::Config;
 use crate::model::Layout;
-use crate::report::arrays::{Array, ArrayData};
+use crate::report::arrays::{Array, ArrayData, read_arrays, write_arrays};
 use crate::report::checkpoint::Checkpoint;
 use crate::report::files::{TEMPORARY_PREFIX, truncate_jsonl_after, write_bytes_atomic};
 use crate::report::metrics::{METRICS_FILE, TIMING_FILE};
@@ -20,6 +20,9 @@ pub const CONFIG_FILE: &str = "config.toml";
 pub const RUN_FILE: &str = "run.json";
 /// Checkpoint inside a run folder.
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
+/// Final attention of the first layer inside a run folder: array `layer1`, (heads, T, T), rows queries, NaN where there is
+/// no key.
+pub const ATTENTION_FILE: &str = "attention.npz";
 
 /// What a checkpoint of `popgrad run` calls itself.
 const KIND: &str = "popgrad run";
@@ -138,6 +141,50 @@ pub(super) fn load<E: Elem>(
     Ok(Some(State { step, params, optimizer, interval: ([sum[0], sum[1]], count) }))
 }
 
+/// The final parameters of a run in the model's layout, whatever their type.
+///
+/// # Errors
+/// A checkpoint that is absent, damaged, or of another model.
+pub(super) fn read_params(folder: &Path, layout: &Layout) -> Result<Vec<f64>> {
+    let path = folder.join(CHECKPOINT_FILE);
+    let arrays = read_arrays(&path)?;
+    let mut params = vec![0.0; layout.len()];
+    for block in layout.blocks() {
+        let array = arrays.get(&format!("param.{}", block.name())).filter(|a| a.shape() == block.shape());
+        let array =
+            array.ok_or_else(|| Error::format(&path, format!("block `{}` is missing", block.name())))?;
+        params[block.range()].copy_from_slice(&array.to_f64_vec());
+    }
+    Ok(params)
+}
+
+/// Writes [`ATTENTION_FILE`]: patterns of `heads` heads, (t, t) each.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn write_attention(folder: &Path, patterns: &[Vec<f64>], t: usize) -> Result<()> {
+    let array = Array::new(&[patterns.len(), t, t], patterns.concat())?;
+    write_arrays(&folder.join(ATTENTION_FILE), &[("layer1", &array)], None)
+}
+
+/// Patterns that [`write_attention`] wrote; none where the run left none.
+///
+/// # Errors
+/// A damaged file.
+pub(super) fn read_attention(folder: &Path, t: usize) -> Result<Vec<Vec<f64>>> {
+    let path = folder.join(ATTENTION_FILE);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let arrays = read_arrays(&path)?;
+    match arrays.get("layer1") {
+        Some(a) if matches!(a.shape(), [_, rows, cols] if *rows == t && *cols == t) => {
+            Ok(a.to_f64_vec().chunks(t * t).map(<[f64]>::to_vec).collect())
+        }
+        _ => Err(Error::format(path, format!("no array `layer1` of (heads, {t}, {t})"))),
+    }
+}
+
 /// The last record of `timing.jsonl`.
 ///
 /// # Errors
@@ -173,7 +220,15 @@ pub(super) fn check_logs(folder: &Path, config: &Config, step: u64) -> Result<()
 /// # Errors
 /// When another process holds it.
 pub(super) fn lock(folder: &Path) -> Result<std::fs::File> {
-    let path = folder.join(CONFIG_FILE);
+    lock_on(folder, CONFIG_FILE)
+}
+
+/// [`lock`] on another file of the folder.
+///
+/// # Errors
+/// As there.
+pub(super) fn lock_on(folder: &Path, file: &str) -> Result<std::fs::File> {
+    let path = folder.join(file);
     let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open", e))?;
     match file.try_lock() {
         Err(std::fs::TryLockError::WouldBlock) => {
@@ -215,7 +270,7 @@ struct RunFile<'a, P> {
     threads: usize,
 }
 
-/// Writes `run.json`. `parents` is the graph: one parent each and -1 for a root, or the tuples of a graph with several.
+/// Writes `run.json`. `parents` is the graph as the keys take it.
 ///
 /// # Errors
 /// When the file cannot be written.

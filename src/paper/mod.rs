@@ -6,9 +6,13 @@ pub mod causal;
 mod causal_task;
 mod figures;
 pub mod folder;
+mod one_hot;
+mod optimizer;
 pub mod ood;
 mod population;
 mod posterior;
+pub mod studies;
+pub mod study;
 
 use crate::config::Config;
 use crate::{Error, Result};
@@ -16,13 +20,17 @@ use std::path::Path;
 use toml::Table;
 
 /// Presets of `popgrad run`, with what each one is.
-pub const PRESETS: [(&str, &str); 7] = [
+pub const PRESETS: [(&str, &str); 8] = [
     ("chain", "Nichani et al. 2024, Figure 2: chain, S=10, T=20, 2^17 steps of SGD"),
     ("icl", "the same on disjoint pairs (in-context learning)"),
     ("random", "the same on a random forest"),
     ("manual", "the same on the small tree [-1,0,0,1,2], S=3, T=6"),
     ("many", "one of Figure 9's graphs: parents in many trees, S=3, T=20, constant rate, 2^14 steps"),
     ("two-parents", "Figures 5 and 7: parents (i-1)/2 and i-1, heads 2,1, S=5, T=32, 2^16 steps of AdamW"),
+    (
+        "causal-fig8",
+        "Figure 8: the chain learned by a transformer with an MLP, S=10, T=20, 2^12 steps of AdamW",
+    ),
     ("algorithm1", "Algorithm 1 on the simplified model, source=exact|orbit|sampled; S=2, T=8, alpha=0.5"),
 ];
 
@@ -105,6 +113,15 @@ lr = 0.01
 weight_decay = 0.0001
 "#;
 
+/// What `causal-fig8` changes, in both forms.
+const FIG8: &str = r#"
+graph = "chain"
+model = "mlp_transformer"
+optimizer = "adamw"
+lr = 0.01
+weight_decay = 0.0002
+"#;
+
 /// The table of preset `name`, in its short form if `quick`.
 ///
 /// # Errors
@@ -129,6 +146,12 @@ pub fn preset(name: &str, quick: bool) -> Result<Table> {
         "many" => {
             table.extend(parse(MANY)?);
             table.insert("steps".into(), if quick { 2048 } else { 16_384 }.into());
+        }
+        "causal-fig8" => {
+            table.extend(parse(FIG8)?);
+            let (steps, eval_every) = if quick { (1024, 16) } else { (4096, 32) };
+            table.insert("steps".into(), steps.into());
+            table.insert("eval_every".into(), eval_every.into());
         }
         "two-parents" => {
             table.extend(parse(TWO_PARENTS)?);
@@ -186,4 +209,8 @@ pub trait Progress: Send {
     fn finished(&mut self);
     /// Something worth a line.
     fn note(&mut self, text: &str);
+    /// Should the run draw its figures? Those of many small runs are seldom looked at.
+    fn wants_figures(&self) -> bool {
+        true
+    }
 }

@@ -116,7 +116,7 @@ impl Trained {
             }
         }
         let config = config::resolve(&[config::read_file(&folder.join(folder::CONFIG_FILE))?])?;
-        let task = causal::task(&config)?;
+        let task = causal::tree(&config)?;
         let spec = ModelSpec {
             name: config.model.clone(),
             vocab: config.S,
@@ -148,7 +148,7 @@ impl Trained {
     /// # Errors
     /// When they do not fit each other or the task.
     pub fn new(config: Config, model: Box<dyn Model<f64>>, params: Vec<f64>) -> Result<Self> {
-        let task = causal::task(&config)?;
+        let task = causal::tree(&config)?;
         if model.seq_len() != task.seq_len()
             || model.vocab() != task.vocab()
             || model.layout().len() != params.len()

@@ -1,5 +1,7 @@
 //! Attention of the first layer on the parents of the latent graph.
 
+use crate::batch::Batch;
+
 /// Attention on the parents, and whether the graph can be read off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParentAttention {
@@ -15,7 +17,10 @@ pub struct ParentAttention {
 
 /// Softmax over j <= i of row `i` of a score matrix (row-major, `stride` entries per row).
 pub fn causal_row(scores: &[f64], stride: usize, i: usize) -> Vec<f64> {
-    let row = &scores[i * stride..i * stride + i + 1];
+    softmax(&scores[i * stride..i * stride + i + 1])
+}
+
+fn softmax(row: &[f64]) -> Vec<f64> {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let e: Vec<f64> = row.iter().map(|x| (x - max).exp()).collect();
     let z: f64 = e.iter().sum();
@@ -35,6 +40,30 @@ pub fn causal_pattern(scores: &[f64], t: usize) -> Vec<f64> {
 pub fn position_block(a: &[f64], s: usize, t: usize) -> Vec<f64> {
     let d = s + t;
     (0..t).flat_map(|i| a[(s + i) * d + s..(s + i) * d + d].iter().copied()).collect()
+}
+
+/// Mean over weighted sequences of the pattern (T, T) that the scores of tokens and positions give: `scores` (d, d), d = S + T, rows the
+/// query's, columns the key's; score_ij is the sum of the entries of (s_i, position i) against (s_j, position j). NaN above the diagonal.
+pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
+    let (s, t) = (sequences.vocab(), sequences.len_tokens());
+    let d = s + t;
+    let total: f64 = sequences.weights().iter().sum();
+    let mut out = vec![f64::NAN; t * t];
+    (0..t).for_each(|i| out[i * t..i * t + i + 1].fill(0.0));
+    let mut row = vec![0.0; t];
+    for (tokens, weight) in sequences.tokens().chunks_exact(t).zip(sequences.weights()) {
+        for i in 0..t {
+            let (by_token, by_position) =
+                (&scores[tokens[i] as usize * d..][..d], &scores[(s + i) * d..][..d]);
+            for (j, z) in row[..=i].iter_mut().enumerate() {
+                let token = tokens[j] as usize;
+                *z = by_token[token] + by_token[s + j] + by_position[token] + by_position[s + j];
+            }
+            let pattern = softmax(&row[..=i]);
+            out[i * t..].iter_mut().zip(pattern).for_each(|(o, p)| *o += weight / total * p);
+        }
+    }
+    out
 }
 
 /// Attention that the heads of layer 1 put on `parents` by position alone: softmax over j <= i of the position block.
@@ -135,6 +164,30 @@ pub fn head_assignment(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn averaged_patterns_follow_tokens_and_positions() {
+        let (s, t) = (2, 3);
+        let d = s + t;
+        let mut sequences = Batch::with_capacity(2, t, s).unwrap();
+        sequences.set_seqs(2);
+        let (tokens, _, weights) = sequences.parts_mut();
+        tokens.copy_from_slice(&[0, 1, 0, 1, 1, 0]);
+        weights.copy_from_slice(&[1.0, 3.0]);
+        // Position 2 prefers position 0 threefold; a key of token 1 counts double where the query has token 0.
+        let mut scores = vec![0.0; d * d];
+        scores[(s + 2) * d + s] = 3f64.ln();
+        scores[1] = 2f64.ln();
+        let got = average_pattern(&scores, &sequences);
+        // Last row: weights (3, 2, 1) of the first sequence, (6, 2, 1) of the second.
+        for (j, expected) in
+            [3.0 / 6.0 / 4.0 + 6.0 / 9.0 * 0.75, 2.0 / 6.0 / 4.0 + 2.0 / 9.0 * 0.75].iter().enumerate()
+        {
+            assert!((got[2 * t + j] - expected).abs() < 1e-15);
+        }
+        assert_eq!((got[0], got[t], got[t + 1]), (1.0, 0.5, 0.5));
+        assert!(got[1].is_nan() && got[t + 2].is_nan());
+    }
 
     #[test]
     fn a_planted_graph_is_found_and_a_tie_is_not() {

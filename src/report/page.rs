@@ -32,8 +32,25 @@ pub struct Section {
     pub columns: Vec<String>,
     /// The table.
     pub rows: Vec<Row>,
-    /// Below the table.
+    /// Drawn in line, above the table.
     pub figures: Vec<Figure>,
+    /// Files beside the page, above the table.
+    pub images: Vec<Image>,
+    /// What to type, below the text; empty for nothing.
+    pub command: String,
+    /// Files beside the page, below the table.
+    pub links: Vec<String>,
+}
+
+/// A picture in a file of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    /// Path from the page's folder.
+    pub src: String,
+    /// The same picture in another format, path likewise; empty for none.
+    pub other: String,
+    /// What it shows.
+    pub caption: String,
 }
 
 /// A row of a table.
@@ -53,7 +70,9 @@ td { font-variant-numeric: tabular-nums; }
 .pass { color: #17692f; } .fail { color: #b3151f; font-weight: bold; } .counterexample { color: #8a5a00; }
 .noted { color: #777; }
 figure { display: inline-block; margin: 0 1em 1em 0; }
-svg { max-width: 100%; height: auto; }
+svg, img { max-width: 100%; height: auto; }
+figcaption { color: #555; }
+code { background: #f4f4f4; padding: .15em .4em; }
 ";
 
 impl Page {
@@ -85,12 +104,25 @@ impl Page {
                     @for (s, figures) in self.sections.iter().zip(&drawn) {
                         h2 id=(s.id) { (s.title) " " span class=(s.mark) { (s.mark) } }
                         @for text in &s.text { p { (text) } }
+                        @if !s.command.is_empty() { p { code { (s.command) } } }
                         @for svg in figures { figure { (PreEscaped(svg)) } }
+                        @for i in &s.images {
+                            figure {
+                                a href=(i.src) { img src=(i.src) alt=(i.caption) loading="lazy"; }
+                                figcaption {
+                                    (i.caption)
+                                    @if !i.other.is_empty() { " (" a href=(i.other) { (i.other) } ")" }
+                                }
+                            }
+                        }
                         table {
                             tr { @for c in &s.columns { th { (c) } } }
                             @for row in &s.rows {
                                 tr class=(row.mark) { @for cell in &row.cells { td { (cell) } } }
                             }
+                        }
+                        @if !s.links.is_empty() {
+                            p { @for l in &s.links { a href=(l) { (l) } " " } }
                         }
                     }
                 }
@@ -123,12 +155,24 @@ mod tests {
             columns: vec!["x".into(), "y".into()],
             rows: vec![row],
             figures: vec![crate::report::plot::LineChart::default().into()],
+            images: vec![Image { src: "a/b.svg".into(), other: "a/b.png".into(), caption: "c < d".into() }],
+            command: "run & wait".into(),
+            links: vec!["a/t.csv".into()],
         };
         let page = Page { title: "T".into(), summary: "s".into(), sections: vec![section] };
         let html = page.to_html().unwrap();
-        for part in
-            ["<!DOCTYPE html>", "&lt;b&gt;&amp;&quot;", "a &lt; b", "id=\"one\"", "<svg", "<th>y</th>"]
-        {
+        for part in [
+            "<!DOCTYPE html>",
+            "&lt;b&gt;&amp;&quot;",
+            "a &lt; b",
+            "id=\"one\"",
+            "<svg",
+            "<th>y</th>",
+            "<img src=\"a/b.svg\" alt=\"c &lt; d\"",
+            "href=\"a/b.png\"",
+            "<code>run &amp; wait</code>",
+            "href=\"a/t.csv\"",
+        ] {
             assert!(html.contains(part), "{part}");
         }
         assert!(!html.contains("<b>"));

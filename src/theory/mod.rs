@@ -14,6 +14,7 @@ mod finite_length;
 mod formulas;
 mod gradients;
 mod leading;
+pub mod plain;
 mod population;
 mod support;
 mod symmetry;

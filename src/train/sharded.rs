@@ -6,7 +6,7 @@ use crate::model::{Model, Workspace};
 use crate::num::Sum;
 use crate::source::{Source, SourceWork};
 use crate::{Error, Result};
-use popgrad_kernels::Elem;
+use popgrad_kernels::{Elem, Kernels};
 use rayon::prelude::*;
 
 /// One shard: its slice of the batch and the memory it works in.
@@ -61,13 +61,29 @@ pub fn memory<E: Elem>(model: &dyn Model<E>, plan: &Plan) -> Option<usize> {
     elements.checked_mul(size_of::<E>())?.checked_add(plan.batch.checked_mul(row)?)
 }
 
-/// Entries per task when shard gradients are folded: big enough to be worth a task.
+/// Entries that are folded at a time: their sums in f64 stay in the first-level cache.
 const FOLD: usize = 1024;
+
+/// Gradients of up to this many entries, over all shards, are folded where the step runs: waking other threads takes longer.
+const FOLD_ALONE: usize = 1 << 18;
+
+/// `out` = Σ of entries `from ..` of the shards' gradients, in shard order, in f64.
+fn fold<E: Elem>(kernels: &Kernels<E>, shards: &[Shard<E>], from: usize, out: &mut [E]) {
+    let mut sums = [0.0; FOLD];
+    let sums = &mut sums[..out.len()];
+    for shard in shards {
+        kernels.accumulate(&shard.grad[from..][..out.len()], sums).expect("as many sums as entries");
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = E::from_f64(*sum);
+    }
+}
 
 /// A model on batches from a source: every step takes the next `plan.batch` sequences, shard by shard.
 pub struct Sharded<'a, E: Elem> {
     model: &'a dyn Model<E>,
     source: &'a dyn Source,
+    kernels: Kernels<E>,
     batch: usize,
     shards: Vec<Shard<E>>,
 }
@@ -100,7 +116,7 @@ impl<'a, E: Elem> Sharded<'a, E> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Sharded { model, source, batch: plan.batch, shards })
+        Ok(Sharded { model, source, kernels: Kernels::from_env()?, batch: plan.batch, shards })
     }
 
     /// Draws the test set: samples `0..size` of `source`, kept for all evaluations.
@@ -155,16 +171,14 @@ impl<E: Elem> Objective<E> for Sharded<'_, E> {
             shard.loss = shard.gradient(model, params);
         });
         let loss = self.fold_losses()?;
-        let shards = &self.shards;
-        grad.par_chunks_mut(FOLD).enumerate().for_each(|(i, out)| {
-            for (j, out) in out.iter_mut().enumerate() {
-                let mut sum = 0.0;
-                for shard in shards {
-                    sum += shard.grad[i * FOLD + j].to_f64();
-                }
-                *out = E::from_f64(sum);
-            }
-        });
+        let (kernels, shards) = (&self.kernels, &self.shards);
+        if grad.len() * shards.len() <= FOLD_ALONE {
+            let chunks = grad.chunks_mut(FOLD).enumerate();
+            chunks.for_each(|(i, out)| fold(kernels, shards, i * FOLD, out));
+        } else {
+            let chunks = grad.par_chunks_mut(FOLD).enumerate();
+            chunks.for_each(|(i, out)| fold(kernels, shards, i * FOLD, out));
+        }
         Ok(loss)
     }
 

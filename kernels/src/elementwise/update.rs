@@ -92,6 +92,16 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
+    /// `acc += x` in f64, the fold of gradients: one rounding each, the same bits on every instruction set.
+    ///
+    /// # Errors
+    /// Lengths differ.
+    pub fn accumulate(&self, x: &[E], acc: &mut [f64]) -> Result<(), KernelError> {
+        expect("accumulate", "acc length", x.len(), acc.len())?;
+        E::dispatch(self.isa(), Accumulate { x, acc });
+        Ok(())
+    }
+
     /// x ← max(x, 0) in place; NaN stays, and −0.
     pub fn relu(&self, x: &mut [E]) {
         E::dispatch(self.isa(), Relu { x });
@@ -167,6 +177,22 @@ impl<E: Elem> Op<E> for AdamOp<'_, E> {
         let (p, g) = (self.params.as_mut_ptr(), self.grad.as_ptr());
         // SAFETY: four slices of n elements: `Kernels::adamw` compared them.
         unsafe { optim::adamw::<E, S>(s, n, p, g, self.m.as_mut_ptr(), self.v.as_mut_ptr(), self.factors) }
+    }
+}
+
+struct Accumulate<'a, E> {
+    x: &'a [E],
+    acc: &'a mut [f64],
+}
+
+impl<E: Elem> Op<E> for Accumulate<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, _: S) {
+        // The compiler vectorises it with the features of S, widening included.
+        for (a, x) in self.acc.iter_mut().zip(self.x) {
+            *a += x.to_f64();
+        }
     }
 }
 

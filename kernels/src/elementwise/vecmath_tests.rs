@@ -229,6 +229,7 @@ fn refusals() {
         shape(k.sgd(sgd, &mut v3, &x, &mut u3));
         shape(k.sgd(sgd, &mut v3, &w, &mut []));
         shape(k.sgd(Sgd { momentum: 0.0, ..sgd }, &mut v3, &w, &mut u3));
+        shape(k.accumulate(&x, &mut [7.0; 2]));
         let adam = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
         let mut z3 = [7f32; 3];
         shape(k.adamw(adam, 1, &mut v3, &x, &mut u3, &mut z3));

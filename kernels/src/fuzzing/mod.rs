@@ -5,8 +5,10 @@ pub(crate) mod attention;
 pub(crate) mod elementwise;
 mod gemm;
 pub(crate) mod mask;
+pub(crate) mod one_hot;
 pub(crate) mod peak;
 pub(crate) mod prefix_tree;
+pub(crate) mod sampling;
 pub(crate) mod testkit;
 pub mod ulps;
 pub(crate) mod vecmath;
@@ -39,6 +41,13 @@ pub fn prefix_tree(data: &[u8]) {
     prefix_tree::run(data);
 }
 
+/// The fuzz target `one_hot`: any bytes are sizes and a seed, checked for both types.
+pub fn one_hot(data: &[u8]) {
+    let case = one_hot::decode(data);
+    one_hot::check::<f32>(case);
+    one_hot::check::<f64>(case);
+}
+
 /// The fuzz target `peak`: any bytes are a slice to sweep.
 pub fn peak(data: &[u8]) {
     peak::run(data);
@@ -48,6 +57,11 @@ pub fn peak(data: &[u8]) {
 pub fn vecmath(data: &[u8]) {
     vecmath::check::<f32>(data);
     vecmath::check::<f64>(data);
+}
+
+/// The fuzz target `sampling`: any bytes are addresses, rows and a forest, checked against the twins bit for bit.
+pub fn sampling(data: &[u8]) {
+    sampling::run(data);
 }
 
 #[cfg(test)]
@@ -92,6 +106,11 @@ mod tests {
     }
 
     #[test]
+    fn one_hot_corpus_passes() {
+        replay("one_hot", super::one_hot);
+    }
+
+    #[test]
     fn peak_corpus_passes() {
         replay("peak", super::peak);
     }
@@ -99,5 +118,10 @@ mod tests {
     #[test]
     fn vecmath_corpus_passes() {
         replay("vecmath", super::vecmath);
+    }
+
+    #[test]
+    fn sampling_corpus_passes() {
+        replay("sampling", super::sampling);
     }
 }

@@ -388,6 +388,17 @@ pub(crate) fn check_rows<E: Elem>(table: &Block<E>, tokens: &[u32], dout: &Block
     }
 }
 
+/// To the bit.
+fn check_accumulate<E: Elem>(x: &[E], start: &[E]) {
+    let mut exact = wide(start);
+    reference::accumulate(x, &mut exact);
+    for k in available::<E>() {
+        let mut acc = wide(start);
+        k.accumulate(x, &mut acc).unwrap();
+        assert!(acc.iter().zip(&exact).all(|(a, b)| same(*a, *b)), "{:?}: {acc:?} for {exact:?}", k.isa());
+    }
+}
+
 /// Any bytes: operation and kind of numbers, columns, rows, four layouts, four parameters, then the operands.
 ///
 /// # Panics
@@ -436,6 +447,7 @@ pub(crate) fn check<E: Elem>(data: &[u8]) {
             let b = if par[1] == 0 { Vec::new() } else { vector(&mut numbers, n) };
             check_sgd(Sgd { lr: 4.0 * share[0], momentum: share[1], weight_decay: share[2] }, &p, &g, &b);
             check_relu(&p, &g);
+            check_accumulate(&p, &g);
         }
         6 => {
             let [p, g, m, v] = [(); 4].map(|()| vector(&mut numbers, n));

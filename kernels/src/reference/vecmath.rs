@@ -71,6 +71,13 @@ pub fn adamw(step: AdamW, t: u64, p: f64, g: f64, m: f64, v: f64) -> (f64, f64, 
     (p - step.lr * step.weight_decay * p - step.lr * m_hat / (v_hat.sqrt() + step.eps), m, v)
 }
 
+/// `acc += x`, in f64.
+pub fn accumulate<E: Elem>(x: &[E], acc: &mut [f64]) {
+    for (i, x) in x.iter().enumerate() {
+        acc[i] += x.to_f64();
+    }
+}
+
 /// max(x, 0); NaN stays, and −0.
 pub fn relu<E: Elem>(x: E) -> E {
     if x < E::ZERO { E::ZERO } else { x }

@@ -25,12 +25,15 @@ pub struct Series {
     pub color: usize,
     /// Dashed instead of solid.
     pub dashed: bool,
+    /// Shaded below the curve, in its colour: `(x, from, to)` with x ascending, e.g. a mean and its spread. A point that is
+    /// not finite breaks it.
+    pub band: Vec<(f64, f64, f64)>,
 }
 
 impl Series {
     /// A solid curve in palette colour `color`.
     pub fn new(label: impl Into<String>, points: Vec<(f64, f64)>, color: usize) -> Self {
-        Self { label: label.into(), points, color, dashed: false }
+        Self { label: label.into(), points, color, dashed: false, band: Vec::new() }
     }
 }
 
@@ -94,6 +97,8 @@ const DASH: (f64, f64) = (6.0, 4.0);
 const REFERENCE: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const GRID: RGBColor = RGBColor(0xeb, 0xeb, 0xeb);
 const TICK: f64 = 4.0;
+/// Opacity of bands.
+const BAND: f64 = 0.2;
 /// What a logarithmic axis can show: ratios of such numbers are finite.
 const LOG_RANGE: std::ops::RangeInclusive<f64> = 1e-150..=1e150;
 
@@ -191,6 +196,16 @@ impl LineChart {
         for (y, _) in &l.references {
             chart.draw_series(dash(vec![(from, *y), (to, *y)], stroke(REFERENCE, 1.1)))?;
         }
+        for series in &self.series {
+            let fill = line_color(series.color).mix(BAND).filled();
+            for outline in self.bands(series) {
+                let scaled = |&(x, y): &(f64, f64)| {
+                    let y = l.y.scaled(y).clamp(l.y.range.0, l.y.range.1);
+                    (if self.x_log { x } else { l.x.scaled(x) }, y)
+                };
+                chart.draw_series([Polygon::new(outline.iter().map(scaled).collect::<Vec<_>>(), fill)])?;
+            }
+        }
         let column = |x: f64| chart.backend_coord(&(x, l.y.range.0)).0;
         let (mut solid, mut dashed, mut dots) = (Vec::new(), Vec::new(), Vec::new());
         for series in &self.series {
@@ -262,8 +277,22 @@ impl LineChart {
             .filter(|run| !run.is_empty())
     }
 
+    /// Outlines of the parts of a series' band: there along its upper side, back along the lower.
+    fn bands(&self, series: &Series) -> Vec<Vec<(f64, f64)>> {
+        let log = self.x_log;
+        let broken = |&(x, lo, hi): &(f64, f64, f64)| {
+            !(drawable(x) && drawable(lo) && drawable(hi) && (!log || LOG_RANGE.contains(&x)))
+        };
+        let outline = |part: &[(f64, f64, f64)]| {
+            let (there, back) = (part.iter().map(|p| (p.0, p.2)), part.iter().rev().map(|p| (p.0, p.1)));
+            there.chain(back).collect()
+        };
+        series.band.split(broken).filter(|part| part.len() > 1).map(outline).collect()
+    }
+
     fn layout(&self) -> Layout {
-        let points = || self.series.iter().flat_map(|s| self.runs(s)).flatten();
+        let bands: Vec<(f64, f64)> = self.series.iter().flat_map(|s| self.bands(s)).flatten().collect();
+        let points = || self.series.iter().flat_map(|s| self.runs(s)).flatten().chain(&bands);
         let levels = || self.reference_lines.iter().map(|r| r.y).filter(|y| drawable(*y));
         let (width, height) = self.size;
         let x = extent(points().map(|p| p.0)).unwrap_or((0.0, 1.0));
@@ -354,5 +383,25 @@ mod tests {
         assert_eq!(whole_decades((1.0, 131_072.0)), (1.0, 131_072.0));
         assert_eq!(whole_decades((3.0, 60.0)), (1.0, 100.0));
         assert_eq!(whole_decades((10.0, 10.0)), (10.0, 100.0));
+    }
+
+    #[test]
+    fn bands_break_at_gaps_and_widen_the_axis() {
+        let band =
+            vec![(0.0, -1.0, 1.0), (1.0, -2.0, 3.0), (2.0, f64::NAN, 0.0), (3.0, 0.0, 1.0), (4.0, 0.5, 2.0)];
+        let series = Series { band, ..Series::new("s", vec![(0.0, 0.0), (4.0, 0.0)], 0) };
+        let mut chart = LineChart { series: vec![series], ..LineChart::default() };
+        let expected = [
+            [(0.0, 1.0), (1.0, 3.0), (1.0, -2.0), (0.0, -1.0)],
+            [(3.0, 1.0), (4.0, 2.0), (4.0, 0.5), (3.0, 0.0)],
+        ];
+        assert_eq!(chart.bands(&chart.series[0]), expected);
+        let (lo, hi) = chart.layout().y.range;
+        assert!(lo < -2.0 && hi > 3.0);
+        let svg = crate::report::plot::Figure::from(chart.clone()).to_svg().unwrap();
+        assert_eq!(svg.matches("<polygon").count(), 2);
+        // On a logarithmic axis what lies at 0 goes.
+        chart.x_log = true;
+        assert_eq!(chart.bands(&chart.series[0]), expected[1..]);
     }
 }

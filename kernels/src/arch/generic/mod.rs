@@ -7,6 +7,7 @@ pub(crate) mod exp;
 pub(crate) mod gemm;
 pub(crate) mod log;
 pub(crate) mod norm;
+pub(crate) mod one_hot;
 pub(crate) mod optim;
 pub(crate) mod prefix_tree;
 pub(crate) mod rows;

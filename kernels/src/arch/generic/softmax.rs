@@ -55,7 +55,7 @@ fn keep<E: Elem, S: Simd<E>>(s: S, v: S::V, len: usize, fill: E) -> S::V {
 /// exp(x − max), and 0 where that is below e^[`SOFTMAX_MIN`](super::consts::MathConsts::SOFTMAX_MIN). Subnormal numbers would be
 /// slow (a microcode assist per vector, here and again in every product with them) and matter to nobody next to a 1.
 #[inline(always)]
-fn exp_below<E: Elem, S: Simd<E>>(s: S, x: S::V, max: S::V) -> S::V {
+pub(super) fn exp_below<E: Elem, S: Simd<E>>(s: S, x: S::V, max: S::V) -> S::V {
     let (t, low) = (s.sub(x, max), s.splat(E::SOFTMAX_MIN));
     s.select_lt(t, low, s.splat(E::ZERO), exp_normal::<E, S>(s, s.max(low, t)))
 }

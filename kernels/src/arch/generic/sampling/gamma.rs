@@ -89,7 +89,11 @@ fn first_attempts<S: Words>(
     let (mut u, mut v) = ([0.0; GROUP * SIDE], [0.0; GROUP * SIDE]);
     let one = s.splat(1.0);
     let (vectors, per) = (out.len() / S::LANES, SIDE / S::LANES);
-    let (mut open, mut first) = (0, 0);
+    // Masks wait at the end of `pending`, where the list of places, at most LANES for each mask already read, never catches up with
+    // them. A branch on a mask right after its vector would be mispredicted often, and throw away what was under way for
+    // the next vectors.
+    let masks = pending.len() - vectors;
+    let mut first = 0;
     while first < vectors {
         let group = if vectors - first < GROUP { vectors - first } else { GROUP };
         for j in 0..group {
@@ -104,19 +108,22 @@ fn first_attempts<S: Words>(
         for j in 0..group {
             let at = (first + j) * S::LANES;
             // SAFETY: as above for u and v; at + LANES <= vectors LANES = out.len().
-            let mut undecided = unsafe {
+            pending[masks + first + j] = unsafe {
                 let (y, d) = envelope.propose(s, s.load(u.as_ptr().add(j * S::LANES)));
                 s.store(out.as_mut_ptr().add(at), y);
-                let v = s.load(v.as_ptr().add(j * S::LANES));
-                !s.mask_lt(v, s.sub(one, d)) & ((1 << S::LANES) - 1)
+                s.mask_lt(s.load(v.as_ptr().add(j * S::LANES)), s.sub(one, d))
             };
-            while undecided != 0 {
-                pending[open] = at as u32 + undecided.trailing_zeros();
-                open += 1;
-                undecided &= undecided - 1;
-            }
         }
         first += group;
+    }
+    let mut open = 0;
+    for vector in 0..vectors {
+        let mut undecided = !pending[masks + vector] & ((1 << S::LANES) - 1);
+        while undecided != 0 {
+            pending[open] = (vector * S::LANES) as u32 + undecided.trailing_zeros();
+            open += 1;
+            undecided &= undecided - 1;
+        }
     }
     open
 }
@@ -145,7 +152,7 @@ fn attempts<S: Words>(
             c[2][i] = counters.c2[lane] + row as u64;
         }
         // SAFETY: LANES <= SIDE, the length of the arrays.
-        let mut accepted = unsafe {
+        let accepted = unsafe {
             let counter = [
                 s.load_words(c[0].as_ptr()),
                 s.load_words(c[1].as_ptr()),
@@ -159,14 +166,11 @@ fn attempts<S: Words>(
             s.mask_lt(v, s.sub(one, d)) | s.mask_lt(v, exp_exact(s, s.sub(s.splat(0.0), d)))
         };
         for i in 0..n {
+            // Rejected ones are written too, and again by the next attempt: no branch.
             let place = pending[first + i];
-            if accepted & 1 == 1 {
-                out[place as usize] = ys[i];
-            } else {
-                pending[open] = place;
-                open += 1;
-            }
-            accepted >>= 1;
+            out[place as usize] = ys[i];
+            pending[open] = place;
+            open += usize::from(accepted >> i & 1 == 0);
         }
         first += n;
     }

@@ -1,0 +1,131 @@
+//! Figure 8's transformer at the paper's sizes: the step alone (all shards, fold, AdamW; no sampling), and its parts.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use popgrad::batch::Batch;
+use popgrad::model::{Model, ModelSpec, build};
+use popgrad::optim::{Hyper, Schedule};
+use popgrad::rng::{Key, Purpose};
+use popgrad::source::{Sampled, Source, SourceWork};
+use popgrad::task::{CausalTree, Forest, Roots};
+use popgrad::train::{Plan, Trainer};
+use std::hint::black_box;
+use std::time::Instant;
+
+const S: usize = 10;
+const T: usize = 20;
+const B: usize = 1024;
+const SHARDS: usize = 16;
+
+/// A batch drawn once and handed out again and again: what is left is the step.
+struct Drawn {
+    sampled: Sampled,
+    batch: Batch,
+}
+
+impl Drawn {
+    fn new() -> Self {
+        let forest = Forest::chain(T).expect("T is in range");
+        let task = CausalTree::new(forest, S, 0.1, Roots::Stationary).expect("sizes are in range");
+        let sampled = Sampled::new(task, Key::new(0, Purpose::Train));
+        let mut batch = Batch::with_capacity(B, T, S).expect("fits memory");
+        sampled.fill(0, B, B, &mut sampled.work(), &mut batch);
+        Drawn { sampled, batch }
+    }
+}
+
+impl Source for Drawn {
+    fn seq_len(&self) -> usize {
+        T
+    }
+    fn vocab(&self) -> usize {
+        S
+    }
+    fn work(&self) -> SourceWork {
+        self.sampled.work()
+    }
+    fn fill(&self, first: u64, count: usize, denominator: usize, _: &mut SourceWork, batch: &mut Batch) {
+        let first = first as usize % B;
+        batch.set_seqs(count);
+        let (tokens, targets, weights) = batch.parts_mut();
+        tokens.copy_from_slice(&self.batch.tokens()[first * T..(first + count) * T]);
+        targets.copy_from_slice(&self.batch.targets()[first * S..(first + count) * S]);
+        weights.fill(1.0 / denominator as f64);
+    }
+}
+
+fn model() -> Box<dyn Model<f32>> {
+    let spec =
+        ModelSpec { name: "mlp_transformer".into(), vocab: S, seq_len: T, heads: vec![1, 1], eps: 0.0 };
+    build(&spec).expect("sizes are in range")
+}
+
+/// Parameters from which every unit and every head has a gradient.
+fn params(model: &dyn Model<f32>) -> Vec<f32> {
+    let key = Key::new(1, Purpose::Init);
+    (0..model.layout().len()).map(|i| 0.15 * key.normal(i as u64) as f32).collect()
+}
+
+fn step(c: &mut Criterion) {
+    let (source, model) = (Drawn::new(), model());
+    let params = params(model.as_ref());
+    let plan = Plan {
+        steps: 1 << 40,
+        batch: B,
+        shards: SHARDS,
+        lr: 1e-9,
+        schedule: Schedule::Constant,
+        eval_every: 1 << 40,
+        checkpoint_every: 1 << 40,
+    };
+    let mut group = c.benchmark_group("mlp_transformer_f32");
+    group.throughput(Throughput::Elements(B as u64));
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+        let optimizer =
+            popgrad::optim::build("adamw", params.len(), &Hyper::default()).expect("numbers in range");
+        let mut trainer =
+            Trainer::new(model.as_ref(), &source, optimizer, plan, params.clone()).expect("everything fits");
+        group.bench_function(format!("step_S10_T20_h11_B1024_{threads}threads"), |b| {
+            // The loop runs inside the pool, as training does: entering it costs more than a small kernel.
+            b.iter_custom(|iters| {
+                pool.install(|| {
+                    let start = Instant::now();
+                    for _ in 0..iters {
+                        trainer.update().expect("a finite loss");
+                    }
+                    start.elapsed()
+                })
+            });
+        });
+    }
+    // A shard's worth of sequences, as training cuts them.
+    let shard = B / SHARDS;
+    let mut batch = Batch::with_capacity(shard, T, S).expect("fits memory");
+    source.fill(0, shard, B, &mut source.work(), &mut batch);
+    let mut ws = model.workspace(shard).expect("fits memory");
+    let mut grad = vec![0.0; params.len()];
+    group.throughput(Throughput::Elements(shard as u64));
+    group.bench_function("forward_shard_of_64", |b| {
+        b.iter(|| model.forward(&params, &batch, &mut ws).expect("fits"));
+    });
+    group.bench_function("backward_shard_of_64", |b| {
+        b.iter(|| {
+            model.backward(&params, &batch, &mut ws, &mut grad).expect("fits");
+            black_box(grad[0])
+        });
+    });
+    let mut optimizer = popgrad::optim::build("adamw", params.len(), &Hyper::default()).expect("in range");
+    let mut moving = params.clone();
+    let mut t = 0;
+    group.throughput(Throughput::Elements(params.len() as u64));
+    group.bench_function("adamw", |b| {
+        b.iter(|| {
+            optimizer.step(t, 1e-9, &mut moving, &grad);
+            t += 1;
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, step);
+criterion_main!(benches);

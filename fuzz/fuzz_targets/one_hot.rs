@@ -1,0 +1,5 @@
+//! Look-ups over one-hot rows against their twins.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad_kernels::fuzzing::one_hot(data));

@@ -1,0 +1,411 @@
+//! Causal attention over one-hot rows, by look-ups in place of products, and linear maps whose rows are one-hot.
+//!
+//! | symbol | meaning |
+//! |---|---|
+//! | B, T, S, D | sequences, tokens of each, symbols, S + T |
+//! | x_i | one-hot token and one-hot position of place i: entries s_i and S + i are 1, (D) |
+//! | P | pattern, (T, T), lower triangle: P_ij = softmax_{j <= i}(x_i A x_jᵀ) |
+//!
+//! Sequences lie side by side. A **column matrix** has one column per sequence, [`padded`](OneHot::padded) to a multiple of 16, columns
+//! contiguous; columns past B hold finite rubbish wherever column B − 1 is finite. **Patterns** are slices of
+//! [`patterns_len`](OneHot::patterns_len) elements: (group of 16 sequences, entry i (i + 1) / 2 + j, sequence of the group).
+
+use crate::arch::generic::one_hot as generic;
+use crate::arch::generic::one_hot::{GROUP, PatternGrad, Words, padded, triangle};
+use crate::arch::{Op, Simd};
+use crate::elem::Elem;
+use crate::{Isa, KernelError, Kernels, Mat, MatMut, Scratch, expect};
+
+/// Sequences whose tokens are checked once, for all kernels that look them up.
+#[derive(Debug, Clone, Copy)]
+pub struct OneHot<'a> {
+    tokens: &'a [u32],
+    seqs: usize,
+    len: usize,
+    symbols: usize,
+}
+
+impl<'a> OneHot<'a> {
+    /// Sequences side by side; column matrices have a multiple of it.
+    pub const GROUP: usize = GROUP;
+
+    /// `tokens` (B, T), T = `len`, each below S = `symbols`.
+    ///
+    /// # Errors
+    /// T = 0; tokens that are not whole sequences; a token >= S; sizes that overflow.
+    pub fn new(tokens: &'a [u32], len: usize, symbols: usize) -> Result<Self, KernelError> {
+        let domain = |what, allowed| Err(KernelError::Domain { op: "one_hot", what, allowed });
+        if len == 0 {
+            return domain("the length of a sequence", ">= 1");
+        }
+        let seqs = tokens.len() / len;
+        expect("one_hot", "tokens length", seqs * len, tokens.len())?;
+        // The largest, not the first that is too large: this is a vector loop.
+        if tokens.iter().fold(0, |m, t| m.max(*t)) as usize >= symbols && !tokens.is_empty() {
+            return domain("a token", "below the number of symbols");
+        }
+        let this = OneHot { tokens, seqs, len, symbols };
+        let square = symbols.checked_add(len).and_then(|d| d.checked_mul(d));
+        let words = seqs.checked_next_multiple_of(GROUP).zip(square).and_then(|(n, d)| n.checked_mul(d));
+        if words.is_none_or(|w| w > isize::MAX as usize / 64) {
+            return Err(KernelError::Overflow);
+        }
+        Ok(this)
+    }
+
+    /// Sequences (B).
+    pub fn seqs(&self) -> usize {
+        self.seqs
+    }
+    /// Columns of a column matrix: the next multiple of 16.
+    pub fn padded(&self) -> usize {
+        self.seqs.next_multiple_of(GROUP)
+    }
+    /// Elements of the patterns of one table.
+    pub fn patterns_len(&self) -> usize {
+        self.padded() * triangle(self.len)
+    }
+
+    fn words(&self) -> Words {
+        Words { tokens: self.tokens.as_ptr(), n: self.seqs, t: self.len, s: self.symbols }
+    }
+    fn width(&self) -> usize {
+        self.symbols + self.len
+    }
+    fn columns(&self, op: &'static str, what: &'static str, rows: usize, m: &Mat<'_, impl Elem>) -> Check {
+        expect(op, what, rows, m.rows())?;
+        expect(op, "columns", self.padded(), m.cols())?;
+        expect(op, "column stride", 1, m.col_stride())
+    }
+    fn columns_mut(
+        &self,
+        op: &'static str,
+        what: &'static str,
+        rows: usize,
+        m: &MatMut<'_, impl Elem>,
+    ) -> Check {
+        self.columns(op, what, rows, &m.as_ref())
+    }
+}
+
+type Check = Result<(), KernelError>;
+
+/// Checked operands of one call. One instantiation per element type, in this crate: see `gemm::Multiply`.
+pub(crate) enum OneHotOp<'a, E> {
+    Patterns {
+        w: Words,
+        table: Mat<'a, E>,
+        q: &'a mut [E],
+        out: &'a mut [E],
+    },
+    PatternsBackward {
+        w: Words,
+        pattern: &'a [E],
+        from: PatternGrad<E>,
+        dtable: MatMut<'a, E>,
+        q: &'a mut [E],
+        ds: &'a mut [E],
+    },
+    Read {
+        w: Words,
+        x: Mat<'a, E>,
+        out: MatMut<'a, E>,
+    },
+    Collect {
+        w: Words,
+        x: Mat<'a, E>,
+        out: MatMut<'a, E>,
+    },
+    Apply {
+        shape: [usize; 2],
+        p: &'a [E],
+        x: Mat<'a, E>,
+        y: MatMut<'a, E>,
+    },
+    ApplyT {
+        shape: [usize; 2],
+        p: &'a [E],
+        x: Mat<'a, E>,
+        y: MatMut<'a, E>,
+    },
+    Softmax {
+        x: MatMut<'a, E>,
+    },
+    SoftmaxBackward {
+        p: Mat<'a, E>,
+        dp: MatMut<'a, E>,
+    },
+}
+
+impl<E: Elem> Op<E> for OneHotOp<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, s: S) {
+        // SAFETY: the entries below checked shapes and strides (contiguous columns, padded to groups) and lengths of slices; `OneHot`
+        // checked the tokens; outputs are exclusive borrows.
+        unsafe {
+            match self {
+                OneHotOp::Patterns { w, table, q, out } => {
+                    generic::patterns(
+                        s,
+                        w,
+                        table.ptr(),
+                        table.row_stride(),
+                        q.as_mut_ptr(),
+                        out.as_mut_ptr(),
+                    );
+                }
+                OneHotOp::PatternsBackward { w, pattern, from, mut dtable, q, ds } => {
+                    let (to, rs) = (dtable.ptr(), dtable.row_stride());
+                    let (q, ds) = (q.as_mut_ptr(), ds.as_mut_ptr());
+                    generic::patterns_backward(s, w, pattern.as_ptr(), from, to, rs, q, ds);
+                }
+                OneHotOp::Read { w, x, mut out } => {
+                    let os = out.row_stride();
+                    generic::read(w, x.ptr(), x.row_stride(), out.ptr(), os);
+                }
+                OneHotOp::Collect { w, x, mut out } => {
+                    let os = out.row_stride();
+                    generic::collect(w, x.ptr(), x.row_stride(), out.ptr(), os);
+                }
+                OneHotOp::Apply { shape, p, x, mut y } => {
+                    let ys = y.row_stride();
+                    generic::apply(s, shape, p.as_ptr(), x.ptr(), x.row_stride(), y.ptr(), ys);
+                }
+                OneHotOp::ApplyT { shape, p, x, mut y } => {
+                    let ys = y.row_stride();
+                    generic::apply_t(s, shape, p.as_ptr(), x.ptr(), x.row_stride(), y.ptr(), ys);
+                }
+                OneHotOp::Softmax { mut x } => {
+                    let (rows, cols, xs) = (x.rows(), x.cols(), x.row_stride());
+                    generic::softmax_columns(s, rows, cols, x.ptr(), xs);
+                }
+                OneHotOp::SoftmaxBackward { p, mut dp } => {
+                    let ds = dp.row_stride();
+                    let (rows, cols) = (p.rows(), p.cols());
+                    generic::softmax_columns_backward(s, rows, cols, p.ptr(), p.row_stride(), dp.ptr(), ds);
+                }
+            }
+        }
+    }
+}
+
+/// One function per element type that nothing downstream has to instantiate.
+pub trait LookUp: Sized {
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn look_up(isa: Isa, op: OneHotOp<'_, Self>);
+}
+
+impl LookUp for f32 {
+    #[allow(private_interfaces)]
+    fn look_up(isa: Isa, op: OneHotOp<'_, f32>) {
+        crate::arch::dispatch_f32(isa, op);
+    }
+}
+
+impl LookUp for f64 {
+    #[allow(private_interfaces)]
+    fn look_up(isa: Isa, op: OneHotOp<'_, f64>) {
+        crate::arch::dispatch_f64(isa, op);
+    }
+}
+
+/// What the gradient of [`Kernels::one_hot_patterns`] starts from, as column matrices: dP_ij = Σ_r left_r\[i\] right_r\[j\] +
+/// \[i = T − 1\] last\[j\].
+#[derive(Debug, Clone, Copy)]
+pub struct PatternTerms<'a, E> {
+    /// (R T, padded B): R terms of T rows.
+    pub left: Mat<'a, E>,
+    /// (R T, padded B).
+    pub right: Mat<'a, E>,
+    /// (T, padded B).
+    pub last: Mat<'a, E>,
+}
+
+impl<E: Elem> Kernels<E> {
+    /// Scratch elements of [`Kernels::one_hot_patterns`] and its backward pass; `None` on overflow.
+    pub fn one_hot_scratch(&self, len: usize, symbols: usize) -> Option<usize> {
+        let ld = symbols.checked_add(len)?.checked_next_multiple_of(GROUP)?;
+        symbols.checked_add(GROUP)?.checked_mul(ld)?.checked_add(len.checked_mul(GROUP)?)
+    }
+
+    /// Patterns of x_i A x_jᵀ: P_ij = softmax over j <= i of A\[s_i, s_j\] + A\[s_i, S + j\] + A\[S + i, s_j\] + A\[S + i, S + j\].
+    /// `table` A (D, D), contiguous rows; `patterns` as the module says.
+    ///
+    /// A score errs by γ(3) Σ|A|, the softmax of a row of n as [`Kernels::softmax_rows`] with n + 12 roundings.
+    ///
+    /// # Errors
+    /// Shapes that do not fit together; scratch smaller than [`Kernels::one_hot_scratch`].
+    pub fn one_hot_patterns(
+        &self,
+        table: Mat<'_, E>,
+        x: &OneHot<'_>,
+        patterns: &mut [E],
+        scratch: &mut Scratch<E>,
+    ) -> Result<(), KernelError> {
+        let op = "one_hot_patterns";
+        expect(op, "table rows", x.width(), table.rows())?;
+        expect(op, "table columns", x.width(), table.cols())?;
+        expect(op, "table column stride", 1, table.col_stride())?;
+        expect(op, "patterns length", x.patterns_len(), patterns.len())?;
+        let q = scratch.get(self.one_hot_scratch(x.len, x.symbols).ok_or(KernelError::Overflow)?)?;
+        E::look_up(self.isa(), OneHotOp::Patterns { w: x.words(), table, q, out: patterns });
+        Ok(())
+    }
+
+    /// Overwrites `dtable` (D, D), contiguous rows, with the gradient of A through [`Kernels::one_hot_patterns`], summed over the sequences.
+    ///
+    /// Each entry is a sum of at most B T² terms in E, in an order that depends on the shapes alone.
+    ///
+    /// # Errors
+    /// As [`Kernels::one_hot_patterns`].
+    pub fn one_hot_patterns_backward(
+        &self,
+        x: &OneHot<'_>,
+        patterns: &[E],
+        from: PatternTerms<'_, E>,
+        dtable: MatMut<'_, E>,
+        scratch: &mut Scratch<E>,
+    ) -> Result<(), KernelError> {
+        let op = "one_hot_patterns_backward";
+        expect(op, "dtable rows", x.width(), dtable.rows())?;
+        expect(op, "dtable columns", x.width(), dtable.cols())?;
+        expect(op, "dtable column stride", 1, dtable.col_stride())?;
+        expect(op, "patterns length", x.patterns_len(), patterns.len())?;
+        let terms = from.left.rows() / x.len;
+        x.columns(op, "left rows", terms * x.len, &from.left)?;
+        x.columns(op, "right rows", terms * x.len, &from.right)?;
+        x.columns(op, "last rows", x.len, &from.last)?;
+        let ld = from.left.row_stride();
+        expect(op, "right row stride", ld, from.right.row_stride())?;
+        expect(op, "last row stride", ld, from.last.row_stride())?;
+        let scratch = scratch.get(self.one_hot_scratch(x.len, x.symbols).ok_or(KernelError::Overflow)?)?;
+        let (q, ds) = scratch.split_at_mut((x.symbols + GROUP) * padded(x.width()));
+        let from =
+            PatternGrad { left: from.left.ptr(), right: from.right.ptr(), terms, last: from.last.ptr(), ld };
+        E::look_up(
+            self.isa(),
+            OneHotOp::PatternsBackward { w: x.words(), pattern: patterns, from, dtable, q, ds },
+        );
+        Ok(())
+    }
+
+    /// `out = x v`: `out[k] = v[s_k] + v[S + k]`, column by column. v (D, padded B), out (T, padded B). One rounding.
+    ///
+    /// # Errors
+    /// Shapes that do not fit together.
+    pub fn one_hot_mul(&self, x: &OneHot<'_>, v: Mat<'_, E>, out: MatMut<'_, E>) -> Result<(), KernelError> {
+        x.columns("one_hot_mul", "v rows", x.width(), &v)?;
+        x.columns_mut("one_hot_mul", "out rows", x.len, &out)?;
+        E::look_up(self.isa(), OneHotOp::Read { w: x.words(), x: v, out });
+        Ok(())
+    }
+
+    /// `out = xᵀ v`: `out[c] = Σ_{k: s_k = c} v[k]` for c < S, `out[S + k] = v[k]`, column by column. v (T, padded B), out (D, padded B).
+    /// Sums in order of k: the same bits on every instruction set.
+    ///
+    /// # Errors
+    /// Shapes that do not fit together.
+    pub fn one_hot_mul_t(
+        &self,
+        x: &OneHot<'_>,
+        v: Mat<'_, E>,
+        out: MatMut<'_, E>,
+    ) -> Result<(), KernelError> {
+        x.columns("one_hot_mul_t", "v rows", x.len, &v)?;
+        x.columns_mut("one_hot_mul_t", "out rows", x.width(), &out)?;
+        E::look_up(self.isa(), OneHotOp::Collect { w: x.words(), x: v, out });
+        Ok(())
+    }
+
+    /// `y += P v`, column by column. v, y (T, padded B).
+    ///
+    /// # Errors
+    /// Shapes that do not fit together.
+    pub fn patterns_mul_add(
+        &self,
+        x: &OneHot<'_>,
+        patterns: &[E],
+        v: Mat<'_, E>,
+        y: MatMut<'_, E>,
+    ) -> Result<(), KernelError> {
+        expect("patterns_mul_add", "patterns length", x.patterns_len(), patterns.len())?;
+        x.columns("patterns_mul_add", "v rows", x.len, &v)?;
+        x.columns_mut("patterns_mul_add", "y rows", x.len, &y)?;
+        let shape = [x.padded() / GROUP, x.len];
+        E::look_up(self.isa(), OneHotOp::Apply { shape, p: patterns, x: v, y });
+        Ok(())
+    }
+
+    /// `y = Pᵀ v`, column by column. v, y (T, padded B).
+    ///
+    /// # Errors
+    /// Shapes that do not fit together.
+    pub fn patterns_mul_t(
+        &self,
+        x: &OneHot<'_>,
+        patterns: &[E],
+        v: Mat<'_, E>,
+        y: MatMut<'_, E>,
+    ) -> Result<(), KernelError> {
+        expect("patterns_mul_t", "patterns length", x.patterns_len(), patterns.len())?;
+        x.columns("patterns_mul_t", "v rows", x.len, &v)?;
+        x.columns_mut("patterns_mul_t", "y rows", x.len, &y)?;
+        let shape = [x.padded() / GROUP, x.len];
+        E::look_up(self.isa(), OneHotOp::ApplyT { shape, p: patterns, x: v, y });
+        Ok(())
+    }
+
+    /// Last row of every pattern: `out[j] = P_{T−1, j}`. out (T, padded B).
+    ///
+    /// # Errors
+    /// Shapes that do not fit together.
+    pub fn patterns_last(
+        &self,
+        x: &OneHot<'_>,
+        patterns: &[E],
+        mut out: MatMut<'_, E>,
+    ) -> Result<(), KernelError> {
+        expect("patterns_last", "patterns length", x.patterns_len(), patterns.len())?;
+        x.columns_mut("patterns_last", "out rows", x.len, &out)?;
+        let (shape, os) = ([x.padded() / GROUP, x.len], out.row_stride());
+        // SAFETY: shapes and strides checked above; `out` is an exclusive borrow.
+        unsafe { generic::pattern_row(shape, x.len - 1, patterns.as_ptr(), out.ptr(), os) };
+        Ok(())
+    }
+
+    /// Softmax of every column of a column matrix, in place; as [`Kernels::softmax_rows`], each sum in order of rows.
+    ///
+    /// # Errors
+    /// No rows; columns that are not contiguous or no multiple of 16.
+    pub fn softmax_columns(&self, x: MatMut<'_, E>) -> Result<(), KernelError> {
+        check_groups("softmax_columns", &x.as_ref())?;
+        E::look_up(self.isa(), OneHotOp::Softmax { x });
+        Ok(())
+    }
+
+    /// `dp ← p (dp − Σ p dp)` of every column: the gradient through [`Kernels::softmax_columns`]. Column matrices of the same shape.
+    ///
+    /// # Errors
+    /// Shapes that differ; otherwise as [`Kernels::softmax_columns`].
+    pub fn softmax_columns_backward(&self, p: Mat<'_, E>, dp: MatMut<'_, E>) -> Result<(), KernelError> {
+        check_groups("softmax_columns_backward", &p)?;
+        check_groups("softmax_columns_backward", &dp.as_ref())?;
+        expect("softmax_columns_backward", "dp rows", p.rows(), dp.rows())?;
+        expect("softmax_columns_backward", "dp columns", p.cols(), dp.cols())?;
+        E::look_up(self.isa(), OneHotOp::SoftmaxBackward { p, dp });
+        Ok(())
+    }
+}
+
+fn check_groups<E: Elem>(op: &'static str, x: &Mat<'_, E>) -> Result<(), KernelError> {
+    if x.rows() == 0 {
+        return Err(KernelError::Domain { op, what: "the number of rows", allowed: ">= 1" });
+    }
+    expect(op, "columns", x.cols().next_multiple_of(GROUP), x.cols())?;
+    expect(op, "column stride", 1, x.col_stride())
+}
+
+#[cfg(test)]
+mod tests;

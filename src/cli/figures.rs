@@ -1,0 +1,169 @@
+//! `popgrad figures`: the studies of the paper in one folder, with a page that shows them.
+
+use super::run::{default_folder, take_seeds};
+use super::{pool, progress, say, tell};
+use crate::config;
+use crate::paper::studies::{self, NAMED};
+use crate::paper::study::Study;
+use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::page::Page;
+use crate::{Error, Result};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What is being made, inside the folder.
+const FIGURES_FILE: &str = "figures.toml";
+/// The page.
+const INDEX_FILE: &str = "index.html";
+
+/// Arguments of `popgrad figures`.
+#[derive(Debug, Args)]
+pub(super) struct FiguresArgs {
+    /// Overrides for every run, e.g. steps=2^12.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Short forms: minutes in all.
+    #[arg(long)]
+    quick: bool,
+    /// These only, by name.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Folder: new or empty [default: runs/figures, numbered].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue what was begun in this folder.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["overrides", "quick", "only", "out"])]
+    resume: Option<PathBuf>,
+    /// Threads; they change the speed, not one bit of the result [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// Figures, for `--help`.
+pub(super) fn after_help() -> String {
+    let mut text = String::from("Figures:\n");
+    for s in &NAMED {
+        let unasked = if s.in_paper { "" } else { " [with --only]" };
+        text += &format!("  {:<18}{}{unasked}\n", s.name, s.what);
+    }
+    text
+}
+
+/// What a folder of figures holds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    /// Names of studies, each a folder.
+    studies: Vec<String>,
+    quick: bool,
+    overrides: Vec<String>,
+}
+
+pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
+    let pool = pool(args.threads)?;
+    let (folder, plan, all) = match &args.resume {
+        Some(folder) => {
+            let plan = read_plan(folder)?;
+            let all =
+                plan.studies.iter().map(|n| Study::load(&folder.join(n))).collect::<Result<Vec<_>>>()?;
+            (folder.clone(), plan, all)
+        }
+        None => {
+            let plan = make_plan(args)?;
+            let all = studies_of(&plan)?;
+            pool.install(|| all.iter().try_for_each(Study::check))?;
+            let folder = args.out.clone().unwrap_or_else(|| default_folder("figures", args.quick));
+            begin(&folder, &plan, &all)?;
+            (folder, plan, all)
+        }
+    };
+    let threads = pool.current_num_threads();
+    // Each run brings its own.
+    drop(pool);
+    for study in &all {
+        say(&format!("{}: {}", study.name, study.title));
+        let summary = study.run(&folder.join(&study.name), threads, progress::of_study().as_ref())?;
+        tell(&summary.to_string())?;
+    }
+    let page = page(&folder, &plan, &all)?;
+    page.save(&folder.join(INDEX_FILE))?;
+    tell(&format!("page: {}\n", folder.join(INDEX_FILE).display()))
+}
+
+fn make_plan(args: &FiguresArgs) -> Result<Plan> {
+    if let Some(name) = args.only.iter().find(|n| studies::find(n).is_none()) {
+        return Err(Error::unknown("figure", name, NAMED.iter().map(|s| s.name)));
+    }
+    let asked = |s: &&studies::Named| {
+        if args.only.is_empty() { s.in_paper } else { args.only.iter().any(|n| n == s.name) }
+    };
+    Ok(Plan {
+        studies: NAMED.iter().filter(asked).map(|s| s.name.to_string()).collect(),
+        quick: args.quick,
+        overrides: args.overrides.clone(),
+    })
+}
+
+fn studies_of(plan: &Plan) -> Result<Vec<Study>> {
+    let mut overrides = plan.overrides.clone();
+    if take_seeds(&mut overrides)?.is_some() {
+        return Err(Error::invalid("seeds", "given", "`popgrad run NAME seeds=K`, one study at a time"));
+    }
+    let layers = [config::parse_overrides(&overrides)?];
+    plan.studies.iter().map(|n| studies::named(n, plan.quick, None, &layers)).collect()
+}
+
+/// Writes down all that is going to be made, so that a kill at any later moment can be resumed. The plan goes last.
+fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<()> {
+    create_run_dir(folder)?;
+    for study in all {
+        let sub = folder.join(&study.name);
+        create_run_dir(&sub)?;
+        study.save(&sub)?;
+    }
+    let text = toml::to_string(plan)
+        .map_err(|e| Error::invalid("figures", e.to_string(), "values that TOML can hold"))?;
+    write_bytes_atomic(&folder.join(FIGURES_FILE), text.as_bytes())
+}
+
+fn read_plan(folder: &Path) -> Result<Plan> {
+    let path = folder.join(FIGURES_FILE);
+    if !path.is_file() {
+        let problem = format!("{} has no {FIGURES_FILE}", folder.display());
+        return Err(Error::invalid("resume", problem, "the folder of earlier `popgrad figures`"));
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "cannot read", e))?;
+    let plan: Plan =
+        toml::from_str(&text).map_err(|e| Error::format(&path, e.message().replace('\n', " ")))?;
+    match plan.studies.iter().find(|n| studies::find(n).is_none()) {
+        Some(name) => Err(Error::format(path, format!("unknown study `{name}`"))),
+        None => Ok(plan),
+    }
+}
+
+fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
+    let mut sections = Vec::new();
+    for study in all {
+        let mut section = study.section(&folder.join(&study.name), &study.name)?;
+        if let Some(of) = studies::find(&study.name) {
+            section.text.push(format!("The paper: {}", of.shows));
+            section.text.push(format!("To expect: {}", of.expect));
+        }
+        section.text.push(format!("Parameters of all its runs: {}.", study.common_keys()));
+        let quick = if plan.quick { " --quick" } else { "" };
+        let overrides: String = plan.overrides.iter().map(|o| format!(" {o}")).collect();
+        section.command = format!("popgrad run {}{overrides}{quick}", study.name);
+        section.links.push(format!("{}/study.toml", study.name));
+        sections.push(section);
+    }
+    let form = if plan.quick { "Short forms: other sizes than the paper's. " } else { "" };
+    Ok(Page {
+        title: "How transformers learn causal structure: figures".into(),
+        summary: format!(
+            "{form}Nichani, Damian, Lee 2024 (arXiv 2402.14735), by popgrad {}.",
+            env!("CARGO_PKG_VERSION")
+        ),
+        sections,
+    })
+}

@@ -1,0 +1,373 @@
+//! `popgrad scaling`: what a training step costs as T, S, heads and batch grow, and what short runs recover there.
+//!
+//! Every size is a process of its own, so that its peak memory is its own: VmHWM of the whole process, code and all.
+
+use super::run::default_folder;
+use super::{pool, progress, say, tell};
+use crate::config;
+use crate::paper::studies;
+use crate::paper::study::Axis;
+use crate::paper::{self, Progress};
+use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::plot::{Figure, LineChart, Panels, Series, save_figure};
+use crate::{Error, Result};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use toml::{Table, Value};
+
+/// Arguments of `popgrad scaling`.
+#[derive(Debug, Args)]
+pub(super) struct ScalingArgs {
+    /// Overrides for every size, e.g. model=disentangled dtype=f64.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// A few small sizes: seconds.
+    #[arg(long)]
+    quick: bool,
+    /// Folder for scaling.json, the figure and the recovery runs: new or empty [default: runs/scaling, numbered].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Seconds of steps to time at each size.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    seconds: f64,
+    /// Seconds for the recovery runs: sizes that would exceed them are left out, and said so; 0 for none.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    recovery: f64,
+    /// Threads of a step [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Time this one size and print it as JSON: what the command calls itself with.
+    #[arg(long, hide = true)]
+    one: bool,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+Chain, alpha=0.1, heads 1,1, S=10, T=20, batch 256, f32; one of T, S, heads of layer 1 and batch grows at a time. A step is
+sampling, gradient and update; its time is the median over steps. Exponents are slopes of log time against log size, by least
+squares over all sizes, and between the last two. Memory is the peak resident size of a process that trains at that size.
+Recovery: runs of 1,024 updates of 256 sequences at rate 4, 3 seeds, S=5 against T and T=12 against S.
+";
+
+/// What is not grown.
+const BASE: &str = "
+batch = 256
+shards = 16
+schedule = \"constant\"
+test_size = 16
+steps = 3
+eval_every = 1000000
+checkpoint_every = 1000000
+";
+
+/// One size, measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Point {
+    /// The key that grows; `heads` counts those of layer 1.
+    key: String,
+    /// Its value.
+    size: usize,
+    /// Median.
+    ms_per_step: f64,
+    fastest_ms: f64,
+    /// Timed.
+    steps: usize,
+    /// VmHWM; none where the system does not say.
+    peak_mib: Option<f64>,
+}
+
+/// How time grows with a key.
+#[derive(Debug, Serialize)]
+struct Fit {
+    key: String,
+    /// Least squares over all sizes.
+    exponent: f64,
+    /// Between the last two.
+    at_the_end: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Recovery {
+    key: String,
+    size: usize,
+    runs: usize,
+    recovered: Option<usize>,
+    attention_on_parent_mean: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    isa: &'static str,
+    threads: usize,
+    overrides: Vec<String>,
+    points: Vec<Point>,
+    fits: Vec<Fit>,
+    recovery: Vec<Recovery>,
+}
+
+pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
+    if !(args.seconds > 0.0 && args.seconds <= 60.0) {
+        return Err(Error::invalid("seconds", args.seconds.to_string(), "0 < seconds <= 60"));
+    }
+    if !(args.recovery >= 0.0 && args.recovery <= 1e6) {
+        return Err(Error::invalid("recovery", args.recovery.to_string(), "0 to 10^6 seconds"));
+    }
+    if args.one {
+        return one(args);
+    }
+    let threads = pool(args.threads)?.current_num_threads();
+    // Refused here rather than in the first process.
+    config_of(&args.overrides).and_then(|c| paper::check(&c))?;
+    let folder = args.out.clone().unwrap_or_else(|| default_folder("scaling", args.quick));
+    create_run_dir(&folder)?;
+    let mut points = Vec::new();
+    for (key, sizes) in axes(args.quick) {
+        for &size in sizes {
+            let point = measure(args, key, size, threads)?;
+            let peak = point.peak_mib.map_or("-".into(), |m| format!("{m:.0} MiB"));
+            say(&format!("{key} {size}: {:.3} ms a step, {peak}", point.ms_per_step));
+            points.push(point);
+        }
+    }
+    let recovery = recovery(args, &points, &folder, threads)?;
+    let fits = axes(args.quick).iter().map(|(key, _)| fit(key, &points)).collect();
+    let isa = popgrad_kernels::Isa::from_env()?.name();
+    let overrides = args.overrides.clone();
+    let report =
+        Report { version: env!("CARGO_PKG_VERSION"), isa, threads, overrides, points, fits, recovery };
+    let json = serde_json::to_string_pretty(&report)
+        .map_err(|e| Error::invalid("scaling", e.to_string(), "numbers with a JSON form"))?;
+    write_bytes_atomic(&folder.join("scaling.json"), (json + "\n").as_bytes())?;
+    save_figure(&folder, "scaling", &figure(&report))?;
+    tell(&table(&report))?;
+    tell(&format!("folder: {}\n", folder.display()))
+}
+
+/// What grows, and how far.
+fn axes(quick: bool) -> [(&'static str, &'static [usize]); 4] {
+    if quick {
+        return [("T", &[8, 16]), ("S", &[3, 6]), ("heads", &[1, 2]), ("batch", &[64, 128])];
+    }
+    [
+        ("T", &[20, 32, 48, 64, 96, 128, 192, 256]),
+        ("S", &[3, 5, 10, 16, 32, 64]),
+        ("heads", &[1, 2, 4, 8]),
+        ("batch", &[64, 256, 1024, 4096]),
+    ]
+}
+
+/// The override that gives `key` its size.
+fn word(key: &str, size: usize) -> String {
+    if key == "heads" { format!("heads={size},1") } else { format!("{key}={size}") }
+}
+
+fn config_of(overrides: &[String]) -> Result<config::Config> {
+    let base = BASE.parse::<Table>().map_err(|e| Error::invalid("scaling", e.to_string(), "valid TOML"))?;
+    config::resolve(&[paper::preset("chain", false)?, base, config::parse_overrides(overrides)?])
+}
+
+/// Runs this program on one size.
+fn measure(args: &ScalingArgs, key: &str, size: usize, threads: usize) -> Result<Point> {
+    let path = std::env::current_exe().map_err(|e| Error::io("popgrad", "cannot find itself", e))?;
+    let mut command = Command::new(&path);
+    command.args(["scaling", "--one", "--seconds", &args.seconds.to_string()]);
+    command.args(["--threads", &threads.to_string()]).args(&args.overrides).arg(word(key, size));
+    let out = command.output().map_err(|e| Error::io(&path, "cannot run", e))?;
+    if !out.status.success() {
+        let why = String::from_utf8_lossy(&out.stderr).trim().replace('\n', " ");
+        let problem = format!("{key}={size}: {}", why.trim_start_matches("error: "));
+        return Err(Error::invalid("scaling", problem, "sizes that can be trained"));
+    }
+    let mut point: Point = serde_json::from_slice(&out.stdout)
+        .map_err(|e| Error::format(&path, format!("{key}={size}: its answer is not what was asked: {e}")))?;
+    (point.key, point.size) = (key.into(), size);
+    Ok(point)
+}
+
+/// Times the steps of a real run, and prints them.
+fn one(args: &ScalingArgs) -> Result<()> {
+    let pool = pool(args.threads)?;
+    let mut config = config_of(&args.overrides)?;
+    pool.install(|| paper::check(&config))?;
+    let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", "cannot create", e))?;
+    let timed = |name: &str, config: &config::Config| -> Result<Vec<f64>> {
+        let mut clock = Clock { last: None, ms: Vec::with_capacity(config.steps as usize) };
+        let run = folder.path().join(name);
+        create_run_dir(&run)?;
+        paper::run(config, &run, false, &pool, &mut clock)?;
+        clock.ms.sort_by(f64::total_cmp);
+        Ok(clock.ms)
+    };
+    // The first step has nothing before it: two times of three steps, the first of them warm enough for an estimate.
+    let guess = timed("guess", &config)?[0];
+    config.steps = ((1e3 * args.seconds / guess) as u64).clamp(4, 5000);
+    let ms = timed("run", &config)?;
+    let point = Point {
+        key: String::new(),
+        size: 0,
+        ms_per_step: ms[ms.len() / 2],
+        fastest_ms: ms[0],
+        steps: ms.len(),
+        peak_mib: peak_mib(),
+    };
+    let json = serde_json::to_string(&point)
+        .map_err(|e| Error::invalid("scaling", e.to_string(), "numbers with a JSON form"))?;
+    tell(&(json + "\n"))
+}
+
+/// Peak resident size of this process.
+fn peak_mib() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+}
+
+/// Times between the ends of steps, ms.
+struct Clock {
+    last: Option<Instant>,
+    ms: Vec<f64>,
+}
+
+impl Progress for Clock {
+    fn stepped(&mut self, _step: u64, _loss: f64) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.ms.push(now.duration_since(last).as_secs_f64() * 1e3);
+        }
+    }
+    fn evaluated(&mut self, _gap: f64) {}
+    fn finished(&mut self) {}
+    fn note(&mut self, _text: &str) {}
+    fn wants_figures(&self) -> bool {
+        false
+    }
+}
+
+fn of<'a>(key: &'a str, points: &'a [Point]) -> impl Iterator<Item = (f64, f64)> + 'a {
+    points.iter().filter(move |p| p.key == key).map(|p| (p.size as f64, p.ms_per_step))
+}
+
+fn fit(key: &str, points: &[Point]) -> Fit {
+    let logs: Vec<(f64, f64)> = of(key, points).map(|(x, y)| (x.ln(), y.ln())).collect();
+    Fit { key: key.into(), exponent: slope(&logs), at_the_end: slope(&logs[logs.len().saturating_sub(2)..]) }
+}
+
+/// Least-squares slope.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let n = points.len() as f64;
+    let (mx, my) = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
+    let xy: f64 = points.iter().map(|(x, y)| (x - mx) * (y - my)).sum();
+    xy / points.iter().map(|(x, _)| (x - mx) * (x - mx)).sum::<f64>()
+}
+
+/// Short runs against T and against S, as far as the time allows by what steps were found to cost.
+fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize) -> Result<Vec<Recovery>> {
+    const SEEDS: u64 = 3;
+    let mut out = Vec::new();
+    let mut left = args.recovery;
+    let steps = if args.quick { 128 } else { 1024 };
+    for (key, others) in [("T", ["S=5", "T=12"]), ("S", ["T=12", "S=5"])] {
+        let mut words: Vec<String> = others.iter().map(|w| w.to_string()).collect();
+        words.push(format!("steps={steps}"));
+        let mut layer = config::parse_overrides(&words)?;
+        for (k, v) in [("lr", Value::Float(4.0)), ("test_size", 2048.into()), ("eval_every", steps.into())] {
+            layer.insert(k.into(), v);
+        }
+        let base = BASE.parse::<Table>().map_err(|e| Error::invalid("scaling", e.to_string(), "TOML"))?;
+        let layers = [base, config::parse_overrides(&args.overrides)?, layer];
+        let mut sizes = Vec::new();
+        for p in points.iter().filter(|p| p.key == key) {
+            // Three runs of as many steps; those timed had no smaller alphabet or length.
+            let seconds = SEEDS as f64 * steps as f64 * p.ms_per_step / 1e3;
+            if seconds <= left {
+                left -= seconds;
+                sizes.push(p.size);
+            } else {
+                out.push(Recovery {
+                    key: key.into(),
+                    size: p.size,
+                    runs: 0,
+                    recovered: None,
+                    attention_on_parent_mean: None,
+                });
+            }
+        }
+        if sizes.is_empty() {
+            continue;
+        }
+        let axis =
+            Axis { key: key.into(), values: sizes.iter().map(|n| Value::Integer(*n as i64)).collect() };
+        let study = studies::grid("chain", false, vec![axis], SEEDS, &layers)?;
+        study.check()?;
+        let sub = folder.join(format!("recovery-{key}"));
+        create_run_dir(&sub)?;
+        study.run(&sub, threads, progress::of_study().as_ref())?;
+        let section = study.cells(&sub)?;
+        out.extend(sizes.iter().zip(section).map(|(size, (runs, recovered, attention))| Recovery {
+            key: key.into(),
+            size: *size,
+            runs,
+            recovered: Some(recovered),
+            attention_on_parent_mean: attention,
+        }));
+    }
+    out.sort_by(|a, b| (b.key.as_str(), a.size).cmp(&(a.key.as_str(), b.size)));
+    Ok(out)
+}
+
+fn table(report: &Report) -> String {
+    let mut text = format!("{:<7}{:>7}{:>14}{:>14}{:>12}\n", "", "size", "ms a step", "fastest", "peak MiB");
+    for p in &report.points {
+        let peak = p.peak_mib.map_or("-".into(), |m| format!("{m:.1}"));
+        text +=
+            &format!("{:<7}{:>7}{:>14.3}{:>14.3}{peak:>12}\n", p.key, p.size, p.ms_per_step, p.fastest_ms);
+    }
+    for f in &report.fits {
+        text += &format!("time ~ {}^{:.2}, between the last two ^{:.2}\n", f.key, f.exponent, f.at_the_end);
+    }
+    for r in &report.recovery {
+        let found = match (r.recovered, r.attention_on_parent_mean) {
+            (Some(n), a) => {
+                let a = a.map_or("-".into(), |a| format!("{a:.3}"));
+                format!("{n} of {} recovered, attention on the parent {a}", r.runs)
+            }
+            _ => "left out: too long for --recovery".into(),
+        };
+        text += &format!("{:<7}{:>7}  {found}\n", r.key, r.size);
+    }
+    text
+}
+
+fn figure(report: &Report) -> Figure {
+    let chart = |f: &Fit| -> Figure {
+        let points: Vec<(f64, f64)> = of(&f.key, &report.points).map(|(x, y)| (x, y.log10())).collect();
+        LineChart {
+            title: format!("time ~ {}^{:.2}", f.key, f.exponent),
+            x_label: if f.key == "heads" { "heads of layer 1".into() } else { f.key.clone() },
+            y_label: "log10 of ms a step".into(),
+            x_log: true,
+            series: vec![Series::new("", points, 0)],
+            size: (320.0, 220.0),
+            ..LineChart::default()
+        }
+        .into()
+    };
+    let title = format!("Cost of a step, {} threads, {}", report.threads, report.isa);
+    Panels { title, columns: 2, figures: report.fits.iter().map(chart).collect() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slope;
+
+    #[test]
+    fn slopes_of_powers() {
+        let points: Vec<(f64, f64)> =
+            [1.0f64, 2.0, 4.0, 8.0].map(|x| (x.ln(), (3.0 * x.powf(1.5)).ln())).into();
+        assert!((slope(&points) - 1.5).abs() < 1e-12);
+        assert!(slope(&points[..1]).is_nan());
+    }
+}

@@ -1,0 +1,125 @@
+//! `popgrad sweep`: recovery over a grid, from many short runs.
+
+use super::run::{default_folder, take_seeds};
+use super::{pool, progress, tell};
+use crate::config;
+use crate::paper::studies;
+use crate::paper::study::{Axis, STUDY_FILE, Study};
+use crate::report::files::create_run_dir;
+use crate::report::page::Page;
+use crate::{Error, Result};
+use clap::Args;
+use std::path::PathBuf;
+use toml::Table;
+
+/// Arguments of `popgrad sweep`.
+#[derive(Debug, Args)]
+pub(super) struct SweepArgs {
+    /// Preset of the runs [default: chain].
+    preset: Option<String>,
+    /// Grid and overrides: a key with several values (alpha=0.1,1) is an axis, the first one the rows.
+    #[arg(value_name = "KEY=VALUES")]
+    keys: Vec<String>,
+    /// Folder: new or empty [default: runs/PRESET-sweep, numbered].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the sweep in this folder.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "keys", "out"])]
+    resume: Option<PathBuf>,
+    /// Threads; they change the speed, not one bit of the result [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+Without keys: alpha=0.03,0.1,0.3,1,3 against T=6,8,12,16,24,32, seeds=5, S=5: 150 runs of the short form, 1,024 updates of 256
+sequences. One key or two may have several values; seeds=K sets the runs of each cell. Every other key is as in `run`.
+Results: figures/phase.svg and .png, grid.csv, grid.json, sweep.html, and a folder for each run.
+";
+
+/// The short runs that a sweep is made of.
+const SHORT: &str = "
+S = 5
+T = 12
+steps = 1024
+batch = 256
+shards = 4
+lr = 4.0
+eval_every = 128
+test_size = 2048
+checkpoint_every = 1024
+";
+const DEFAULT_GRID: [&str; 2] = ["alpha=0.03,0.1,0.3,1,3", "T=6,8,12,16,24,32"];
+const DEFAULT_SEEDS: u64 = 5;
+
+pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
+    let pool = pool(args.threads)?;
+    let (study, folder) = match &args.resume {
+        Some(folder) if folder.join(STUDY_FILE).is_file() => (Study::load(folder)?, folder.clone()),
+        Some(folder) => {
+            let problem = format!("{} has no {STUDY_FILE}", folder.display());
+            return Err(Error::invalid("resume", problem, "the folder of an earlier sweep"));
+        }
+        None => {
+            let study = resolve(args)?;
+            pool.install(|| study.check())?;
+            let folder = args.out.clone().unwrap_or_else(|| default_folder(&study.name, false));
+            create_run_dir(&folder)?;
+            (study, folder)
+        }
+    };
+    let threads = pool.current_num_threads();
+    drop(pool);
+    let summary = study.run(&folder, threads, progress::of_study().as_ref())?;
+    let mut section = study.section(&folder, ".")?;
+    section.text.push(format!("Common to all runs: {}.", study.common_keys()));
+    let page = Page { title: study.title.clone(), summary: String::new(), sections: vec![section] };
+    page.save(&folder.join("sweep.html"))?;
+    tell(&format!("{summary}folder: {}\n", folder.display()))
+}
+
+fn resolve(args: &SweepArgs) -> Result<Study> {
+    let (mut preset, mut keys) = (args.preset.clone(), args.keys.clone());
+    if let Some(word) = preset.take_if(|p| p.contains('=')) {
+        keys.insert(0, word);
+    }
+    let preset = preset.unwrap_or_else(|| "chain".into());
+    if studies::find(&preset).is_some() {
+        return Err(Error::invalid("preset", preset, "one of a single run"));
+    }
+    let seeds = take_seeds(&mut keys)?.unwrap_or(DEFAULT_SEEDS);
+    let mut layer: Table =
+        SHORT.parse().map_err(|e: toml::de::Error| Error::invalid("sweep", e.to_string(), "valid TOML"))?;
+    if preset == "algorithm1" {
+        // Short as it is, and of another kind.
+        layer = Table::new();
+    }
+    if preset == "manual" {
+        layer.retain(|k, _| !["S", "T", "lr"].contains(&k));
+    }
+    let mut axes = Vec::new();
+    let several = |k: &String| config::parse_values(k).map_or(true, |(_, values)| values.len() > 1);
+    if !keys.iter().any(several) {
+        axes = DEFAULT_GRID.iter().map(|k| axis(k)).collect::<Result<_>>()?;
+    }
+    let mut seen: Vec<String> = Vec::new();
+    for word in &keys {
+        let Axis { key, mut values } = axis(word)?;
+        if seen.contains(&key) {
+            return Err(Error::invalid(key, "given twice", "every key once"));
+        }
+        seen.push(key.clone());
+        axes.retain(|a: &Axis| a.key != key);
+        if values.len() == 1 {
+            layer.insert(key, values.remove(0));
+        } else {
+            axes.push(Axis { key, values });
+        }
+    }
+    studies::grid(&preset, false, axes, seeds, &[layer])
+}
+
+fn axis(word: &str) -> Result<Axis> {
+    let (key, values) = config::parse_values(word)?;
+    Ok(Axis { key, values })
+}

@@ -1,0 +1,205 @@
+//! The first layer, whose input is a token and a position: all it knows of a sequence is one-hot.
+//!
+//! With E = \[wte; wpe\] (d, d) and o_i the one-hot rows of token and position, x⁰_i = o_i E. Hence, tables made once per call:
+//!
+//! | symbol | name here | shape | equation |
+//! |---|---|---|---|
+//! | G_h | `g` | (H, d, d) | E A_h Eᵀ: score_ij = G\[s_i, s_j\] + G\[s_i, j\] + G\[i, s_j\] + G\[i, j\], position j in row and column S + j |
+//! | c_i | `c` | (n rows, H d) | Σ_j p_ij o_j of every head: weights of the symbols (S), then the pattern itself (T) |
+//! | R_h | `r` | (H d, d) | E U_h: \[attn_1, ..\] U = c R |
+//! | e_i | `e` | (d) | Σ_j ds_ij o_j: dG = Σ_i o_iᵀ e_i |
+//!
+//! Nothing of width d is multiplied per token but c R and its two gradients; scores cost a look-up each.
+
+use super::{MlpTransformer, Part};
+use crate::Result;
+use crate::batch::Batch;
+use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
+
+/// What the layer keeps for its backward pass, and its own temporaries. `rows` is T, or 1 where it is the top layer.
+pub(super) struct First<'a, E> {
+    /// U = V W1, R, G.
+    pub(super) u: &'a mut [E],
+    pub(super) r: &'a mut [E],
+    pub(super) g: &'a mut [E],
+    /// c, and h behind the rectifier (n rows, d).
+    pub(super) c: &'a mut [E],
+    pub(super) h: &'a mut [E],
+    /// Two (d, d) and a row of d.
+    pub(super) square: &'a mut [E],
+    pub(super) other: &'a mut [E],
+    pub(super) row: &'a mut [E],
+}
+
+impl<E: Elem> MlpTransformer<E> {
+    /// E: the first two blocks, one after the other.
+    fn embeddings<'p>(&self, params: &'p [E]) -> Result<Mat<'p, E>> {
+        let d = self.width();
+        Ok(Mat::new(&params[..d * d], d, d)?)
+    }
+
+    /// `out` (n rows, d) receives x⁰ + h W2 + √d b2 of the rows that ask. Tokens have been checked.
+    pub(super) fn first_forward(
+        &self,
+        params: &[E],
+        batch: &Batch,
+        act: First<'_, E>,
+        out: &mut [E],
+        kernel: &mut Scratch<E>,
+    ) -> Result<()> {
+        let (k, s, t, d) = (&self.kernels, self.vocab, self.seq_len, self.width());
+        let (heads, rows, m) = (self.heads[0], self.queries(0), batch.seqs() * self.queries(0));
+        let (wide, table) = (heads * d, self.embeddings(params)?);
+        let First { u, r, g, c, h, square, row: z, .. } = act;
+        let (v, w1) = (self.mat(params, self.range(0, Part::V))?, self.mat(params, self.range(0, Part::W1))?);
+        k.gemm(Write::Set, E::ONE, v, w1, MatMut::new(u, wide, d)?, kernel)?;
+        for i in 0..heads {
+            let head = i * d * d..(i + 1) * d * d;
+            let a = self.mat(params, self.a(0, i))?;
+            k.gemm(Write::Set, E::ONE, table, a, MatMut::new(square, d, d)?, kernel)?;
+            let scores = MatMut::new(&mut g[head.clone()], d, d)?;
+            k.gemm(Write::Set, E::ONE, Mat::new(square, d, d)?, table.t(), scores, kernel)?;
+            let u = Mat::new(&u[head.clone()], d, d)?;
+            k.gemm(Write::Set, E::ONE, table, u, MatMut::new(&mut r[head], d, d)?, kernel)?;
+        }
+        // Scores, into the position part of c.
+        for (tokens, c) in batch.tokens().chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
+            for (i, c) in (t - rows..t).zip(c.chunks_exact_mut(wide)) {
+                for (c, g) in c.chunks_exact_mut(d).zip(g.chunks_exact(d * d)) {
+                    let (by_token, by_position) = (&g[tokens[i] as usize * d..][..d], &g[(s + i) * d..][..d]);
+                    z.iter_mut().zip(by_token).zip(by_position).for_each(|((z, a), b)| *z = *a + *b);
+                    let (symbols, positions) = z.split_at(s);
+                    let (seen, hidden) = c[s..].split_at_mut(i + 1);
+                    for ((c, p), token) in seen.iter_mut().zip(positions).zip(tokens) {
+                        *c = *p + symbols[*token as usize];
+                    }
+                    hidden.fill(E::NEG_INFINITY);
+                }
+            }
+        }
+        k.softmax_rows(MatMut::with_strides(&mut c[s..], m * heads, t, d, 1)?)?;
+        for (tokens, c) in batch.tokens().chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
+            for (i, c) in (t - rows..t).zip(c.chunks_exact_mut(wide)) {
+                for c in c.chunks_exact_mut(d) {
+                    let (symbols, pattern) = c.split_at_mut(s);
+                    symbols.fill(E::ZERO);
+                    pattern[..=i].iter().zip(tokens).for_each(|(p, token)| symbols[*token as usize] += *p);
+                }
+            }
+        }
+        let (c, r) = (Mat::new(c, m, wide)?, Mat::new(r, wide, d)?);
+        self.hidden(params, 0, c, r, h, kernel)?;
+        let (wte, wpe) = params[..d * d].split_at(s * d);
+        let (root, b2) = (self.root(), &params[self.range(0, Part::B2)]);
+        for (tokens, out) in batch.tokens().chunks_exact(t).zip(out.chunks_exact_mut(rows * d)) {
+            for (i, out) in (t - rows..t).zip(out.chunks_exact_mut(d)) {
+                let (symbol, position) = (&wte[tokens[i] as usize * d..][..d], &wpe[i * d..][..d]);
+                for (((o, a), b), bias) in out.iter_mut().zip(symbol).zip(position).zip(b2) {
+                    *o = *a + *b + root * *bias;
+                }
+            }
+        }
+        let w2 = self.mat(params, self.range(0, Part::W2))?;
+        Ok(k.gemm(Write::Add, E::ONE, Mat::new(h, m, d)?, w2, MatMut::new(out, m, d)?, kernel)?)
+    }
+
+    /// Gradients of the layer and of E from `dy` (n rows, d), that of what it put out. `dh` (n rows, d), `dc` (n rows, H d), `dr` (H d, d)
+    /// are overwritten.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn first_backward(
+        &self,
+        params: &[E],
+        batch: &Batch,
+        act: First<'_, E>,
+        dy: &[E],
+        dh: &mut [E],
+        dc: &mut [E],
+        dr: &mut [E],
+        grad: &mut [E],
+        kernel: &mut Scratch<E>,
+    ) -> Result<()> {
+        let (k, s, t, d) = (&self.kernels, self.vocab, self.seq_len, self.width());
+        let (heads, rows, m) = (self.heads[0], self.queries(0), batch.seqs() * self.queries(0));
+        let (wide, table) = (heads * d, self.embeddings(params)?);
+        let First { u, r, c, h, square, other, row: e, .. } = act;
+        self.mlp_backward(params, 0, h, dy, dh, grad, kernel)?;
+        // h = relu(c R + ..): dR = cᵀ dh, dc = dh Rᵀ.
+        let (rows_of_c, dh) = (Mat::new(c, m, wide)?, Mat::new(dh, m, d)?);
+        k.gemm(Write::Set, E::ONE, rows_of_c.t(), dh, MatMut::new(dr, wide, d)?, kernel)?;
+        let table_r = Mat::new(r, wide, d)?;
+        k.gemm(Write::Set, E::ONE, dh, table_r.t(), MatMut::new(dc, m, wide)?, kernel)?;
+
+        let (de, rest) = grad.split_at_mut(d * d);
+        // What passes beside the layer.
+        de.fill(E::ZERO);
+        for (tokens, dy) in batch.tokens().chunks_exact(t).zip(dy.chunks_exact(rows * d)) {
+            for (i, dy) in (t - rows..t).zip(dy.chunks_exact(d)) {
+                add(&mut de[tokens[i] as usize * d..][..d], dy);
+            }
+        }
+        let positions = &mut de[(s + t - rows) * d..];
+        dy.chunks_exact(rows * d).for_each(|dy| add(positions, dy));
+        for i in 0..heads {
+            let dg = &mut *other;
+            dg.fill(E::ZERO);
+            let both = c.chunks_exact(rows * wide).zip(dc.chunks_exact(rows * wide));
+            for (tokens, (c, dc)) in batch.tokens().chunks_exact(t).zip(both) {
+                for (q, (c, dc)) in (t - rows..t).zip(c.chunks_exact(wide).zip(dc.chunks_exact(wide))) {
+                    let (c, dc) = (&c[i * d..][..d], &dc[i * d..][..d]);
+                    // Σ_j p_ij dp_ij, dp_ij = dc[s_j] + dc[S + j].
+                    let mean = dot(c, dc);
+                    let (symbols, scores) = e.split_at_mut(s);
+                    symbols.fill(E::ZERO);
+                    let (by_token, by_position) = dc.split_at(s);
+                    let (seen, hidden) = scores.split_at_mut(q + 1);
+                    for (((ds, p), dp), token) in seen.iter_mut().zip(&c[s..]).zip(by_position).zip(tokens) {
+                        let token = *token as usize;
+                        *ds = *p * (*dp + by_token[token] - mean);
+                        symbols[token] += *ds;
+                    }
+                    hidden.fill(E::ZERO);
+                    add(&mut dg[tokens[q] as usize * d..][..d], e);
+                    add(&mut dg[(s + q) * d..][..d], e);
+                }
+            }
+            // G = E A Eᵀ, R = E U.
+            let head = i * d * d..(i + 1) * d * d;
+            let (dg, a) = (Mat::new(dg, d, d)?, self.mat(params, self.a(0, i))?);
+            let a_range = self.a(0, i);
+            let da = &mut rest[a_range.start - d * d..a_range.end - d * d];
+            k.gemm(Write::Set, E::ONE, dg, table, MatMut::new(square, d, d)?, kernel)?;
+            let dg_e = Mat::new(square, d, d)?;
+            k.gemm(Write::Set, E::ONE, table.t(), dg_e, MatMut::new(da, d, d)?, kernel)?;
+            k.gemm(Write::Add, E::ONE, dg_e, a.t(), MatMut::new(de, d, d)?, kernel)?;
+            k.gemm(Write::Set, E::ONE, table, a, MatMut::new(square, d, d)?, kernel)?;
+            k.gemm(Write::Add, E::ONE, dg.t(), Mat::new(square, d, d)?, MatMut::new(de, d, d)?, kernel)?;
+            let (dr, u) = (Mat::new(&dr[head.clone()], d, d)?, Mat::new(&u[head.clone()], d, d)?);
+            k.gemm(Write::Add, E::ONE, dr, u.t(), MatMut::new(de, d, d)?, kernel)?;
+        }
+        // dU = Eᵀ dR head by head, where R no longer is needed.
+        for i in 0..heads {
+            let head = i * d * d..(i + 1) * d * d;
+            let dr = Mat::new(&dr[head.clone()], d, d)?;
+            k.gemm(Write::Set, E::ONE, table.t(), dr, MatMut::new(&mut r[head], d, d)?, kernel)?;
+        }
+        self.product_backward(params, 0, r, grad, kernel)
+    }
+}
+
+/// x += y.
+fn add<E: Elem>(x: &mut [E], y: &[E]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += *y);
+}
+
+/// Σ x y in eight partial sums, so that a vector unit can follow: the order depends on the length alone.
+fn dot<E: Elem>(x: &[E], y: &[E]) -> E {
+    let mut sums = [E::ZERO; 8];
+    let (x8, y8) = (x.chunks_exact(8), y.chunks_exact(8));
+    let mut rest = E::ZERO;
+    x8.remainder().iter().zip(y8.remainder()).for_each(|(x, y)| rest += *x * *y);
+    for (x, y) in x8.zip(y8) {
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(s, (x, y))| *s += *x * *y);
+    }
+    let [a, b, c, d, e, f, g, h] = sums;
+    ((a + b) + (c + d)) + ((e + f) + (g + h)) + rest
+}

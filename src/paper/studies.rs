@@ -1,0 +1,302 @@
+//! The studies that have names: figures of the causal-structure paper that take several runs, and seeds.
+//!
+//! Nichani, Damian, Lee 2024; numbers of figures are the paper's, parameters those of its public code.
+
+use super::preset;
+use super::study::{Axis, Drawing, Member, Study, slug};
+use crate::config::{self, Config};
+use crate::{Error, Result};
+use toml::{Table, Value};
+
+/// A study with a name.
+#[derive(Debug)]
+pub struct Named {
+    /// Its name.
+    pub name: &'static str,
+    /// A line for `--help`.
+    pub what: &'static str,
+    /// What the paper shows.
+    pub shows: &'static str,
+    /// What to expect here.
+    pub expect: &'static str,
+    /// Does `popgrad figures` make it unasked?
+    pub in_paper: bool,
+    drawing: Drawing,
+    /// Does every run draw, too?
+    figures: bool,
+    drafts: fn(&Form) -> Vec<Draft>,
+}
+
+/// In which form a study is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    quick: bool,
+    /// Repetitions.
+    seeds: Option<u64>,
+}
+
+/// A run before it is resolved.
+struct Draft {
+    name: String,
+    base: &'static str,
+    keys: Table,
+    /// Added to the study's seed.
+    seed: u64,
+}
+
+impl Draft {
+    fn new(name: &str, base: &'static str) -> Self {
+        Draft { name: name.into(), base, keys: Table::new(), seed: 0 }
+    }
+
+    fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.keys.insert(key.into(), value.into());
+        self
+    }
+
+    fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+}
+
+/// Every study that has a name.
+pub const NAMED: [Named; 6] = [
+    Named {
+        name: "causal-fig2",
+        what: "Figure 2: chain and random tree; loss, A1, A2, W",
+        shows: "The loss of the two-layer disentangled transformer leaves a plateau while the position block of A1 turns into \
+                the parents of the latent graph; A2 becomes an induction head (token against copied token), W reads out the \
+                token that it finds.",
+        expect: "For both graphs the pattern of layer 1 is the true graph, row by row; A2 has a diagonal where the query's token \
+                 meets the first layer's copy, W one at the second layer's token. The loss ends .05 above the counts predictor.",
+        in_paper: true,
+        drawing: Drawing::Matrices,
+        figures: true,
+        drafts: |_| vec![Draft::new("chain", "chain"), Draft::new("random", "random")],
+    },
+    Named {
+        name: "causal-fig5",
+        what: "Figure 5: two parents, (i-1)/2 and i-1, heads 2,1; which head learned which parent",
+        shows: "With two parents for each token, the two heads of the first layer share them out: one attends to the token before, \
+                the other to the token half-way back.",
+        expect: "Each head has one parent at nearly every position; the test loss lies below that of the best predictor with one \
+                 parent and nears that of the counts of both.",
+        in_paper: true,
+        drawing: Drawing::Heads,
+        figures: true,
+        drafts: |_| vec![Draft::new("two-parents", "two-parents")],
+    },
+    Named {
+        name: "causal-fig6",
+        what: "Figure 6: icl and other graphs; loss and attention of layer 1",
+        shows: "Other latent graphs, in-context pairs among them, appear in the first layer in the same way.",
+        expect: "Every pattern is its graph. Roots have no parent to attend to: their rows may look like anything.",
+        in_paper: true,
+        drawing: Drawing::Patterns,
+        figures: true,
+        drafts: |_| {
+            vec![
+                Draft::new("icl", "icl"),
+                Draft::new("manual", "manual"),
+                Draft::new("random-1", "random").seed(1),
+                Draft::new("random-2", "random").seed(2),
+            ]
+        },
+    },
+    Named {
+        name: "causal-fig7",
+        what: "Figure 7: 3-gram, parents i-2 and i-1, heads 2,1; which head learned which parent",
+        shows: "In-context n-grams: each head of the first layer copies one of the preceding tokens.",
+        expect: "One head has the token before, the other the one before that; loss as in Figure 5.",
+        in_paper: true,
+        drawing: Drawing::Heads,
+        figures: true,
+        drafts: |_| vec![Draft::new("3-gram", "two-parents").with("graph", "ngram").with("order", 2)],
+    },
+    Named {
+        name: "causal-fig9",
+        what: "Figure 9: random graphs; attention on the parent by position over 20 of them (seeds=K)",
+        shows: "Attention on the parent, softmax of the position block of A1, at each position over 20 random graphs (S=3, T=20, \
+                learning rate 1 throughout, 2^14 steps). The public notebook: mean .837, standard deviation over graphs .054.",
+        expect: "Attention falls with the position. The overall mean and its spread over graphs are in the summary.",
+        in_paper: true,
+        drawing: Drawing::Positions,
+        figures: false,
+        drafts: |form| {
+            let count = form.seeds.unwrap_or(if form.quick { 6 } else { 20 });
+            let draft = |i| {
+                let d = Draft::new(&format!("graph-{i}"), "many").seed(i);
+                if form.quick { d.with("T", 10).with("batch", 512) } else { d }
+            };
+            (0..count).map(draft).collect()
+        },
+    },
+    Named {
+        name: "causal-seeds",
+        what: "Chain and icl over seeds; 2^14 and 2^15 steps, 5 seeds each: loss and attention, mean and spread (seeds=K)",
+        shows: "Not in the paper: how much of a run is chance. The public code's chain run over 2^15 steps: a plateau at 2.2455 to \
+                2.246 until about step 2,500, 1.94 at step 4,096, 1.8135 at step 13,312 with attention .69 on the parent.",
+        expect: "The steps at which the plateau ends differ little between seeds; the final losses by their test sets.",
+        in_paper: false,
+        drawing: Drawing::Seeds,
+        figures: false,
+        drafts: |form| {
+            let count = form.seeds.unwrap_or(if form.quick { 3 } else { 5 });
+            let horizons: &[u32] = if form.quick { &[9, 10] } else { &[14, 15] };
+            let mut drafts = Vec::new();
+            for base in ["chain", "icl"] {
+                for horizon in horizons {
+                    for seed in 0..count {
+                        let name = format!("{base}-2^{horizon}-seed-{seed}");
+                        drafts.push(Draft::new(&name, base).seed(seed).with("steps", 1i64 << horizon));
+                    }
+                }
+            }
+            drafts
+        },
+    },
+];
+
+/// The study called `name`.
+pub fn find(name: &str) -> Option<&'static Named> {
+    NAMED.iter().find(|s| s.name == name)
+}
+
+/// The study called `name` in full, or in its short form if `quick`, with `layers` over every run's keys. A `seed` in them is
+/// added to that of each run; `seeds` sets how many repetitions there are.
+///
+/// # Errors
+/// An unknown name, values out of range, `seeds` where nothing is repeated.
+pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> Result<Study> {
+    let of = find(name).ok_or_else(|| Error::unknown("study", name, NAMED.iter().map(|s| s.name)))?;
+    if let Some(k) = seeds {
+        check_seeds(k)?;
+        if !matches!(of.drawing, Drawing::Positions | Drawing::Seeds) {
+            let allowed = "for presets of one run, causal-fig9 and causal-seeds";
+            return Err(Error::invalid("seeds", k.to_string(), allowed));
+        }
+    }
+    let mut runs: Vec<Member> = Vec::new();
+    for draft in (of.drafts)(&Form { quick, seeds }) {
+        let config = resolve(draft.base, quick, &draft.keys, layers, draft.seed)?;
+        // A key given for all runs may make two the same.
+        if runs.iter().any(|m| m.config == config) {
+            continue;
+        }
+        let group = match of.drawing {
+            Drawing::Seeds => group(&config),
+            Drawing::Positions => String::new(),
+            _ => draft.name.clone(),
+        };
+        runs.push(Member { name: draft.name, group, config });
+    }
+    let title = of.what.split(';').next().unwrap_or_default().split(" (seeds").next().unwrap_or_default();
+    Ok(Study {
+        name: name.into(),
+        title: title.into(),
+        drawing: of.drawing,
+        figures: of.figures,
+        axes: Vec::new(),
+        runs,
+    })
+}
+
+/// `count` runs of a preset that differ in their seeds.
+///
+/// # Errors
+/// As [`named`].
+pub fn seeds(base: &str, quick: bool, count: u64, layers: &[Table]) -> Result<Study> {
+    check_seeds(count)?;
+    let run = |i: u64| {
+        let config = resolve(base, quick, &Table::new(), layers, i)?;
+        Ok(Member { name: format!("seed-{}", config.seed), group: group(&config), config })
+    };
+    Ok(Study {
+        name: format!("{base}-seeds"),
+        title: format!("{base}, {count} seeds"),
+        drawing: Drawing::Seeds,
+        figures: false,
+        axes: Vec::new(),
+        runs: (0..count).map(run).collect::<Result<_>>()?,
+    })
+}
+
+/// A grid over `axes` of short runs of `layers` over preset `base`, `seeds` in each cell.
+///
+/// # Errors
+/// No axis or more than two, too many runs, values out of range.
+pub fn grid(base: &str, quick: bool, axes: Vec<Axis>, seeds: u64, layers: &[Table]) -> Result<Study> {
+    check_seeds(seeds)?;
+    if !(1..=2).contains(&axes.len()) {
+        let found = axes.iter().map(|a| a.key.as_str()).collect::<Vec<_>>().join(", ");
+        let found = if found.is_empty() { "none".into() } else { found };
+        return Err(Error::invalid("grid", found, "one key or two with several values, key=a,b,.."));
+    }
+    let cells = axes.iter().try_fold(1u64, |n, a| n.checked_mul(a.values.len() as u64));
+    let count = cells.and_then(|n| n.checked_mul(seeds));
+    if count.is_none_or(|n| n > super::study::MOST_RUNS as u64) {
+        let found = count.map_or("more than 2^64 runs".into(), |n| format!("{n} runs"));
+        return Err(Error::invalid("grid", found, format!("at most {} runs", super::study::MOST_RUNS)));
+    }
+    let mut runs = Vec::new();
+    for cell in 0..cells.unwrap_or(0) as usize {
+        let mut keys = Table::new();
+        let mut rest = cell;
+        for axis in axes.iter().rev() {
+            keys.insert(axis.key.clone(), axis.values[rest % axis.values.len()].clone());
+            rest /= axis.values.len();
+        }
+        let text = |a: &Axis| format!("{}={}", a.key, value_text(&keys[&a.key]));
+        let place = axes.iter().map(text).collect::<Vec<_>>().join(" ");
+        for i in 0..seeds {
+            let mut layers = layers.to_vec();
+            layers.push(keys.clone());
+            let config = resolve(base, quick, &Table::new(), &layers, i)?;
+            let name = slug(&format!("{place} seed={}", config.seed));
+            runs.push(Member { name, group: place.clone(), config });
+        }
+    }
+    let keys: Vec<&str> = axes.iter().map(|a| a.key.as_str()).collect();
+    Ok(Study {
+        name: format!("{base}-sweep"),
+        title: format!("{base}: recovery against {}, {seeds} runs in each cell", keys.join(" and ")),
+        drawing: Drawing::Grid,
+        figures: false,
+        axes,
+        runs,
+    })
+}
+
+/// A value of a grid as a text.
+pub(super) fn value_text(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn check_seeds(count: u64) -> Result<()> {
+    if (1..=1000).contains(&count) {
+        return Ok(());
+    }
+    Err(Error::invalid("seeds", count.to_string(), "1 to 1000"))
+}
+
+/// Runs of one preset and one horizon repeat each other.
+fn group(config: &Config) -> String {
+    let steps = match config.steps {
+        n if n.is_power_of_two() && n > 8 => format!("2^{}", n.ilog2()),
+        n => n.to_string(),
+    };
+    format!("{}, {steps} steps", config.preset)
+}
+
+fn resolve(base: &str, quick: bool, keys: &Table, layers: &[Table], seed: u64) -> Result<Config> {
+    let mut tables = vec![preset(base, quick)?, keys.clone()];
+    tables.extend_from_slice(layers);
+    let mut config = config::resolve(&tables)?;
+    let seed = config.seed.checked_add(seed).filter(|s| i64::try_from(*s).is_ok());
+    config.seed = seed.ok_or_else(|| Error::invalid("seed", "too large", "seeds up to 2^63 - 1"))?;
+    Ok(config)
+}

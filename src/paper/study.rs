@@ -1,0 +1,371 @@
+//! Experiments made of several runs: ordinary run folders below one folder, run side by side, then drawn together.
+//!
+//! Every run has the bits that it has alone: it knows nothing of its neighbours, and its own pool of threads changes no bit
+//! of it. A study is written down in full (`study.toml`) before its first run starts, so that it resumes from its folder
+//! alone: finished runs are skipped, half ones go on from their checkpoints, and the drawing is made anew.
+
+mod draw;
+mod gather;
+mod tables;
+
+use super::{Progress, folder};
+use crate::config::{self, Config};
+use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::metrics::{SUMMARY_FILE, Summary};
+use crate::report::page::{Image, Row, Section};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use toml::{Table, Value};
+
+/// The whole study inside its folder.
+pub const STUDY_FILE: &str = "study.toml";
+/// Folder of the runs inside the study's folder.
+pub const RUNS_FOLDER: &str = "runs";
+/// Most runs of a study: beyond it a typing error is likelier than a wish.
+pub const MOST_RUNS: usize = 4096;
+
+/// What is drawn from the runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drawing {
+    /// A row for each run: graph, first-layer pattern, A2, W; and its loss.
+    Matrices,
+    /// A row for each run: graph and first-layer patterns; and its loss.
+    Patterns,
+    /// Which head attends to which parent, by position.
+    Heads,
+    /// Attention on the parent by position, mean and spread over the runs of a group.
+    Positions,
+    /// Loss and attention over steps, mean and spread over the runs of a group.
+    Seeds,
+    /// Recovery over a grid of keys.
+    Grid,
+}
+
+/// A key that a grid varies, with its values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Axis {
+    /// Configuration key.
+    pub key: String,
+    /// Its values, in order.
+    pub values: Vec<Value>,
+}
+
+/// A run of a study.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its folder.
+    pub name: String,
+    /// Runs of one group are repetitions of each other.
+    pub group: String,
+    /// Its configuration.
+    pub config: Config,
+}
+
+/// An experiment made of several runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// A word, for folders and commands.
+    pub name: String,
+    /// Heading of its figures.
+    pub title: String,
+    /// What is drawn.
+    pub drawing: Drawing,
+    /// Does every run draw figures of its own, too?
+    pub figures: bool,
+    /// The grid of a sweep: the runs lie in row-major order over the axes, repetitions fastest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub axes: Vec<Axis>,
+    /// In the order of tables and figures.
+    pub runs: Vec<Member>,
+}
+
+/// Who watches a study, from several threads.
+pub trait Watcher: Sync {
+    /// Before anything runs: runs in all, runs to do, updates to do at most.
+    fn begins(&self, runs: usize, left: usize, steps: u64);
+    /// A run starts; what it tells goes to the result.
+    fn started(&self, run: &Member) -> Box<dyn Progress + '_>;
+    /// A run is over.
+    fn finished(&self, run: &Member, summary: &Summary);
+}
+
+impl Study {
+    /// Refuses what cannot run, before anything is written.
+    ///
+    /// # Errors
+    /// No run or too many, names that repeat or are no names of folders, the first configuration that cannot run.
+    pub fn check(&self) -> Result<()> {
+        if !(1..=MOST_RUNS).contains(&self.runs.len()) {
+            return Err(Error::invalid("runs", self.runs.len().to_string(), format!("1 to {MOST_RUNS}")));
+        }
+        let mut names: Vec<&str> = self.runs.iter().map(|m| m.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|w| w[0] == w[1]) {
+            return Err(Error::invalid("runs", format!("`{}` twice", pair[0]), "one name for each run"));
+        }
+        if let Some(name) = names.iter().find(|n| slug(n) != **n || n.is_empty()) {
+            return Err(Error::invalid("runs", format!("name `{name}`"), "letters, digits, `-`, `.`, `=`"));
+        }
+        let cells: usize = self.axes.iter().map(|a| a.values.len()).product();
+        if cells == 0 || !self.runs.len().is_multiple_of(cells) {
+            let found = format!("{} runs on a grid of {cells}", self.runs.len());
+            return Err(Error::invalid("axes", found, "the same number of runs in each cell"));
+        }
+        self.runs.iter().try_for_each(|m| super::check(&m.config))
+    }
+
+    /// Writes `study.toml` into the folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let text = toml::to_string(self)
+            .map_err(|e| Error::invalid("study", e.to_string(), "values that TOML can hold"))?;
+        write_bytes_atomic(&folder.join(STUDY_FILE), text.as_bytes())
+    }
+
+    /// The study that a folder was made with.
+    ///
+    /// # Errors
+    /// A file that is absent, damaged, or holds what cannot run.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(STUDY_FILE);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "cannot read", e))?;
+        let bad = |problem: String| Error::format(&path, problem.replace('\n', " "));
+        let study: Study = toml::from_str(&text).map_err(|e| bad(e.message().into()))?;
+        for member in &study.runs {
+            // Through the checks that every configuration passes.
+            let table = Table::try_from(&member.config).map_err(|e| bad(e.to_string()))?;
+            config::resolve(&[table]).map_err(|e| bad(format!("run `{}`: {e}", member.name)))?;
+        }
+        study.check().map_err(|e| bad(e.to_string()))?;
+        Ok(study)
+    }
+
+    /// Folder of a run.
+    pub fn folder_of(&self, folder: &Path, member: &Member) -> PathBuf {
+        folder.join(RUNS_FOLDER).join(&member.name)
+    }
+
+    /// Runs what is left to run in `folder`, on `threads` threads, then draws. The folder exists and holds nothing, or an
+    /// earlier sitting of the same study.
+    ///
+    /// # Errors
+    /// The first run that failed, once those that had started are over; files that cannot be written.
+    pub fn run(&self, folder: &Path, threads: usize, watcher: &dyn Watcher) -> Result<Summary> {
+        if !folder.join(STUDY_FILE).exists() {
+            self.save(folder)?;
+        }
+        let _lock = folder::lock_on(folder, STUDY_FILE)?;
+        let runs = folder.join(RUNS_FOLDER);
+        std::fs::create_dir_all(&runs).map_err(|e| Error::io(&runs, "cannot create folder", e))?;
+        let mut left = Vec::new();
+        for member in &self.runs {
+            if !self.finished(folder, member)? {
+                left.push(member);
+            }
+        }
+        watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.steps).sum());
+        // The dearest first, so that none is left to run alone for long.
+        left.sort_by(|a, b| cost(&b.config).total_cmp(&cost(&a.config)));
+        let workers = threads.min(left.len()).max(1);
+        // What does not fill the threads in the end shares them.
+        let (side_by_side, rest) = left.split_at(left.len() - left.len() % workers);
+        self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?;
+        self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?;
+        let found = gather::read(self, folder)?;
+        let summary = tables::write(self, folder, &found)?;
+        draw::draw(self, folder, &found)?;
+        Ok(summary)
+    }
+
+    /// The study's section of a page: table and pictures; `prefix` is the way from the page to `folder`.
+    ///
+    /// # Errors
+    /// Runs that are not over, damaged files.
+    pub fn section(&self, folder: &Path, prefix: &str) -> Result<Section> {
+        let found = gather::read(self, folder)?;
+        let (columns, rows) = tables::key_numbers(self, &found);
+        let image = |(stem, caption): &(&str, &str)| {
+            let path = |kind: &str| format!("{prefix}/{}/{stem}.{kind}", super::figures::FOLDER);
+            Image { src: path("svg"), other: path("png"), caption: (*caption).into() }
+        };
+        let mut links: Vec<String> = ["summary.json", "runs.csv", "curves.csv", "positions.csv"]
+            .map(|f| format!("{prefix}/{f}"))
+            .into();
+        if self.drawing == Drawing::Grid {
+            links.extend(["grid.csv", "grid.json"].map(|f| format!("{prefix}/{f}")));
+        }
+        Ok(Section {
+            id: self.name.clone(),
+            title: self.title.clone(),
+            columns: columns.into_iter().map(String::from).collect(),
+            rows: rows.into_iter().map(|cells| Row { mark: String::new(), cells }).collect(),
+            images: draw::names(self.drawing).iter().map(image).collect(),
+            links,
+            ..Section::default()
+        })
+    }
+
+    /// Of each cell of a grid, row by row: runs, how many recovered the graph, mean attention on the parent.
+    ///
+    /// # Errors
+    /// As [`Study::section`].
+    pub fn cells(&self, folder: &Path) -> Result<Vec<(usize, usize, Option<f64>)>> {
+        let found = gather::read(self, folder)?;
+        let cells = tables::cells(self, &found);
+        Ok(cells.into_iter().map(|c| (c.runs, c.recovered, c.attention.map(|s| s.mean))).collect())
+    }
+
+    /// What all runs have in common, as `key=value, ..`; keys that differ are left out.
+    pub fn common_keys(&self) -> String {
+        let tables: Vec<Table> = self.runs.iter().filter_map(|m| Table::try_from(&m.config).ok()).collect();
+        let Some(first) = tables.first() else { return String::new() };
+        let same = first.iter().filter(|(k, v)| tables.iter().all(|t| t.get(*k) == Some(*v)));
+        same.map(|(k, v)| format!("{k}={}", super::studies::value_text(v))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Is there nothing left to do for this run?
+    fn finished(&self, folder: &Path, member: &Member) -> Result<bool> {
+        let run = self.folder_of(folder, member);
+        let config = run.join(folder::CONFIG_FILE);
+        match std::fs::read_to_string(&config) {
+            Ok(text) if text == member.config.to_toml()? => {}
+            Ok(_) => return Err(Error::format(config, format!("not the configuration in {STUDY_FILE}"))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io(config, "cannot read", e)),
+        }
+        let drawn = run.join(super::figures::FOLDER).join("overview.png");
+        Ok(run.join(SUMMARY_FILE).exists() && (!self.figures || drawn.exists()))
+    }
+
+    /// Works through `runs` with `workers` threads, each with a pool of its own: a task of one run must not sit inside the
+    /// waiting of another.
+    fn side_by_side(
+        &self,
+        folder: &Path,
+        runs: &[&Member],
+        workers: usize,
+        threads: usize,
+        watcher: &dyn Watcher,
+    ) -> Result<()> {
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        let work = || -> std::result::Result<(), (usize, Error)> {
+            let pool = pool(threads).map_err(|e| (usize::MAX, e))?;
+            while !stop.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(member) = runs.get(at) else { break };
+                self.one(folder, member, &pool, watcher).map_err(|e| (at, e))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    if let Err((at, e)) = work() {
+                        stop.store(true, Ordering::Relaxed);
+                        let mut failed = failed.lock().unwrap_or_else(|p| p.into_inner());
+                        if failed.as_ref().is_none_or(|(first, _)| at < *first) {
+                            *failed = Some((at, e));
+                        }
+                    }
+                });
+            }
+        });
+        match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {
+            Some((_, e)) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    fn one(
+        &self,
+        folder: &Path,
+        member: &Member,
+        pool: &rayon::ThreadPool,
+        watcher: &dyn Watcher,
+    ) -> Result<()> {
+        let run = self.folder_of(folder, member);
+        let resumed = run.join(folder::CONFIG_FILE).exists();
+        if !resumed {
+            // A kill may have left it there and empty.
+            create_run_dir(&run)?;
+        }
+        let mut progress = Quiet { inner: watcher.started(member), figures: self.figures };
+        match super::run(&member.config, &run, resumed, pool, &mut progress) {
+            Ok(outcome) => {
+                outcome.figures?;
+                watcher.finished(member, &outcome.summary);
+                Ok(())
+            }
+            // A cell of a grid may well lie where nothing can be learned: that is its result.
+            Err(e) if self.drawing == Drawing::Grid && e.is_divergence() => {
+                let mut summary = Summary::new();
+                summary.set("graph_recovered", false)?;
+                summary.set("diverged", true)?;
+                summary.write(&run)?;
+                watcher.finished(member, &summary);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A watcher's progress, which also knows whether the run draws.
+struct Quiet<'a> {
+    inner: Box<dyn Progress + 'a>,
+    figures: bool,
+}
+
+impl Progress for Quiet<'_> {
+    fn stepped(&mut self, step: u64, loss: f64) {
+        self.inner.stepped(step, loss);
+    }
+    fn evaluated(&mut self, gap: f64) {
+        self.inner.evaluated(gap);
+    }
+    fn finished(&mut self) {
+        self.inner.finished();
+    }
+    fn note(&mut self, text: &str) {
+        self.inner.note(text);
+    }
+    fn wants_figures(&self) -> bool {
+        self.figures
+    }
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .build()
+        .map_err(|e| Error::io("thread pool", "cannot start threads", std::io::Error::other(e.to_string())))
+}
+
+/// What a run costs, in some unit.
+fn cost(config: &Config) -> f64 {
+    let heads: usize = config.heads.iter().sum();
+    let sequences = config.steps as f64 * config.batch as f64;
+    sequences * (config.T * config.T * (heads + 1) + config.S * config.T) as f64
+}
+
+/// A text as the name of a folder.
+pub fn slug(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-.=^".contains(c) { c } else { '-' };
+    let mut out = String::new();
+    for c in text.chars().map(plain) {
+        if c != '-' || !out.ends_with('-') {
+            out.push(c);
+        }
+    }
+    out.trim_matches('-').trim_matches('.').to_string()
+}
