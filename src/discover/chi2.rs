@@ -13,7 +13,7 @@
 //! normal z (Wilson and Hilferty 1931).
 
 use super::gradient::positions;
-use super::{Graph, Sample, Score, Table, check_level, leaders};
+use super::{Graph, Leaders, Sample, Score, Table, check_level, leaders};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -137,7 +137,7 @@ pub fn discover(sample: &Sample, level: f64) -> Result<Graph> {
     let (scores, z): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
     let table = Table { rows: t, scores: scores.concat(), z: z.concat() };
     let leaders = leaders(&table.scores, t);
-    let error = |(i, (best, second)): (usize, &(Option<usize>, Option<usize>))| {
+    let error = |(i, (best, second)): (usize, &Leaders)| {
         let mut counts = Counts::new(s);
         let mut influence = |j: &Option<usize>| {
             j.map(|j| {

@@ -12,7 +12,7 @@
 //! Errors are those of a mean of independent sequences. The argmax is that of c; whether the row has a parent at all is asked of
 //! the left-over of ĝ over its finite-T bias, see [`null`](super::null).
 
-use super::{Graph, Labels, Position, Sample, Score, Table, check_level, leaders, null};
+use super::{Graph, Labels, Leaders, Position, Sample, Score, Table, check_level, leaders, null};
 use crate::num::Sum;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -189,7 +189,7 @@ pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
 }
 
 /// Standard errors of (score of the best, margin to the second) of each row.
-fn errors(sample: &Sample, eps: f64, leaders: &[(Option<usize>, Option<usize>)]) -> Result<Vec<[f64; 2]>> {
+fn errors(sample: &Sample, eps: f64, leaders: &[Leaders]) -> Result<Vec<[f64; 2]>> {
     let labels = labels(sample)?;
     let (rows, n) = (leaders.len(), sample.seqs as f64);
     let sums = fold(sample, 4 * rows, |range, out| {
@@ -217,15 +217,12 @@ fn errors(sample: &Sample, eps: f64, leaders: &[(Option<usize>, Option<usize>)])
 /// One record per row: a parent where the best candidate's tail, times the number of candidates, is below `level`.
 pub(super) fn positions(
     table: &Table,
-    leaders: &[(Option<usize>, Option<usize>)],
+    leaders: &[Leaders],
     errors: &[[f64; 2]],
     level: f64,
 ) -> Vec<Position> {
     let n = table.rows;
-    let of = |(i, ((best, second), [score_se, margin_se])): (
-        usize,
-        (&(Option<usize>, Option<usize>), &[f64; 2]),
-    )| {
+    let of = |(i, ((best, second), [score_se, margin_se])): (usize, (&Leaders, &[f64; 2]))| {
         let at = |j: &Option<usize>, x: &[f64]| j.map_or(f64::NAN, |j| x[i * n + j]);
         let z = at(best, &table.z);
         // NaN, from errors of 0: no evidence.

@@ -176,8 +176,11 @@ pub(crate) struct Table {
     pub(crate) z: Vec<f64>,
 }
 
+/// Highest and second highest candidate of a row.
+pub(crate) type Leaders = (Option<usize>, Option<usize>);
+
 /// Highest and second highest score of each row, the earlier candidate where they are equal.
-pub(crate) fn leaders(scores: &[f64], rows: usize) -> Vec<(Option<usize>, Option<usize>)> {
+pub(crate) fn leaders(scores: &[f64], rows: usize) -> Vec<Leaders> {
     let of = |i: usize| {
         let row = &scores[i * rows..i * rows + i];
         let top = |skip: Option<usize>| {

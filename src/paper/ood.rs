@@ -117,13 +117,7 @@ impl Trained {
         }
         let config = config::resolve(&[config::read_file(&folder.join(folder::CONFIG_FILE))?])?;
         let task = causal::tree(&config)?;
-        let spec = ModelSpec {
-            name: config.model.clone(),
-            vocab: config.S,
-            seq_len: config.T,
-            heads: config.heads.clone(),
-            eps: config.eps.unwrap_or(0.0),
-        };
+        let spec = ModelSpec { eps: config.eps.unwrap_or(0.0), ..causal::spec(&config) };
         let model = model::build::<f64>(&spec)?;
         let fingerprint = config.to_toml()?;
         let (layout, silent) = (model.layout(), &mut Silent);
