@@ -218,7 +218,7 @@ fn figures_make_a_page_whose_links_lead_somewhere() {
         checked += 1;
     }
     assert!(checked > 40, "{checked} links");
-    for study in ["causal-fig2", "causal-fig5", "causal-fig6", "causal-fig7", "causal-fig9"] {
+    for study in ["causal-fig2", "causal-fig5", "causal-fig6", "causal-fig7", "causal-fig8", "causal-fig9"] {
         assert!(html.contains(&format!("popgrad run {study} {} --quick", keys.join(" "))), "{study}");
     }
     assert!(!html.contains("causal-seeds"), "made only when asked");

@@ -61,7 +61,7 @@ impl Draft {
 }
 
 /// Every study that has a name.
-pub const NAMED: [Named; 6] = [
+pub const NAMED: [Named; 7] = [
     Named {
         name: "causal-fig2",
         what: "Figure 2: chain and random tree; loss, A1, A2, W",
@@ -113,6 +113,17 @@ pub const NAMED: [Named; 6] = [
         drawing: Drawing::Heads,
         figures: true,
         drafts: |_| vec![Draft::new("3-gram", "two-parents").with("graph", "ngram").with("order", 2)],
+    },
+    Named {
+        name: "causal-fig8",
+        what: "Figure 8: transformer with MLP on the chain; average attention of layer 1",
+        shows: "A transformer with embeddings and an MLP after attention, trained with AdamW over 2^12 steps, attends to the parents \
+                in its first layer as the attention-only model does. Its attention depends on the tokens: shown is the average.",
+        expect: "The sub-diagonal of the chain in the average pattern. More of its matrices: figures of the run's own folder.",
+        in_paper: true,
+        drawing: Drawing::Patterns,
+        figures: true,
+        drafts: |_| vec![Draft::new("mlp-transformer", "causal-fig8")],
     },
     Named {
         name: "causal-fig9",
