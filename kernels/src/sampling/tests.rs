@@ -67,8 +67,8 @@ impl WordOp for Functions<'_> {
             // SAFETY: l + LANES <= SIDE.
             unsafe {
                 let x = s.load(self.0.as_ptr().add(l));
-                s.store(out[0].as_mut_ptr().add(l), exp_exact(s, [x])[0]);
-                s.store(out[1].as_mut_ptr().add(l), ln_exact(s, [x])[0]);
+                s.store(out[0].as_mut_ptr().add(l), exp_exact(s, x));
+                s.store(out[1].as_mut_ptr().add(l), ln_exact(s, x));
             }
             l += S::LANES;
         }
