@@ -64,6 +64,23 @@ pub(crate) fn exp_exact<S: Words>(s: S, x: S::V) -> S::V {
     s.select_lt(x, lowest, zero, s.scale2(y, k))
 }
 
+/// At least [`exp_exact`], and at most 2⁻¹⁶ above it relative to it, for -700 <= x <= 700; at least it below. Which bits, that depends on the
+/// instruction set: for comparisons that may fail on the safe side only.
+#[inline(always)]
+pub(crate) fn exp_above<S: Words>(s: S, x: S::V) -> S::V {
+    // Taylor to r⁵: r⁶/720 (1 + |r|) <= 4e-6 of e^r for |r| <= 0.35, less than the 2⁻¹⁷ that all coefficients are raised by.
+    const UP: f64 = 1.0 + 1.0 / 131_072.0;
+    let x = s.max(x, s.splat(-700.0));
+    let k = s.round(s.mul(x, s.splat(std::f64::consts::LOG2_E)));
+    let r = s.fma(k, s.splat(-std::f64::consts::LN_2), x);
+    let p = s.fma(s.splat(UP / 120.0), r, s.splat(UP / 24.0));
+    let p = s.fma(p, r, s.splat(UP / 6.0));
+    let p = s.fma(p, r, s.splat(UP / 2.0));
+    let p = s.fma(p, r, s.splat(UP));
+    let p = s.fma(p, r, s.splat(UP));
+    s.scale2_normal(p, k)
+}
+
 /// ln x of a positive normal number; without a meaning elsewhere.
 #[inline(always)]
 pub(crate) fn ln_exact<S: Words>(s: S, x: S::V) -> S::V {
