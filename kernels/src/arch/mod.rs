@@ -213,17 +213,6 @@ pub(crate) trait Words: Simd<f64> {
     fn shift_right(self, a: Self::W, n: u32) -> Self::W;
     fn bits(self, v: Self::V) -> Self::W;
     fn from_bits(self, w: Self::W) -> Self::V;
-    /// `x * 2^n` for |x| in [1/2, 2] and integral n, -1075 <= n <= 1024, rounded once, subnormal results included; beyond, any value.
-    #[inline(always)]
-    fn scale2_once(self, x: Self::V, n: Self::V) -> Self::V {
-        // In two factors, because 2^n alone may leave the exponent range: the first product is exact. Adding 1.5 * 2^52 and the bias
-        // plants an exponent in the low bits.
-        let magic = self.splat(6_755_399_441_055_744.0 + 1023.0);
-        let half = self.round(self.mul(n, self.splat(0.5)));
-        let first = self.shift_left(self.bits(self.add(half, magic)), 52);
-        let second = self.shift_left(self.bits(self.add(self.sub(n, half), magic)), 52);
-        self.mul(self.mul(x, self.from_bits(first)), self.from_bits(second))
-    }
     /// Bit i says whether `a < b` in lane i; NaN compares false.
     fn mask_lt(self, a: Self::V, b: Self::V) -> u32;
 }

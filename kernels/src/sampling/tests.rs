@@ -1,5 +1,5 @@
 use super::*;
-use crate::arch::generic::exact::{exp_exact, ln_exact};
+use crate::arch::generic::exact::{exp_above, exp_exact, ln_exact};
 use crate::arch::{WordOp, Words};
 use crate::fuzzing::sampling::{check_forest, check_gamma, check_simplex, check_stationary, envelope};
 use crate::fuzzing::testkit::{Rng, every_isa};
@@ -54,21 +54,22 @@ impl WordOp for CheckWords {
     }
 }
 
-/// (exp, ln) of SIDE numbers.
+/// (exp, ln, a bound of exp) of SIDE numbers.
 struct Functions<'a>(&'a [f64; SIDE]);
 
 impl WordOp for Functions<'_> {
-    type Out = [[f64; SIDE]; 2];
+    type Out = [[f64; SIDE]; 3];
     #[inline(always)]
     fn run<S: Words>(self, s: S) -> Self::Out {
-        let mut out = [[0.0; SIDE]; 2];
+        let mut out = [[0.0; SIDE]; 3];
         let mut l = 0;
         while l < SIDE {
             // SAFETY: l + LANES <= SIDE.
             unsafe {
                 let x = s.load(self.0.as_ptr().add(l));
-                s.store(out[0].as_mut_ptr().add(l), exp_exact(s, [x])[0]);
-                s.store(out[1].as_mut_ptr().add(l), ln_exact(s, [x])[0]);
+                s.store(out[0].as_mut_ptr().add(l), exp_exact(s, x));
+                s.store(out[1].as_mut_ptr().add(l), ln_exact(s, x));
+                s.store(out[2].as_mut_ptr().add(l), exp_above(s, x));
             }
             l += S::LANES;
         }
@@ -100,10 +101,19 @@ fn exp_and_ln_have_the_bits_of_their_twins() {
             _ => 1.0 + 0.5 * rng.signed(),
         });
         for k in &kernels {
-            let exps = dispatch_words(k.isa(), Functions(&x))[0];
+            let [exps, _, above] = dispatch_words(k.isa(), Functions(&x));
             let lns = dispatch_words(k.isa(), Functions(&z))[1];
             for l in 0..SIDE {
                 assert_eq!(exps[l].to_bits(), twin::exp_exact(x[l]).to_bits(), "{:?} exp {}", k.isa(), x[l]);
+                let (least, most) = (exps[l], exps[l] * (1.0 + 1.0 / 65_536.0));
+                let most = if x[l] < -700.0 { 1e-300 } else { most };
+                assert!(
+                    x[l] > 700.0 || (least..=most).contains(&above[l]),
+                    "{:?} {}: {}",
+                    k.isa(),
+                    x[l],
+                    above[l]
+                );
                 assert_eq!(lns[l].to_bits(), twin::ln_exact(z[l]).to_bits(), "{:?} ln {}", k.isa(), z[l]);
             }
         }

@@ -457,11 +457,6 @@ impl Words for Avx512 {
         unsafe { _mm512_castsi512_pd(w) }
     }
     #[inline(always)]
-    fn scale2_once(self, x: __m512d, n: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_scalef_pd(x, n) }
-    }
-    #[inline(always)]
     fn mask_lt(self, a: __m512d, b: __m512d) -> u32 {
         // SAFETY: token.
         unsafe { u32::from(_mm512_cmp_pd_mask::<_CMP_LT_OQ>(a, b)) }

@@ -1,7 +1,7 @@
 //! exp and ln as fixed sequences of `+ - * /`, selects and bit operations, never fused: the same bits on every instruction
 //! set, and those of the scalar twins in `reference`.
 
-use crate::arch::{Simd, Words};
+use crate::arch::Words;
 
 pub(crate) const LN2_HI: f64 = 0.693_146_705_627_441_4;
 pub(crate) const LN2_LO: f64 = 4.749_325_039_031_672_6e-7;
@@ -37,113 +37,69 @@ const BIAS: u64 = 1023 << 52;
 const MANTISSA: u64 = (1 << 52) - 1;
 const TWO_52: f64 = 4_503_599_627_370_496.0;
 
-/// K vectors through the same operations. What a processor looks ahead is shorter than one chain of them here: only chains that
-/// alternate in the code overlap.
-pub(crate) type Few<S, const K: usize> = [<S as Simd<f64>>::V; K];
-
-#[inline(always)]
-pub(crate) fn add<S: Simd<f64>, const K: usize>(s: S, a: Few<S, K>, b: Few<S, K>) -> Few<S, K> {
-    let mut out = a;
-    for k in 0..K {
-        out[k] = s.add(a[k], b[k]);
-    }
-    out
-}
-
-#[inline(always)]
-pub(crate) fn sub<S: Simd<f64>, const K: usize>(s: S, a: Few<S, K>, b: Few<S, K>) -> Few<S, K> {
-    let mut out = a;
-    for k in 0..K {
-        out[k] = s.sub(a[k], b[k]);
-    }
-    out
-}
-
-#[inline(always)]
-pub(crate) fn mul<S: Simd<f64>, const K: usize>(s: S, a: Few<S, K>, b: Few<S, K>) -> Few<S, K> {
-    let mut out = a;
-    for k in 0..K {
-        out[k] = s.mul(a[k], b[k]);
-    }
-    out
-}
-
-#[inline(always)]
-pub(crate) fn scaled<S: Simd<f64>, const K: usize>(s: S, a: Few<S, K>, x: f64) -> Few<S, K> {
-    mul(s, a, [s.splat(x); K])
-}
-
-/// a b + x, rounded twice.
-#[inline(always)]
-pub(crate) fn mul_add<S: Simd<f64>, const K: usize>(s: S, a: Few<S, K>, b: Few<S, K>, x: f64) -> Few<S, K> {
-    add(s, mul(s, a, b), [s.splat(x); K])
-}
-
-/// `a < x ? y : z`.
-#[inline(always)]
-fn below<S: Simd<f64>, const K: usize>(s: S, a: Few<S, K>, x: f64, y: f64, z: Few<S, K>) -> Few<S, K> {
-    let mut out = a;
-    for k in 0..K {
-        out[k] = s.select_lt(a[k], s.splat(x), s.splat(y), z[k]);
-    }
-    out
-}
-
 /// e^x for x <= 709; through the subnormals to 0. Without a meaning above and for NaN.
 ///
-/// Zero is selected at the end and not reached by underflow, which some processors leave to microcode.
+/// Zero is selected at the end and not reached by underflow, which some processors leave to microcode. `scale2` rounds once, as
+/// two factors of which only the second can leave the normal range do.
 #[inline(always)]
-pub(crate) fn exp_exact<S: Words, const K: usize>(s: S, x: Few<S, K>) -> Few<S, K> {
-    let z = below(s, x, EXP_LOWEST, 0.0, x);
-    let mut n = scaled(s, z, std::f64::consts::LOG2_E);
-    for k in 0..K {
-        n[k] = s.round(n[k]);
-    }
-    let (hi, lo) = (sub(s, z, scaled(s, n, LN2_HI)), scaled(s, n, LN2_LO));
-    let r = sub(s, hi, lo);
-    let r2 = mul(s, r, r);
-    let even = mul_add(s, [s.splat(EXP[10]); K], r2, EXP[8]);
-    let odd = mul_add(s, [s.splat(EXP[9]); K], r2, EXP[7]);
-    let even = mul_add(s, even, r2, EXP[6]);
-    let odd = mul_add(s, odd, r2, EXP[5]);
-    let even = mul_add(s, even, r2, EXP[4]);
-    let odd = mul_add(s, odd, r2, EXP[3]);
-    let even = mul_add(s, even, r2, EXP[2]);
-    let odd = mul_add(s, odd, r2, EXP[1]);
-    let even = mul_add(s, even, r2, EXP[0]);
-    let q = add(s, even, mul(s, odd, r));
-    let mut y = add(s, [s.splat(1.0); K], add(s, hi, sub(s, mul(s, r2, q), lo)));
-    for k in 0..K {
-        y[k] = s.scale2_once(y[k], n[k]);
-    }
-    below(s, x, EXP_LOWEST, 0.0, y)
+pub(crate) fn exp_exact<S: Words>(s: S, x: S::V) -> S::V {
+    let (lowest, zero) = (s.splat(EXP_LOWEST), s.splat(0.0));
+    let z = s.select_lt(x, lowest, zero, x);
+    let k = s.round(s.mul(z, s.splat(std::f64::consts::LOG2_E)));
+    let hi = s.sub(z, s.mul(k, s.splat(LN2_HI)));
+    let lo = s.mul(k, s.splat(LN2_LO));
+    let r = s.sub(hi, lo);
+    let r2 = s.mul(r, r);
+    let even = s.add(s.mul(s.splat(EXP[10]), r2), s.splat(EXP[8]));
+    let even = s.add(s.mul(even, r2), s.splat(EXP[6]));
+    let even = s.add(s.mul(even, r2), s.splat(EXP[4]));
+    let even = s.add(s.mul(even, r2), s.splat(EXP[2]));
+    let even = s.add(s.mul(even, r2), s.splat(EXP[0]));
+    let odd = s.add(s.mul(s.splat(EXP[9]), r2), s.splat(EXP[7]));
+    let odd = s.add(s.mul(odd, r2), s.splat(EXP[5]));
+    let odd = s.add(s.mul(odd, r2), s.splat(EXP[3]));
+    let odd = s.add(s.mul(odd, r2), s.splat(EXP[1]));
+    let q = s.add(even, s.mul(odd, r));
+    let y = s.add(s.splat(1.0), s.add(hi, s.sub(s.mul(r2, q), lo)));
+    s.select_lt(x, lowest, zero, s.scale2(y, k))
+}
+
+/// At least [`exp_exact`], and at most 2⁻¹⁶ above it relative to it, for -700 <= x <= 700; at least it below. Which bits, that depends on the
+/// instruction set: for comparisons that may fail on the safe side only.
+#[inline(always)]
+pub(crate) fn exp_above<S: Words>(s: S, x: S::V) -> S::V {
+    // Taylor to r⁵: r⁶/720 (1 + |r|) <= 4e-6 of e^r for |r| <= 0.35, less than the 2⁻¹⁷ that all coefficients are raised by.
+    const UP: f64 = 1.0 + 1.0 / 131_072.0;
+    let x = s.max(x, s.splat(-700.0));
+    let k = s.round(s.mul(x, s.splat(std::f64::consts::LOG2_E)));
+    let r = s.fma(k, s.splat(-std::f64::consts::LN_2), x);
+    let p = s.fma(s.splat(UP / 120.0), r, s.splat(UP / 24.0));
+    let p = s.fma(p, r, s.splat(UP / 6.0));
+    let p = s.fma(p, r, s.splat(UP / 2.0));
+    let p = s.fma(p, r, s.splat(UP));
+    let p = s.fma(p, r, s.splat(UP));
+    s.scale2_normal(p, k)
 }
 
 /// ln x of a positive normal number; without a meaning elsewhere.
 #[inline(always)]
-pub(crate) fn ln_exact<S: Words, const K: usize>(s: S, x: Few<S, K>) -> Few<S, K> {
-    let (mut e, mut m) = (x, x);
-    for k in 0..K {
-        // The scalar twin's (bits - √½) >> 52, biased so that a shift without sign does.
-        let t = s.add_words(s.bits(x[k]), s.splat_word(BIAS - SQRT_HALF_BITS));
-        e[k] = s.from_bits(s.or(s.shift_right(t, 52), s.splat_word(TWO_52.to_bits())));
-        m[k] = s.from_bits(s.add_words(s.and(t, s.splat_word(MANTISSA)), s.splat_word(SQRT_HALF_BITS)));
-    }
-    let e = sub(s, e, [s.splat(TWO_52 + 1023.0); K]);
-    let f = sub(s, m, [s.splat(1.0); K]);
-    let mut r = add(s, [s.splat(2.0); K], f);
-    for k in 0..K {
-        r[k] = s.div(f[k], r[k]);
-    }
-    let z = mul(s, r, r);
-    let z2 = mul(s, z, z);
-    let even = mul_add(s, [s.splat(LN[6]); K], z2, LN[4]);
-    let odd = mul_add(s, [s.splat(LN[5]); K], z2, LN[3]);
-    let even = mul_add(s, even, z2, LN[2]);
-    let odd = mul_add(s, odd, z2, LN[1]);
-    let even = mul_add(s, even, z2, LN[0]);
-    let series = mul(s, z, add(s, even, mul(s, odd, z)));
-    let half = mul(s, scaled(s, f, 0.5), f);
-    let t = add(s, mul(s, r, add(s, half, series)), scaled(s, e, LN2_LO));
-    sub(s, scaled(s, e, LN2_HI), sub(s, sub(s, half, t), f))
+pub(crate) fn ln_exact<S: Words>(s: S, x: S::V) -> S::V {
+    // The scalar twin's (bits - √½) >> 52, biased so that a shift without sign does.
+    let t = s.add_words(s.bits(x), s.splat_word(BIAS - SQRT_HALF_BITS));
+    let k = s.from_bits(s.or(s.shift_right(t, 52), s.splat_word(TWO_52.to_bits())));
+    let k = s.sub(k, s.splat(TWO_52 + 1023.0));
+    let m = s.from_bits(s.add_words(s.and(t, s.splat_word(MANTISSA)), s.splat_word(SQRT_HALF_BITS)));
+    let f = s.sub(m, s.splat(1.0));
+    let r = s.div(f, s.add(s.splat(2.0), f));
+    let z = s.mul(r, r);
+    let z2 = s.mul(z, z);
+    let even = s.add(s.mul(s.splat(LN[6]), z2), s.splat(LN[4]));
+    let even = s.add(s.mul(even, z2), s.splat(LN[2]));
+    let even = s.add(s.mul(even, z2), s.splat(LN[0]));
+    let odd = s.add(s.mul(s.splat(LN[5]), z2), s.splat(LN[3]));
+    let odd = s.add(s.mul(odd, z2), s.splat(LN[1]));
+    let series = s.mul(z, s.add(even, s.mul(odd, z)));
+    let half = s.mul(s.mul(s.splat(0.5), f), f);
+    let t = s.add(s.mul(r, s.add(half, series)), s.mul(k, s.splat(LN2_LO)));
+    s.sub(s.mul(k, s.splat(LN2_HI)), s.sub(s.sub(half, t), f))
 }

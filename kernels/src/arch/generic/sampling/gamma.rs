@@ -1,6 +1,6 @@
 //! Logarithms of gamma variates by rejection from a two-sided exponential.
 
-use super::super::exact::{Few, add, exp_exact, ln_exact, mul, sub};
+use super::super::exact::{exp_above, exp_exact, ln_exact};
 use super::{Counters, philox, round_keys, unit};
 use crate::arch::{WordOp, Words};
 use crate::sampling::{Addresses, Envelope, MAX_ATTEMPTS, SIDE};
@@ -8,8 +8,6 @@ use crate::sampling::{Addresses, Envelope, MAX_ATTEMPTS, SIDE};
 /// Vectors per stage: uniforms of all, then proposals of all. The dependency chain of one draw is longer than what a processor
 /// looks ahead, a stage's is not.
 const GROUP: usize = 8;
-/// Vectors whose operations alternate; divides GROUP.
-const TOGETHER: usize = 2;
 
 /// The envelope in every lane.
 struct Wide<S: Words> {
@@ -34,21 +32,20 @@ impl<S: Words> Wide<S> {
         }
     }
 
-    /// Draws y from the envelope by inverting `u`, and how far d the envelope's logarithm lies above the density's.
+    /// A draw y from the envelope by inverting `u`, and a tangent's height such that e^y less it is how far d the envelope's logarithm
+    /// lies above the density's.
     #[inline(always)]
-    fn propose<const K: usize>(&self, s: S, u: Few<S, K>) -> (Few<S, K>, Few<S, K>) {
+    fn propose(&self, s: S, u: S::V) -> (S::V, S::V) {
         let one = s.splat(1.0);
-        let (mut w, mut scale, mut mean, mut point, mut point_exp) = (u, u, u, u, u);
-        for k in 0..K {
-            w[k] = s.select_lt(u[k], self.left, u[k], s.sub(one, u[k]));
-            scale[k] = s.select_lt(u[k], self.left, self.scale[0], self.scale[1]);
-            mean[k] = s.select_lt(u[k], self.left, self.mean[0], self.mean[1]);
-            point[k] = s.select_lt(u[k], self.left, self.point[0], self.point[1]);
-            point_exp[k] = s.select_lt(u[k], self.left, self.point_exp[0], self.point_exp[1]);
-        }
-        let y = add(s, [self.knot; K], mul(s, mean, ln_exact(s, mul(s, w, scale))));
-        let tangent = mul(s, point_exp, add(s, [one; K], sub(s, y, point)));
-        (y, sub(s, exp_exact(s, y), tangent))
+        let w = s.mul(
+            s.select_lt(u, self.left, u, s.sub(one, u)),
+            s.select_lt(u, self.left, self.scale[0], self.scale[1]),
+        );
+        let mean = s.select_lt(u, self.left, self.mean[0], self.mean[1]);
+        let point = s.select_lt(u, self.left, self.point[0], self.point[1]);
+        let point_exp = s.select_lt(u, self.left, self.point_exp[0], self.point_exp[1]);
+        let y = s.add(self.knot, s.mul(mean, ln_exact(s, w)));
+        (y, s.mul(point_exp, s.add(one, s.sub(y, point))))
     }
 }
 
@@ -69,7 +66,7 @@ impl WordOp for LogGamma<'_> {
         let envelope = Wide::new(s, self.envelope);
         let mut open = first_attempts(s, &envelope, &counters, &keys, self.out, self.pending);
         let mut attempt = 0;
-        // Attempt 0 again where the squeeze did not decide: one in twenty or so, which saves the others an exponential.
+        // Attempt 0 again where the squeeze did not decide: one in fifteen or so, which saves the others two exponentials.
         while open > 0 && attempt < MAX_ATTEMPTS {
             open = attempts(s, &envelope, &counters, &keys, attempt, self.out, &mut self.pending[..open]);
             attempt += 1;
@@ -78,7 +75,8 @@ impl WordOp for LogGamma<'_> {
     }
 }
 
-/// Writes every first proposal; returns how many are not accepted by the squeeze 1 - d <= e^{-d}, their places in `pending`.
+/// Writes every first proposal; returns how many are not accepted by the squeeze 1 - d <= e^{-d} with a d that is a little too large,
+/// their places in `pending`. What it accepts, the exact d accepts too.
 #[inline(always)]
 fn first_attempts<S: Words>(
     s: S,
@@ -89,7 +87,7 @@ fn first_attempts<S: Words>(
     pending: &mut [u32],
 ) -> usize {
     assert!(pending.len() >= out.len() && out.len().is_multiple_of(SIDE));
-    let (mut u, mut v) = ([0.5; GROUP * SIDE], [0.5; GROUP * SIDE]);
+    let (mut u, mut v) = ([0.0; GROUP * SIDE], [0.0; GROUP * SIDE]);
     let one = s.splat(1.0);
     let (vectors, per) = (out.len() / S::LANES, SIDE / S::LANES);
     // Masks wait at the end of `pending`, where the list of places, at most LANES for each mask already read, never catches up with
@@ -108,27 +106,16 @@ fn first_attempts<S: Words>(
                 s.store(v.as_mut_ptr().add(j * S::LANES), unit(s, w[1]));
             }
         }
-        let mut j = 0;
-        while j < group {
-            let few = if group - j < TOGETHER { group - j } else { TOGETHER };
-            let (mut us, mut vs) = ([one; TOGETHER], [one; TOGETHER]);
-            // SAFETY: j + TOGETHER <= GROUP, and LANES <= SIDE.
-            unsafe {
-                for k in 0..TOGETHER {
-                    us[k] = s.load(u.as_ptr().add((j + k) * S::LANES));
-                    vs[k] = s.load(v.as_ptr().add((j + k) * S::LANES));
-                }
-            }
-            let (y, d) = envelope.propose::<TOGETHER>(s, us);
-            for k in 0..TOGETHER {
-                if k < few {
-                    let vector = first + j + k;
-                    // SAFETY: vector < vectors, and out has as many times LANES elements.
-                    unsafe { s.store(out.as_mut_ptr().add(vector * S::LANES), y[k]) };
-                    pending[masks + vector] = s.mask_lt(vs[k], s.sub(one, d[k]));
-                }
-            }
-            j += TOGETHER;
+        for j in 0..group {
+            let at = (first + j) * S::LANES;
+            // SAFETY: as above for u and v; at + LANES <= vectors LANES = out.len().
+            pending[masks + first + j] = unsafe {
+                let (y, tangent) = envelope.propose(s, s.load(u.as_ptr().add(j * S::LANES)));
+                // Not below the exact d: rounding is monotone.
+                let d = s.sub(exp_above(s, y), tangent);
+                s.store(out.as_mut_ptr().add(at), y);
+                s.mask_lt(s.load(v.as_ptr().add(j * S::LANES)), s.sub(one, d))
+            };
         }
         first += group;
     }
@@ -176,10 +163,11 @@ fn attempts<S: Words>(
                 s.splat_word(u64::from(attempt)),
             ];
             let w = philox(s, counter, keys);
-            let ([y], [d]) = envelope.propose(s, [unit(s, w[0])]);
+            let (y, tangent) = envelope.propose(s, unit(s, w[0]));
+            let d = s.sub(exp_exact(s, y), tangent);
             s.store(ys.as_mut_ptr(), y);
-            let (v, [p]) = (unit(s, w[1]), exp_exact(s, [s.sub(s.splat(0.0), d)]));
-            s.mask_lt(v, s.sub(one, d)) | s.mask_lt(v, p)
+            let v = unit(s, w[1]);
+            s.mask_lt(v, s.sub(one, d)) | s.mask_lt(v, exp_exact(s, s.sub(s.splat(0.0), d)))
         };
         for i in 0..n {
             // Rejected ones are written too, and again by the next attempt: no branch.

@@ -4,9 +4,6 @@ use super::super::exact::exp_exact;
 use crate::arch::{WordOp, Words};
 use crate::sampling::SIDE;
 
-/// Vectors whose operations alternate.
-const TOGETHER: usize = 2;
-
 /// logs, p (rows, n, SIDE); sums (n, SIDE); table (SIDE, stride), stride >= rows n + SIDE.
 pub(crate) struct SimplexRows<'a> {
     pub(crate) n: usize,
@@ -39,25 +36,13 @@ impl WordOp for SimplexRows<'_> {
                         max = s.max(s.load(logs.add(b * SIDE)), max);
                     }
                     let mut total = s.splat(0.0);
-                    let mut b = 0;
-                    while b < n {
-                        let few = if n - b < TOGETHER { n - b } else { TOGETHER };
-                        let mut y = [s.splat(0.0); TOGETHER];
-                        for k in 0..TOGETHER {
-                            if k < few {
-                                y[k] = s.sub(s.load(logs.add((b + k) * SIDE)), max);
-                                s.store(logs.add((b + k) * SIDE), y[k]);
-                            }
-                        }
-                        let e = exp_exact::<S, TOGETHER>(s, y);
-                        for k in 0..TOGETHER {
-                            if k < few {
-                                s.store(p.add((b + k) * SIDE), e[k]);
-                                total = s.add(total, e[k]);
-                                s.store(sums.add((b + k) * SIDE), total);
-                            }
-                        }
-                        b += TOGETHER;
+                    for b in 0..n {
+                        let y = s.sub(s.load(logs.add(b * SIDE)), max);
+                        s.store(logs.add(b * SIDE), y);
+                        let e = exp_exact(s, y);
+                        s.store(p.add(b * SIDE), e);
+                        total = s.add(total, e);
+                        s.store(sums.add(b * SIDE), total);
                     }
                     let scale = s.div(s.splat(1.0), total);
                     for b in 0..n {
