@@ -119,7 +119,7 @@ S = 3
 T = 12
 batch = 128
 shards = 8
-steps = 16384
+steps = 24576
 eval_every = 512
 checkpoint_every = 2048
 "#;
