@@ -113,6 +113,17 @@ lr = 0.01
 weight_decay = 0.0001
 "#;
 
+/// Its short form: the heads part only after thousands of steps, so these are small ones.
+const TWO_PARENTS_QUICK: &str = r#"
+S = 3
+T = 12
+batch = 128
+shards = 8
+steps = 24576
+eval_every = 512
+checkpoint_every = 2048
+"#;
+
 /// What `causal-fig8` changes, in both forms.
 const FIG8: &str = r#"
 graph = "chain"
@@ -155,7 +166,9 @@ pub fn preset(name: &str, quick: bool) -> Result<Table> {
         }
         "two-parents" => {
             table.extend(parse(TWO_PARENTS)?);
-            if !quick {
+            if quick {
+                table.extend(parse(TWO_PARENTS_QUICK)?);
+            } else {
                 table.insert("T".into(), 32.into());
                 table.insert("steps".into(), 65_536.into());
             }
