@@ -1,7 +1,8 @@
 //! Moments of the trigger chain against enumeration; the reference model against central differences; the three steps.
 
-use popgrad::exact::trigger_chain::{Conditional, Steps, TriggerChain, Word, words};
+use popgrad::exact::trigger_chain::{Conditional, Steps, TriggerChain, Word, third_in_c, words};
 use popgrad::rng::{Key, Purpose};
+use popgrad::theory::associative::Pairs;
 use popgrad::theory::plain::{Block, Plain, sampled};
 
 fn key(n: u64) -> Key {
@@ -261,6 +262,57 @@ fn any_bigrams_have_the_steps_of_the_reference_model() {
     near("c_v", &value, &sum);
     near("c_k + c_x", &changed, &difference);
     assert!(largest(&changed) > 1e-4, "{changed:?}");
+}
+
+#[test]
+fn the_third_step_exact_in_c_is_that_of_the_reference_model() {
+    let eta = 1e-6;
+    for (n, len) in [(2, 6), (4, 6), (5, 5)] {
+        let (start, pi) = uniform(n);
+        let all = words(&start, &pi, 0, 1, len).unwrap();
+        let mut model = Plain::zero(n, len);
+        let step = model.symmetrised(Block::O2, &model.descent(&all, Block::O2));
+        model.o2.iter_mut().zip(&step).for_each(|(x, d)| *x = eta * d);
+        for c in [-20.0, -1.0, 0.0, 0.5, 4.0, 30.0] {
+            model.set_keys(c);
+            let listed: Vec<f64> =
+                model.positions(&model.descent(&all, Block::K1)).iter().map(|x| x / eta).collect();
+            let found = third_in_c(n, len, c).unwrap();
+            close(&format!("N = {n}, C = {c}"), &found, &listed, 1e-5 * largest(&found));
+        }
+        let steps = Steps::uniform(n, len).unwrap();
+        close("C = 0", &third_in_c(n, len, 0.0).unwrap(), &steps.rows.value, 1e-16);
+    }
+    assert!(
+        third_in_c(5, 23, 1.0).is_err()
+            && third_in_c(5, 6, 301.0).is_err()
+            && third_in_c(5, 6, f64::NAN).is_err()
+    );
+    assert!(third_in_c(5, 6, -300.0).unwrap().iter().all(|x| x.is_finite()));
+}
+
+#[test]
+fn memories_hold_what_they_should() {
+    // Orthonormal pairs, permuted: recall is 1; a memory of nothing recalls nothing.
+    let d = 6;
+    let unit = |shift: usize| (0..d * d).map(|i| hot((i / d + shift) % d == i % d)).collect::<Vec<f64>>();
+    let pairs = Pairs::new(d, unit(0), unit(2)).unwrap();
+    let w = pairs.outer_product();
+    assert_eq!((pairs.recall(&w), pairs.recall(&vec![0.0; d * d])), (1.0, 0.0));
+    assert!((0..d * d).all(|i| w[i] == hot((i % d + 2) % d == i / d)));
+    // The first step is Σ (w_U(i) − mean w_U) w_E(i)ᵀ; the loss before it is ln n.
+    let pairs = Pairs::random(9, 4, &key(2), 0).unwrap();
+    let (first, losses) = pairs.descend(1, 1.0);
+    assert!((losses[0] - 9f64.ln()).abs() < 1e-14);
+    let doubled = pairs.descend(1, 2.0).0;
+    assert!(first.iter().zip(&doubled).all(|(a, b)| (2.0 * a - b).abs() < 1e-14));
+    let (w, losses) = pairs.descend(500, 0.5);
+    assert!(
+        losses.windows(2).all(|l| l[1] < l[0]) && pairs.recall(&w) >= pairs.recall(&pairs.outer_product())
+    );
+    assert!(Pairs::random(1, 4, &key(0), 0).is_err() && Pairs::random(4, 0, &key(0), 0).is_err());
+    assert!(Pairs::random(usize::MAX, 2, &key(0), 0).is_err() && Pairs::new(0, vec![], vec![]).is_err());
+    assert!(Pairs::new(3, vec![0.0; 6], vec![0.0; 9]).is_err());
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! `popgrad verify`: every claim holds, wrong formulas are seen, and the command line says so.
 
 use popgrad::exact::transition::Transition;
+use popgrad::exact::trigger_chain::{Steps, TriggerChain};
 use popgrad::task::Forest;
-use popgrad::theory::{CLAIMS, Formulas, Outcome, Settings, Verdict, run, select};
+use popgrad::theory::{CLAIMS, Formulas, MemoryFormulas, Outcome, Settings, Verdict, run, select};
 use std::fs;
 use std::process::{Command, Output};
 
@@ -100,6 +101,109 @@ fn wrong_formulas_are_seen() {
         "distance by one too many",
         Formulas { overlap: |r, d| r.powi(d as i32 + 1), ..right },
         &["finite-length"],
+    );
+}
+
+#[test]
+fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
+    let right = MemoryFormulas::default();
+    let caught = |what: &str, memory: MemoryFormulas, claims: &[&str]| {
+        caught(what, Formulas { memory, ..Formulas::default() }, claims);
+    };
+    caught("a residual without p̂", MemoryFormulas { residual: |y, _| y, ..right }, &["lemmas"]);
+    caught(
+        "attention's worth without its mean",
+        MemoryFormulas { advantage: |of, _| of, ..right },
+        &["lemmas"],
+    );
+    caught(
+        "a divided by N for N − 1",
+        MemoryFormulas {
+            steps: |n, t| {
+                let mut s = Steps::uniform(n, t)?;
+                s.token *= (n - 1) as f64 / n as f64;
+                Ok(s)
+            },
+            ..right
+        },
+        &["first-steps"],
+    );
+    caught(
+        "a' where a belongs in the value path",
+        MemoryFormulas {
+            steps: |n, t| {
+                let mut s = Steps::uniform(n, t)?;
+                s.rows.value.iter_mut().for_each(|x| *x *= s.token / s.average);
+                Ok(s)
+            },
+            ..right
+        },
+        &["first-steps", "nonlinear-step"],
+    );
+    caught(
+        "a key gap of uncentred G",
+        MemoryFormulas {
+            steps: |n, t| {
+                let mut s = Steps::uniform(n, t)?;
+                let chain = TriggerChain::uniform(n, t)?;
+                let (g, share) = (chain.mean(&[0.0, s.token, 0.0]), chain.mean(&[1.0, 0.0, 0.0]));
+                let (mut sum, mut q) = (0.0, 0.0);
+                for i in 0..t {
+                    q += share[i];
+                    sum += g.iter().sum::<f64>() / t as f64 * q / (i + 1) as f64;
+                }
+                s.key_gap += sum / (t * (n - 1)) as f64;
+                Ok(s)
+            },
+            ..right
+        },
+        &["first-steps", "key-gap"],
+    );
+    caught(
+        "a key gap one position late",
+        MemoryFormulas {
+            steps: |n, t| Ok(Steps { key_gap: Steps::uniform(n, t + 1)?.key_gap, ..Steps::uniform(n, t)? }),
+            ..right
+        },
+        &["first-steps", "key-gap"],
+    );
+    caught(
+        "no path through the attention of layer 2",
+        MemoryFormulas {
+            third: |s, c| s.rows.value.iter().zip(&s.rows.key).map(|(v, k)| v + c * k).collect(),
+            ..right
+        },
+        &["third-step", "nonlinear-step"],
+    );
+    caught(
+        "keys that forget the value path",
+        MemoryFormulas {
+            third: |s, c| s.rows.key.iter().zip(&s.rows.cross).map(|(k, x)| c * (k + x)).collect(),
+            ..right
+        },
+        &["nonlinear-step"],
+    );
+    caught(
+        "attention to t itself for t − 1",
+        MemoryFormulas {
+            steps: |n, t| {
+                let mut s = Steps::uniform(n, t)?;
+                (1..t).for_each(|i| s.rows.key.swap(i * t + i, i * t + i - 1));
+                Ok(s)
+            },
+            ..right
+        },
+        &["third-step"],
+    );
+    caught(
+        "noise of the other pairs alone",
+        MemoryFormulas { noise: |n, d| [n as f64 / (d * d) as f64; 2], ..right },
+        &["capacity"],
+    );
+    caught(
+        "capacity of order d",
+        MemoryFormulas { noise: |n, d| [n as f64 / d as f64; 2], ..right },
+        &["capacity"],
     );
 }
 

@@ -5,34 +5,34 @@ use crate::num::Sum;
 
 /// x + d ε, ε² = 0.
 #[derive(Debug, Clone, Copy)]
-struct Dual {
-    x: f64,
-    d: f64,
+pub(super) struct Dual {
+    pub(super) x: f64,
+    pub(super) d: f64,
 }
 
 impl Dual {
-    const ZERO: Dual = Dual { x: 0.0, d: 0.0 };
+    pub(super) const ZERO: Dual = Dual { x: 0.0, d: 0.0 };
 
-    fn plus(self, o: Dual) -> Dual {
+    pub(super) fn plus(self, o: Dual) -> Dual {
         Dual { x: self.x + o.x, d: self.d + o.d }
     }
-    fn times(self, o: Dual) -> Dual {
+    pub(super) fn times(self, o: Dual) -> Dual {
         Dual { x: self.x * o.x, d: self.x * o.d + self.d * o.x }
     }
     fn over(self, o: Dual) -> Dual {
         let x = self.x / o.x;
         Dual { x, d: (self.d - x * o.d) / o.x }
     }
-    fn exp(self) -> Dual {
+    pub(super) fn exp(self) -> Dual {
         let x = self.x.exp();
         Dual { x, d: x * self.d }
     }
-    fn ln(self) -> Dual {
+    pub(super) fn ln(self) -> Dual {
         Dual { x: self.x.ln(), d: self.d / self.x }
     }
 }
 
-fn softmax(x: &[Dual]) -> Vec<Dual> {
+pub(super) fn softmax(x: &[Dual]) -> Vec<Dual> {
     let e: Vec<Dual> = x.iter().map(|x| x.exp()).collect();
     let z = e.iter().fold(Dual::ZERO, |z, e| z.plus(*e));
     e.iter().map(|e| e.over(z)).collect()

@@ -1,7 +1,9 @@
-//! The closed forms under test (theory 1.3), each a function that a test can replace by a wrong one.
+//! The closed forms under test (theory 1.3; those of part 2 are [`MemoryFormulas`]), each a function that a test can replace
+//! by a wrong one.
 //!
 //! What they are held against (enumeration, differentiation, the engines of `exact`) knows nothing of them.
 
+use super::MemoryFormulas;
 use crate::Result;
 use crate::exact::Prior;
 use crate::exact::brute::{Gradients, Word, words};
@@ -37,6 +39,8 @@ pub struct Formulas {
     pub predictor: fn(f64, &[f64]) -> Vec<f64>,
     /// Σ_{k,l} of T_eff counts ρ^d: what a pair at distance d adds.
     pub overlap: fn(f64, usize) -> f64,
+    /// Those of the second paper.
+    pub memory: MemoryFormulas,
 }
 
 impl Default for Formulas {
@@ -63,6 +67,7 @@ impl Default for Formulas {
                 counts.iter().map(|n| (alpha + n) / total).collect()
             },
             overlap: |rho, d| rho.powi(d as i32),
+            memory: MemoryFormulas::default(),
         }
     }
 }

@@ -6,24 +6,33 @@
 
 mod algorithm;
 mod argmax;
+pub mod associative;
+mod capacity;
 mod check;
 mod data_processing;
 mod diagonal;
 mod dual;
 mod finite_length;
+mod first_steps;
 mod formulas;
 mod gradients;
+mod key_gap;
 mod leading;
+mod lemmas;
+mod memory_formulas;
+mod nonlinear_step;
 pub mod plain;
 mod population;
 mod support;
 mod symmetry;
 mod theorem1;
 mod theorem2;
+mod third_step;
 mod two_symbols;
 
 pub use check::{Check, Fit, Rule, Verdict};
 pub use formulas::Formulas;
+pub use memory_formulas::MemoryFormulas;
 
 use crate::{Error, Result};
 use std::time::{Duration, Instant};
@@ -65,6 +74,12 @@ pub const CLAIMS: &[Claim] = &[
     algorithm::CLAIM,
     theorem1::CLAIM,
     theorem2::CLAIM,
+    lemmas::CLAIM,
+    capacity::CLAIM,
+    first_steps::CLAIM,
+    key_gap::CLAIM,
+    third_step::CLAIM,
+    nonlinear_step::CLAIM,
 ];
 
 /// What came of a claim.

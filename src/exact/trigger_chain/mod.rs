@@ -12,12 +12,15 @@
 //! | Z | | α_T(1, q), probability of the condition |
 //!
 //! Moments with 1\[z_s = q\] need no clamped pass of their own: after q the chain is at o, before q it must arrive there. All
-//! T² of them cost O(T S² + T² S) by a_τ and h_τ. [`steps`] makes the three top-down gradient steps of them.
+//! T² of them cost O(T S² + T² S) by a_τ and h_τ. [`steps`] makes the three top-down gradient steps of
+//! them, [`third_in_c`] the third one at any size of the second.
 
 pub mod steps;
+mod third;
 mod words;
 
 pub use steps::{Conditional, Steps};
+pub use third::{MAX_C, MAX_THIRD, third_in_c};
 pub use words::{Word, words};
 
 use crate::num::Sum;
