@@ -187,6 +187,19 @@ fn bad_operands_are_refused() {
     assert!(!run(&[Fixed(0), Symbol(0)], &words, 11, &mut symbols));
 }
 
+/// A level that equals a prefix sum is not below it: u = 3/2⁵³ of 2⁵³ is 3 exactly.
+#[test]
+fn a_sum_at_the_level_is_passed() {
+    let (n, stride) = (3, 9 + SIDE);
+    let mut table = vec![0.0; stride * SIDE];
+    table[..n].copy_from_slice(&[1.0, 3.0, 9_007_199_254_740_992.0]);
+    for k in every_isa::<f64>() {
+        let mut symbols = [0];
+        k.invert_forest(n, &[RowOf::Fixed(0)], &[1 << 12; SIDE], &table, stride, &mut symbols).unwrap();
+        assert_eq!(symbols, [2], "{:?}", k.isa());
+    }
+}
+
 proptest! {
     // A failure becomes a named test, not a file.
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
