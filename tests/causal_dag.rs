@@ -311,7 +311,7 @@ fn samples_keep_their_bits() {
     /// seed, n, alpha, S, graph, roots, tokens, bits of the target's first two entries.
     type Golden<'a> = (u64, u64, f64, usize, &'a str, DagRoots, &'a [u32], [u64; 2]);
     let two_parents = Dag::two_parents(32).unwrap().to_string();
-    let golden: [Golden; 4] = [
+    let golden: [Golden<'_>; 4] = [
         (
             0,
             0,

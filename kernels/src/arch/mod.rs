@@ -212,7 +212,7 @@ pub(crate) trait Words: Simd<f64> {
     /// `n` constant, below 64; zeros come in.
     fn shift_right(self, a: Self::W, n: u32) -> Self::W;
     fn bits(self, v: Self::V) -> Self::W;
-    fn from_bits(self, w: Self::W) -> Self::V;
+    fn value(self, w: Self::W) -> Self::V;
     /// Bit i says whether `a < b` in lane i; NaN compares false.
     fn mask_lt(self, a: Self::V, b: Self::V) -> u32;
 }

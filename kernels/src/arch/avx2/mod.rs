@@ -625,7 +625,7 @@ impl Words for Avx2 {
         unsafe { _mm256_castpd_si256(v) }
     }
     #[inline(always)]
-    fn from_bits(self, w: __m256i) -> __m256d {
+    fn value(self, w: __m256i) -> __m256d {
         // SAFETY: token.
         unsafe { _mm256_castsi256_pd(w) }
     }

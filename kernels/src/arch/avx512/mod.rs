@@ -452,7 +452,7 @@ impl Words for Avx512 {
         unsafe { _mm512_castpd_si512(v) }
     }
     #[inline(always)]
-    fn from_bits(self, w: __m512i) -> __m512d {
+    fn value(self, w: __m512i) -> __m512d {
         // SAFETY: token.
         unsafe { _mm512_castsi512_pd(w) }
     }

@@ -86,9 +86,9 @@ pub(crate) fn exp_above<S: Words>(s: S, x: S::V) -> S::V {
 pub(crate) fn ln_exact<S: Words>(s: S, x: S::V) -> S::V {
     // The scalar twin's (bits - √½) >> 52, biased so that a shift without sign does.
     let t = s.add_words(s.bits(x), s.splat_word(BIAS - SQRT_HALF_BITS));
-    let k = s.from_bits(s.or(s.shift_right(t, 52), s.splat_word(TWO_52.to_bits())));
+    let k = s.value(s.or(s.shift_right(t, 52), s.splat_word(TWO_52.to_bits())));
     let k = s.sub(k, s.splat(TWO_52 + 1023.0));
-    let m = s.from_bits(s.add_words(s.and(t, s.splat_word(MANTISSA)), s.splat_word(SQRT_HALF_BITS)));
+    let m = s.value(s.add_words(s.and(t, s.splat_word(MANTISSA)), s.splat_word(SQRT_HALF_BITS)));
     let f = s.sub(m, s.splat(1.0));
     let r = s.div(f, s.add(s.splat(2.0), f));
     let z = s.mul(r, r);

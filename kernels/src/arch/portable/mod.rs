@@ -398,7 +398,7 @@ impl Words for Portable {
         v.to_array().map(f64::to_bits)
     }
     #[inline(always)]
-    fn from_bits(self, w: [u64; 2]) -> f64x2 {
+    fn value(self, w: [u64; 2]) -> f64x2 {
         f64x2::new(w.map(f64::from_bits))
     }
     #[inline(always)]

@@ -48,7 +48,7 @@ fn philox<S: Words>(s: S, [mut c0, mut c1, mut c2, mut c3]: [S::W; 4], keys: &[[
 #[inline(always)]
 fn unit<S: Words>(s: S, word: S::W) -> S::V {
     let bits = s.or(s.shift_right(word, 12), s.splat_word(1.0f64.to_bits()));
-    s.sub(s.from_bits(bits), s.splat(1.0 - f64::EPSILON / 2.0))
+    s.sub(s.value(bits), s.splat(1.0 - f64::EPSILON / 2.0))
 }
 
 /// Counters of the lanes at [`Addresses`], as words.
