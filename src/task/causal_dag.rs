@@ -185,7 +185,7 @@ impl CausalDag {
         let rows = if whole { all as usize } else { 1 };
         CausalDagBlock {
             whole,
-            rows: DirichletRows::new(kernels.clone(), s, rows, 0),
+            rows: DirichletRows::new(kernels, s, rows, 0),
             kernels,
             words: vec![0; t.next_multiple_of(2) * SIDE],
             vocab: s,

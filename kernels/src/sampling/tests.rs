@@ -38,7 +38,7 @@ impl WordOp for CheckWords {
             assert_eq!(store(s.shift_left(a, 32)), each(&|x| x << 32));
             assert_eq!(store(s.shift_right(a, 12)), each(&|x| x >> 12));
             assert_eq!(store(s.shift_right(a, 52)), each(&|x| x >> 52));
-            assert_eq!(store(s.bits(s.from_bits(a))), x[..S::LANES]);
+            assert_eq!(store(s.bits(s.value(a))), x[..S::LANES]);
         }
         let floats = [1.0, -1.0, f64::NAN, 0.0, f64::INFINITY, 2.0, -0.0, 5e-324];
         for turn in 0..SIDE {

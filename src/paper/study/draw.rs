@@ -274,8 +274,8 @@ fn curves(study: &Study, found: &[Found<'_>]) -> Figure {
 
 /// Recovery rate, attention and gap over the grid: maps over two keys, curves over one.
 fn phase(study: &Study, cells: &[Cell]) -> Figure {
-    type Pick = fn(&Cell) -> f64;
-    let quantities: [(&str, Pick, Option<(f64, f64)>); 3] = [
+    type Quantity = (&'static str, fn(&Cell) -> f64, Option<(f64, f64)>);
+    let quantities: [Quantity; 3] = [
         ("share of runs that recover the graph", |c| c.rate(), Some((0.0, 1.0))),
         ("mean attention on the parent", |c| c.attention.map_or(f64::NAN, |s| s.mean), Some((0.0, 1.0))),
         ("test loss minus Bayes, counts (nats)", |c| c.gap.map_or(f64::NAN, |s| s.mean), None),
