@@ -18,7 +18,8 @@ const SMALL: [&str; 10] = [
     "7",
 ];
 
-const KINDS: [&[&str]; 4] = [
+const KINDS: [&[&str]; 5] = [
+    &["two-parents"],
     &["causal-fig8"],
     &["causal-fig8", "heads=2,1,1", "optimizer=sgd", "momentum=0.9", "lr=0.1"],
     &[

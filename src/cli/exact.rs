@@ -144,6 +144,11 @@ fn problem(args: &ExactArgs) -> Result<Problem> {
         let found = format!("{} with {} parents", t.unwrap_or(0), forest.len_context());
         return Err(Error::invalid("T", found, format!("T = {}", forest.seq_len())));
     }
+    for name in ["order", "parent_sets"] {
+        if let Some(value) = table.get(name) {
+            return Err(Error::invalid(name, value.to_string(), "task=causal_dag only"));
+        }
+    }
     let method = word("method").unwrap_or("auto").to_string();
     if !METHODS.contains(&method.as_str()) {
         return Err(Error::unknown("method", &method, METHODS));

@@ -16,6 +16,8 @@
 //! public code (optax adamw without a mask).
 //!
 //! The top layer is computed for the last query only; the first one knows one-hot inputs only ([`first`]).
+//!
+//! Past 400 lines: half of it is this table and the layout checks that hold it.
 
 mod first;
 mod upper;

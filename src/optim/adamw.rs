@@ -29,6 +29,10 @@ impl<E: Elem> AdamW<E> {
             ));
         }
         let Hyper { weight_decay, beta1, beta2, eps, .. } = *hyper;
+        if E::from_f64(eps) <= E::ZERO {
+            let allowed = format!("> 0 as {}: at 0 an entry without gradient would be 0/0", E::NAME);
+            return Err(Error::invalid("adam_eps", eps.to_string(), allowed));
+        }
         let step = Step { lr: 0.0, beta1, beta2, eps, weight_decay };
         Ok(AdamW { kernels: Kernels::from_env()?, step, m: vec![E::ZERO; len], v: vec![E::ZERO; len] })
     }
@@ -51,6 +55,11 @@ impl<E: Elem> Optimizer<E> for AdamW<E> {
     }
 
     fn restore(&mut self, state: &[(&str, Vec<E>)]) -> Result<()> {
+        if let Some((_, v)) = state.iter().find(|(name, _)| *name == "v")
+            && let Some(low) = v.iter().find(|v| **v < E::ZERO)
+        {
+            return Err(Error::invalid("optimizer.v", low.to_f64().to_string(), "means of squares, >= 0"));
+        }
         put_back(state, "adamw", &mut [("m", &mut self.m), ("v", &mut self.v)])
     }
 }
@@ -128,10 +137,13 @@ mod tests {
         }
         let unknown = [("m", vec![f32::NAN; 2]), ("v", vec![0.0; 2])];
         assert!(other.restore(&unknown).is_err(), "not a number");
+        assert!(other.restore(&[("m", vec![0.0; 2]), ("v", vec![0.0, -1.0])]).is_err(), "a square below 0");
         for hyper in [
             Hyper { beta1: 1.0, ..HYPER },
             Hyper { beta2: -0.1, ..HYPER },
             Hyper { eps: f64::NAN, ..HYPER },
+            Hyper { eps: 0.0, ..HYPER },
+            Hyper { eps: 1e-60, ..HYPER },
             Hyper { weight_decay: -1.0, ..HYPER },
             Hyper { momentum: 0.9, ..HYPER },
         ] {

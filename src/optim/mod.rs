@@ -39,7 +39,7 @@ pub struct Hyper {
     pub beta1: f64,
     /// β₂, as β₁.
     pub beta2: f64,
-    /// eps of `adamw`, finite and >= 0.
+    /// eps of `adamw`, finite and > 0: at 0 an entry whose gradient is exactly 0 would become NaN.
     pub eps: f64,
 }
 

@@ -253,7 +253,7 @@ fn run_typed<E: Elem>(
 /// What the first layer's attention is held against, and the sequences that it is read from where it depends on them.
 #[derive(Debug)]
 pub struct Probe {
-    /// Sequences of the test set, weighted; a few.
+    /// Sequences of the test set, weighted: a few of its samples, all words of a small population.
     pub sequences: Batch,
     len: usize,
     /// Parents of the positions 0..T-2.
@@ -264,12 +264,23 @@ pub struct Probe {
 
 /// Test sequences that attention is averaged over where it depends on them.
 const PROBED: usize = 256;
+/// Words of a population that it is averaged over whole.
+const ALL_PROBED: usize = 1 << 13;
 
 impl Probe {
     fn new(config: &Config, task: &CausalTask, test: &dyn Source) -> Result<Self> {
-        let n = test.population().unwrap_or(PROBED).min(PROBED);
+        // Of a small population all; of a large one samples too, its first words being all alike.
+        let sampled;
+        let (source, n) = match test.population() {
+            Some(words) if words <= ALL_PROBED => (test, words),
+            Some(_) => {
+                sampled = task.sampled(config.seed, Purpose::Probe);
+                (sampled.as_ref(), PROBED)
+            }
+            None => (test, PROBED),
+        };
         let mut sequences = Batch::with_capacity(n, config.T, config.S)?;
-        test.fill(0, n, n, &mut test.work(), &mut sequences);
+        source.fill(0, n, n, &mut source.work(), &mut sequences);
         let several = match task {
             CausalTask::Tree(_) => None,
             CausalTask::Dag(task) => Some(task.dag().target().len()).filter(|k| *k > 1),

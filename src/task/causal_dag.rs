@@ -11,6 +11,8 @@
 //!
 //! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its address. Side by side, samples draw
 //! the row of every token anew instead, or all rows at once where those are fewer: what one visits the others need not.
+//!
+//! Past 400 lines: the sampler for one and for eight, which must keep the same bits, stay together.
 
 use super::causal_tree::{cumulate, invert};
 use super::dirichlet::{DirichletRows, kernels};
@@ -177,13 +179,20 @@ impl CausalDag {
     /// Most entries of a table that is drawn whole: 1 MiB side by side.
     const MAX_WHOLE: u64 = 1 << 14;
 
+    /// Rows of the table, where it is drawn whole: it has no more than a sequence visits.
+    fn whole_rows(&self) -> Option<usize> {
+        let all = self.rows();
+        let few = all <= self.dag.seq_len() as u64 + 1 && all * self.vocab as u64 <= Self::MAX_WHOLE;
+        few.then_some(all as usize)
+    }
+
     /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
     pub fn block(&self, kernels: Kernels<f64>) -> CausalDagBlock {
         let (s, t) = (self.vocab, self.dag.seq_len());
-        let all = self.rows();
-        let whole = all <= t as u64 + 1 && all * s as u64 <= Self::MAX_WHOLE;
-        let rows = if whole { all as usize } else { 1 };
+        let whole = self.whole_rows();
+        let rows = whole.unwrap_or(1);
         CausalDagBlock {
+            len: t,
             whole,
             rows: DirichletRows::new(kernels, s, rows, 0),
             kernels,
@@ -210,7 +219,7 @@ impl CausalDag {
         let (t, s) = (self.dag.seq_len(), self.vocab);
         let n = tokens.len() / t;
         assert!(tokens.len() == n * t && targets.len() == n * s, "outputs are not whole rows");
-        let fits = work.vocab == s && work.words.len() == t.next_multiple_of(2) * SIDE;
+        let fits = (work.len, work.vocab, work.whole) == (t, s, self.whole_rows());
         assert!(fits, "work storage of another task");
         let groups = tokens.chunks_mut(SIDE * t).zip(targets.chunks_mut(SIDE * s));
         for (i, (tokens, targets)) in groups.enumerate() {
@@ -231,7 +240,7 @@ impl CausalDag {
         let sample: [u64; SIDE] = std::array::from_fn(|l| first.wrapping_add(l as u64));
         let at = Addresses { key: key.words(), sample, variate: [0; SIDE] };
         work.kernels.philox_words(&at, &mut work.words).expect("whole blocks");
-        if work.whole {
+        if work.whole.is_some() {
             work.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SIDE]);
         }
         for i in 0..=t {
@@ -245,7 +254,7 @@ impl CausalDag {
             for (row, tokens) in row.iter_mut().zip(tokens.chunks_exact(t)) {
                 *row = self.row(self.dag.parents(i), tokens);
             }
-            if !work.whole {
+            if work.whole.is_none() {
                 work.rows.draw(&self.gamma, key, sample, row.map(|r| PI_VARIATES + r * s as u32));
                 row = [0; SIDE];
             }
@@ -308,8 +317,9 @@ impl Sampler for CausalDag {
 pub struct CausalDagBlock {
     kernels: Kernels<f64>,
     vocab: usize,
-    /// Do the rows hold all, at their numbers? Or one, drawn as it is needed.
-    whole: bool,
+    len: usize,
+    /// Rows held, at their numbers, where that is all of them; else one is, drawn as it is needed.
+    whole: Option<usize>,
     rows: DirichletRows,
     /// (T rounded up to even, SIDE).
     words: Vec<u64>,

@@ -8,6 +8,8 @@
 //! | π | `pi`, `log_pi`: transition probabilities, row = from | (S, S) |
 //! | μ | `mu`: stationary law of π | (S) |
 //! | p | `forest`: parents of the positions 0..T-2 | (T-1) |
+//!
+//! Past 400 lines: the sampler for one and for eight, which must keep the same bits, stay together.
 
 use super::dirichlet::{DirichletRows, kernels};
 use super::graph::Forest;
@@ -209,18 +211,23 @@ impl CausalTree {
     /// Largest alphabet that goes in lanes, which hold [`SIDE`] samples' π at once: 3 MiB here.
     const MAX_LANE_VOCAB: usize = 128;
 
+    /// Where the law of position `i` stands in a lane's table: rows of π, then μ.
+    fn row_of(&self, i: usize) -> RowOf {
+        match self.parent(i) {
+            Some(p) => RowOf::Symbol(p as u32),
+            None if i + 1 < self.seq_len() && self.roots == Roots::Stationary => {
+                RowOf::Fixed(self.vocab as u32)
+            }
+            None => RowOf::Given,
+        }
+    }
+
     /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
     pub fn block(&self, kernels: Kernels<f64>) -> CausalTreeBlock {
         let (s, t) = (self.vocab, self.seq_len());
         let lanes = (s <= Self::MAX_LANE_VOCAB).then(|| Lanes {
             rows: DirichletRows::new(kernels, s, s, 1),
-            row_of: (0..t)
-                .map(|i| match self.parent(i) {
-                    Some(p) => RowOf::Symbol(p as u32),
-                    None if i + 1 < t && self.roots == Roots::Stationary => RowOf::Fixed(s as u32),
-                    None => RowOf::Given,
-                })
-                .collect(),
+            row_of: (0..t).map(|i| self.row_of(i)).collect(),
             words: vec![0; t.next_multiple_of(2) * SIDE],
             mu: vec![0.0; s * SIDE],
             wide_mu: vec![0.0; s * SIDE],
@@ -256,7 +263,8 @@ impl CausalTree {
             }
             return;
         };
-        assert_eq!(lanes.row_of.len(), t, "work storage of another task");
+        let same = lanes.row_of.len() == t && (0..t).all(|i| lanes.row_of[i] == self.row_of(i));
+        assert!(same, "work storage of another task");
         let blocks = tokens.chunks_mut(SIDE * t).zip(targets.chunks_mut(SIDE * s));
         for (i, (tokens, targets)) in blocks.enumerate() {
             self.fill_lanes(

@@ -16,7 +16,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Algorithm 1 finds the graph",
     statement: "Gradient descent on A1, then on A2, from A1 = 0, A2 = β₀I: attention goes to the parents, and the loss falls \
                 towards that of the posterior.",
-    source: "theory 1.2, Algorithm 1; claim 8",
+    source: "Nichani et al. 2024, Algorithm 1",
     run,
 };
 

@@ -14,7 +14,7 @@ pub(super) const CLAIM: Claim = Claim {
     statement: "Under constant mean, argmax_j g_ij = p(i) for every i that is not a root. At finite T the same holds of ĝ \
                 wherever twice max_j |ĝ_ij − g_ij| is below the row's margin, and need not hold elsewhere. For a \
                 single π, whose mean is not constant, others win many rows.",
-    source: "theory 1.3, claim 4",
+    source: "Nichani et al. 2024, the argmax of the gradient's rows",
     run,
 };
 

@@ -11,7 +11,7 @@ pub(super) const CLAIM: Claim = Claim {
     statement: "W = Σ w_U(y_i) w_E(i)ᵀ with random embeddings scores the right output 1 and others 0, with Gaussian noise of \
                 variance about n/d² + 2/d: pairs are lost from n of order d²/log n on. Gradient descent on the same pairs \
                 keeps far more of them.",
-    source: "theory 2.3, 2.4; the Gaussian estimate is ours",
+    source: "Bietti et al. 2023, associative memories; the Gaussian estimate is ours",
     run,
 };
 

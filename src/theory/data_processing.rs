@@ -10,7 +10,7 @@ pub(super) const CLAIM: Claim = Claim {
     id: "data-processing",
     title: "Data processing",
     statement: "For every π, forest, i and j other than i and p(i): g_{i,p(i)} − g_ij >= ‖B‖_F²(1 − ‖B‖_op), and ‖B‖_op <= 1.",
-    source: "theory 1.3",
+    source: "Nichani et al. 2024, the data-processing inequality",
     run,
 };
 

@@ -14,7 +14,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "A lazy chain attends to itself",
     statement: "π = λI + (1 − λ)11ᵀ/S has g_ii = λ(S − 1) > g_{i,p(i)} = λ²(S − 1): without constant mean, j = i is not \
                 covered by data processing. Averaged over column shifts, the parent wins again.",
-    source: "theory 1.3, claim 5",
+    source: "counterexample of ours: lazy chains",
     run,
 };
 

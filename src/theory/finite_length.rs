@@ -16,7 +16,7 @@ pub(super) const CLAIM: Claim = Claim {
     statement: "ĝ is found in polynomial time, and tends to g_ij = E⟨B^{a+1}, B^b⟩ like 1/T on chains and disjoint pairs; \
                 g at the parent is E‖B‖_F², the χ² mutual information of the edge. |ĝ_ij − g_ij| <~ (R_i + R_j)/T + Σ R/T², \
                 R_k = Σ_l ρ^{d(k,l)}: on a star it does not tend to g.",
-    source: "theory 1.3 and 1.4 (iv), claim 3",
+    source: "derived here: ĝ at finite T",
     run,
 };
 

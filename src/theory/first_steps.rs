@@ -11,7 +11,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Steps on W_O² and W_K²",
     statement: "Step 1 leaves gaps η₁a of w_UᵀW_O²W_V²w_E and η₁a' of w_UᵀW_O²W_V²w_1, exactly at any η₁; step 2 leaves \
                 η₁η₂ Σ_t E[G°_t ȳ_t(q)]/(T(N−1)) of w_EᵀW_K²w_1, and −∇W_K¹ at W_K² = 0 is η₁c_v, both up to a relative O(η₁).",
-    source: "theory 2.5, claim 9",
+    source: "Bietti et al. 2023, the three gradient steps; the closed forms are ours",
     run,
 };
 

@@ -1,4 +1,4 @@
-//! The closed forms under test (theory 1.3; those of part 2 are [`MemoryFormulas`]), each a function that a test can replace
+//! The closed forms under test (first paper; those of the second are [`MemoryFormulas`]), each a function that a test can replace
 //! by a wrong one.
 //!
 //! What they are held against (enumeration, differentiation, the engines of `exact`) knows nothing of them.
@@ -83,7 +83,7 @@ impl Formulas {
         mix
     }
 
-    /// Loss and both gradients by theory 1.3, summed over words: −∂L/∂A1\[i, ·\] = Σ_s δ_i J(M_i) a,
+    /// Loss and both gradients in closed form, summed over words: −∂L/∂A1\[i, ·\] = Σ_s δ_i J(M_i) a,
     /// −∂L/∂A2\[k, l\] = Σ_s 1\[s_T = k\] Σ_i δ_i Σ_j M_ij 1\[s_j = l\], δ = J(v) r.
     ///
     /// # Errors

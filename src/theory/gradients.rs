@@ -12,7 +12,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Exact gradients",
     statement: "−∂L/∂A1[i,j] = E[δ_i M_ij (a_j − z_i)], −∂L/∂A2[k,l] = E[1[s_T = k] Σ_i δ_i Σ_j M_ij 1[s_j = l]], δ = J(v) r; \
                 rows of both sum to 0, and A1[1,1] has none.",
-    source: "theory 1.3, claim 1",
+    source: "derived here: exact gradients of the simplified model",
     run,
 };
 

@@ -12,7 +12,7 @@ pub(super) const CLAIM: Claim = Claim {
     id: "leading",
     title: "Leading order in β₀",
     statement: "At A2 = β₀I and any A1, −∂L/∂A1[i,·] = β₀/(ST) J(M_i) ĝ_i + O(β₀²), ĝ independent of A1.",
-    source: "theory 1.3, claim 2",
+    source: "Nichani et al. 2024, the leading order of the gradient",
     run,
 };
 

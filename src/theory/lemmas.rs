@@ -14,7 +14,7 @@ pub(super) const CLAIM: Claim = Claim {
     statement: "−∇L of logits W_U W w_E(z) is Σ p(z)(p(k|z) − p̂(k|z)) w_U(k) w_E(z)ᵀ; of logits W_U W x it is \
                 Σ p(k) w_U(k)(μ_k − μ̂_k)ᵀ; of attention σ = softmax(x_qᵀW_K x_t) it is \
                 E Σ_k (1[y = k] − p̂_k) Σ_t σ_t (u_k(t) − u_k) x_q x_tᵀ. One step from W = 0 recalls argmax_k p(k|z).",
-    source: "theory 2.4, claim 9",
+    source: "Bietti et al. 2023, Lemmas 1 to 3",
     run,
 };
 

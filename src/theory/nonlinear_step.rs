@@ -14,7 +14,7 @@ pub(super) const CLAIM: Claim = Claim {
     statement: "N = 32, T = 16. W_K² reduced to C Σ_v w_E(v) w_1(v)ᵀ: −∇W_K¹ recalls t − 1 at every t for C = 3, and at all but \
                 t = 2 for C = 0.3, exactly in C and in samples of the full model. With all blocks of step 2 kept, scaled to \
                 the same gap, it does not: token and position keys interfere.",
-    source: "theory 2.5, claim 12",
+    source: "Bietti et al. 2023, the third gradient step in full",
     run,
 };
 

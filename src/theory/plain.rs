@@ -1,4 +1,4 @@
-//! The two-layer model of the three steps (theory 2.5) in coefficients of its orthonormal basis, in plain loops: the oracle.
+//! The two-layer model of the three steps (Bietti et al. 2023, the theorem on three gradient steps) in coefficients of its orthonormal basis, in plain loops: the oracle.
 //!
 //! | symbol | shape | meaning |
 //! |---|---|---|

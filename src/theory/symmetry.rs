@@ -14,7 +14,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Symmetric priors and the count predictor",
     statement: "If the prior is invariant under relabelling and A2 = bI + c11ᵀ, A2's gradient is a multiple of I − 11ᵀ/S. With \
                 uniform roots (α + counts) normalised is the exact posterior mean; with roots ∼ μ it is not.",
-    source: "theory 1.1 and 1.3, claim 7",
+    source: "derived here: symmetric priors",
     run,
 };
 

@@ -16,7 +16,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Theorem 1 at finite T",
     statement: "After Algorithm 1, attention on every parent is 1 − O(1/T), and L − L* <~ log T/T_eff^c with some c > 0, \
                 L* = E_π[(1/S) Σ_s H(π(·|s))].",
-    source: "paper 1, Theorem 1; theory 1.2",
+    source: "Nichani et al. 2024, Theorem 1",
     run,
 };
 

@@ -20,7 +20,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Theorem 2 at finite T: other transitions",
     statement: "For a fixed π̃ that was not trained on, sup_{s'} |f(s') − π̃(s'|s_T)| is small, and falls like a \
                 power of T_eff; in the limit of the learned parameters, the induction head, like T_eff^-½.",
-    source: "paper 1, Theorem 2; theory 1.2",
+    source: "Nichani et al. 2024, Theorem 2",
     run,
 };
 

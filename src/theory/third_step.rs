@@ -12,7 +12,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Step on W_K¹",
     statement: "With W_K² = C Σ_v w_E(v) w_1(v)ᵀ, −∇W_K¹ has coefficient η₁(c_v + C(c_k + c_x)) on p_t p_sᵀ, up to O(C²) and \
                 O(η₁²); argmax_{s<=t} of c_k, and of c_k + c_x, is t − 1 at every t >= 2.",
-    source: "theory 2.5, claim 11",
+    source: "Bietti et al. 2023, the third gradient step; the closed form is ours",
     run,
 };
 

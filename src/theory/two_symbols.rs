@@ -12,7 +12,7 @@ pub(super) const CLAIM: Claim = Claim {
     title: "Two symbols in closed form",
     statement: "S = 2, Dirichlet(α) rows: g_ij = E[λ^{a+b+1}], λ = 1 − p − q; 1/(2(1 + 2α)) at the parent, 0 on the diagonal \
                 and at odd powers.",
-    source: "theory 1.3, claim 6",
+    source: "derived here: two symbols",
     run,
 };
 

@@ -9,6 +9,8 @@
 //! Sequences lie side by side. A **column matrix** has one column per sequence, [`padded`](OneHot::padded) to a multiple of 16, columns
 //! contiguous; columns past B hold finite rubbish wherever column B − 1 is finite. **Patterns** are slices of
 //! [`patterns_len`](OneHot::patterns_len) elements: (group of 16 sequences, entry i (i + 1) / 2 + j, sequence of the group).
+//!
+//! One file past 400 lines: eight entries of the same checks, which read best side by side.
 
 use crate::arch::generic::one_hot as generic;
 use crate::arch::generic::one_hot::{GROUP, PatternGrad, Words, padded, triangle};
@@ -233,7 +235,7 @@ impl<E: Elem> Kernels<E> {
     /// Patterns of x_i A x_jᵀ: P_ij = softmax over j <= i of A\[s_i, s_j\] + A\[s_i, S + j\] + A\[S + i, s_j\] + A\[S + i, S + j\].
     /// `table` A (D, D), contiguous rows; `patterns` as the module says.
     ///
-    /// A score errs by γ(3) Σ|A|, the softmax of a row of n as [`Kernels::softmax_rows`] with n + 12 roundings.
+    /// A score errs by γ(3) times the sum of its four |A|; the softmax adds n + 12 roundings, n the entries of the row.
     ///
     /// # Errors
     /// Shapes that do not fit together; scratch smaller than [`Kernels::one_hot_scratch`].

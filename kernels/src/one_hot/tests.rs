@@ -6,7 +6,11 @@ use crate::{Elem, Mat, MatMut, OneHot, PatternTerms, Scratch};
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 100 }))]
+    // A failure becomes a named test, not a file.
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 100 })
+    })]
 
     #[test]
     fn kernels_match_their_twins(

@@ -1,4 +1,4 @@
-//! One trigger's sequence as a Markov chain: exact moments by forward and backward passes (theory 2.5).
+//! One trigger's sequence as a Markov chain: exact moments by forward and backward passes (Bietti et al. 2023, the model of the three gradient steps).
 //!
 //! z_1 ∼ u, z_{t+1} = o after q, else ∼ π(·|z_t); conditioned on z_T = q and on q at an earlier position. The state is the
 //! symbol and whether q was seen before it: 2S states, or 6 for uniform tokens, whose symbols are lumped to {q, o, rest}.

@@ -1,4 +1,4 @@
-//! The three top-down gradient steps in closed form (theory 2.5): on W_O², then W_K², then W_K¹.
+//! The three top-down gradient steps in closed form (Bietti et al. 2023): on W_O², then W_K², then W_K¹.
 //!
 //! | symbol | shape | meaning |
 //! |---|---|---|

@@ -1,5 +1,7 @@
 //! Inner loops over one-hot operands. [`GROUP`] sequences lie side by side, one to a lane: everything but the look-ups is vertical, and
 //! the triangle of a causal pattern wastes no lane. The look-ups are scalar: a vector gather costs as much per lane on the CPUs at hand.
+//!
+//! Past 400 lines: every kernel on the layout of the first paragraph, which none makes sense without.
 
 use super::softmax::exp_below;
 use crate::arch::Simd;

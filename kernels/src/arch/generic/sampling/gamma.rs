@@ -66,7 +66,7 @@ impl WordOp for LogGamma<'_> {
         let envelope = Wide::new(s, self.envelope);
         let mut open = first_attempts(s, &envelope, &counters, &keys, self.out, self.pending);
         let mut attempt = 0;
-        // Attempt 0 again where the squeeze did not decide: one in fifteen or so, which saves the others two exponentials.
+        // Attempt 0 again where the squeeze did not decide: one in fifteen or so at α = 0.1, which saves the others two exponentials.
         while open > 0 && attempt < MAX_ATTEMPTS {
             open = attempts(s, &envelope, &counters, &keys, attempt, self.out, &mut self.pending[..open]);
             attempt += 1;
