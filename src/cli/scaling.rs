@@ -21,7 +21,7 @@ use toml::{Table, Value};
 /// Arguments of `popgrad scaling`.
 #[derive(Debug, Args)]
 pub(super) struct ScalingArgs {
-    /// Overrides for every size, e.g. model=disentangled dtype=f64.
+    /// Overrides for every size and for the recovery runs, e.g. model=disentangled dtype=f64.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// A few small sizes: seconds.
@@ -48,7 +48,8 @@ pub(super) const AFTER_HELP: &str = "\
 Chain, alpha=0.1, heads 1,1, S=10, T=20, batch 256, f32; one of T, S, heads of layer 1 and batch grows at a time. A step is
 sampling, gradient and update; its time is the median over steps. Exponents are slopes of log time against log size, by least
 squares over all sizes, and between the last two. Memory is the peak resident size of a process that trains at that size.
-Recovery: runs of 1,024 updates of 256 sequences at rate 4, 3 seeds, S=5 against T and T=12 against S.
+Recovery: runs of 1,024 updates of 256 sequences at rate 4, 3 seeds, S=5 against T and T=12 against S. A key given replaces
+that of all runs; steps, eval_every, test_size and checkpoint_every are the command's own.
 ";
 
 /// What is not grown.
@@ -57,10 +58,12 @@ batch = 256
 shards = 16
 schedule = \"constant\"
 test_size = 16
-steps = 3
 eval_every = 1000000
 checkpoint_every = 1000000
 ";
+
+/// Keys that the command sets itself: a step that is timed holds no evaluation, and recovery has a horizon of its own.
+const OWN: [&str; 4] = ["steps", "eval_every", "test_size", "checkpoint_every"];
 
 /// One size, measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -132,18 +135,25 @@ pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
             points.push(point);
         }
     }
-    let recovery = recovery(args, &points, &folder, threads)?;
     let fits = axes(args.quick).iter().map(|(key, _)| fit(key, &points)).collect();
     let isa = popgrad_kernels::Isa::from_env()?.name();
-    let overrides = args.overrides.clone();
-    let report =
-        Report { version: env!("CARGO_PKG_VERSION"), isa, threads, overrides, points, fits, recovery };
-    let json = serde_json::to_string_pretty(&report)
-        .map_err(|e| Error::invalid("scaling", e.to_string(), "numbers with a JSON form"))?;
-    write_bytes_atomic(&folder.join("scaling.json"), (json + "\n").as_bytes())?;
+    let (version, overrides) = (env!("CARGO_PKG_VERSION"), args.overrides.clone());
+    let mut report = Report { version, isa, threads, overrides, points, fits, recovery: Vec::new() };
+    // Before recovery, so that a failure there leaves what was measured.
+    report.write(&folder)?;
     save_figure(&folder, "scaling", &figure(&report))?;
+    report.recovery = recovery(args, &report.points, &folder, threads)?;
+    report.write(&folder)?;
     tell(&table(&report))?;
     tell(&format!("folder: {}\n", folder.display()))
+}
+
+impl Report {
+    fn write(&self, folder: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::invalid("scaling", e.to_string(), "numbers with a JSON form"))?;
+        write_bytes_atomic(&folder.join("scaling.json"), (json + "\n").as_bytes())
+    }
 }
 
 /// What grows, and how far.
@@ -164,9 +174,24 @@ fn word(key: &str, size: usize) -> String {
     if key == "heads" { format!("heads={size},1") } else { format!("{key}={size}") }
 }
 
+fn base() -> Result<Table> {
+    BASE.parse().map_err(|e: toml::de::Error| Error::invalid("scaling", e.to_string(), "valid TOML"))
+}
+
+/// The overrides, none of them of a key that the command sets itself.
+fn layer_of(overrides: &[String]) -> Result<Table> {
+    let layer = config::parse_overrides(overrides)?;
+    match OWN.into_iter().find(|k| layer.contains_key(*k)) {
+        Some(key) => {
+            let allowed = format!("any key but {}: `popgrad scaling` sets these itself", OWN.join(", "));
+            Err(Error::invalid(key, "given", allowed))
+        }
+        None => Ok(layer),
+    }
+}
+
 fn config_of(overrides: &[String]) -> Result<config::Config> {
-    let base = BASE.parse::<Table>().map_err(|e| Error::invalid("scaling", e.to_string(), "valid TOML"))?;
-    config::resolve(&[paper::preset("chain", false)?, base, config::parse_overrides(overrides)?])
+    config::resolve(&[paper::preset("chain", false)?, base()?, layer_of(overrides)?])
 }
 
 /// Runs this program on one size.
@@ -201,7 +226,8 @@ fn one(args: &ScalingArgs) -> Result<()> {
         clock.ms.sort_by(f64::total_cmp);
         Ok(clock.ms)
     };
-    // The first step has nothing before it: two times of three steps, the first of them warm enough for an estimate.
+    // The first step has nothing before it: the faster of the two times between three.
+    config.steps = 3;
     let guess = timed("guess", &config)?[0];
     config.steps = ((1e3 * args.seconds / guess) as u64).clamp(4, 5000);
     let ms = timed("run", &config)?;
@@ -276,11 +302,10 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
         for (k, v) in [("lr", Value::Float(4.0)), ("test_size", 2048.into()), ("eval_every", steps.into())] {
             layer.insert(k.into(), v);
         }
-        let base = BASE.parse::<Table>().map_err(|e| Error::invalid("scaling", e.to_string(), "TOML"))?;
-        let layers = [base, config::parse_overrides(&args.overrides)?, layer];
+        let layers = [base()?, layer, layer_of(&args.overrides)?];
         let mut sizes = Vec::new();
         for p in points.iter().filter(|p| p.key == key) {
-            // Three runs of as many steps; those timed had no smaller alphabet or length.
+            // Three runs of as many steps; those timed had no smaller alphabet or length, nor another where one is given.
             let seconds = SEEDS as f64 * steps as f64 * p.ms_per_step / 1e3;
             if seconds <= left {
                 left -= seconds;
