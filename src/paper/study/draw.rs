@@ -4,6 +4,7 @@ use super::gather::{Found, by_position, curve, groups};
 use super::tables::{Cell, cells};
 use super::{Drawing, Study};
 use crate::paper::figures::{FOLDER, fit, layer, readout};
+use crate::paper::one_hot::coordinates;
 use crate::paper::studies::value_text;
 use crate::report::plot::{Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure};
 use crate::{Error, Result};
@@ -155,7 +156,7 @@ fn square(title: String, values: Vec<f64>, t: usize, (x_label, y_label): (&str, 
 fn graph(f: &Found<'_>) -> Figure {
     let t = f.member.config.T;
     let mut values = vec![0.0; t * t];
-    for (i, parents) in f.parents.iter().enumerate() {
+    for (i, parents) in f.graph.iter().enumerate() {
         for (k, p) in parents.iter().enumerate() {
             values[i * t + p] = (k + 1) as f64 / parents.len() as f64;
         }
@@ -179,9 +180,13 @@ fn patterns(f: &Found<'_>) -> Vec<Figure> {
 fn matrices(f: &Found<'_>) -> Result<Vec<Figure>> {
     let (layout, params) = f.params()?;
     let config = &f.member.config;
+    // Embedded models have no other layer in the coordinates of tokens and positions.
+    let own = coordinates(&layout, &params)?;
+    let (layout, params) = own.as_ref().map_or((&layout, &params), |(layout, params)| (layout, params));
     let mut row = patterns(f);
-    row.extend((1..config.heads.len()).map(|l| layer(config, &layout, &params, l)));
-    row.push(readout(config, &layout, &params).into());
+    let drawn = |l: &usize| layout.find(&format!("A.{l}")).is_some();
+    row.extend((1..config.heads.len()).filter(drawn).map(|l| layer(config, layout, params, l)));
+    row.push(readout(config, layout, params).into());
     Ok(row)
 }
 

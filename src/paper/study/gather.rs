@@ -26,8 +26,11 @@ pub(super) struct Found<'a> {
     /// As written, in order of its keys.
     pub(super) summary: Map<String, Value>,
     pub(super) points: Vec<Point>,
-    /// Parents of each position, in order; none for a root. The query is not among them.
+    /// Parents of the positions 0..T-2, in order; none for a root. The last position's row of the first layer serves the
+    /// target: what it attends to says nothing about that position's own parents.
     pub(super) parents: Vec<Vec<usize>>,
+    /// Parents of every position that has a token, for pictures of the graph.
+    pub(super) graph: Vec<Vec<usize>>,
     /// First-layer attention of each head, (T, T).
     pub(super) patterns: Vec<Vec<f64>>,
 }
@@ -105,10 +108,11 @@ fn one(member: &Member, folder: PathBuf) -> Result<Found<'_>> {
     let path = folder.join(folder::RUN_FILE);
     let t = member.config.T;
     let parents = read_json::<Graph>(&path)?.parents.lists(t);
-    let parents = parents.ok_or_else(|| Error::format(&path, "parents that are no graph"))?;
+    let graph = parents.ok_or_else(|| Error::format(&path, "parents that are no graph"))?;
+    let parents = graph[..graph.len().min(t - 1)].to_vec();
     let points = read_records(&folder.join(METRICS_FILE))?;
     let patterns = folder::read_attention(&folder, t)?;
-    Ok(Found { member, folder, summary, points, parents, patterns })
+    Ok(Found { member, folder, summary, points, parents, graph, patterns })
 }
 
 fn read_json<R: serde::de::DeserializeOwned>(path: &Path) -> Result<R> {
