@@ -159,8 +159,8 @@ pub const NAMED: [Named; 7] = [
             for base in ["chain", "icl"] {
                 for horizon in horizons {
                     for seed in 0..count {
-                        let name = format!("{base}-2^{horizon}-seed-{seed}");
-                        drafts.push(Draft::new(&name, base).seed(seed).with("steps", 1i64 << horizon));
+                        // Named by what it is resolved to: steps and seed may be given.
+                        drafts.push(Draft::new(base, base).seed(seed).with("steps", 1i64 << horizon));
                     }
                 }
             }
@@ -168,6 +168,9 @@ pub const NAMED: [Named; 7] = [
         },
     },
 ];
+
+/// Keys that say what the graph is.
+const GRAPH_KEYS: [&str; 5] = ["task", "graph", "order", "parents", "parent_sets"];
 
 /// The study called `name`.
 pub fn find(name: &str) -> Option<&'static Named> {
@@ -178,7 +181,7 @@ pub fn find(name: &str) -> Option<&'static Named> {
 /// added to that of each run; `seeds` sets how many repetitions there are.
 ///
 /// # Errors
-/// An unknown name, values out of range, `seeds` where nothing is repeated.
+/// An unknown name, values out of range, `seeds` where nothing is repeated, another graph.
 pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> Result<Study> {
     let of = find(name).ok_or_else(|| Error::unknown("study", name, NAMED.iter().map(|s| s.name)))?;
     if let Some(k) = seeds {
@@ -188,6 +191,11 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
             return Err(Error::invalid("seeds", k.to_string(), allowed));
         }
     }
+    // Titles, captions and names of the runs speak of the study's graphs.
+    if let Some(key) = GRAPH_KEYS.into_iter().find(|k| layers.iter().any(|l| l.contains_key(*k))) {
+        let allowed = format!("not with {name}, whose graphs are its own; presets of one run take it");
+        return Err(Error::invalid(key, "given", allowed));
+    }
     let mut runs: Vec<Member> = Vec::new();
     for draft in (of.drafts)(&Form { quick, seeds }) {
         let config = resolve(draft.base, quick, &draft.keys, layers, draft.seed)?;
@@ -195,12 +203,14 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
         if runs.iter().any(|m| m.config == config) {
             continue;
         }
-        let group = match of.drawing {
-            Drawing::Seeds => group(&config),
-            Drawing::Positions => String::new(),
-            _ => draft.name.clone(),
+        let (name, group) = match of.drawing {
+            Drawing::Seeds => {
+                (slug(&format!("{}-{}-seed-{}", draft.name, horizon(&config), config.seed)), group(&config))
+            }
+            Drawing::Positions => (draft.name, String::new()),
+            _ => (draft.name.clone(), draft.name),
         };
-        runs.push(Member { name: draft.name, group, config });
+        runs.push(Member { name, group, config });
     }
     let title = of.what.split(';').next().unwrap_or_default().split(" (seeds").next().unwrap_or_default();
     Ok(Study {
@@ -216,9 +226,10 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
 /// `count` runs of a preset that differ in their seeds.
 ///
 /// # Errors
-/// As [`named`].
+/// As [`named`]; `algorithm1`.
 pub fn seeds(base: &str, quick: bool, count: u64, layers: &[Table]) -> Result<Study> {
     check_seeds(count)?;
+    check_base(base)?;
     let run = |i: u64| {
         let config = resolve(base, quick, &Table::new(), layers, i)?;
         Ok(Member { name: format!("seed-{}", config.seed), group: group(&config), config })
@@ -236,9 +247,10 @@ pub fn seeds(base: &str, quick: bool, count: u64, layers: &[Table]) -> Result<St
 /// A grid over `axes` of short runs of `layers` over preset `base`, `seeds` in each cell.
 ///
 /// # Errors
-/// No axis or more than two, too many runs, values out of range.
+/// No axis or more than two, too many runs, `algorithm1`, values out of range.
 pub fn grid(base: &str, quick: bool, axes: Vec<Axis>, seeds: u64, layers: &[Table]) -> Result<Study> {
     check_seeds(seeds)?;
+    check_base(base)?;
     if !(1..=2).contains(&axes.len()) {
         let found = axes.iter().map(|a| a.key.as_str()).collect::<Vec<_>>().join(", ");
         let found = if found.is_empty() { "none".into() } else { found };
@@ -294,13 +306,26 @@ fn check_seeds(count: u64) -> Result<()> {
     Err(Error::invalid("seeds", count.to_string(), "1 to 1000"))
 }
 
+/// Algorithm 1 keeps other logs: nothing that a study gathers is in them.
+pub(super) fn no_staged_runs() -> Error {
+    Error::invalid("preset", "algorithm1", "for several runs (seeds=K, sweep) any other preset of one run")
+}
+
+fn check_base(base: &str) -> Result<()> {
+    if base == "algorithm1" { Err(no_staged_runs()) } else { Ok(()) }
+}
+
 /// Runs of one preset and one horizon repeat each other.
 fn group(config: &Config) -> String {
-    let steps = match config.steps {
+    format!("{}, {} steps", config.preset, horizon(config))
+}
+
+/// Updates as a text.
+fn horizon(config: &Config) -> String {
+    match config.steps {
         n if n.is_power_of_two() && n > 8 => format!("2^{}", n.ilog2()),
         n => n.to_string(),
-    };
-    format!("{}, {steps} steps", config.preset)
+    }
 }
 
 fn resolve(base: &str, quick: bool, keys: &Table, layers: &[Table], seed: u64) -> Result<Config> {

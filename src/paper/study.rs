@@ -6,11 +6,12 @@
 
 mod draw;
 mod gather;
+mod memory;
 mod tables;
 
 use super::{Progress, folder};
 use crate::config::{self, Config};
-use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::files::{TEMPORARY_PREFIX, create_run_dir, write_bytes_atomic};
 use crate::report::metrics::{SUMMARY_FILE, Summary};
 use crate::report::page::{Image, Row, Section};
 use crate::{Error, Result};
@@ -100,7 +101,8 @@ impl Study {
     /// Refuses what cannot run, before anything is written.
     ///
     /// # Errors
-    /// No run or too many, names that repeat or are no names of folders, the first configuration that cannot run.
+    /// No run or too many, names that repeat or are no names of folders, runs of Algorithm 1, the first configuration that
+    /// cannot run.
     pub fn check(&self) -> Result<()> {
         if !(1..=MOST_RUNS).contains(&self.runs.len()) {
             return Err(Error::invalid("runs", self.runs.len().to_string(), format!("1 to {MOST_RUNS}")));
@@ -117,6 +119,9 @@ impl Study {
         if cells == 0 || !self.runs.len().is_multiple_of(cells) {
             let found = format!("{} runs on a grid of {cells}", self.runs.len());
             return Err(Error::invalid("axes", found, "the same number of runs in each cell"));
+        }
+        if self.runs.iter().any(|m| m.config.optimizer == "staged") {
+            return Err(super::studies::no_staged_runs());
         }
         self.runs.iter().try_for_each(|m| super::check(&m.config))
     }
@@ -175,7 +180,7 @@ impl Study {
         watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.steps).sum());
         // The dearest first, so that none is left to run alone for long.
         left.sort_by(|a, b| cost(&b.config).total_cmp(&cost(&a.config)));
-        let workers = threads.min(left.len()).max(1);
+        let workers = memory::workers(threads.min(left.len()), &left)?;
         // What does not fill the threads in the end shares them.
         let (side_by_side, rest) = left.split_at(left.len() - left.len() % workers);
         self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?;
@@ -296,7 +301,8 @@ impl Study {
         let run = self.folder_of(folder, member);
         let resumed = run.join(folder::CONFIG_FILE).exists();
         if !resumed {
-            // A kill may have left it there and empty.
+            // A kill may have left it there, and in it at most what had not been renamed.
+            clear_temporaries(&run)?;
             create_run_dir(&run)?;
         }
         let mut progress = Quiet { inner: watcher.started(member), figures: self.figures };
@@ -349,6 +355,18 @@ fn pool(threads: usize) -> Result<rayon::ThreadPool> {
         .num_threads(threads.max(1))
         .build()
         .map_err(|e| Error::io("thread pool", "cannot start threads", std::io::Error::other(e.to_string())))
+}
+
+/// Removes what a kill left half-written in `folder`, if there is such a folder; nothing refers to it.
+fn clear_temporaries(folder: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, "cannot remove", e))?;
+        }
+    }
+    Ok(())
 }
 
 /// What a run costs, in some unit.
