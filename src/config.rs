@@ -286,9 +286,21 @@ fn parse(key: &Key, text: &str) -> Result<Value> {
 /// Splits `key=value` arguments and parses them.
 ///
 /// # Errors
-/// An argument without `=`, an unknown key, a value of the wrong type.
+/// An argument without `=`, an unknown key, a value of the wrong type, `preset`.
 pub fn parse_overrides(args: &[String]) -> Result<Table> {
-    parse_keys(args, &KEYS)
+    let table = parse_keys(args, &KEYS)?;
+    refuse_preset(table.keys().map(String::as_str))?;
+    Ok(table)
+}
+
+/// Over a preset already taken, `preset` would change the name of a run and nothing else.
+fn refuse_preset<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+    match names.find(|n| *n == "preset") {
+        Some(name) => {
+            Err(Error::invalid(name, "given as key=value", "first word of `run` or `sweep`, or in a file"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// [`parse_overrides`] for a command that takes `keys`.
@@ -307,7 +319,7 @@ pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
     Ok(table)
 }
 
-/// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers is one value.
+/// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers, and a list of sets, is one value.
 ///
 /// # Errors
 /// As [`parse_overrides`]; a value that is given twice.
@@ -316,7 +328,9 @@ pub fn parse_values(arg: &str) -> Result<(String, Vec<Value>)> {
         return Err(Error::invalid("argument", format!("`{arg}`"), "key=value or key=a,b,.."));
     };
     let key = find(name.trim())?;
-    let parts: Vec<&str> = if key.kind == Kind::Integers { vec![text] } else { text.split(',').collect() };
+    refuse_preset(std::iter::once(key.name))?;
+    let with_commas = key.kind == Kind::Integers || key.name == "parent_sets";
+    let parts: Vec<&str> = if with_commas { vec![text] } else { text.split(',').collect() };
     let values: Vec<Value> = parts.into_iter().map(|t| parse(key, t.trim())).collect::<Result<_>>()?;
     if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
         return Err(Error::invalid(key.name, format!("{} twice", values[i]), "every value once"));
@@ -631,6 +645,16 @@ mod tests {
     }
 
     #[test]
+    fn values_of_an_axis() {
+        let of = |word: &str| parse_values(word).map(|(key, values)| (key, values.len()));
+        assert_eq!(of("alpha=0.1,1").unwrap(), ("alpha".into(), 2));
+        // The commas are the value's own.
+        assert_eq!(of("parent_sets=-;0;0,1").unwrap(), ("parent_sets".into(), 1));
+        assert_eq!(of("heads=2,1").unwrap(), ("heads".into(), 1));
+        assert!(of("preset=chain,icl").unwrap_err().to_string().starts_with("preset: given as key=value"));
+    }
+
+    #[test]
     fn the_fuzz_corpus_and_its_truncations_hold() {
         let base = preset("chain", false).unwrap();
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/config");
@@ -656,6 +680,7 @@ mod tests {
             ("heads=1,0", "heads: [1, 0]; allowed: each layer at least 1 head"),
             ("dtype=f16", "unknown dtype `f16`, did you mean"),
             ("batch=99999999999", "batch: 99999999999; allowed: batch <= 2^26"),
+            ("preset=icl", "preset: given as key=value; allowed: first word of `run`"),
         ] {
             let message = with(&[bad]).unwrap_err().to_string();
             assert!(message.starts_with(expected), "{bad}: {message}");
