@@ -168,7 +168,7 @@ fn resolve(args: &RunArgs) -> Result<Job> {
 }
 
 /// Is it the preset of a single run? A study of that run alone may have the same name.
-fn is_preset(name: &str) -> bool {
+pub(super) fn is_preset(name: &str) -> bool {
     paper::PRESETS.iter().any(|(n, _)| *n == name)
 }
 

@@ -1,6 +1,6 @@
 //! `popgrad sweep`: recovery over a grid, from many short runs.
 
-use super::run::{default_folder, take_seeds};
+use super::run::{default_folder, is_preset, take_seeds};
 use super::{pool, progress, tell};
 use crate::config;
 use crate::paper::studies;
@@ -32,12 +32,16 @@ pub(super) struct SweepArgs {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Without keys: alpha=0.03,0.1,0.3,1,3 against T=6,8,12,16,24,32, seeds=5, S=5: 150 runs of the short form, 1,024 updates of 256
-sequences. One key or two may have several values; seeds=K sets the runs of each cell. Every other key is as in `run`.
+Without keys: alpha=0.03,0.1,0.3,1,3 against T=6,8,12,16,24,32, seeds=5: 150 runs. Those of chain, icl and random are short ones
+(S=5, T=12, 1,024 updates of 256 sequences at rate 4); other presets have their own short form, that of `run --quick`.
+One key or two may have several values; seeds=K sets the runs of each cell. Every other key is as in `run`.
 Results: figures/phase.svg and .png, grid.csv, grid.json, sweep.html, and a folder for each run.
 ";
 
-/// The short runs that a sweep is made of.
+/// Presets whose short runs are [`SHORT`]: trees that SGD learns at the same sizes and rate.
+const TREES: [&str; 3] = ["chain", "icl", "random"];
+
+/// Their short runs.
 const SHORT: &str = "
 S = 5
 T = 12
@@ -84,19 +88,13 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
         keys.insert(0, word);
     }
     let preset = preset.unwrap_or_else(|| "chain".into());
-    if studies::find(&preset).is_some() {
+    if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Err(Error::invalid("preset", preset, "one of a single run"));
     }
     let seeds = take_seeds(&mut keys)?.unwrap_or(DEFAULT_SEEDS);
-    let mut layer: Table =
-        SHORT.parse().map_err(|e: toml::de::Error| Error::invalid("sweep", e.to_string(), "valid TOML"))?;
-    if preset == "algorithm1" {
-        // Short as it is, and of another kind.
-        layer = Table::new();
-    }
-    if preset == "manual" {
-        layer.retain(|k, _| !["S", "T", "lr"].contains(&k));
-    }
+    // Another task or optimiser wants other sizes and rates: those of its own short form.
+    let quick = !TREES.contains(&preset.as_str());
+    let mut layer: Table = if quick { Table::new() } else { short()? };
     let mut axes = Vec::new();
     let several = |k: &String| config::parse_values(k).map_or(true, |(_, values)| values.len() > 1);
     if !keys.iter().any(several) {
@@ -116,10 +114,41 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
             axes.push(Axis { key, values });
         }
     }
-    studies::grid(&preset, false, axes, seeds, &[layer])
+    studies::grid(&preset, quick, axes, seeds, &[layer])
+}
+
+fn short() -> Result<Table> {
+    SHORT.parse().map_err(|e: toml::de::Error| Error::invalid("sweep", e.to_string(), "valid TOML"))
 }
 
 fn axis(word: &str) -> Result<Axis> {
     let (key, values) = config::parse_values(word)?;
     Ok(Axis { key, values })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_keeps_its_rate_and_sizes() {
+        let first = |preset: &str| {
+            let keys = vec!["alpha=0.1,1".into(), "seeds=1".into()];
+            let args =
+                SweepArgs { preset: Some(preset.into()), keys, out: None, resume: None, threads: None };
+            resolve(&args).unwrap().runs.remove(0).config
+        };
+        for (preset, lr, s, t, steps) in [
+            ("chain", 4.0, 5, 12, 1024),
+            ("icl", 4.0, 5, 12, 1024),
+            ("random", 4.0, 5, 12, 1024),
+            ("manual", 1.0, 3, 6, 2048),
+            ("many", 1.0, 3, 20, 2048),
+            ("two-parents", 0.01, 3, 12, 24_576),
+            ("causal-fig8", 0.01, 5, 12, 1024),
+        ] {
+            let c = first(preset);
+            assert_eq!((c.lr, c.S, c.T, c.steps), (lr, s, t, steps), "{preset}");
+        }
+    }
 }
