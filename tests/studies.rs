@@ -1,7 +1,11 @@
 //! Experiments made of several runs, through the binary: the same bits side by side, alone and after a kill; pages whose links
 //! lead somewhere; grids; and what is refused. Long, as every command made of several runs is driven here.
 
+use popgrad::config::{read_file, resolve};
+use popgrad::paper::Progress;
+use popgrad::report::checkpoint::Checkpoint;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -113,18 +117,50 @@ fn side_by_side_in_turn_and_alone_are_the_same_bits() {
     assert_eq!(moved, metrics("graph-1"));
 }
 
+/// Stops at update 6, as a kill would: nothing after it is written.
+struct StopsAtSix;
+
+impl Progress for StopsAtSix {
+    fn stepped(&mut self, step: u64, _loss: f64) {
+        assert!(step < 6, "stopped on purpose");
+    }
+    fn evaluated(&mut self, _gap: f64) {}
+    fn finished(&mut self) {}
+    fn note(&mut self, _text: &str) {}
+}
+
+/// The run in `folder` anew, up to its sixth update.
+fn half_done(folder: &Path) {
+    let config = resolve(&[read_file(&folder.join("config.toml")).unwrap()]).unwrap();
+    fs::remove_dir_all(folder).unwrap();
+    fs::create_dir(folder).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let stopped = catch_unwind(AssertUnwindSafe(|| {
+        popgrad::paper::run(&config, folder, false, &pool, &mut StopsAtSix).map(drop)
+    }));
+    assert!(stopped.is_err(), "it ran to its end");
+    let checkpoint = Checkpoint::load(&folder.join("checkpoint.safetensors")).unwrap();
+    assert_eq!((checkpoint.step, config.steps), (4, 12));
+    assert!(!folder.join("summary.json").exists());
+}
+
 #[test]
 fn a_study_in_any_state_resumes_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
-    let keys = ["seeds=4", "steps=12"];
+    let keys = ["seeds=6", "steps=12"];
     study("causal-fig9", &whole, &keys);
     study("causal-fig9", &cut, &keys);
-    // One run not begun, one with an empty folder, one half done, one finished; nothing gathered.
+    // One run not begun, one with an empty folder, one killed before its first file had its name, one half done, one whole but
+    // for its summary, one finished; nothing gathered.
     let run = |i: u32| cut.join(format!("runs/graph-{i}"));
     fs::remove_dir_all(run(0)).unwrap();
-    fs::remove_dir_all(run(1)).unwrap();
-    fs::create_dir(run(1)).unwrap();
+    for i in [1, 4] {
+        fs::remove_dir_all(run(i)).unwrap();
+        fs::create_dir(run(i)).unwrap();
+    }
+    fs::write(run(4).join(".popgrad-aB3xyz.tmp"), "preset = \"ma").unwrap();
+    half_done(&run(5));
     fs::remove_file(run(2).join("summary.json")).unwrap();
     for name in ["runs.csv", "curves.csv", "positions.csv", "summary.json"] {
         fs::remove_file(cut.join(name)).unwrap();
@@ -190,6 +226,69 @@ fn seeds_of_any_preset_have_a_mean_and_a_spread() {
         assert!(fs::metadata(folder.join(format!("figures/{figure}.png"))).unwrap().len() > 500);
     }
     assert!(!folder.join("runs/seed-5/figures").exists(), "repetitions draw nothing of their own");
+}
+
+#[test]
+fn attention_by_position_leaves_out_the_row_that_serves_the_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("study");
+    study("causal-fig5", &folder, &["S=3", "steps=4"]);
+    let json = |path: PathBuf| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let graph = json(folder.join("runs/two-parents/run.json"))["parents"].as_str().unwrap().to_string();
+    let parents = |position: usize| graph.split(';').nth(position - 1).unwrap().split(',').count() as f64;
+    let csv = fs::read_to_string(folder.join("positions.csv")).unwrap();
+    // Positions from 1; mean attention there.
+    let rows: Vec<(usize, f64)> = csv
+        .lines()
+        .skip(1)
+        .map(|l| l.split(',').collect::<Vec<_>>())
+        .map(|c| (c[1].parse().unwrap(), c[3].parse().unwrap()))
+        .collect();
+    // Position 1 is a root, position 6 = T the last.
+    assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    let pairs: f64 = rows.iter().map(|r| parents(r.0)).sum();
+    let mean = rows.iter().map(|r| parents(r.0) * r.1).sum::<f64>() / pairs;
+    let summary = json(folder.join("summary.json"));
+    let whole = summary["two-parents.attention_on_parent_mean"].as_f64().unwrap();
+    assert!((mean - whole).abs() < 1e-12, "{mean} by position, {whole} in all");
+}
+
+#[test]
+fn matrices_of_a_model_with_embeddings_are_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("study");
+    // Keys are those of every run: two layers of which this model draws one.
+    study("causal-fig2", &folder, &["S=3", "steps=2", "model=mlp_transformer", "optimizer=adamw", "lr=0.01"]);
+    assert!(fs::metadata(folder.join("figures/matrices.svg")).unwrap().len() > 500);
+}
+
+#[test]
+fn runs_are_named_by_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("study");
+    study("causal-seeds", &folder, &["S=3", "steps=2^4", "seeds=2", "--quick", "--seed", "7"]);
+    let mut names: Vec<String> = fs::read_dir(folder.join("runs"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["chain-2^4-seed-7", "chain-2^4-seed-8", "icl-2^4-seed-7", "icl-2^4-seed-8"]);
+}
+
+#[test]
+fn a_preset_that_a_figure_is_named_after_can_be_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("sweep");
+    let mut args = vec!["sweep", "causal-fig8", "alpha=0.1,1", "S=3", "steps=2", "seeds=1"];
+    args.extend(TINY);
+    args.extend(["--out", text(&folder)]);
+    ok(&args);
+    let csv = fs::read_to_string(folder.join("grid.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    let config = fs::read_to_string(folder.join("runs/alpha=0.1-seed=0/config.toml")).unwrap();
+    assert!(config.contains("model = \"mlp_transformer\"") && config.contains("lr = 0.01\n"), "{config}");
 }
 
 /// Values of `attribute` in a page.
@@ -326,6 +425,16 @@ fn scaling_measures_every_size() {
     }
     assert_eq!(json["recovery"].as_array().unwrap().len(), 4);
     assert!(folder.join("scaling.svg").is_file());
+    // A key given is that of the recovery runs, too.
+    let given = dir.path().join("given");
+    let mut args = vec!["scaling", "--quick", "--seconds", "0.01", "--recovery", "20", "lr=0.5", "S=2"];
+    args.extend(["alpha=0.3", "--out", text(&given)]);
+    ok(&args);
+    let config = |run: &str| resolve(&[read_file(&given.join(run).join("config.toml")).unwrap()]).unwrap();
+    let by_length = config("recovery-T/runs/T=8-seed=0");
+    assert_eq!((by_length.lr, by_length.alpha, by_length.S, by_length.T), (0.5, 0.3, 2, 8));
+    let by_alphabet = config("recovery-S/runs/S=6-seed=0");
+    assert_eq!((by_alphabet.lr, by_alphabet.S, by_alphabet.T), (0.5, 6, 12));
     let none = dir.path().join("none");
     let out = ok(&["scaling", "--quick", "--seconds", "0.01", "--recovery", "0", "--out", text(&none)]);
     assert_eq!(out.matches("left out").count(), 4);
@@ -367,6 +476,20 @@ fn bad_input_is_refused_before_a_folder_appears() {
         (&["scaling", "--seconds", "nan"], &["seconds: NaN"]),
         (&["scaling", "--recovery=-1"], &["recovery: -1"]),
         (&["scaling", "model=disentagled"], &["unknown model"]),
+        (&["scaling", "steps=1"], &["steps: given", "sets these itself"]),
+        (&["scaling", "eval_every=1"], &["eval_every: given"]),
+        (&["run", "chain", "preset=icl"], &["preset: given as key=value", "first word"]),
+        (&["run", "chain", "--quick", "preset=bogus"], &["preset: given as key=value"]),
+        (&["figures", "preset=icl"], &["preset: given as key=value"]),
+        (&["scaling", "preset=icl"], &["preset: given as key=value"]),
+        (&["sweep", "preset=chain,icl"], &["preset: given as key=value"]),
+        (&["sweep", "chain", "preset=icl", "T=4,5"], &["preset: given as key=value"]),
+        (&["run", "algorithm1", "seeds=2"], &["preset: algorithm1", "several runs"]),
+        (&["sweep", "algorithm1", "alpha=0.1,1"], &["preset: algorithm1", "several runs"]),
+        (&["sweep", "algorithm1"], &["preset: algorithm1"]),
+        (&["run", "causal-fig2", "graph=icl"], &["graph: given", "causal-fig2"]),
+        (&["run", "causal-fig6", "parents=-1,0,0"], &["parents: given", "causal-fig6"]),
+        (&["figures", "--only", "causal-fig7", "order=3"], &["order: given", "causal-fig7"]),
     ];
     for (args, words) in cases {
         let mut all = args.to_vec();
