@@ -89,7 +89,7 @@ pub const KEYS: [Key; 34] = [
     key("momentum", Kind::Real, "momentum of sgd, >= 0 [0 if not given]"),
     key("beta1", Kind::Real, "decay of adamw's mean gradient, >= 0, < 1 [0.9]"),
     key("beta2", Kind::Real, "decay of adamw's mean square, >= 0, < 1 [0.999]"),
-    key("adam_eps", Kind::Real, "added to the root of adamw's mean square, >= 0 [1e-8]"),
+    key("adam_eps", Kind::Real, "added to the root of adamw's mean square, > 0 [1e-8]"),
     key("lr", Kind::Real, "learning rate, >= 0; algorithm1: that of its first stage"),
     key("steps1", Kind::Count, "algorithm1: updates of A1 alone; the rest of `steps` goes to A2"),
     key("lr2", Kind::Real, "algorithm1: learning rate of its second stage, >= 0"),
