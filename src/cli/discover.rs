@@ -4,7 +4,7 @@ use super::grad::missing;
 use super::{pool, say, tell};
 use crate::config::{self, Key, Kind, key};
 use crate::discover::tokens::{MAX_SYMBOLS, Rows, label_width, parse_labels, parse_tokens, windows};
-use crate::discover::{Graph, Labels, Sample, chi2, gradient};
+use crate::discover::{Graph, Labels, Sample, check_level, chi2, gradient};
 use crate::report::arrays::{Array, Format, read_arrays, read_npy, write_arrays};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::plot::{Figure, HeatMap, Panels, Ticks, save_figure};
@@ -32,24 +32,25 @@ pub(super) struct DiscoverArgs {
     window: usize,
     /// What follows the query: `next` (the last column; the query is the one before it), or a file of one symbol or S
     /// probabilities per sequence, text or arrays (`labels` (B) or `targets` (B,S)).
-    #[arg(long, value_name = "next|FILE", default_value = "next")]
-    labels: String,
-    /// Alphabet size S [default: one more than the largest token].
+    /// Not with --score chi2 [default: next].
+    #[arg(long, value_name = "next|FILE")]
+    labels: Option<String>,
+    /// Alphabet size S of --tokens [default: one more than the largest token].
     #[arg(long, value_name = "S")]
     symbols: Option<usize>,
     /// gradient: a law of its own for every sequence, labels needed. chi2: one law for all, from pair counts alone.
     #[arg(long, default_value = "gradient")]
     score: String,
-    /// ε in the denominator of the gradient's score.
-    #[arg(long, default_value_t = 0.0)]
-    eps: f64,
-    /// How often a position without parent may be given one.
-    #[arg(long, default_value_t = 0.01)]
+    /// ε in the denominator of the gradient's score [default: 0].
+    #[arg(long, allow_negative_numbers = true)]
+    eps: Option<f64>,
+    /// How often a position without parent may be given one: nominal, see docs/discover.md.
+    #[arg(long, default_value_t = 0.01, allow_negative_numbers = true)]
     level: f64,
     /// With a task: share of edges found at 2^8, 2^9, .. samples, over this many seeds from `seed` on.
     #[arg(long, value_name = "SEEDS", conflicts_with_all = ["tokens", "text", "out", "save"])]
     sweep: Option<u64>,
-    /// With a task: its tokens and targets as a file of arrays, to be read with --tokens and --labels.
+    /// With a task: its tokens and targets as a new file of arrays, to be read with --tokens and --labels.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "text"])]
     save: Option<PathBuf>,
     /// Folder for discover.json and the figure: new or empty.
@@ -90,36 +91,29 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
         "chi2" => Score::Chi2,
         other => return Err(Error::unknown("score", other, ["gradient", "chi2"])),
     };
-    if let Some(path) = &args.save {
-        Format::of(path)?;
-    }
+    check_options(args, score)?;
     let pool = pool(args.threads)?;
     let (sample, truth) = match (&args.tokens, &args.text) {
         (Some(path), _) => (from_file(path, args, score)?, None),
         (None, Some(path)) => (from_text(path, args, score)?, None),
         (None, None) => {
-            if args.labels != "next" {
-                return Err(Error::invalid(
-                    "labels",
-                    format!("{} with a drawn task", args.labels),
-                    "labels=soft|symbol",
-                ));
-            }
-            let drawn = Drawn::of(&args.keys)?;
+            let drawn = Drawn::of(&args.keys, score)?;
             if let Some(seeds) = args.sweep {
                 return pool.install(|| drawn.sweep(seeds, args, score));
             }
-            let sample = drawn.sample(0)?;
-            if let Some(path) = &args.save {
-                save(path, &sample)?;
-            }
-            (sample, Some(drawn.forest(0)?.parents().to_vec()))
+            (drawn.sample(0)?, Some(drawn.forest(0)?.parents().to_vec()))
         }
     };
     fits_memory(sample.len, 0)?;
-    sample.check()?;
+    match score {
+        Score::Gradient => sample.check()?,
+        Score::Chi2 => chi2::check(&sample)?,
+    }
     if let Some(dir) = &args.out {
         create_run_dir(dir)?;
+    }
+    if let Some(path) = &args.save {
+        save(path, &sample)?;
     }
     let graph = pool.install(|| find(&sample, args, score))?;
     let verdict = truth.as_ref().map(|t| Verdict::of(&graph, t));
@@ -136,9 +130,49 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
     Ok(())
 }
 
+/// Refuses options that would be ignored or cannot work, before anything is read, drawn or written.
+fn check_options(args: &DiscoverArgs, score: Score) -> Result<()> {
+    check_level(args.level)?;
+    let drawn = args.tokens.is_none() && args.text.is_none();
+    if let Some(eps) = args.eps {
+        if score == Score::Chi2 {
+            return Err(Error::invalid("eps", eps.to_string(), "none: score=chi2 has no ε"));
+        }
+        gradient::check_eps(eps)?;
+    }
+    if let Some(labels) = &args.labels {
+        if drawn {
+            return Err(Error::invalid(
+                "labels",
+                format!("{labels} with a drawn task"),
+                "labels=soft|symbol",
+            ));
+        }
+        if score == Score::Chi2 {
+            return Err(Error::invalid("labels", labels, "none: score=chi2 reads tokens alone"));
+        }
+    }
+    if let Some(s) = args.symbols {
+        if drawn {
+            return Err(Error::invalid("symbols", format!("{s} with a drawn task"), "S=.."));
+        }
+        if !(2..=MAX_SYMBOLS).contains(&s) {
+            return Err(Error::invalid("symbols", s.to_string(), format!("2 to {MAX_SYMBOLS}")));
+        }
+    }
+    if let Some(path) = &args.save {
+        Format::of(path)?;
+        if path.exists() {
+            let found = format!("{} exists", path.display());
+            return Err(Error::invalid("save", found, "a file that does not exist yet"));
+        }
+    }
+    Ok(())
+}
+
 fn find(sample: &Sample, args: &DiscoverArgs, score: Score) -> Result<Graph> {
     match score {
-        Score::Gradient => gradient::discover(sample, args.eps, args.level),
+        Score::Gradient => gradient::discover(sample, args.eps.unwrap_or(0.0), args.level),
         Score::Chi2 => chi2::discover(sample, args.level),
     }
 }
@@ -208,7 +242,7 @@ fn integers(path: &Path, name: &str, array: &Array, width: usize, symbols: usize
     values.into_iter().enumerate().map(token).collect()
 }
 
-/// Labels of a file for `seqs` sequences, with their alphabet size where it tells: soft labels do.
+/// A file of labels, not yet checked against the tokens.
 enum LabelFile {
     Text(Vec<u8>),
     Array(&'static str, Array),
@@ -226,6 +260,7 @@ impl LabelFile {
         }
     }
 
+    /// The alphabet size where the file tells it: soft labels do.
     fn symbols(&self) -> Option<usize> {
         let width = match self {
             LabelFile::Text(bytes) => label_width(bytes),
@@ -234,6 +269,7 @@ impl LabelFile {
         Some(width).filter(|w| *w > 1)
     }
 
+    /// Labels of `seqs` sequences, each below `symbols` or a law over them.
     fn labels(&self, path: &Path, seqs: usize, symbols: usize) -> Result<Labels> {
         match self {
             LabelFile::Text(bytes) => parse_labels(path, bytes, seqs, symbols),
@@ -259,17 +295,9 @@ impl LabelFile {
 }
 
 fn from_file(path: &Path, args: &DiscoverArgs, score: Score) -> Result<Sample> {
-    if let Some(s) = args.symbols
-        && !(2..=MAX_SYMBOLS).contains(&s)
-    {
-        return Err(Error::invalid("symbols", s.to_string(), format!("2 to {MAX_SYMBOLS}")));
-    }
-    let file = match (args.labels.as_str(), score) {
-        ("next", _) => None,
-        (_, Score::Chi2) => {
-            return Err(Error::invalid("labels", &args.labels, "none: score=chi2 reads tokens alone"));
-        }
-        (file, _) => Some((Path::new(file), LabelFile::read(Path::new(file))?)),
+    let file = match args.labels.as_deref() {
+        None | Some("next") => None,
+        Some(file) => Some((Path::new(file), LabelFile::read(Path::new(file))?)),
     };
     let symbols = args.symbols.or(file.as_ref().and_then(|(_, f)| f.symbols()));
     let rows = match arrays_in(path) {
@@ -291,7 +319,7 @@ fn from_file(path: &Path, args: &DiscoverArgs, score: Score) -> Result<Sample> {
 }
 
 fn from_text(path: &Path, args: &DiscoverArgs, score: Score) -> Result<Sample> {
-    if args.labels != "next" || args.symbols.is_some() {
+    if args.labels.as_ref().is_some_and(|l| l != "next") || args.symbols.is_some() {
         return Err(Error::invalid("text", "with --labels or --symbols", "neither: a text has its own"));
     }
     let (rows, alphabet) = windows(path, &read(path)?, args.window)?;
@@ -314,6 +342,9 @@ fn next(path: &Path, rows: Rows, symbols: usize, score: Score) -> Result<Sample>
     Ok(Sample { seqs, len: len - 1, symbols, tokens, labels: Some(Labels::Symbols(labels)) })
 }
 
+/// Most tokens of a sweep: about an hour of one core.
+const MAX_SWEEP: u128 = 1 << 34;
+
 /// A task to draw from.
 struct Drawn {
     graph: Option<String>,
@@ -328,7 +359,7 @@ struct Drawn {
 }
 
 impl Drawn {
-    fn of(words: &[String]) -> Result<Self> {
+    fn of(words: &[String], score: Score) -> Result<Self> {
         let table = config::parse_keys(words, &keys())?;
         let count =
             |name: &str| table.get(name).and_then(|v| v.as_integer()).and_then(|i| u64::try_from(i).ok());
@@ -354,6 +385,9 @@ impl Drawn {
             "uniform" => Roots::Uniform,
             other => return Err(Error::unknown("roots", other, ["stationary", "uniform"])),
         };
+        if let (Some(labels), Score::Chi2) = (text("labels"), score) {
+            return Err(Error::invalid("labels", labels, "none: score=chi2 reads tokens alone"));
+        }
         let soft = match text("labels").unwrap_or("soft") {
             "soft" => true,
             "symbol" => false,
@@ -432,11 +466,12 @@ impl Drawn {
 
     /// Share of edges whose parent has the highest score, and what the test makes of them, by number of samples.
     fn sweep(&self, seeds: u64, args: &DiscoverArgs, score: Score) -> Result<()> {
-        if seeds == 0 || self.samples < 256 {
+        let tokens = u128::from(seeds) * self.samples as u128 * self.len as u128;
+        if seeds == 0 || self.samples < 256 || tokens > MAX_SWEEP {
             return Err(Error::invalid(
                 "sweep",
-                format!("{seeds} seeds, {} samples", self.samples),
-                ">= 1, >= 2^8",
+                format!("{seeds} seeds, {} samples, T = {}", self.samples, self.len),
+                ">= 1 seed, >= 2^8 samples, seeds * samples * T <= 2^34",
             ));
         }
         let sizes: Vec<usize> = (8..usize::BITS).map(|e| 1 << e).take_while(|n| *n <= self.samples).collect();
@@ -461,10 +496,18 @@ impl Drawn {
         let mut text = String::from(
             "| samples | parent has the highest score | edges found | wrong parent | roots given a parent | whole graph |\n|---:|---:|---:|---:|---:|---:|\n",
         );
+        // A graph of roots has no share, one without test no verdict.
+        let share = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
+        let count = |n: Option<usize>, of: u64| n.map_or("-".into(), |n| format!("{n} of {of}"));
         for r in &records {
             text += &format!(
-                "| {} | {:.3} | {:.3} | {:.3} | {} of {} | {} of {} |\n",
-                r.samples, r.best, r.found, r.wrong, r.false_edges, r.roots, r.whole, r.seeds
+                "| {} | {} | {} | {} | {} | {} |\n",
+                r.samples,
+                share(r.best),
+                share(r.found),
+                share(r.wrong),
+                count(r.false_edges, r.roots as u64),
+                count(r.whole, r.seeds)
             );
         }
         tell(&text)
@@ -486,6 +529,8 @@ struct Verdict {
     /// Roots after position 0, and those that were given a parent.
     roots: usize,
     false_edges: usize,
+    /// Whether there was a test: if not, only `best` says anything.
+    tested: bool,
 }
 
 impl Verdict {
@@ -501,6 +546,7 @@ impl Verdict {
             wrong: edges().filter(|(t, p)| p.parent.is_some() && p.parent != **t).count(),
             roots: roots().count(),
             false_edges: roots().filter(|(_, p)| p.parent.is_some()).count(),
+            tested: graph.tested,
         }
     }
 
@@ -519,6 +565,7 @@ struct Sums {
     roots: usize,
     false_edges: usize,
     whole: usize,
+    untested: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -526,12 +573,14 @@ struct Record {
     samples: usize,
     seeds: u64,
     edges: usize,
-    best: f64,
-    found: f64,
-    wrong: f64,
+    /// Shares of `edges`; null where there are none.
+    best: Option<f64>,
+    /// Null where the sample is too small for a test, as are all below.
+    found: Option<f64>,
+    wrong: Option<f64>,
     roots: usize,
-    false_edges: usize,
-    whole: usize,
+    false_edges: Option<usize>,
+    whole: Option<usize>,
 }
 
 impl Sums {
@@ -543,20 +592,22 @@ impl Sums {
         self.roots += v.roots;
         self.false_edges += v.false_edges;
         self.whole += usize::from(v.whole());
+        self.untested |= !v.tested;
     }
 
     fn record(&self, samples: usize, seeds: u64) -> Record {
-        let share = |n: usize| n as f64 / self.edges as f64;
+        let share = |n: usize| (self.edges > 0).then(|| n as f64 / self.edges as f64);
+        let tested = !self.untested;
         Record {
             samples,
             seeds,
             edges: self.edges,
             best: share(self.best),
-            found: share(self.found),
-            wrong: share(self.wrong),
+            found: share(self.found).filter(|_| tested),
+            wrong: share(self.wrong).filter(|_| tested),
             roots: self.roots,
-            false_edges: self.false_edges,
-            whole: self.whole,
+            false_edges: tested.then_some(self.false_edges),
+            whole: tested.then_some(self.whole),
         }
     }
 }
@@ -591,6 +642,9 @@ fn json(graph: &Graph, verdict: Option<&Verdict>) -> Result<String> {
     Ok(to_json(&Output { graph, truth: verdict })? + "\n")
 }
 
+/// Why a sample has no test.
+const UNTESTED: &str = "fewer than 7 tokens or 30 sequences";
+
 fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
     let mut text = format!(
         "{} sequences of {} tokens, S = {}, score {}, level {}\n",
@@ -602,8 +656,9 @@ fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
     );
     text += "position  parent    best      score   +-       second     margin   +-             z        p\n";
     let name = |j: Option<usize>, none: &str| j.map_or(none.to_string(), |j| j.to_string());
+    let none = |i: usize| if graph.tested || i == 0 { "root" } else { "?" };
     for p in &graph.positions {
-        let row = format!("{:>8}  {:>6}", p.position, name(p.parent, "root"));
+        let row = format!("{:>8}  {:>6}", p.position, name(p.parent, none(p.position)));
         text += &row;
         if p.best.is_some() {
             text += &format!("  {:>6} {:>10.4}  {:<9.2e}", name(p.best, ""), p.score, p.score_se);
@@ -611,11 +666,26 @@ fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
                 Some(second) => text += &format!(" {second:>4} {:>10.4}  {:<9.2e}", p.margin, p.margin_se),
                 None => text += &format!(" {:>4} {:>10}  {:<9}", "-", "-", "-"),
             }
-            text += &format!(" {:>8.1} {:>8.1e}", p.z, p.p);
+            text += &match p.z.is_nan() {
+                true => format!(" {:>8} {:>8}", "-", "-"),
+                false => format!(" {:>8.1} {:>8.1e}", p.z, p.p),
+            };
         }
         text.push('\n');
     }
-    if let Some(v) = verdict {
+    if !graph.tested {
+        text +=
+            &format!("no test: {UNTESTED}; `best` is the candidate of the highest score, parent or not\n");
+    }
+    for j in &graph.heavy {
+        text += &format!(
+            "note: position {j} has the highest score in so many rows that its own effect cannot be told from edges; it is taken from \
+             the rows it does not lead or the other columns, whichever is higher (docs/discover.md)\n"
+        );
+    }
+    if let Some(v) = verdict.filter(|v| !v.tested) {
+        text += &format!("truth: {} of {} edges have the highest score\n", v.best, v.edges);
+    } else if let Some(v) = verdict {
         text += &format!(
             "truth: {} of {} edges have the highest score, {} found, {} wrong; {} of {} further roots given a parent\n",
             v.best, v.edges, v.found, v.wrong, v.false_edges, v.roots

@@ -9,8 +9,9 @@
 //! Asks for no label and no gradient, and assumes that all sequences share one law: with transitions drawn anew for each sequence, as in
 //! the in-context task, the pooled counts hold nothing. For a Markov chain or tree the parent has the highest score of all
 //! earlier positions (data processing). The test compares X² with its law over permutations of the sequences: mean and variance are exact
-//! (Haldane 1940, Dawson 1954), so that sparse tables do no harm, and a scaled χ² of the same two moments is mapped to a
-//! normal z (Wilson and Hilferty 1931).
+//! (Haldane 1940, Dawson 1954), and a scaled χ² of the same two moments is mapped to a normal z (Wilson and Hilferty 1931). Two moments
+//! do not hold the tail of a table with nearly empty cells, so the test, not the score, pools each column's rare symbols into
+//! classes of at least √(5N) sequences: no cell's expected count is below 5 (Cochran 1954).
 
 use super::gradient::positions;
 use super::{Graph, Leaders, Sample, Score, Table, check_level, leaders};
@@ -19,6 +20,27 @@ use rayon::prelude::*;
 
 /// Largest alphabet: a table of S² counts per thread.
 pub const MAX_SYMBOLS: usize = 2048;
+
+/// A column with its symbols pooled, rarest first, into classes of at least √(5N) sequences; and the number of classes.
+fn classes(column: &[u32], symbols: usize) -> (Vec<u32>, usize) {
+    let mut count = vec![0usize; symbols];
+    column.iter().for_each(|c| count[*c as usize] += 1);
+    let mut order: Vec<usize> = (0..symbols).filter(|c| count[*c] > 0).collect();
+    order.sort_by_key(|c| (count[*c], *c));
+    let least = (5.0 * column.len() as f64).sqrt();
+    let (mut class, mut open, mut held) = (vec![0u32; symbols], 0u32, 0);
+    for c in &order {
+        class[*c] = open;
+        held += count[*c];
+        if held as f64 >= least {
+            (open, held) = (open + 1, 0);
+        }
+    }
+    // What is too little for a class of its own joins the one before.
+    let last = open.saturating_sub(1);
+    let of = column.iter().map(|c| class[*c as usize].min(last)).collect();
+    (of, last as usize + 1)
+}
 
 /// Counts of a pair of positions.
 struct Counts {
@@ -104,12 +126,11 @@ fn normal(x2: f64, (mean, variance): (f64, f64)) -> f64 {
     ((x2 / mean).cbrt() - (1.0 - c)) / c.sqrt()
 }
 
-/// The graph of highest χ² mutual information among earlier positions, over all T positions. O(B T² + S² T²).
+/// Checks that `sample` can be counted.
 ///
 /// # Errors
-/// As [`Sample::check`]; fewer than 4 sequences, S above [`MAX_SYMBOLS`], a level that is no probability.
-pub fn discover(sample: &Sample, level: f64) -> Result<Graph> {
-    check_level(level)?;
+/// As [`Sample::check`]; fewer than 4 sequences, S above [`MAX_SYMBOLS`].
+pub fn check(sample: &Sample) -> Result<()> {
     sample.check()?;
     if sample.symbols > MAX_SYMBOLS {
         let allowed = format!("S <= {MAX_SYMBOLS} for score=chi2");
@@ -118,18 +139,30 @@ pub fn discover(sample: &Sample, level: f64) -> Result<Graph> {
     if sample.seqs < 4 || u32::try_from(sample.seqs).is_err() {
         return Err(Error::invalid("tokens", format!("{} sequences", sample.seqs), "4 to 2^32 - 1"));
     }
+    Ok(())
+}
+
+/// The graph of highest χ² mutual information among earlier positions, over all T positions. O(B T² + S² T²).
+///
+/// # Errors
+/// As [`check`]; a level that is no probability.
+pub fn discover(sample: &Sample, level: f64) -> Result<Graph> {
+    check_level(level)?;
+    check(sample)?;
     let (t, s, n) = (sample.len, sample.symbols, sample.seqs as f64);
     let columns: Vec<Vec<u32>> =
         (0..t).map(|i| sample.tokens[i..].iter().step_by(t).copied().collect()).collect();
+    let pooled: Vec<(Vec<u32>, usize)> = columns.par_iter().map(|c| classes(c, s)).collect();
+    let most = pooled.iter().map(|(_, classes)| *classes).max().unwrap_or(1);
     // One task per row: each writes its own, so threads do not change a bit.
     let row = |i: usize| {
-        let mut counts = Counts::new(s);
+        let (mut counts, mut pool) = (Counts::new(s), Counts::new(most));
         let (mut scores, mut z) = (vec![f64::NAN; t], vec![f64::NAN; t]);
         for j in 0..i {
             counts.fill(&columns[j], &columns[i]);
-            let (x2, null) = (n * (counts.ratio() - 1.0), counts.null(n));
-            scores[j] = (x2 - null.0) / n;
-            z[j] = normal(x2, null);
+            scores[j] = (n * (counts.ratio() - 1.0) - counts.null(n).0) / n;
+            pool.fill(&pooled[j].0, &pooled[i].0);
+            z[j] = normal(n * (pool.ratio() - 1.0), pool.null(n));
         }
         (scores, z)
     };
@@ -165,8 +198,10 @@ pub fn discover(sample: &Sample, level: f64) -> Result<Graph> {
         length: t,
         symbols: s,
         level,
+        tested: true,
+        heavy: Vec::new(),
         spread: 0.0,
-        positions: positions(&table, &leaders, &errors, level),
+        positions: positions(&table, &leaders, &errors, level, true),
         scores: table.scores,
     })
 }
@@ -190,6 +225,29 @@ mod tests {
             }));
         }
         out
+    }
+
+    #[test]
+    fn classes_hold_enough_and_keep_common_symbols_apart() {
+        // N = 100: at least 22.4 in each.
+        let column = |counts: &[usize]| -> Vec<u32> {
+            (0..counts.len()).flat_map(|c| vec![c as u32; counts[c]]).collect()
+        };
+        for (counts, expected) in [
+            (&[40, 3, 57][..], &[0, 0, 1][..]),
+            (&[97, 3], &[0, 0]),
+            (&[10, 60, 8, 22], &[0, 1, 0, 0]),
+            (&[25, 25, 25, 25], &[0, 1, 2, 3]),
+            (&[20, 20, 20, 20, 20], &[0, 0, 1, 1, 1]),
+        ] {
+            let x = column(counts);
+            let (class, number) = classes(&x, counts.len());
+            let found: Vec<u32> =
+                (0..counts.len()).map(|c| class[x.iter().position(|y| *y as usize == c).unwrap()]).collect();
+            assert_eq!(found, expected, "{counts:?}");
+            assert_eq!(number as u32, expected.iter().max().unwrap() + 1);
+        }
+        assert_eq!(classes(&[1, 1], 3), (vec![0, 0], 1));
     }
 
     #[test]

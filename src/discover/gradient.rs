@@ -20,8 +20,11 @@ use rayon::prelude::*;
 /// Sequences per piece: pieces are folded in order, so threads do not change a bit.
 const PIECE: usize = 1024;
 
-/// Fewest rows from which row and column effects can be told from edges.
-const MIN_POLISH: usize = 6;
+/// Fewest rows from which row and column effects can be told from edges: below, no test keeps its level.
+const MIN_ROWS: usize = 6;
+
+/// Fewest sequences whose means are taken for normal.
+const MIN_SEQS: usize = 30;
 
 /// Moments over sequences.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +33,8 @@ pub struct Moments {
     pub rows: usize,
     /// ĝ (rows, rows), all i and j.
     pub g: Vec<f64>,
-    /// Standard error of (u_i − ū)(1\[s_j = s_T\] − mean), rows and columns centred per sequence (rows, rows).
+    /// Standard error of (u_i − ū)(1\[s_j = s_T\] − mean), rows and columns centred per sequence (rows, rows); 0 where the sequences
+    /// differ by no more than rounding.
     pub se: Vec<f64>,
 }
 
@@ -93,6 +97,17 @@ fn fold(sample: &Sample, sums: usize, body: impl Fn(std::ops::Range<usize>, &mut
     total.iter().map(Sum::value).collect()
 }
 
+/// Refuses an ε that no denominator can take.
+///
+/// # Errors
+/// ε negative or not finite.
+pub fn check_eps(eps: f64) -> Result<()> {
+    if eps >= 0.0 && eps.is_finite() {
+        return Ok(());
+    }
+    Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"))
+}
+
 /// ĝ and its errors. O(B (T + hits T)).
 ///
 /// # Errors
@@ -100,9 +115,7 @@ fn fold(sample: &Sample, sums: usize, body: impl Fn(std::ops::Range<usize>, &mut
 pub fn moments(sample: &Sample, eps: f64) -> Result<Moments> {
     sample.check()?;
     let labels = labels(sample)?;
-    if !(eps >= 0.0 && eps.is_finite()) {
-        return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
-    }
+    check_eps(eps)?;
     let rows = sample.len - 1;
     let (size, n, r) = (rows * rows, sample.seqs as f64, rows as f64);
     // By column: sums of u and of the squares; and the part of the squares that all columns share.
@@ -129,8 +142,15 @@ pub fn moments(sample: &Sample, eps: f64) -> Result<Moments> {
     let g = transposed(g);
     let centred = centred(&g, rows);
     let squares = transposed(squares);
-    let variance = |e: usize| squares[e] + shared[e / rows] / n - centred[e] * centred[e];
-    let se = (0..size).map(|e| (variance(e).max(0.0) / (n - 1.0)).sqrt()).collect();
+    let largest = g.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let se = |e: usize| {
+        let common = shared[e / rows] / n;
+        let variance = squares[e] + common - centred[e] * centred[e];
+        // Sums of PIECE terms each, and their difference: what is below this is rounding, not evidence.
+        let rounding = 4.0 * PIECE as f64 * f64::EPSILON * (squares[e].abs() + common + largest * largest);
+        if variance <= rounding { 0.0 } else { (variance / (n - 1.0)).sqrt() }
+    };
+    let se = (0..size).map(se).collect();
     Ok(Moments { rows, g, se })
 }
 
@@ -164,17 +184,23 @@ pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
     let m = moments(sample, eps)?;
     let n = m.rows;
     let scores = scores(&m);
-    // Where too few rows tell effects from edges, the row's mean has to do.
-    let (rest, spread) = if n >= MIN_POLISH {
-        let rest = null::polish(&m.g, n);
+    let leaders = leaders(&scores, n);
+    let tested = n >= MIN_ROWS && sample.seqs >= MIN_SEQS;
+    let (z, heavy, spread) = if tested {
+        let led: Vec<Option<usize>> = leaders.iter().map(|(best, _)| *best).collect();
+        let rest = null::polish(&m.g, n, &led);
         let spread = null::spread(&rest, &m.se, n);
-        (rest, spread)
+        let widening = null::widening(n);
+        // An error of 0 is no certainty: nothing varies, so nothing is known.
+        let z = |(r, se): (&f64, &f64)| match *se > 0.0 {
+            true => r / (widening * se * se + spread * spread).sqrt(),
+            false => f64::NAN,
+        };
+        (rest.iter().zip(&m.se).map(z).collect(), null::heavy(&led), spread)
     } else {
-        (scores.clone(), 0.0)
+        (vec![f64::NAN; n * n], Vec::new(), 0.0)
     };
-    let z = rest.iter().zip(&m.se).map(|(r, se)| r / (se * se + spread * spread).sqrt()).collect();
     let table = Table { rows: n, scores, z };
-    let leaders = leaders(&table.scores, n);
     let errors = errors(sample, eps, &leaders)?;
     Ok(Graph {
         score: Score::Gradient,
@@ -182,8 +208,10 @@ pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
         length: sample.len,
         symbols: sample.symbols,
         level,
+        tested,
+        heavy,
         spread,
-        positions: positions(&table, &leaders, &errors, level),
+        positions: positions(&table, &leaders, &errors, level, tested),
         scores: table.scores,
     })
 }
@@ -214,27 +242,32 @@ fn errors(sample: &Sample, eps: f64, leaders: &[Leaders]) -> Result<Vec<[f64; 2]
     Ok(sums.chunks_exact(4).map(|s| [se(s[0], s[1]), se(s[2], s[3])]).collect())
 }
 
-/// One record per row: a parent where the best candidate's tail, times the number of candidates, is below `level`.
+/// One record per row: a parent where the best candidate's score is positive and its tail, times the number of candidates, at most
+/// `level`; none at all where nothing is `tested`.
 pub(super) fn positions(
     table: &Table,
     leaders: &[Leaders],
     errors: &[[f64; 2]],
     level: f64,
+    tested: bool,
 ) -> Vec<Position> {
     let n = table.rows;
     let of = |(i, ((best, second), [score_se, margin_se])): (usize, (&Leaders, &[f64; 2]))| {
         let at = |j: &Option<usize>, x: &[f64]| j.map_or(f64::NAN, |j| x[i * n + j]);
-        let z = at(best, &table.z);
-        // NaN, from errors of 0: no evidence.
-        let p = if z.is_nan() { 1.0 } else { (null::upper_tail(z) * i as f64).min(1.0) };
+        let (score, z) = (at(best, &table.scores), at(best, &table.z));
+        let p = match z.is_nan() {
+            _ if !tested => f64::NAN,
+            true => 1.0,
+            false => (null::upper_tail(z) * i as f64).min(1.0),
+        };
         Position {
             position: i,
-            parent: best.filter(|_| p <= level),
+            parent: best.filter(|_| p <= level && score > 0.0),
             best: *best,
-            score: at(best, &table.scores),
+            score,
             score_se: if best.is_some() { *score_se } else { f64::NAN },
             second: *second,
-            margin: at(best, &table.scores) - at(second, &table.scores),
+            margin: score - at(second, &table.scores),
             margin_se: if second.is_some() { *margin_se } else { f64::NAN },
             z,
             p,

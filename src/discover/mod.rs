@@ -120,7 +120,7 @@ pub enum Score {
 pub struct Position {
     /// i, from 0.
     pub position: usize,
-    /// The parent; none for a root.
+    /// The parent: `best` where p is at most the level and the score positive; else none.
     pub parent: Option<usize>,
     /// The candidate of the highest score, significant or not; none at position 0.
     pub best: Option<usize>,
@@ -136,7 +136,8 @@ pub struct Position {
     pub margin_se: f64,
     /// The test statistic: standard normal for a position without parent.
     pub z: f64,
-    /// P(any of the candidates reaches z | no parent), at most: a tail of the normal law times their number.
+    /// P(any of the candidates reaches z | no parent), at most: a tail of the normal law times their number; 1 where nothing varies,
+    /// NaN where [`Graph::tested`] is false.
     pub p: f64,
 }
 
@@ -153,6 +154,10 @@ pub struct Graph {
     pub symbols: usize,
     /// Most that a root's p may be taken for an edge.
     pub level: f64,
+    /// Whether the sample is large enough to tell roots from children; if not, no position has a parent.
+    pub tested: bool,
+    /// Candidates with the highest score in so many rows that their column effect cannot be read from their own column.
+    pub heavy: Vec<usize>,
     /// Standard deviation of the test's entries beyond sampling noise, which the test takes into account.
     pub spread: f64,
     /// One per position.
@@ -169,7 +174,7 @@ impl Graph {
     }
 }
 
-/// The scores, errors and test statistics that [`decide`] works on; all (rows, rows), read at j < i.
+/// Scores and test statistics (rows, rows), read at j < i.
 pub(crate) struct Table {
     pub(crate) rows: usize,
     pub(crate) scores: Vec<f64>,
