@@ -2,7 +2,7 @@
 
 use popgrad::config::{parse_overrides, resolve};
 use popgrad::model::Simplified;
-use popgrad::paper::ood::{KINDS, Outcome, Sizes, Trained, evaluate, matrices, sample_given};
+use popgrad::paper::ood::{KINDS, Outcome, Sizes, Trained, count, evaluate, matrix, sample_given};
 use popgrad::paper::preset;
 use popgrad::rng::{Key, Purpose};
 use popgrad::task::Forest;
@@ -15,7 +15,9 @@ const SIZES: Sizes = Sizes { matrices: 3, sequences: 2000, seed: 1 };
 fn matrices_are_of_their_kind() {
     let s = 5;
     for (kind, _) in KINDS {
-        let all = matrices(kind, s, 0.1, &SIZES).unwrap();
+        let all: Vec<Vec<f64>> =
+            (0..count(kind, &SIZES)).map(|m| matrix(kind, s, 0.1, &SIZES, m).unwrap()).collect();
+        assert!(all.len() == 1 || all[0] != all[1], "{kind}");
         assert_eq!(all.len(), if ["cyclic", "lazy"].contains(&kind) { 1 } else { 3 }, "{kind}");
         for pi in &all {
             for row in pi.chunks(s) {
@@ -26,7 +28,7 @@ fn matrices_are_of_their_kind() {
             }
         }
     }
-    let one = |kind: &str| matrices(kind, s, 0.1, &SIZES).unwrap().remove(0);
+    let one = |kind: &str| matrix(kind, s, 0.1, &SIZES, 0).unwrap();
     let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-15, "{a} {b}");
     close(one("cyclic")[4 * s], 0.9 + 0.02);
     close(one("lazy")[s + 1], 0.5 + 0.1);
@@ -34,7 +36,7 @@ fn matrices_are_of_their_kind() {
     assert!(one("deterministic").chunks(s).all(|r| r.iter().filter(|p| **p > 0.9).count() == 1));
     let rank = one("rank-one");
     assert_eq!(rank[..s], rank[3 * s..4 * s]);
-    assert!(matrices("lazzy", s, 0.1, &SIZES).unwrap_err().to_string().contains("did you mean `lazy`"));
+    assert!(matrix("lazzy", s, 0.1, &SIZES, 0).unwrap_err().to_string().contains("did you mean `lazy`"));
 }
 
 #[test]
@@ -97,6 +99,24 @@ fn the_induction_head_predicts_what_it_was_never_trained_on() {
     }
 }
 
+#[test]
+fn errors_over_matrices_do_not_vanish_with_more_sequences_of_each() {
+    let of = |matrices: usize, sequences: usize| {
+        let sizes = Sizes { matrices, sequences, seed: 1 };
+        evaluate(&head(24), "dirichlet1", &sizes).unwrap()
+    };
+    let (few, many) = (of(8, 500), of(8, 8000));
+    // Independent sequences would give a quarter.
+    for (few, many) in [(few.loss_se, many.loss_se), (few.sup_error_se, many.sup_error_se)] {
+        assert!(many > 0.5 * few && many > 0.0, "{few} {many}");
+    }
+    // One matrix: over its sequences.
+    let ratio = of(1, 8000).sup_error_se / of(1, 500).sup_error_se;
+    assert!((0.2..0.3).contains(&ratio), "{ratio}");
+    let sizes = Sizes { matrices: 1 << 16, sequences: 1 << 20, seed: 0 };
+    assert!(evaluate(&head(24), "lazy", &sizes).unwrap_err().to_string().contains("<= 2^30"));
+}
+
 fn popgrad(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_popgrad")).args(args).output().unwrap()
 }
@@ -149,6 +169,7 @@ fn the_command_on_run_folders() {
         (vec!["ood", &empty], "has no config.toml"),
         (vec!["ood", &a, "--kinds", "lazzy"], "unknown kind `lazzy`, did you mean `lazy`"),
         (vec!["ood", &a, "--matrices", "0"], "matrices: 0; allowed: 1 to"),
+        (vec!["ood", &a, "--matrices", "65536", "--sequences", "67108864"], "<= 2^30"),
         (vec!["ood", &a, "--sequences", "1"], "sequences: 1; allowed: 2 to"),
         (vec!["ood", &a, "--out", &b], "is not empty"),
     ] {

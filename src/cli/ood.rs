@@ -1,7 +1,7 @@
 //! `popgrad ood`: trained runs on transitions of other kinds than their prior draws.
 
 use super::{pool, say, tell};
-use crate::paper::ood::{KINDS, Outcome, Sizes, Trained, evaluate, kinds};
+use crate::paper::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Trained, evaluate, kinds};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::plot::{LineChart, Series, save_figure};
 use crate::{Error, Result};
@@ -65,6 +65,10 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
         if !(least..=most).contains(&value) {
             return Err(Error::invalid(name, value.to_string(), format!("{least} to {most}")));
         }
+    }
+    if args.matrices.saturating_mul(args.sequences) > MAX_SEQUENCES {
+        let found = format!("{} of {} sequences", args.matrices, args.sequences);
+        return Err(Error::invalid("matrices", found, "matrices * sequences <= 2^30"));
     }
     let sizes = Sizes { matrices: args.matrices, sequences: args.sequences, seed: args.seed };
     let pool = pool(args.threads)?;

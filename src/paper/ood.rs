@@ -56,19 +56,20 @@ pub struct Outcome {
     pub rho: f64,
     /// Mean of T_eff over the matrices.
     pub t_eff: f64,
-    /// E −Σ π̃ ln f: the model's loss.
+    /// The model's own loss: E −Σ π̃ ln f, but of `simplified` E −Σ π̃ ln(f + ε).
     pub loss: f64,
-    /// Its standard error over sequences.
+    /// Its standard error: of the mean over matrices, whose sequences share what is special about them; with one matrix, over its
+    /// sequences, the matrix given.
     pub loss_se: f64,
-    /// The same of the counts predictor, which takes the run's alpha for granted.
+    /// E −Σ π̃ ln p of the counts predictor p, which takes the run's alpha for granted.
     pub bayes_counts: f64,
-    /// The same of π̃ itself: nothing is below.
+    /// E −Σ π̃ ln π̃: no law has a lower E −Σ π̃ ln f; a loss with ε can be lower.
     pub entropy: f64,
     /// E |f(s') − π̃(s'|s_T)|, mean over s'.
     pub mean_error: f64,
     /// E sup_{s'} |f(s') − π̃(s'|s_T)|.
     pub sup_error: f64,
-    /// Its standard error over sequences.
+    /// Its standard error, as that of the loss.
     pub sup_error_se: f64,
     /// The same of the counts predictor.
     pub counts_sup_error: f64,
@@ -172,21 +173,29 @@ pub fn kinds(names: &[String]) -> Result<Vec<&'static str>> {
     names.iter().map(find).collect()
 }
 
-/// Matrices of `kind`, (S, S) each.
+/// Kinds of one matrix.
+const FIXED: [&str; 2] = ["cyclic", "lazy"];
+
+/// How many matrices of `kind` there are under `sizes`.
+pub fn count(kind: &str, sizes: &Sizes) -> usize {
+    if FIXED.contains(&kind) { 1 } else { sizes.matrices }
+}
+
+/// Matrix number `m` of `kind` (S, S).
 ///
 /// # Errors
 /// An unknown kind, values out of range.
-pub fn matrices(kind: &str, symbols: usize, alpha: f64, sizes: &Sizes) -> Result<Vec<Vec<f64>>> {
+pub fn matrix(kind: &str, symbols: usize, alpha: f64, sizes: &Sizes, m: usize) -> Result<Vec<f64>> {
     let s = symbols;
     let at = KINDS.iter().position(|k| k.0 == kind);
     let at = at.ok_or_else(|| Error::unknown("kind", kind, KINDS.iter().map(|k| k.0)))? as u64;
     // Numbers of other purposes than the sequences'.
     let key = Key::new(sizes.seed, Purpose::Prior);
-    let number = |m: usize| (at << 32) + m as u64;
-    let dirichlet = |alpha: f64, m: usize| -> Result<Vec<f64>> {
+    let number = (at << 32) + m as u64;
+    let dirichlet = |alpha: f64| -> Result<Vec<f64>> {
         let task = CausalTree::new(Forest::chain(2)?, s, alpha, Roots::Uniform)?;
         let (mut work, mut target) = (task.work(), vec![0.0; s]);
-        task.sample(&key, number(m), &mut work, &mut [0; 2], &mut target);
+        task.sample(&key, number, &mut work, &mut [0; 2], &mut target);
         Ok(work.pi().to_vec())
     };
     let mixed =
@@ -195,23 +204,16 @@ pub fn matrices(kind: &str, symbols: usize, alpha: f64, sizes: &Sizes) -> Result
         let pi = (0..s * s).map(|e| f64::from(u8::from(to(e / s) == e % s))).collect();
         mixed(1.0 - stay, pi)
     };
-    let drawn = |of: &dyn Fn(usize) -> Result<Vec<f64>>| (0..sizes.matrices).map(of).collect();
-    match kind {
-        "prior" => drawn(&|m| Ok(mixed(GAMMA, dirichlet(alpha, m)?))),
-        "dirichlet1" => drawn(&|m| Ok(mixed(GAMMA, dirichlet(1.0, m)?))),
-        "sparse" => drawn(&|m| Ok(mixed(GAMMA, dirichlet((0.1 * alpha).max(1e-3), m)?))),
-        "deterministic" => drawn(&|m| {
-            let to = |a: usize| key.below(s as u64, number(m), a as u32, 0) as usize;
-            Ok(moves(&to, 0.95))
-        }),
-        "uniform" => drawn(&|m| Ok(mixed(0.9, dirichlet(1.0, m)?))),
-        "cyclic" => Ok(vec![moves(&|a| (a + 1) % s, 0.9)]),
-        "lazy" => Ok(vec![moves(&|a| a, 0.5)]),
-        _ => drawn(&|m| {
-            let pi = mixed(GAMMA, dirichlet(1.0, m)?);
-            Ok(pi[..s].iter().copied().cycle().take(s * s).collect())
-        }),
-    }
+    Ok(match kind {
+        "prior" => mixed(GAMMA, dirichlet(alpha)?),
+        "dirichlet1" => mixed(GAMMA, dirichlet(1.0)?),
+        "sparse" => mixed(GAMMA, dirichlet((0.1 * alpha).max(1e-3))?),
+        "deterministic" => moves(&|a| key.below(s as u64, number, a as u32, 0) as usize, 0.95),
+        "uniform" => mixed(0.9, dirichlet(1.0)?),
+        "cyclic" => moves(&|a| (a + 1) % s, 0.9),
+        "lazy" => moves(&|a| a, 0.5),
+        _ => mixed(GAMMA, dirichlet(1.0)?)[..s].iter().copied().cycle().take(s * s).collect(),
+    })
 }
 
 /// Sequence number `n` of the forest under `pi`: roots by `root` (S), the query uniform. Two positions to a variate.
@@ -265,45 +267,59 @@ struct Sums {
     t_eff: f64,
 }
 
-/// `trained` on every matrix of `kind`.
+/// Most sequences of a kind: matrices times sequences per matrix.
+pub const MAX_SEQUENCES: usize = 1 << 30;
+
+/// `trained` on every matrix of `kind`; a few matrices are held at a time, folded in their order.
 ///
 /// # Errors
-/// Sizes of 0; what model and kind report.
+/// Sizes of 0 or beyond [`MAX_SEQUENCES`]; what model and kind report.
 pub fn evaluate(trained: &Trained, kind: &'static str, sizes: &Sizes) -> Result<Outcome> {
-    if sizes.matrices == 0 || sizes.sequences < 2 {
+    let total = sizes.matrices.checked_mul(sizes.sequences).filter(|n| *n <= MAX_SEQUENCES);
+    if sizes.matrices == 0 || sizes.sequences < 2 || total.is_none() {
         let found = format!("{} matrices, {} sequences", sizes.matrices, sizes.sequences);
-        return Err(Error::invalid("sizes", found, "at least 1 matrix and 2 sequences"));
+        let allowed = "at least 1 matrix and 2 sequences, matrices * sequences <= 2^30";
+        return Err(Error::invalid("sizes", found, allowed));
     }
-    let s = trained.task.vocab();
-    let all = matrices(kind, s, trained.task.alpha(), sizes)?;
-    let sums: Vec<Result<Sums>> =
-        all.par_iter().enumerate().map(|(m, pi)| under(trained, pi, m, sizes)).collect();
+    let (s, alpha, number) = (trained.task.vocab(), trained.task.alpha(), count(kind, sizes));
     let mut of = [Sum::new(); 8];
     let (mut rho, mut t_eff, mut worst) = (Sum::new(), Sum::new(), 0.0f64);
-    for one in sums {
-        let one = one?;
-        of.iter_mut().zip(one.of).for_each(|(a, b)| a.merge(b));
-        rho.add(one.rho);
-        t_eff.add(one.t_eff);
-        for [sum, count] in one.query.into_iter().filter(|q| q[1] > 0.0) {
-            worst = worst.max(sum / count);
+    // Loss and sup error of each matrix: their means.
+    let mut means = [Vec::with_capacity(number), Vec::with_capacity(number)];
+    let all: Vec<usize> = (0..number).collect();
+    for group in all.chunks(4 * rayon::current_num_threads()) {
+        let one = |m: &usize| under(trained, &matrix(kind, s, alpha, sizes, *m)?, *m, sizes);
+        let sums: Vec<Result<Sums>> = group.par_iter().map(one).collect();
+        for one in sums {
+            let one = one?;
+            means[0].push(one.of[0].value() / sizes.sequences as f64);
+            means[1].push(one.of[5].value() / sizes.sequences as f64);
+            of.iter_mut().zip(one.of).for_each(|(a, b)| a.merge(b));
+            rho.add(one.rho);
+            t_eff.add(one.t_eff);
+            for [sum, count] in one.query.into_iter().filter(|q| q[1] > 0.0) {
+                worst = worst.max(sum / count);
+            }
         }
     }
-    let (q, n) = (all.len() as f64, (all.len() * sizes.sequences) as f64);
+    let (q, n) = (number as f64, (number * sizes.sequences) as f64);
     let [loss, loss2, counts, entropy, mean, sup, sup2, counts_sup] = of.map(|x| x.value() / n);
-    let se = |mean: f64, square: f64| ((square - mean * mean).max(0.0) / (n - 1.0)).sqrt();
+    let se = |means: &[f64], mean: f64, square: f64| match means.len() {
+        1 => ((square - mean * mean).max(0.0) / (n - 1.0)).sqrt(),
+        _ => (means.iter().map(|m| (m - mean) * (m - mean)).sum::<f64>() / (q * (q - 1.0))).sqrt(),
+    };
     Ok(Outcome {
         kind,
-        matrices: all.len(),
+        matrices: number,
         rho: rho.value() / q,
         t_eff: t_eff.value() / q,
         loss,
-        loss_se: se(loss, loss2),
+        loss_se: se(&means[0], loss, loss2),
         bayes_counts: counts,
         entropy,
         mean_error: mean,
         sup_error: sup,
-        sup_error_se: se(sup, sup2),
+        sup_error_se: se(&means[1], sup, sup2),
         counts_sup_error: counts_sup,
         worst_query: worst,
     })
