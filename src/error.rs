@@ -63,6 +63,19 @@ pub enum Error {
         /// Seconds allowed.
         limit: f64,
     },
+    /// Training left the finite numbers.
+    #[error(
+        "lr, weight_decay: training diverged: {what} is {value} at step {step}; \
+         allowed: rates at which everything stays finite"
+    )]
+    Diverged {
+        /// What is not finite.
+        what: String,
+        /// Its value.
+        value: f64,
+        /// Updates done.
+        step: u64,
+    },
     /// A kernel refused its operands.
     #[error("kernel: {0}")]
     Kernel(#[from] KernelError),
@@ -102,14 +115,17 @@ impl Error {
 
     /// Did training diverge?
     pub fn is_divergence(&self) -> bool {
-        matches!(self, Error::Invalid { problem, .. } if problem.starts_with("training diverged"))
+        matches!(self, Error::Diverged { .. })
     }
 
     /// Process exit code: 2 for usage (a bad value or name given on the command line or in a configuration),
     /// 1 for everything found in files or the system.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::Invalid { .. } | Error::Unknown { .. } | Error::TooLong { .. } => 2,
+            Error::Invalid { .. }
+            | Error::Unknown { .. }
+            | Error::TooLong { .. }
+            | Error::Diverged { .. } => 2,
             // What POPGRAD_ISA asks for is usage too.
             Error::Kernel(KernelError::UnknownIsa { .. } | KernelError::IsaUnavailable { .. }) => 2,
             _ => 1,

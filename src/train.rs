@@ -250,8 +250,7 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         if value.is_finite() {
             return Ok(());
         }
-        let found = format!("training diverged: {what} is {value} at step {}", self.step);
-        Err(Error::invalid("lr, weight_decay", found, "rates at which everything stays finite"))
+        Err(Error::Diverged { what: what.into(), value, step: self.step })
     }
 
     /// Loss on the test set.

@@ -19,7 +19,6 @@ const SMALL: [&str; 10] = [
 ];
 
 const KINDS: [&[&str]; 5] = [
-    &["two-parents"],
     &["causal-fig8"],
     &["causal-fig8", "heads=2,1,1", "optimizer=sgd", "momentum=0.9", "lr=0.1"],
     &[
@@ -32,6 +31,7 @@ const KINDS: [&[&str]; 5] = [
         "weight_decay=0.001",
     ],
     &["chain", "momentum=0.9", "lr=0.2", "weight_decay=0.001"],
+    &["two-parents"],
 ];
 
 fn popgrad(args: &[&str], folder: &Path) -> Output {

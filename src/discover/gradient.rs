@@ -10,7 +10,7 @@
 //! Row T of the gradient (the query's own) is no evidence about the graph and is left out.
 //!
 //! Errors are those of a mean of independent sequences. The argmax is that of c; whether the row has a parent at all is asked of
-//! the left-over of ĝ over its finite-T bias, see [`null`](super::null).
+//! the left-over of ĝ over its finite-T bias, see [`super::null`].
 
 use super::{Graph, Labels, Leaders, Position, Sample, Score, Table, check_level, leaders, null};
 use crate::num::Sum;

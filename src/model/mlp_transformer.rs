@@ -15,7 +15,7 @@
 //! entries); A, W2, W and the biases zero. All blocks are trained and all decay under weight decay, biases and embeddings too, as in the
 //! public code (optax adamw without a mask).
 //!
-//! The top layer is computed for the last query only; the first one knows one-hot inputs only ([`first`]).
+//! The top layer is computed for the last query only; the first one knows one-hot inputs only (`first.rs`).
 //!
 //! Past 400 lines: half of it is this table and the layout checks that hold it.
 
