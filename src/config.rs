@@ -2,6 +2,8 @@
 //!
 //! Every key is listed in [`KEYS`] with its type and domain; an unknown key or a value of the wrong type is an error that
 //! names both. The resolved table is written to the run folder and read back by `--resume`.
+//!
+//! Past 400 lines: the table of keys, their fields and their refusals are one list, kept in one order.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

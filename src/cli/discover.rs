@@ -1,4 +1,6 @@
 //! `popgrad discover`: the latent graph of token sequences, before any training.
+//!
+//! Past 400 lines: arguments, their refusals and the three outputs of one command, and its own sweep.
 
 use super::grad::missing;
 use super::{pool, say, tell};

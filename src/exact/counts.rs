@@ -1,4 +1,4 @@
-//! The leading gradient ĝ at finite T for a given π, exactly and in polynomial time, by the count transform (theory 1.4 iv).
+//! The leading gradient ĝ at finite T for a given π, exactly and in polynomial time, by the count transform.
 //!
 //! ĝ_ij = S E[(π(s_i|s_T)/(μ̂(s_i) + ε) − r̄) 1[s_j = s_T]], r̄ = Σ_t π(t|s_T) μ̂(t)/(μ̂(t) + ε), needs of the sequence only
 //! s_i, s_j, the query k and the count c of one symbol t. With every t in the context weighted by ω^m, ω = e^{2πi/T},

@@ -1,4 +1,6 @@
 //! AVX-512 (F, BW, DQ, VL): 16 lanes of f32, 8 of f64, masked edges.
+//!
+//! Past 400 lines because both element types spell out every operation of the trait.
 
 use super::avx2::Avx2;
 use super::{Isa, Op, Simd, WordOp, Words};
