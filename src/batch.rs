@@ -3,6 +3,10 @@
 //! A sampler writes weights 1/B; an exact enumerator writes probabilities. The loss is Σᵢ wᵢ ℓᵢ either way, so a
 //! model cannot tell which of the two fed it.
 
+mod labelled;
+
+pub use labelled::{LabelledBatch, LabelledParts};
+
 use crate::{Error, Result};
 
 /// `seqs` token sequences of equal length with a target distribution and a weight each.

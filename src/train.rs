@@ -6,8 +6,10 @@
 //!
 //! Run everything inside one rayon pool (`pool.install`): entering a pool from outside allocates.
 
+mod labelled;
 mod sharded;
 
+pub use labelled::{Labelled, labelled_memory};
 pub use sharded::{Sharded, memory};
 
 use crate::batch::Batch;
@@ -310,7 +312,7 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         State {
             step: self.step,
             params: self.params.clone(),
-            optimizer: self.optimizer.state().into_iter().map(|(n, v)| (n.to_string(), v.to_vec())).collect(),
+            optimizer: self.optimizer.state().into_iter().map(|(n, v)| (n, v.to_vec())).collect(),
             interval: (self.interval.0.parts(), self.interval.1),
         }
     }
@@ -332,9 +334,7 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
             let allowed = format!("at most steps = {}", self.plan.steps);
             return Err(Error::invalid("checkpoint step", state.step.to_string(), allowed));
         }
-        let optimizer: Vec<(&str, Vec<E>)> =
-            state.optimizer.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
-        self.optimizer.restore(&optimizer)?;
+        self.optimizer.restore(&state.optimizer)?;
         self.params = state.params;
         self.step = state.step;
         self.interval = (Sum::from_parts(state.interval.0), state.interval.1);

@@ -7,11 +7,16 @@ pub mod construction;
 pub mod disentangled;
 pub mod layout;
 pub mod mlp_transformer;
+pub mod sequence;
 pub mod simplified;
 
 pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
 pub use mlp_transformer::MlpTransformer;
+pub use sequence::{
+    BlockKind, Draw, FeedForward, MemorySpec, Output, Positions, Report, SequenceMemory, SequenceModel,
+    SequenceWorkspace, TransformerSpec,
+};
 pub use simplified::Simplified;
 
 use crate::batch::Batch;

@@ -50,12 +50,12 @@ impl<E: Elem> Optimizer<E> for AdamW<E> {
             .expect("a rate that is finite and >= 0, and as many parameters as at the start");
     }
 
-    fn state(&self) -> Vec<(&'static str, &[E])> {
-        vec![("m", &self.m), ("v", &self.v)]
+    fn state(&self) -> Vec<(String, &[E])> {
+        vec![("m".into(), &self.m), ("v".into(), &self.v)]
     }
 
-    fn restore(&mut self, state: &[(&str, Vec<E>)]) -> Result<()> {
-        if let Some((_, v)) = state.iter().find(|(name, _)| *name == "v")
+    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
+        if let Some((_, v)) = state.iter().find(|(name, _)| name == "v")
             && let Some(low) = v.iter().find(|v| **v < E::ZERO)
         {
             return Err(Error::invalid("optimizer.v", low.to_f64().to_string(), "means of squares, >= 0"));
@@ -120,7 +120,7 @@ mod tests {
         let mut o = AdamW::<f32>::new(2, &HYPER).unwrap();
         let mut p = [1.0, 2.0];
         o.step(0, 0.1, &mut p, &[0.5, -0.5]);
-        let kept: Vec<(&str, Vec<f32>)> = o.state().into_iter().map(|(n, v)| (n, v.to_vec())).collect();
+        let kept: Vec<(String, Vec<f32>)> = o.state().into_iter().map(|(n, v)| (n, v.to_vec())).collect();
         let mut other = AdamW::<f32>::new(2, &HYPER).unwrap();
         other.restore(&kept).unwrap();
         let mut q = p;
@@ -130,14 +130,17 @@ mod tests {
         for bad in [
             &kept[..1],
             &[],
-            &[("m", vec![0.0; 2]), ("w", vec![0.0; 2])],
-            &[("m", vec![0.0]), ("v", vec![0.0; 2])],
+            &[("m".into(), vec![0.0; 2]), ("w".into(), vec![0.0; 2])],
+            &[("m".into(), vec![0.0]), ("v".into(), vec![0.0; 2])],
         ] {
             assert!(other.restore(bad).is_err(), "{bad:?}");
         }
-        let unknown = [("m", vec![f32::NAN; 2]), ("v", vec![0.0; 2])];
+        let unknown = [("m".into(), vec![f32::NAN; 2]), ("v".into(), vec![0.0; 2])];
         assert!(other.restore(&unknown).is_err(), "not a number");
-        assert!(other.restore(&[("m", vec![0.0; 2]), ("v", vec![0.0, -1.0])]).is_err(), "a square below 0");
+        assert!(
+            other.restore(&[("m".into(), vec![0.0; 2]), ("v".into(), vec![0.0, -1.0])]).is_err(),
+            "a square below 0"
+        );
         for hyper in [
             Hyper { beta1: 1.0, ..HYPER },
             Hyper { beta2: -0.1, ..HYPER },

@@ -1,11 +1,13 @@
 //! Optimisers and learning-rate schedules over flat vectors.
 
 mod adamw;
+mod per_block;
 mod schedule;
 mod sgd;
 mod staged;
 
 pub use adamw::AdamW;
+pub use per_block::{PerBlock, Thaw};
 pub use schedule::Schedule;
 pub use sgd::Sgd;
 pub use staged::{Stage, Staged};
@@ -19,13 +21,13 @@ pub trait Optimizer<E: Elem>: Send {
     fn name(&self) -> &'static str;
     /// Update number `step` (from 0) at learning rate `lr`. Allocates nothing.
     fn step(&mut self, step: u64, lr: f64, params: &mut [E], grad: &[E]);
-    /// Its memory beyond the parameters, as named arrays as long as the parameters, for checkpoints.
-    fn state(&self) -> Vec<(&'static str, &[E])>;
+    /// Its memory beyond the parameters, as named arrays, for checkpoints.
+    fn state(&self) -> Vec<(String, &[E])>;
     /// Puts back what `state` gave.
     ///
     /// # Errors
     /// When a name or length is not what `state` gives.
-    fn restore(&mut self, state: &[(&str, Vec<E>)]) -> Result<()>;
+    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()>;
 }
 
 /// Numbers of an optimiser; each takes those that it has.
@@ -88,14 +90,14 @@ pub fn build<E: Elem>(name: &str, len: usize, hyper: &Hyper) -> Result<Box<dyn O
 
 /// Overwrites `memory` with the arrays of the same names and lengths in `state`, which must hold nothing else.
 fn put_back<E: Elem>(
-    state: &[(&str, Vec<E>)],
+    state: &[(String, Vec<E>)],
     owner: &str,
     memory: &mut [(&str, &mut Vec<E>)],
 ) -> Result<()> {
     let names: Vec<&str> = memory.iter().map(|(name, _)| *name).collect();
-    if let Some((extra, _)) = state.iter().find(|(name, _)| !names.contains(name)) {
+    if let Some((extra, _)) = state.iter().find(|(name, _)| !names.contains(&name.as_str())) {
         let allowed = if names.is_empty() { "none".into() } else { names.join(", ") };
-        return Err(Error::invalid("optimizer state", *extra, format!("{allowed} for {owner}")));
+        return Err(Error::invalid("optimizer state", extra, format!("{allowed} for {owner}")));
     }
     for (name, array) in memory {
         let found = state.iter().find(|(n, _)| n == name).map(|(_, v)| v);

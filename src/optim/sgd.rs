@@ -61,11 +61,11 @@ impl<E: Elem> Optimizer<E> for Sgd<E> {
         }
     }
 
-    fn state(&self) -> Vec<(&'static str, &[E])> {
-        if self.momentum == 0.0 { Vec::new() } else { vec![("momentum", &self.sum)] }
+    fn state(&self) -> Vec<(String, &[E])> {
+        if self.momentum == 0.0 { Vec::new() } else { vec![("momentum".into(), &self.sum)] }
     }
 
-    fn restore(&mut self, state: &[(&str, Vec<E>)]) -> Result<()> {
+    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
         if self.momentum == 0.0 {
             return put_back(state, "sgd without momentum", &mut []);
         }
@@ -109,7 +109,9 @@ mod tests {
         o.step(0, 0.5, &mut r, &[1.0]);
         assert_eq!(r, [3.0]);
         assert!(Sgd::<f64>::new(0.0).unwrap().restore(&kept).is_err(), "memory of another optimiser");
-        assert!(other.restore(&[]).is_err() && other.restore(&[("momentum", vec![1.0, 2.0])]).is_err());
+        assert!(
+            other.restore(&[]).is_err() && other.restore(&[("momentum".into(), vec![1.0, 2.0])]).is_err()
+        );
         assert!(Sgd::<f64>::new(0.0).unwrap().with_momentum(f64::INFINITY, 1).is_err());
     }
 }

@@ -54,14 +54,14 @@ impl<E: Elem> Optimizer<E> for Staged {
         }
     }
 
-    fn state(&self) -> Vec<(&'static str, &[E])> {
+    fn state(&self) -> Vec<(String, &[E])> {
         Vec::new()
     }
 
-    fn restore(&mut self, state: &[(&str, Vec<E>)]) -> Result<()> {
+    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
         match state.first() {
             None => Ok(()),
-            Some((name, _)) => Err(Error::invalid("optimizer state", *name, "none for staged")),
+            Some((name, _)) => Err(Error::invalid("optimizer state", name, "none for staged")),
         }
     }
 }

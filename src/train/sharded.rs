@@ -43,7 +43,7 @@ impl<E: Elem> Shard<E> {
 }
 
 /// Range of part `i` of `n` items cut into `parts` nearly equal parts.
-fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
+pub(super) fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
     // In u128 because n * i may exceed 64 bits on the way.
     let cut = |i: usize| (n as u128 * i as u128 / parts as u128) as usize;
     (cut(i), cut(i + 1) - cut(i))
@@ -67,15 +67,30 @@ const FOLD: usize = 1024;
 /// Gradients of up to this many entries, over all shards, are folded where the step runs: waking other threads takes longer.
 const FOLD_ALONE: usize = 1 << 18;
 
-/// `out` = Σ of entries `from ..` of the shards' gradients, in shard order, in f64.
-fn fold<E: Elem>(kernels: &Kernels<E>, shards: &[Shard<E>], from: usize, out: &mut [E]) {
-    let mut sums = [0.0; FOLD];
-    let sums = &mut sums[..out.len()];
-    for shard in shards {
-        kernels.accumulate(&shard.grad[from..][..out.len()], sums).expect("as many sums as entries");
-    }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = E::from_f64(*sum);
+/// `out` = `factor` times the sum of entries `from ..` of `parts` gradients, in order, in f64; on several threads where that is much.
+pub(super) fn fold<'g, E: Elem>(
+    kernels: &Kernels<E>,
+    parts: usize,
+    gradient: &(dyn Fn(usize) -> &'g [E] + Sync),
+    from: usize,
+    factor: f64,
+    out: &mut [E],
+) {
+    let chunk = |(i, out): (usize, &mut [E])| {
+        let mut sums = [0.0; FOLD];
+        let sums = &mut sums[..out.len()];
+        for part in 0..parts {
+            let entries = &gradient(part)[from + i * FOLD..][..out.len()];
+            kernels.accumulate(entries, sums).expect("as many sums as entries");
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = E::from_f64(factor * *sum);
+        }
+    };
+    if out.len() * parts <= FOLD_ALONE {
+        out.chunks_mut(FOLD).enumerate().for_each(chunk);
+    } else {
+        out.par_chunks_mut(FOLD).enumerate().for_each(chunk);
     }
 }
 
@@ -171,14 +186,8 @@ impl<E: Elem> Objective<E> for Sharded<'_, E> {
             shard.loss = shard.gradient(model, params);
         });
         let loss = self.fold_losses()?;
-        let (kernels, shards) = (&self.kernels, &self.shards);
-        if grad.len() * shards.len() <= FOLD_ALONE {
-            let chunks = grad.chunks_mut(FOLD).enumerate();
-            chunks.for_each(|(i, out)| fold(kernels, shards, i * FOLD, out));
-        } else {
-            let chunks = grad.par_chunks_mut(FOLD).enumerate();
-            chunks.for_each(|(i, out)| fold(kernels, shards, i * FOLD, out));
-        }
+        let shards = &self.shards;
+        fold(&self.kernels, shards.len(), &|s| shards[s].grad.as_slice(), 0, 1.0, grad);
         Ok(loss)
     }
 

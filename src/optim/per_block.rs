@@ -1,0 +1,139 @@
+//! An optimiser of its own for every block, so that blocks can be frozen for ever or until a step.
+
+use super::{Hyper, Optimizer, build};
+use crate::{Error, Result};
+use popgrad_kernels::Elem;
+use std::ops::Range;
+
+/// When a block starts to train.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thaw {
+    /// Name of the block, for its memory in checkpoints.
+    pub name: String,
+    /// Its entries of the flat vector.
+    pub range: Range<usize>,
+    /// First update that moves it; `None`: nothing ever does.
+    pub from: Option<u64>,
+}
+
+/// Blocks that are updated by the same rule, each from its own first update on. To a block, that update is number 0: as in PyTorch, where
+/// a parameter without a gradient is passed over, it has neither momentum nor decay behind it.
+pub struct PerBlock<E> {
+    name: &'static str,
+    blocks: Vec<(Thaw, Box<dyn Optimizer<E>>)>,
+}
+
+impl<E: Elem> PerBlock<E> {
+    /// The optimiser called `name` for each of `blocks`.
+    ///
+    /// # Errors
+    /// What [`build`] refuses; a block that nothing trains is left out, and leaving out all is refused.
+    pub fn new(name: &str, blocks: Vec<Thaw>, hyper: &Hyper) -> Result<Self> {
+        let trained = blocks.into_iter().filter(|b| b.from.is_some());
+        let blocks = trained
+            .map(|b| {
+                let optimizer = build::<E>(name, b.range.len(), hyper)?;
+                Ok((b, optimizer))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        match blocks.first() {
+            Some((_, optimizer)) => Ok(PerBlock { name: optimizer.name(), blocks }),
+            None => Err(Error::invalid("frozen", "every block", "at least one block to train")),
+        }
+    }
+}
+
+impl<E: Elem> Optimizer<E> for PerBlock<E> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn step(&mut self, step: u64, lr: f64, params: &mut [E], grad: &[E]) {
+        for (block, optimizer) in &mut self.blocks {
+            if let Some(own) = block.from.and_then(|from| step.checked_sub(from)) {
+                optimizer.step(own, lr, &mut params[block.range.clone()], &grad[block.range.clone()]);
+            }
+        }
+    }
+
+    fn state(&self) -> Vec<(String, &[E])> {
+        let own = |(block, optimizer): &'_ (Thaw, Box<dyn Optimizer<E>>)| {
+            block.name.clone() + "." + optimizer.name()
+        };
+        let mut all = Vec::new();
+        for entry in &self.blocks {
+            let prefix = own(entry);
+            all.extend(entry.1.state().into_iter().map(|(n, v)| (format!("{prefix}.{n}"), v)));
+        }
+        all
+    }
+
+    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
+        let mut taken = 0;
+        for (block, optimizer) in &mut self.blocks {
+            let prefix = format!("{}.{}.", block.name, optimizer.name());
+            let own: Vec<(String, Vec<E>)> = state
+                .iter()
+                .filter_map(|(n, v)| Some((n.strip_prefix(&prefix)?.to_string(), v.clone())))
+                .collect();
+            taken += own.len();
+            optimizer.restore(&own)?;
+        }
+        if taken == state.len() {
+            return Ok(());
+        }
+        let known =
+            |n: &str| self.blocks.iter().any(|(b, o)| n.starts_with(&format!("{}.{}.", b.name, o.name())));
+        let extra = state.iter().map(|(n, _)| n).find(|n| !known(n)).cloned().unwrap_or_default();
+        Err(Error::invalid("optimizer state", extra, "memory of the blocks that train"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thaw(name: &str, range: Range<usize>, from: Option<u64>) -> Thaw {
+        Thaw { name: name.into(), range, from }
+    }
+
+    #[test]
+    fn blocks_start_when_they_thaw_and_frozen_ones_keep_their_bits() {
+        for (name, hyper) in [
+            ("sgd", Hyper { momentum: 0.5, weight_decay: 0.25, ..Hyper::default() }),
+            ("adamw", Hyper { weight_decay: 0.25, ..Hyper::default() }),
+        ] {
+            let blocks = vec![thaw("a", 0..1, Some(0)), thaw("b", 1..2, Some(2)), thaw("c", 2..3, None)];
+            let mut all = PerBlock::<f64>::new(name, blocks, &hyper).unwrap();
+            let [mut a, mut b] = [(); 2].map(|()| build::<f64>(name, 1, &hyper).unwrap());
+            let (mut p, mut pa, mut pb) = ([1.0, 2.0, 3.0], [1.0], [2.0]);
+            let mut kept = None;
+            for step in 0..4 {
+                let g = [0.5 + step as f64, -1.0, f64::NAN];
+                if step == 3 {
+                    let state: Vec<_> = all.state().into_iter().map(|(n, v)| (n, v.to_vec())).collect();
+                    kept = Some((state, p));
+                }
+                all.step(step, 0.1, &mut p, &g);
+                a.step(step, 0.1, &mut pa, &g[..1]);
+                if step >= 2 {
+                    b.step(step - 2, 0.1, &mut pb, &g[1..2]);
+                }
+                assert_eq!(p, [pa[0], pb[0], 3.0]);
+            }
+            // The same last step from the memory of before.
+            let (state, mut q) = kept.unwrap();
+            let blocks = vec![thaw("a", 0..1, Some(0)), thaw("b", 1..2, Some(2))];
+            let mut again = PerBlock::<f64>::new(name, blocks, &hyper).unwrap();
+            again.restore(&state).unwrap();
+            again.step(3, 0.1, &mut q, &[3.5, -1.0, 0.0]);
+            assert_eq!(q, p);
+            let mut more = state.clone();
+            more.push(("d.sgd.momentum".into(), vec![0.0]));
+            assert!(again.restore(&more).unwrap_err().to_string().contains("d.sgd.momentum"));
+            assert!(again.restore(&state[1..]).is_err());
+        }
+        let e = PerBlock::<f64>::new("sgd", vec![thaw("a", 0..1, None)], &Hyper::default()).err().unwrap();
+        assert!(e.to_string().starts_with("frozen: every block"));
+    }
+}
