@@ -9,6 +9,7 @@ pub mod layout;
 pub mod mlp_transformer;
 pub mod sequence;
 pub mod simplified;
+pub mod transformer;
 
 pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
@@ -18,6 +19,7 @@ pub use sequence::{
     SequenceWorkspace, TransformerSpec,
 };
 pub use simplified::Simplified;
+pub use transformer::Transformer;
 
 use crate::batch::Batch;
 use crate::num::Sum;
