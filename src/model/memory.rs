@@ -15,13 +15,18 @@
 //!
 //! Start: E, `pe` standard normal, or both divided by √d; W uniform on ±1/√(columns).
 
+mod arena;
+mod pass;
+
 use super::Layout;
 use super::sequence::{Draw, Report, SequenceMemory, SequenceModel, SequenceWorkspace};
-use super::sequence::{FeedForward, MemorySpec, Output, Positions};
+use super::sequence::{FeedForward, MemorySpec, Output, Positions, check_active, check_sequences};
 use crate::batch::LabelledBatch;
 use crate::num::Sum;
 use crate::{Error, Result};
-use popgrad_kernels::{Elem, Kernels};
+use arena::{Activations, Tables};
+use pass::{Sequence, Store, Wanted};
+use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch};
 use std::ops::Range;
 
 /// The model: sizes and kernels. Parameters live in a flat vector laid out by [`SequenceModel::layout`].
@@ -32,6 +37,14 @@ pub struct Memory<E> {
     layout: Layout,
     blocks: Blocks,
     trainable: Vec<bool>,
+    /// Factor of the scores.
+    scale: E,
+    /// c.
+    readout: E,
+    /// 0, 1, .. T − 1.
+    counting: Vec<u32>,
+    /// cos and sin of t times frequency m (T, d/2); empty unless rotary.
+    turns: Vec<[E; 2]>,
 }
 
 /// Where blocks are in the layout.
@@ -125,7 +138,22 @@ impl<E: Elem> Memory<E> {
                 }
             }
         }
-        Ok(Memory { kernels, spec: spec.clone(), layout, blocks, trainable })
+        let root = (d as f64).sqrt();
+        let scale = E::from_f64(if spec.scale_scores { 1.0 / root } else { 1.0 });
+        let readout = E::from_f64(match spec.output {
+            Output::Free | Output::Frozen => 1.0,
+            Output::Tied => 1.0 / d as f64,
+            Output::TiedFrozen => 1.0 / root,
+        });
+        let counting = (0..t as u32).collect();
+        let turn = |i: usize| {
+            let angle = angle(i / (d / 2), i % (d / 2), d);
+            [E::from_f64(angle.cos()), E::from_f64(angle.sin())]
+        };
+        let turns =
+            if spec.positions == Positions::Rotary { (0..t * (d / 2)).map(turn).collect() } else { vec![] };
+        let spec = spec.clone();
+        Ok(Memory { kernels, spec, layout, blocks, trainable, scale, readout, counting, turns })
     }
 
     /// What it was made from.
@@ -148,12 +176,122 @@ impl<E: Elem> Memory<E> {
         }
         [Some(embeddings), pe, output].iter().position(|x| *x == Some(block)).unwrap_or(3) as u64
     }
+}
 
-    fn sine(&self, t: usize, j: usize) -> f64 {
-        let m = (j / 2) as f64;
-        let angle = t as f64 * 10000f64.powf(-2.0 * m / self.spec.dim as f64);
-        if j % 2 == 0 { angle.sin() } else { angle.cos() }
+/// t 10000^(−2m/d).
+fn angle(t: usize, m: usize, d: usize) -> f64 {
+    t as f64 * 10000f64.powf(-2.0 * m as f64 / d as f64)
+}
+
+/// A workspace cut up.
+struct Room<'a, E> {
+    tables: Tables<'a, E>,
+    act: Activations<'a, E>,
+    kernel: &'a mut Scratch<E>,
+    /// Of the queries: positions, losses, weights (T).
+    queries: &'a mut [usize],
+    losses: &'a mut [f64],
+    weights: &'a mut [f64],
+}
+
+impl<E: Elem> Memory<E> {
+    fn room<'a>(&self, ws: &'a mut SequenceWorkspace<E>) -> Result<Room<'a, E>> {
+        let t = self.spec.seq_len;
+        let needed = self.workspace_len(1).filter(|needed| {
+            ws.arena.len() >= needed.arena
+                && ws.kernel.len() >= needed.kernel
+                && ws.reals.len() >= needed.reals
+                && ws.indices.len() >= needed.indices
+        });
+        if needed.is_none() {
+            return Err(Error::invalid("workspace", "too small", "one that this model has made"));
+        }
+        let (tables, act) = arena::carve(&self.spec, ws.arena.as_mut_slice());
+        let (losses, rest) = ws.reals.split_at_mut(t);
+        let queries = &mut ws.indices[..t];
+        Ok(Room { tables, act, kernel: &mut ws.kernel, queries, losses, weights: &mut rest[..t] })
     }
+
+    /// What `active` asks for.
+    fn wanted(&self, active: &[bool]) -> Result<Wanted> {
+        let b = self.blocks;
+        for constant in [b.layers[0].wv, b.layers[0].wo, b.layers[1].wv].into_iter().chain(b.pe) {
+            if active[constant] {
+                let name = self.layout.blocks()[constant].name();
+                return Err(Error::invalid("active", name, "blocks that can train"));
+            }
+        }
+        let on = |block: Option<usize>| block.is_some_and(|b| active[b]);
+        Ok(Wanted {
+            embeddings: active[b.embeddings],
+            wk: b.layers.map(|l| active[l.wk]),
+            ff: b.layers.map(|l| [on(l.ff), on(l.w2)]),
+            wo: active[b.layers[1].wo],
+            output: active[b.output.unwrap_or(b.embeddings)],
+        })
+    }
+
+    /// A sequence at all its positions; `room.queries` lists them.
+    fn whole(&self, params: &[E], tokens: &[u32], store: Store, room: &mut Room<'_, E>) -> Result<()> {
+        room.queries.iter_mut().enumerate().for_each(|(i, q)| *q = i);
+        let s = Sequence { tokens, starts: &[0, tokens.len()], queries: room.queries, store };
+        self.forward_first(params, s, &room.tables, &mut room.act, room.kernel)?;
+        self.forward_second(params, s, &room.tables, &mut room.act, room.kernel)
+    }
+
+    /// Losses at the queries, and predictions.
+    fn losses(
+        &self,
+        queries: &[usize],
+        labels: &[u32],
+        act: &mut Activations<'_, E>,
+        losses: &mut [f64],
+    ) -> Result<()> {
+        let vocab = self.spec.vocab;
+        // Labels side by side: a few at a time, on the stack.
+        for (c, queries) in queries.chunks(CHUNK).enumerate() {
+            let (first, n, mut own) = (c * CHUNK, queries.len(), [0; CHUNK]);
+            own.iter_mut().zip(queries).for_each(|(to, i)| *to = labels[*i]);
+            let logits = Mat::new(&act.logits[first * vocab..], n, vocab)?;
+            let probs = MatMut::new(&mut act.probs[first * vocab..], n, vocab)?;
+            self.kernels.cross_entropy_labels(logits, &own[..n], &mut losses[first..first + n], probs)?;
+        }
+        Ok(())
+    }
+
+    /// The gradient of Σ w ℓ in the logits, in their place.
+    fn losses_backward(
+        &self,
+        queries: &[usize],
+        labels: &[u32],
+        weights: &[f64],
+        act: &mut Activations<'_, E>,
+    ) -> Result<()> {
+        let vocab = self.spec.vocab;
+        for (c, queries) in queries.chunks(CHUNK).enumerate() {
+            let (first, n, mut own) = (c * CHUNK, queries.len(), [0; CHUNK]);
+            own.iter_mut().zip(queries).for_each(|(to, i)| *to = labels[*i]);
+            let probs = Mat::new(&act.probs[first * vocab..], n, vocab)?;
+            let dlogits = MatMut::new(&mut act.logits[first * vocab..], n, vocab)?;
+            let weights = &weights[first..first + n];
+            self.kernels.cross_entropy_labels_backward(probs, &own[..n], weights, dlogits)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows whose labels or positions are listed at a time.
+const CHUNK: usize = 64;
+
+/// The first of the largest.
+fn argmax<E: Elem>(x: &[E]) -> usize {
+    let mut best = 0;
+    for (i, y) in x.iter().enumerate() {
+        if *y > x[best] {
+            best = i;
+        }
+    }
+    best
 }
 
 impl<E: Elem> SequenceModel<E> for Memory<E> {
@@ -189,7 +327,10 @@ impl<E: Elem> SequenceModel<E> for Memory<E> {
                     unit * draw.normal(at)
                 } else if Some(b) == self.blocks.pe {
                     match self.spec.positions {
-                        Positions::SinCos => unit * self.sine(i / d, i % d),
+                        Positions::SinCos => {
+                            let angle = angle(i / d, i % d / 2, d);
+                            unit * if i % 2 == 0 { angle.sin() } else { angle.cos() }
+                        }
                         _ => unit * draw.normal(at),
                     }
                 } else {
@@ -208,38 +349,136 @@ impl<E: Elem> SequenceModel<E> for Memory<E> {
     }
 
     fn workspace_len(&self, _seqs: usize) -> Option<SequenceMemory> {
-        Some(SequenceMemory::default())
+        let t = self.spec.seq_len;
+        let (arena, kernel) = (arena::len(&self.spec)?, pass::kernel_len(&self.kernels, &self.spec));
+        Some(SequenceMemory { arena, kernel, reals: 2 * t, indices: t })
     }
 
     fn loss_and_grad(
         &self,
-        _params: &[E],
-        _batch: &LabelledBatch,
-        _active: &[bool],
-        _ws: &mut SequenceWorkspace<E>,
-        _grad: &mut [E],
+        params: &[E],
+        batch: &LabelledBatch,
+        active: &[bool],
+        ws: &mut SequenceWorkspace<E>,
+        grad: &mut [E],
     ) -> Result<Sum> {
-        let _ = self.kernels;
-        Err(Error::invalid("model", "memory", "a model that computes"))
+        check_sequences(self, params, batch)?;
+        check_active(self, active, grad)?;
+        let wanted = self.wanted(active)?;
+        let mut room = self.room(ws)?;
+        for (block, on) in self.layout.blocks().iter().zip(active) {
+            if *on {
+                grad[block.range()].fill(E::ZERO);
+            }
+        }
+        self.fill_tables(params, &mut room.tables, room.kernel)?;
+        room.tables.clear();
+        let store = if wanted.any() { Store::Probs } else { Store::Nothing };
+        let mut total = Sum::new();
+        let t = self.spec.seq_len;
+        for b in 0..batch.seqs() {
+            let row = b * t..(b + 1) * t;
+            let (tokens, labels) = (&batch.tokens()[row.clone()], &batch.labels()[row.clone()]);
+            let weights = &batch.weights()[row];
+            let mut n = 0;
+            for (i, w) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+                (room.queries[n], room.weights[n]) = (i, *w);
+                n += 1;
+            }
+            let Some(last) = room.queries[..n].last() else { continue };
+            let s =
+                Sequence { tokens: &tokens[..=*last], starts: &[0, n], queries: &room.queries[..n], store };
+            let (tables, act) = (&mut room.tables, &mut room.act);
+            self.forward_first(params, s, tables, act, room.kernel)?;
+            self.forward_second(params, s, tables, act, room.kernel)?;
+            self.losses(s.queries, labels, act, room.losses)?;
+            room.losses[..n].iter().zip(&*room.weights).for_each(|(l, w)| total.add(l * w));
+            if wanted.any() {
+                self.losses_backward(s.queries, labels, room.weights, act)?;
+                self.backward(params, s, &wanted, tables, act, grad, room.kernel)?;
+            }
+        }
+        self.tables_backward(params, &wanted, &room.tables, grad, room.kernel)?;
+        Ok(total)
     }
 
     fn report(
         &self,
-        _params: &[E],
-        _batch: &LabelledBatch,
-        _ws: &mut SequenceWorkspace<E>,
-        _report: &mut Report,
+        params: &[E],
+        batch: &LabelledBatch,
+        ws: &mut SequenceWorkspace<E>,
+        report: &mut Report,
     ) -> Result<()> {
-        Err(Error::invalid("model", "memory", "a model that computes"))
+        check_sequences(self, params, batch)?;
+        let (t, vocab, seqs) = (self.spec.seq_len, self.spec.vocab, batch.seqs());
+        let all = seqs * t;
+        let fits = |field: &str, found: usize, allowed: &[usize]| {
+            if allowed.contains(&found) {
+                return Ok(());
+            }
+            Err(Error::invalid(field, format!("{found} entries"), format!("{allowed:?} for this batch")))
+        };
+        fits("losses", report.losses.len(), &[all])?;
+        fits("predicted", report.predicted.len(), &[all])?;
+        fits("attended", report.attended.len(), &[0, 2 * all])?;
+        fits("probs", report.probs.len(), &[0, vocab * all])?;
+        let mut room = self.room(ws)?;
+        self.fill_tables(params, &mut room.tables, room.kernel)?;
+        let store = if report.attended.is_empty() { Store::Nothing } else { Store::Probs };
+        for b in 0..seqs {
+            let row = b * t..(b + 1) * t;
+            self.whole(params, &batch.tokens()[row.clone()], store, &mut room)?;
+            self.losses(room.queries, &batch.labels()[row.clone()], &mut room.act, room.losses)?;
+            report.losses[row.clone()].copy_from_slice(room.losses);
+            let probs = &room.act.probs[..t * vocab];
+            for (to, p) in report.predicted[row.clone()].iter_mut().zip(probs.chunks_exact(vocab)) {
+                *to = argmax(p) as u32;
+            }
+            if !report.probs.is_empty() {
+                let to = &mut report.probs[b * t * vocab..(b + 1) * t * vocab];
+                to.iter_mut().zip(probs).for_each(|(to, p)| *to = p.to_f64());
+            }
+            if !report.attended.is_empty() {
+                for (l, p) in [&*room.act.p1, &*room.act.p2].into_iter().enumerate() {
+                    let to = &mut report.attended[l * all..][row.clone()];
+                    for (i, (to, p)) in to.iter_mut().zip(p.chunks(arena::stride(t))).enumerate() {
+                        *to = argmax(&p[..=i]) as u32;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn attention(
         &self,
-        _params: &[E],
-        _tokens: &[u32],
-        _ws: &mut SequenceWorkspace<E>,
-        _out: &mut [f64],
+        params: &[E],
+        tokens: &[u32],
+        ws: &mut SequenceWorkspace<E>,
+        out: &mut [f64],
     ) -> Result<()> {
-        Err(Error::invalid("model", "memory", "a model that computes"))
+        let t = self.spec.seq_len;
+        for (field, found, allowed) in [
+            ("T", tokens.len(), t),
+            ("params length", params.len(), self.layout.len()),
+            ("attention", out.len(), 2 * t * t),
+        ] {
+            if found != allowed {
+                return Err(Error::invalid(field, found.to_string(), format!("{allowed} for this model")));
+            }
+        }
+        if let Some(z) = tokens.iter().find(|z| **z as usize >= self.spec.vocab) {
+            let allowed = format!("0 <= symbol < {}", self.spec.vocab);
+            return Err(Error::invalid("tokens", z.to_string(), allowed));
+        }
+        let mut room = self.room(ws)?;
+        self.fill_tables(params, &mut room.tables, room.kernel)?;
+        self.whole(params, tokens, Store::Probs, &mut room)?;
+        for (p, out) in [&*room.act.p1, &*room.act.p2].into_iter().zip(out.chunks_exact_mut(t * t)) {
+            for (p, out) in p.chunks(arena::stride(t)).zip(out.chunks_exact_mut(t)) {
+                out.iter_mut().zip(p).for_each(|(o, p)| *o = p.to_f64());
+            }
+        }
+        Ok(())
     }
 }
