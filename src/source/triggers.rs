@@ -54,7 +54,7 @@ impl LabelledSource for TriggerSource {
         self.task.sample_block(&self.key, first, work, tokens, labels, seen);
         match self.loss {
             LossOn::Head => {
-                weights.iter_mut().zip(seen).for_each(|(w, s)| *w = f64::from(u8::from(*s >= 2)));
+                weights.iter_mut().zip(seen).for_each(|(w, s)| *w = if *s >= 2 { 1.0 } else { 0.0 });
             }
             LossOn::All => weights.fill(1.0),
         }

@@ -1,5 +1,7 @@
 //! Drawing from a finite law in constant time: Walker's alias method (Vose 1991), one random word a draw.
 
+use std::hint::select_unpredictable;
+
 /// A table of a law on 0..n: the word's product with n picks a cell by its upper half, and by its lower half between the cell's
 /// own symbol and its alias. The law drawn differs from the one given by at most 2⁻⁵³ per symbol; impossible symbols stay so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +49,8 @@ impl AliasRows {
         let wide = u128::from(word) * self.n as u128;
         let cell = (wide >> 64) as usize;
         let Cell { threshold, alias } = self.cells[row * self.n + cell];
-        if (wide as u64) < threshold { cell as u32 } else { alias }
+        // A coin toss: a branch would be mispredicted every other time.
+        select_unpredictable((wide as u64) < threshold, cell as u32, alias)
     }
 }
 

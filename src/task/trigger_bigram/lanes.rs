@@ -7,6 +7,7 @@ use super::{NONE, OUTPUT_VARIATES, Outputs, TRIGGER_VARIATES, TriggerBigram, Tri
 use crate::rng::{Key, lemire, unit};
 use popgrad_kernels::Kernels;
 use popgrad_kernels::sampling::{Addresses, SIDE};
+use std::hint::select_unpredictable;
 
 /// Storage for [`TriggerBigram::sample_block`]. Made by [`TriggerBigram::block`].
 #[derive(Debug, Clone)]
@@ -106,11 +107,11 @@ impl TriggerBigram {
             for l in 0..SIDE {
                 let before = now[l] as usize;
                 let (at, picked) = (before * SIDE + l, self.next.pick(before, words[l]));
-                let o = output[at];
-                let trigger = u32::from(o != NONE);
-                seen[at] += trigger;
-                counts[l] = trigger * seen[at];
-                now[l] = if o == NONE { picked } else { o };
+                let (o, count) = (output[at], seen[at].wrapping_add(1));
+                // Every symbol is counted, and only triggers' counts told.
+                seen[at] = count;
+                counts[l] = select_unpredictable(o == NONE, 0, count);
+                now[l] = select_unpredictable(o == NONE, picked, o);
                 tokens[l] = now[l];
             }
         }
@@ -163,7 +164,7 @@ fn pick(n: usize, weight: impl Fn(usize, usize) -> f64, words: &[u64; SIDE]) -> 
             // Until the sum is past the level: the last symbol that is possible.
             let w = weight(s, l);
             let open = sum[l] <= level[l];
-            picked[l] = if open & (w > 0.0) { s } else { picked[l] };
+            picked[l] = select_unpredictable(open & (w > 0.0), s, picked[l]);
             sum[l] += w;
         }
     }
