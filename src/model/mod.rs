@@ -6,6 +6,7 @@
 pub mod construction;
 pub mod disentangled;
 pub mod layout;
+pub mod memory;
 pub mod mlp_transformer;
 pub mod sequence;
 pub mod simplified;
@@ -13,6 +14,7 @@ pub mod transformer;
 
 pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
+pub use memory::Memory;
 pub use mlp_transformer::MlpTransformer;
 pub use sequence::{
     BlockKind, Draw, FeedForward, MemorySpec, Output, Positions, Report, SequenceMemory, SequenceModel,
