@@ -310,13 +310,13 @@ impl<E: Elem> SequenceModel<E> for Transformer<E> {
         let Report { losses, predicted, attended, probs } = report;
         // The last two may be empty: not wanted.
         for (field, found, needed) in [
-            ("report.losses", losses.len(), n),
-            ("report.predicted", predicted.len(), n),
-            ("report.attended", attended.len(), if attended.is_empty() { 0 } else { maps * n }),
-            ("report.probs", probs.len(), if probs.is_empty() { 0 } else { n * self.spec.vocab }),
+            ("losses", losses.len(), n),
+            ("predicted", predicted.len(), n),
+            ("attended", attended.len(), if attended.is_empty() { 0 } else { maps * n }),
+            ("probs", probs.len(), if probs.is_empty() { 0 } else { n * self.spec.vocab }),
         ] {
-            if found < needed {
-                let allowed = format!("at least {needed} for {} sequences", batch.seqs());
+            if found != needed {
+                let allowed = format!("{needed} for this batch");
                 return Err(Error::invalid(field, format!("{found} entries"), allowed));
             }
         }
