@@ -6,12 +6,14 @@
 pub mod construction;
 pub mod disentangled;
 pub mod layout;
+pub mod memory;
 pub mod mlp_transformer;
 pub mod sequence;
 pub mod simplified;
 
 pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
+pub use memory::Memory;
 pub use mlp_transformer::MlpTransformer;
 pub use sequence::{
     BlockKind, Draw, FeedForward, MemorySpec, Output, Positions, Report, SequenceMemory, SequenceModel,

@@ -190,7 +190,7 @@ pub enum Output {
     Frozen,
     /// The token embeddings, gradients from both places.
     Tied,
-    /// A copy of the token embeddings as they are at the start, never trained.
+    /// A copy of the token embeddings (basic model: of E/√d) as they are at the start, never trained.
     TiedFrozen,
 }
 
