@@ -29,17 +29,29 @@ pub const KEYS: [Key; 45] = [
     key("alpha", Kind::Real, "corpus=dirichlet: parameter of the rows, 0.001 to 1000"),
     key("T", Kind::Count, "inputs of a sequence, 2 to 4096"),
     key("K", Kind::Count, "triggers of a sequence, >= 1"),
-    key("triggers", Kind::Text, "fixed (the K most frequent symbols after `offset`) or random (drawn for each sequence)"),
+    key(
+        "triggers",
+        Kind::Text,
+        "fixed (the K most frequent symbols after `offset`) or random (drawn for each sequence)",
+    ),
     key("offset", Kind::Count, "triggers=fixed: most frequent symbols left out [0]"),
     key("outputs", Kind::Text, "law of what follows a trigger: uniform or bigram"),
-    key("test_outputs", Kind::Text, "the same on the test set: uniform, bigram, or both (two test sets) [that of `outputs`]"),
+    key(
+        "test_outputs",
+        Kind::Text,
+        "the same on the test set: uniform, bigram, or both (two test sets) [that of `outputs`]",
+    ),
     key("no_repeat", Kind::Flag, "true: a trigger is never its own output [false]"),
     key(
         "output_split",
         Kind::Real,
         "share of the symbols, from the first on, that are outputs in training; in testing the others are. > 0, < 1 [all are in both]",
     ),
-    key("loss", Kind::Text, "positions that count: head (a trigger's second occurrence and later ones) or all"),
+    key(
+        "loss",
+        Kind::Text,
+        "positions that count: head (a trigger's second occurrence and later ones) or all",
+    ),
     key("model", Kind::Text, "model: memory or transformer"),
     key("dim", Kind::Count, "width d, 1 to 4096"),
     key("layers", Kind::Count, "transformer: layers, >= 1 [2]"),
@@ -435,7 +447,11 @@ impl BirthConfig {
     pub fn thaws(&self) -> Result<Vec<(u64, &str)>> {
         let Some(text) = &self.freeze_until else { return Ok(Vec::new()) };
         let bad = |part: &str| {
-            Error::invalid("freeze_until", format!("`{part}`"), "UPDATE:NAMES;UPDATE:NAMES, as 300:wk0,wk1;500:wo1")
+            Error::invalid(
+                "freeze_until",
+                format!("`{part}`"),
+                "UPDATE:NAMES;UPDATE:NAMES, as 300:wk0,wk1;500:wo1",
+            )
         };
         let mut all = Vec::new();
         for part in text.split(';').map(str::trim).filter(|p| !p.is_empty()) {

@@ -79,8 +79,9 @@ pub(super) fn preset(name: &str, quick: bool) -> Result<Option<Table>> {
     };
     let mut table = Table::new();
     for layer in layers {
-        let layer: Table =
-            layer.parse().map_err(|e: toml::de::Error| Error::invalid("preset", e.to_string(), "valid TOML"))?;
+        let layer: Table = layer
+            .parse()
+            .map_err(|e: toml::de::Error| Error::invalid("preset", e.to_string(), "valid TOML"))?;
         table.extend(layer);
     }
     table.insert("preset".into(), name.into());

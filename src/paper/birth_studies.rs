@@ -76,7 +76,11 @@ pub(super) const FIG4: Named = Named {
     drafts: |form| {
         let base = |triggers: &str, k: i64, outputs: &str| {
             let d = Draft::new("run", "birth").with("triggers", triggers).with("K", k);
-            let d = d.with("loss", "all").with("ff2", "linear").with("outputs", outputs).with("test_outputs", "both");
+            let d = d
+                .with("loss", "all")
+                .with("ff2", "linear")
+                .with("outputs", outputs)
+                .with("test_outputs", "both");
             d.with("steps", if form.quick { 400 } else { 1000 })
         };
         let groups = vec![

@@ -201,9 +201,16 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
     let of = find(name).ok_or_else(|| Error::unknown("study", name, NAMED.iter().map(|s| s.name)))?;
     if let Some(k) = seeds {
         check_seeds(k)?;
-        let repeats = [Drawing::Positions, Drawing::Seeds, Drawing::BirthRecall, Drawing::BirthLosses, Drawing::BirthDepth];
+        let repeats = [
+            Drawing::Positions,
+            Drawing::Seeds,
+            Drawing::BirthRecall,
+            Drawing::BirthLosses,
+            Drawing::BirthDepth,
+        ];
         if !repeats.contains(&of.drawing) {
-            let allowed = "for presets of one run, causal-fig9, causal-seeds, birth-fig3, birth-fig4, birth-depth";
+            let allowed =
+                "for presets of one run, causal-fig9, causal-seeds, birth-fig3, birth-fig4, birth-depth";
             return Err(Error::invalid("seeds", k.to_string(), allowed));
         }
     }

@@ -58,10 +58,7 @@ pub enum Drawing {
 impl Drawing {
     /// Is it of runs on trigger bigrams?
     pub fn is_birth(self) -> bool {
-        matches!(
-            self,
-            Drawing::BirthMaps | Drawing::BirthRecall | Drawing::BirthLosses | Drawing::BirthDepth
-        )
+        matches!(self, Drawing::BirthMaps | Drawing::BirthRecall | Drawing::BirthLosses | Drawing::BirthDepth)
     }
 }
 

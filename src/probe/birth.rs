@@ -124,7 +124,9 @@ impl Tally {
             let found = format!("{} losses, {} predictions, {attended} positions", sizes[0], sizes[1]);
             return Err(Error::invalid("report", found, format!("those of {n} positions")));
         }
-        let layer = |l: usize| (attended > 0 && heads == 1 && l < layers).then(|| &report.attended[l * n..(l + 1) * n]);
+        let layer = |l: usize| {
+            (attended > 0 && heads == 1 && l < layers).then(|| &report.attended[l * n..(l + 1) * n])
+        };
         let (first, second) = (layer(0), layer(1));
         for s in 0..batch.seqs() {
             let row = s * t..(s + 1) * t;
@@ -286,8 +288,7 @@ mod tests {
         let b = batch(n, &[1; 12], &[1; 12], &[0.0; 12], &seen);
         let mut predicted = vec![0; n];
         predicted[9] = 1;
-        let report =
-            Report { losses: vec![1.0; n], predicted, attended: vec![10; n], probs: Vec::new() };
+        let report = Report { losses: vec![1.0; n], predicted, attended: vec![10; n], probs: Vec::new() };
         let mut tally = Tally::default();
         tally.add(&b, &report, [1, 1]).unwrap();
         let m = tally.metrics();
@@ -328,7 +329,8 @@ mod tests {
         assert_eq!(parts.metrics(), whole.metrics());
         // Several heads: no one position.
         let mut several = Tally::default();
-        let wide = Report { attended: [&report.attended[..], &report.attended[..]].concat(), ..report.clone() };
+        let wide =
+            Report { attended: [&report.attended[..], &report.attended[..]].concat(), ..report.clone() };
         several.add(&b, &wide, [2, 2]).unwrap();
         assert_eq!((several.metrics().score_acc, several.metrics().acc_end), (None, Some(2.0 / 3.0)));
         assert!(several.add(&b, &report, [2, 2]).is_err());

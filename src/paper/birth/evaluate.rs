@@ -196,7 +196,8 @@ impl<E: Elem> Objective<E> for Watched<'_, E> {
         let loss = tests.first().and_then(|m| m.loss);
         *self.found.borrow_mut() = Found { batch, tests, gradients };
         loss.ok_or_else(|| {
-            let allowed = "a loss over at least one position of the test set: longer or more sequences, more triggers";
+            let allowed =
+                "a loss over at least one position of the test set: longer or more sequences, more triggers";
             Error::invalid("test_size", "no position of the test set counts", allowed)
         })
     }

@@ -87,7 +87,11 @@ pub(super) fn draw(config: &BirthConfig, symbols: &[String], folder: &Path) -> R
     ];
     let charts: Vec<Figure> = charts.into_iter().flatten().map(Figure::from).collect();
     let maps = attention(symbols, folder, "")?;
-    save_figure(&dir, "curves", &Panels { title: String::new(), columns: 2, figures: charts.clone() }.into())?;
+    save_figure(
+        &dir,
+        "curves",
+        &Panels { title: String::new(), columns: 2, figures: charts.clone() }.into(),
+    )?;
     let columns = maps.len().clamp(1, 2);
     let maps: Figure = Panels { title: String::new(), columns, figures: maps }.into();
     save_figure(&dir, "attention", &maps)?;

@@ -46,7 +46,8 @@ pub(super) fn of(layout: &Layout, params: &[f64], bigram: &[f64], fixed: Option<
     let mut out = Recall::default();
     let block = |name: &str| layout.find(name).map(|b| &params[b.range()]);
     let weight = |name: &str| block(&format!("layers.{name}.weight"));
-    let (Some(e), Some(embeddings)) = (block("tok_embeddings.weight"), layout.find("tok_embeddings.weight")) else {
+    let (Some(e), Some(embeddings)) = (block("tok_embeddings.weight"), layout.find("tok_embeddings.weight"))
+    else {
         return out;
     };
     let (n, d) = (embeddings.shape()[0], embeddings.shape()[1]);
@@ -90,7 +91,11 @@ pub(super) fn of(layout: &Layout, params: &[f64], bigram: &[f64], fixed: Option<
         let kl = |v: usize| {
             let (row, law) = (&logits[v * n..(v + 1) * n], &bigram[v * n..(v + 1) * n]);
             let norm = log_sum_exp(row);
-            law.iter().zip(row).filter(|(p, _)| **p > 0.0).map(|(p, x)| p * (ln(*p) - (x - norm))).sum::<f64>()
+            law.iter()
+                .zip(row)
+                .filter(|(p, _)| **p > 0.0)
+                .map(|(p, x)| p * (ln(*p) - (x - norm)))
+                .sum::<f64>()
         };
         let kls: Vec<f64> = (0..n).filter(counted).map(kl).collect();
         out.ff1_loss = kls.iter().sum::<f64>() / kls.len().max(1) as f64;

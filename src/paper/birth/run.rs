@@ -7,9 +7,9 @@ use crate::batch::LabelledBatch;
 use crate::config::birth::BirthConfig;
 use crate::model::{Draw, Layout, SequenceModel};
 use crate::optim::PerBlock;
+use crate::paper::Progress;
 use crate::paper::causal::Outcome;
 use crate::paper::folder::{self, TimingRecord};
-use crate::paper::Progress;
 use crate::probe::birth::Metrics;
 use crate::report::arrays::{Array, write_arrays};
 use crate::report::files::write_bytes_atomic;
@@ -215,8 +215,10 @@ fn write_attention<E: Elem>(
     let mut attention = vec![0.0; layers * heads * t * t];
     model.attention(params, &batch.tokens()[row.clone()], &mut model.workspace(1)?, &mut attention)?;
     let integers = |values: &[u32]| Array::vector(values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>());
-    let mut arrays =
-        vec![("tokens".to_string(), integers(&batch.tokens()[row.clone()])), ("seen".into(), integers(&batch.seen()[row]))];
+    let mut arrays = vec![
+        ("tokens".to_string(), integers(&batch.tokens()[row.clone()])),
+        ("seen".into(), integers(&batch.seen()[row])),
+    ];
     for (l, of_layer) in attention.chunks(heads * t * t).enumerate() {
         arrays.push((format!("layer{}", l + 1), Array::new(&[heads, t, t], of_layer.to_vec())?));
     }

@@ -2,8 +2,7 @@
 
 use crate::config::birth::{BOTH, BirthConfig};
 use crate::model::{
-    BlockKind, FeedForward, Layout, MemorySpec, Output, Positions, SequenceModel,
-    TransformerSpec,
+    BlockKind, FeedForward, Layout, Memory, MemorySpec, Output, Positions, SequenceModel, TransformerSpec,
 };
 use crate::optim::{Hyper, Schedule, Thaw};
 use crate::rng::{Key, Purpose};
@@ -214,7 +213,7 @@ fn build<E: Elem>(
         _ => Output::Free,
     };
     if config.model == "memory" {
-        return Ok(stub::<E, _>(&MemorySpec {
+        return Ok(Box::new(Memory::<E>::new(&MemorySpec {
             vocab,
             seq_len: config.T,
             dim: config.dim,
@@ -224,9 +223,9 @@ fn build<E: Elem>(
             scale_scores: config.scale_scores.unwrap_or(true),
             scale_embeddings: config.scale_embeddings.unwrap_or(false),
             frozen,
-        })?);
+        })?));
     }
-    Ok(stub::<E,_>(&TransformerSpec {
+    Ok(stub::<E, _>(&TransformerSpec {
         vocab,
         seq_len: config.T,
         dim: config.dim,
@@ -281,7 +280,11 @@ pub fn memory(config: &BirthConfig) -> Result<usize> {
         // Training, and as much again for the metrics; 28 bytes a position of the test sets.
         let training = train::labelled_memory(model.as_ref(), &plan(config)?);
         let test = config.test_size.checked_mul(config.T).and_then(|n| n.checked_mul(28 * setup.tests.len()));
-        Ok(training.and_then(|b| b.checked_mul(2)).zip(test).and_then(|(a, b)| a.checked_add(b)).unwrap_or(usize::MAX))
+        Ok(training
+            .and_then(|b| b.checked_mul(2))
+            .zip(test)
+            .and_then(|(a, b)| a.checked_add(b))
+            .unwrap_or(usize::MAX))
     }
     match config.dtype.as_str() {
         "f64" => typed::<f64>(config),

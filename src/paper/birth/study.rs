@@ -131,7 +131,8 @@ fn runs(found: &[Found<'_>]) -> String {
         };
         let cells: Vec<String> = keys.iter().map(cell).collect();
         let m = f.member;
-        text += &format!("{},{},{},{}\n", quoted(&m.name), quoted(&m.group), m.config.seed(), cells.join(","));
+        text +=
+            &format!("{},{},{},{}\n", quoted(&m.name), quoted(&m.group), m.config.seed(), cells.join(","));
     }
     text
 }
@@ -189,12 +190,21 @@ pub(in crate::paper) fn names(drawing: Drawing) -> &'static [(&'static str, &'st
         ],
         Drawing::BirthRecall => &[
             ("accuracy", "Accuracy on what the context tells over steps: mean and one standard deviation."),
-            ("recall", "Recall of each memory over steps, a panel for each group: mean and one standard deviation."),
+            (
+                "recall",
+                "Recall of each memory over steps, a panel for each group: mean and one standard deviation.",
+            ),
         ],
         Drawing::BirthLosses => &[
-            ("losses", "Loss where the weights tell what follows, and where the context does: mean and one standard deviation."),
+            (
+                "losses",
+                "Loss where the weights tell what follows, and where the context does: mean and one standard deviation.",
+            ),
             ("laws", "Accuracy in context on held-out sequences, by the law of their outputs."),
-            ("recall", "Recall of W_O of layer 2, and KL of the bigrams from what the feed-forward of layer 2 alone predicts."),
+            (
+                "recall",
+                "Recall of W_O of layer 2, and KL of the bigrams from what the feed-forward of layer 2 alone predicts.",
+            ),
         ],
         Drawing::BirthDepth => &[
             ("accuracy", "Accuracy on what the context tells over steps: mean and one standard deviation."),

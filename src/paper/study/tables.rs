@@ -195,7 +195,8 @@ fn runs(found: &[Found<'_>]) -> String {
                 Some(v) => quoted(&v.to_string()),
             })
             .collect();
-        text += &format!("{},{},{},{}\n", quoted(&m.name), quoted(&m.group), m.config.seed(), cells.join(","));
+        text +=
+            &format!("{},{},{},{}\n", quoted(&m.name), quoted(&m.group), m.config.seed(), cells.join(","));
     }
     text
 }

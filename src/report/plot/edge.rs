@@ -41,7 +41,9 @@ impl Ticks {
     /// What is written at the row or column with number `v`.
     pub(super) fn label(&self, v: f64) -> String {
         match self {
-            Ticks::Labels(labels) | Ticks::Letters(labels) => labels.get(v.round() as usize).map(|t| writable(t)).unwrap_or_default(),
+            Ticks::Labels(labels) | Ticks::Letters(labels) => {
+                labels.get(v.round() as usize).map(|t| writable(t)).unwrap_or_default()
+            }
             _ => format!("{v:.0}"),
         }
     }

@@ -291,7 +291,9 @@ impl HeatMap {
         let widest = |ticks: &Ticks, count: usize| match ticks {
             Ticks::None => 0.0,
             Ticks::From(first) => width_of(&(first + count).to_string()),
-            Ticks::Labels(labels) | Ticks::Letters(labels) => labels.iter().map(|t| width_of(t)).fold(0.0, f64::max),
+            Ticks::Labels(labels) | Ticks::Letters(labels) => {
+                labels.iter().map(|t| width_of(t)).fold(0.0, f64::max)
+            }
         };
         let shown = |ticks: &Ticks| !matches!(ticks, Ticks::None);
         let cells = (cols * cell, rows * cell);
