@@ -10,6 +10,7 @@ pub mod memory;
 pub mod mlp_transformer;
 pub mod sequence;
 pub mod simplified;
+pub mod transformer;
 
 pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
@@ -20,6 +21,7 @@ pub use sequence::{
     SequenceWorkspace, TransformerSpec,
 };
 pub use simplified::Simplified;
+pub use transformer::Transformer;
 
 use crate::batch::Batch;
 use crate::num::Sum;

@@ -4,7 +4,8 @@ use super::{LabelledSource, SourceWork};
 use crate::batch::{LabelledBatch, LabelledParts};
 use crate::rng::Key;
 use crate::task::TriggerBigram;
-use crate::task::trigger_bigram::TriggerBigramWork;
+use crate::task::dirichlet::kernels;
+use crate::task::trigger_bigram::TriggerBigramBlock;
 use std::sync::Arc;
 
 /// Which positions count in the loss.
@@ -31,11 +32,6 @@ impl TriggerSource {
     }
 }
 
-struct Work {
-    task: TriggerBigramWork,
-    tokens: Vec<u32>,
-}
-
 impl LabelledSource for TriggerSource {
     fn seq_len(&self) -> usize {
         self.task.seq_len()
@@ -46,27 +42,21 @@ impl LabelledSource for TriggerSource {
     }
 
     fn work(&self) -> SourceWork {
-        SourceWork::new(Work { task: self.task.work(), tokens: vec![0; self.seq_len() + 1] })
+        SourceWork::new(self.task.block(kernels()))
     }
 
     fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut LabelledBatch) {
         let t = self.seq_len();
         assert!(batch.len_tokens() == t && batch.vocab() == self.vocab(), "batch of another task");
         batch.set_seqs(count);
-        let work: &mut Work = work.get();
+        let work: &mut TriggerBigramBlock = work.get();
         let LabelledParts { tokens, labels, weights, seen } = batch.parts_mut();
-        for i in 0..count {
-            let row = i * t..(i + 1) * t;
-            let seen = &mut seen[row.clone()];
-            self.task.sample(&self.key, first.wrapping_add(i as u64), &mut work.task, &mut work.tokens, seen);
-            tokens[row.clone()].copy_from_slice(&work.tokens[..t]);
-            labels[row.clone()].copy_from_slice(&work.tokens[1..]);
-            for (w, s) in weights[row].iter_mut().zip(seen) {
-                *w = match self.loss {
-                    LossOn::Head => f64::from(u8::from(*s >= 2)),
-                    LossOn::All => 1.0,
-                };
+        self.task.sample_block(&self.key, first, work, tokens, labels, seen);
+        match self.loss {
+            LossOn::Head => {
+                weights.iter_mut().zip(seen).for_each(|(w, s)| *w = if *s >= 2 { 1.0 } else { 0.0 });
             }
+            LossOn::All => weights.fill(1.0),
         }
     }
 }

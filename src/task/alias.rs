@@ -1,12 +1,85 @@
 //! Drawing from a finite law in constant time: Walker's alias method (Vose 1991), one random word a draw.
 
+use std::hint::select_unpredictable;
+
 /// A table of a law on 0..n: the word's product with n picks a cell by its upper half, and by its lower half between the cell's
 /// own symbol and its alias. The law drawn differs from the one given by at most 2⁻⁵³ per symbol; impossible symbols stay so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alias {
+    rows: AliasRows,
+}
+
+/// Tables of several laws on 0..n, one after the other in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasRows {
+    n: usize,
+    /// (rows, n).
+    cells: Vec<Cell>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
     /// Own symbol below this.
-    threshold: Vec<u64>,
-    alias: Vec<u32>,
+    threshold: u64,
+    alias: u32,
+}
+
+/// 2⁶⁴.
+const WORDS: f64 = 18_446_744_073_709_551_616.0;
+
+impl AliasRows {
+    /// The tables of `laws` (rows, n), which need not be normalised.
+    ///
+    /// # Panics
+    /// When there is no law, the laws are not whole rows, or one of them has an entry that is negative or not finite, or no
+    /// positive one.
+    pub fn new(n: usize, laws: &[f64]) -> Self {
+        assert!(n > 0 && !laws.is_empty() && laws.len().is_multiple_of(n), "not whole laws");
+        let mut cells = Vec::with_capacity(laws.len());
+        laws.chunks_exact(n).for_each(|law| push_table(law, &mut cells));
+        AliasRows { n, cells }
+    }
+
+    /// The symbol that `word` picks from law `row`.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[inline]
+    pub fn pick(&self, row: usize, word: u64) -> u32 {
+        let wide = u128::from(word) * self.n as u128;
+        let cell = (wide >> 64) as usize;
+        let Cell { threshold, alias } = self.cells[row * self.n + cell];
+        // A coin toss: a branch would be mispredicted every other time.
+        select_unpredictable((wide as u64) < threshold, cell as u32, alias)
+    }
+}
+
+/// Appends the cells of `law` (n).
+fn push_table(law: &[f64], cells: &mut Vec<Cell>) {
+    let (n, from) = (law.len(), cells.len());
+    let total = crate::num::sum(law);
+    let valid = law.iter().all(|p| *p >= 0.0 && p.is_finite());
+    assert!(valid && total > 0.0 && total.is_finite() && u32::try_from(n).is_ok(), "not a law");
+    let mut scaled: Vec<f64> = law.iter().map(|p| p / total * n as f64).collect();
+    let likeliest = (0..n).fold(0, |m, i| if law[i] > law[m] { i } else { m });
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..n).partition(|i| scaled[*i] < 1.0);
+    cells.extend((0..n as u32).map(|i| Cell { threshold: u64::MAX, alias: i }));
+    // 2^64 times a share below 1; the conversion saturates.
+    let cell = |share: f64, alias: usize| Cell { threshold: (share * WORDS) as u64, alias: alias as u32 };
+    while let (Some(s), Some(l)) = (small.pop(), large.last().copied()) {
+        cells[from + s] = cell(scaled[s], l);
+        scaled[l] -= 1.0 - scaled[s];
+        if scaled[l] < 1.0 {
+            large.pop();
+            small.push(l);
+        }
+    }
+    // Rounding may leave cells over: those that are full up to it keep their symbol; the others borrow from the likeliest.
+    for s in small {
+        if scaled[s] < 0.5 {
+            cells[from + s] = cell(scaled[s], likeliest);
+        }
+    }
 }
 
 impl Alias {
@@ -15,53 +88,23 @@ impl Alias {
     /// # Panics
     /// When the law is empty, has an entry that is negative or not finite, or no positive one.
     pub fn new(law: &[f64]) -> Self {
-        let n = law.len();
-        let total = crate::num::sum(law);
-        let valid = law.iter().all(|p| *p >= 0.0 && p.is_finite());
-        assert!(valid && total > 0.0 && total.is_finite() && u32::try_from(n).is_ok(), "not a law");
-        let mut scaled: Vec<f64> = law.iter().map(|p| p / total * n as f64).collect();
-        let likeliest = (0..n).fold(0, |m, i| if law[i] > law[m] { i } else { m });
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..n).partition(|i| scaled[*i] < 1.0);
-        let mut table = Alias { threshold: vec![u64::MAX; n], alias: (0..n as u32).collect() };
-        while let (Some(s), Some(l)) = (small.pop(), large.last().copied()) {
-            table.set(s, scaled[s], l);
-            scaled[l] -= 1.0 - scaled[s];
-            if scaled[l] < 1.0 {
-                large.pop();
-                small.push(l);
-            }
-        }
-        // Rounding may leave cells over: those that are full up to it keep their symbol; the others borrow from the likeliest.
-        for s in small {
-            if scaled[s] < 0.5 {
-                table.set(s, scaled[s], likeliest);
-            }
-        }
-        table
-    }
-
-    fn set(&mut self, cell: usize, share: f64, alias: usize) {
-        // 2^64 times a share below 1; the conversion saturates.
-        self.threshold[cell] = (share * 18_446_744_073_709_551_616.0) as u64;
-        self.alias[cell] = alias as u32;
+        Alias { rows: AliasRows::new(law.len(), law) }
     }
 
     /// The symbol that `word` picks.
     #[inline]
     pub fn pick(&self, word: u64) -> u32 {
-        let wide = u128::from(word) * self.threshold.len() as u128;
-        let cell = (wide >> 64) as usize;
-        if (wide as u64) < self.threshold[cell] { cell as u32 } else { self.alias[cell] }
+        self.rows.pick(0, word)
     }
 
     /// The law that the table draws from (n), for tests.
     pub fn law(&self) -> Vec<f64> {
-        let n = self.threshold.len();
+        let n = self.rows.n;
         let mut law = vec![0.0; n];
-        for (i, (t, a)) in self.threshold.iter().zip(&self.alias).enumerate() {
-            let own = *t as f64 / 18_446_744_073_709_551_616.0;
+        for (i, cell) in self.rows.cells.iter().enumerate() {
+            let own = cell.threshold as f64 / WORDS;
             law[i] += own / n as f64;
-            law[*a as usize] += (1.0 - own) / n as f64;
+            law[cell.alias as usize] += (1.0 - own) / n as f64;
         }
         law
     }

@@ -11,7 +11,11 @@
 //!
 //! Past 400 lines: half of it is its tests.
 
-use super::alias::Alias;
+mod lanes;
+
+pub use lanes::TriggerBigramBlock;
+
+use super::alias::{Alias, AliasRows};
 use super::stationary::{StationaryScratch, stationary};
 use crate::num::exp;
 use crate::rng::{Key, LogGamma, Purpose, lemire, unit};
@@ -136,7 +140,7 @@ pub struct TriggerBigram {
     outputs: OutputLaw,
     fixed: Vec<u32>,
     first: Alias,
-    next: Vec<Alias>,
+    next: AliasRows,
 }
 
 /// Token i takes word i % 2 of variate i / 2; trigger and output k of the sequence take the variates below. Frozen.
@@ -199,7 +203,7 @@ impl TriggerBigram {
             return Err(Error::invalid("K", count.to_string(), format!("1 to {most} triggers")));
         }
         let first = Alias::new(&laws.unigram);
-        let next = laws.bigram.chunks_exact(n).map(Alias::new).collect();
+        let next = AliasRows::new(n, &laws.bigram);
         let task = TriggerBigram { laws, len, triggers, outputs, fixed, first, next };
         for q in 0..n {
             let may_trigger = match triggers {
@@ -252,6 +256,11 @@ impl TriggerBigram {
         }
     }
 
+    /// Is no output excluded?
+    fn any_output(&self) -> bool {
+        !self.outputs.no_repeat && self.outputs.allowed.is_empty()
+    }
+
     /// Storage for [`sample`](Self::sample).
     pub fn work(&self) -> TriggerBigramWork {
         let (n, k) = (self.vocab(), self.triggers());
@@ -290,7 +299,7 @@ impl TriggerBigram {
                 _ => {
                     let before = tokens[i - 1] as usize;
                     match work.output[before] {
-                        NONE => self.next[before].pick(block[i % 2]),
+                        NONE => self.next.pick(before, block[i % 2]),
                         output => output,
                     }
                 }
@@ -321,12 +330,11 @@ impl TriggerBigram {
             };
             let variate = OUTPUT_VARIATES + k as u32;
             let [word, _] = key.block(number, variate, 0);
-            let everything = !self.outputs.no_repeat && self.outputs.allowed.is_empty();
             let o = match self.outputs.law {
-                Outputs::Uniform if everything => {
+                Outputs::Uniform if self.any_output() => {
                     lemire(word, n as u64).unwrap_or_else(|| key.below(n as u64, number, variate, 0)) as usize
                 }
-                Outputs::Bigram if everything => self.next[q].pick(word) as usize,
+                Outputs::Bigram if self.any_output() => self.next.pick(q, word) as usize,
                 _ => pick(n, |o| self.output_weight(q, o), word),
             };
             work.output[q] = o as u32;

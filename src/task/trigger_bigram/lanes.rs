@@ -1,0 +1,172 @@
+//! Sequences side by side: the bits of [`TriggerBigram::sample`], several times as fast.
+//!
+//! A sequence is one chain of dependent look-ups, each of which waits for the last. Lanes fill the wait: [`SIDE`] sequences advance
+//! together, their random words come from one kernel, and no branch depends on a token. All lane arrays are (.., SIDE).
+
+use super::{NONE, OUTPUT_VARIATES, Outputs, TRIGGER_VARIATES, TriggerBigram, Triggers};
+use crate::rng::{Key, lemire, unit};
+use popgrad_kernels::Kernels;
+use popgrad_kernels::sampling::{Addresses, SIDE};
+use std::hint::select_unpredictable;
+
+/// Storage for [`TriggerBigram::sample_block`]. Made by [`TriggerBigram::block`].
+#[derive(Debug, Clone)]
+pub struct TriggerBigramBlock {
+    kernels: Kernels<f64>,
+    /// Words of tokens (T + 1 rounded up to even), of triggers (2K, empty for fixed ones) and of outputs (2K).
+    words: Vec<u64>,
+    trigger_words: Vec<u64>,
+    output_words: Vec<u64>,
+    /// Of each symbol (N): its output, `NONE` if it is no trigger, and its occurrences so far.
+    output: Vec<u32>,
+    seen: Vec<u32>,
+    /// Tokens (T + 1) and counts (T) of the lanes.
+    tokens: Vec<u32>,
+    counts: Vec<u32>,
+}
+
+impl TriggerBigram {
+    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
+    pub fn block(&self, kernels: Kernels<f64>) -> TriggerBigramBlock {
+        let (n, t, k) = (self.vocab(), self.len, self.triggers());
+        let drawn = if self.fixed.is_empty() { k } else { 0 };
+        TriggerBigramBlock {
+            kernels,
+            words: vec![0; (t + 1).next_multiple_of(2) * SIDE],
+            trigger_words: vec![0; 2 * drawn * SIDE],
+            output_words: vec![0; 2 * k * SIDE],
+            output: vec![NONE; n * SIDE],
+            seen: vec![0; n * SIDE],
+            tokens: vec![0; (t + 1) * SIDE],
+            counts: vec![0; t * SIDE],
+        }
+    }
+
+    /// Sequences `first`, `first + 1`, .. (numbers wrap): `tokens`, `labels` and `seen`, each (n, L). The bits are those of
+    /// [`sample`](Self::sample), whose tokens are the first of `tokens`, then `labels`.
+    ///
+    /// Allocates nothing.
+    ///
+    /// # Panics
+    /// When the outputs are not whole rows of equal number, or `work` does not fit the task.
+    pub fn sample_block(
+        &self,
+        key: &Key,
+        first: u64,
+        work: &mut TriggerBigramBlock,
+        tokens: &mut [u32],
+        labels: &mut [u32],
+        seen: &mut [u32],
+    ) {
+        let t = self.len;
+        let whole = tokens.len().is_multiple_of(t) && [labels.len(), seen.len()] == [tokens.len(); 2];
+        assert!(whole, "outputs are not whole rows");
+        let same = work.output.len() == self.vocab() * SIDE
+            && work.counts.len() == t * SIDE
+            && work.output_words.len() == 2 * self.triggers() * SIDE
+            && work.trigger_words.is_empty() != self.fixed.is_empty();
+        assert!(same, "work storage of another task");
+        let rows = SIDE * t;
+        let blocks = tokens.chunks_mut(rows).zip(labels.chunks_mut(rows)).zip(seen.chunks_mut(rows));
+        for (i, ((tokens, labels), seen)) in blocks.enumerate() {
+            self.walk(key, first.wrapping_add((i * SIDE) as u64), work);
+            // Lanes beyond the last row were drawn for nothing.
+            let rows = tokens.chunks_exact_mut(t).zip(labels.chunks_exact_mut(t)).zip(seen.chunks_exact_mut(t));
+            for (l, ((tokens, labels), seen)) in rows.enumerate() {
+                let lane = |of: &mut [u32], from: &[u32]| {
+                    of.iter_mut().zip(from.chunks_exact(SIDE)).for_each(|(x, lanes)| *x = lanes[l]);
+                };
+                lane(tokens, &work.tokens);
+                lane(labels, &work.tokens[SIDE..]);
+                lane(seen, &work.counts);
+            }
+        }
+    }
+
+    /// Samples `first .. first + SIDE` into the lanes.
+    fn walk(&self, key: &Key, first: u64, work: &mut TriggerBigramBlock) {
+        let sample: [u64; SIDE] = std::array::from_fn(|l| first.wrapping_add(l as u64));
+        let draw = |variate, out: &mut [u64]| {
+            let at = Addresses { key: key.words(), sample, variate: [variate; SIDE] };
+            work.kernels.philox_words(&at, out).expect("whole blocks");
+        };
+        draw(0, &mut work.words);
+        draw(OUTPUT_VARIATES, &mut work.output_words);
+        if !work.trigger_words.is_empty() {
+            draw(TRIGGER_VARIATES, &mut work.trigger_words);
+        }
+        self.draw_triggers_side_by_side(key, &sample, work);
+        let TriggerBigramBlock { words, output, seen, tokens, counts, .. } = work;
+        let mut now = [0; SIDE];
+        for (l, word) in words[..SIDE].iter().enumerate() {
+            now[l] = self.first.pick(*word);
+        }
+        tokens[..SIDE].copy_from_slice(&now);
+        let steps = words[SIDE..].chunks_exact(SIDE).zip(tokens[SIDE..].chunks_exact_mut(SIDE));
+        for ((words, tokens), counts) in steps.zip(counts.chunks_exact_mut(SIDE)) {
+            for l in 0..SIDE {
+                let before = now[l] as usize;
+                let (at, picked) = (before * SIDE + l, self.next.pick(before, words[l]));
+                let (o, count) = (output[at], seen[at].wrapping_add(1));
+                // Every symbol is counted, and only triggers' counts told.
+                seen[at] = count;
+                counts[l] = select_unpredictable(o == NONE, 0, count);
+                now[l] = select_unpredictable(o == NONE, picked, o);
+                tokens[l] = now[l];
+            }
+        }
+    }
+
+    fn draw_triggers_side_by_side(&self, key: &Key, sample: &[u64; SIDE], work: &mut TriggerBigramBlock) {
+        let n = self.vocab();
+        let TriggerBigramBlock { trigger_words, output_words, output, seen, .. } = work;
+        output.fill(NONE);
+        seen.fill(0);
+        for k in 0..self.triggers() {
+            // The first word of the variate.
+            let words = |of: &[u64]| std::array::from_fn(|l| of[2 * k * SIDE + l]);
+            let q: [usize; SIDE] = match self.triggers {
+                Triggers::Fixed { .. } => [self.fixed[k] as usize; SIDE],
+                Triggers::Random { .. } => {
+                    let u = &self.laws.unigram;
+                    pick(n, |s, l| if output[s * SIDE + l] == NONE { u[s] } else { 0.0 }, &words(trigger_words))
+                }
+            };
+            let word: [u64; SIDE] = words(output_words);
+            let o: [usize; SIDE] = match self.outputs.law {
+                Outputs::Uniform if self.any_output() => std::array::from_fn(|l| {
+                    let again = || key.below(n as u64, sample[l], OUTPUT_VARIATES + k as u32, 0);
+                    lemire(word[l], n as u64).unwrap_or_else(again) as usize
+                }),
+                Outputs::Bigram if self.any_output() => {
+                    std::array::from_fn(|l| self.next.pick(q[l], word[l]) as usize)
+                }
+                _ => pick(n, |o, l| self.output_weight(q[l], o), &word),
+            };
+            for l in 0..SIDE {
+                output[q[l] * SIDE + l] = o[l] as u32;
+            }
+        }
+    }
+}
+
+/// [`super::pick`] for each lane, in the same order of operations.
+fn pick(n: usize, weight: impl Fn(usize, usize) -> f64, words: &[u64; SIDE]) -> [usize; SIDE] {
+    let (mut total, mut sum, mut picked) = ([0.0; SIDE], [0.0; SIDE], [0; SIDE]);
+    for s in 0..n {
+        for l in 0..SIDE {
+            total[l] += weight(s, l);
+        }
+    }
+    let level: [f64; SIDE] = std::array::from_fn(|l| unit(words[l]) * total[l]);
+    for s in 0..n {
+        for l in 0..SIDE {
+            // Until the sum is past the level: the last symbol that is possible.
+            let w = weight(s, l);
+            let open = sum[l] <= level[l];
+            picked[l] = select_unpredictable(open & (w > 0.0), s, picked[l]);
+            sum[l] += w;
+        }
+    }
+    picked
+}
