@@ -6,18 +6,22 @@
 pub mod construction;
 pub mod disentangled;
 pub mod layout;
+pub mod memory;
 pub mod mlp_transformer;
 pub mod sequence;
 pub mod simplified;
+pub mod transformer;
 
 pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
+pub use memory::Memory;
 pub use mlp_transformer::MlpTransformer;
 pub use sequence::{
     BlockKind, Draw, FeedForward, MemorySpec, Output, Positions, Report, SequenceMemory, SequenceModel,
     SequenceWorkspace, TransformerSpec,
 };
 pub use simplified::Simplified;
+pub use transformer::Transformer;
 
 use crate::batch::Batch;
 use crate::num::Sum;

@@ -7,7 +7,7 @@ use super::Layout;
 use crate::batch::LabelledBatch;
 use crate::num::Sum;
 use crate::{Error, Result};
-use popgrad_kernels::{Elem, Scratch};
+use popgrad_kernels::{Elem, PackedB, Scratch};
 
 /// What every model with a prediction at every position offers. Object-safe; all memory comes from a [`SequenceWorkspace`] made once.
 pub trait SequenceModel<E: Elem>: Send + Sync {
@@ -144,15 +144,18 @@ pub struct SequenceWorkspace<E> {
     pub(crate) reals: Vec<f64>,
     /// Lists of positions.
     pub(crate) indices: Vec<usize>,
+    /// Weights in panels, for models that want them.
+    pub(crate) packed: Vec<PackedB<E>>,
 }
 
 impl<E: Elem> SequenceWorkspace<E> {
-    fn new(len: &SequenceMemory) -> Self {
+    pub(crate) fn new(len: &SequenceMemory) -> Self {
         SequenceWorkspace {
             arena: Scratch::new(len.arena),
             kernel: Scratch::new(len.kernel),
             reals: vec![0.0; len.reals],
             indices: vec![0; len.indices],
+            packed: Vec::new(),
         }
     }
 }
@@ -190,7 +193,7 @@ pub enum Output {
     Frozen,
     /// The token embeddings, gradients from both places.
     Tied,
-    /// A copy of the token embeddings as they are at the start, never trained.
+    /// A copy of the token embeddings (basic model: of E/√d) as they are at the start, never trained.
     TiedFrozen,
 }
 

@@ -1,0 +1,152 @@
+//! A training step of the basic model on trigger bigrams of the shipped text, 5 fixed triggers, loss on their later occurrences: median
+//! seconds, sampling included, and without. Frozen: embeddings and output, as in the public code's command.
+//!
+//! `cargo run --release --example memory_step [d] [T] [batch] [N] [threads] [f32|f64] [frozen|free] [rounds]`; N = 0: the text's
+//! characters, else Dirichlet bigrams over N symbols.
+#![forbid(unsafe_code)]
+
+use popgrad::batch::LabelledBatch;
+use popgrad::model::{Draw, FeedForward, Memory, MemorySpec, Output, Positions, SequenceModel};
+use popgrad::optim::{Hyper, PerBlock, Schedule, Thaw};
+use popgrad::rng::{Key, Purpose};
+use popgrad::source::{LabelledSource, LossOn, SourceWork, TriggerSource};
+use popgrad::task::Corpus;
+use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, TriggerBigram, Triggers};
+use popgrad::train::{Labelled, Plan, Trainer};
+use popgrad::{Error, Result};
+use popgrad_kernels::Elem;
+use std::sync::Arc;
+use std::time::Instant;
+
+struct Draws(Key);
+
+impl Draw for Draws {
+    fn normal(&self, i: u64) -> f64 {
+        self.0.normal(i)
+    }
+    fn uniform(&self, i: u64) -> f64 {
+        2.0 * self.0.uniforms(i, 1, 0)[0] - 1.0
+    }
+}
+
+/// The same batch at every step.
+struct Drawn {
+    batch: LabelledBatch,
+    source: TriggerSource,
+}
+
+impl LabelledSource for Drawn {
+    fn seq_len(&self) -> usize {
+        self.batch.len_tokens()
+    }
+    fn vocab(&self) -> usize {
+        self.batch.vocab()
+    }
+    fn work(&self) -> SourceWork {
+        self.source.work()
+    }
+    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut LabelledBatch) {
+        let (t, at) = (self.seq_len(), first as usize % self.batch.seqs());
+        batch.set_seqs(count);
+        let (parts, all) = (batch.parts_mut(), at * t..(at + count) * t);
+        parts.tokens.copy_from_slice(&self.batch.tokens()[all.clone()]);
+        parts.labels.copy_from_slice(&self.batch.labels()[all.clone()]);
+        parts.weights.copy_from_slice(&self.batch.weights()[all.clone()]);
+        parts.seen.copy_from_slice(&self.batch.seen()[all]);
+    }
+}
+
+fn step<E: Elem>(
+    model: &Memory<E>,
+    source: &dyn LabelledSource,
+    batch: usize,
+    rounds: usize,
+) -> Result<[f64; 2]> {
+    let plan = Plan {
+        steps: 1 << 40,
+        batch,
+        shards: 16,
+        lr: 0.03,
+        schedule: Schedule::Constant,
+        eval_every: 1 << 40,
+        checkpoint_every: 1 << 40,
+    };
+    let thaws: Vec<Thaw> = SequenceModel::<E>::layout(model)
+        .blocks()
+        .iter()
+        .zip(SequenceModel::<E>::trainable(model))
+        .map(|(b, on)| Thaw { name: b.name().into(), range: b.range(), from: on.then_some(0) })
+        .collect();
+    let hyper = Hyper { momentum: 0.9, weight_decay: 1e-4, ..Hyper::default() };
+    let optimizer = PerBlock::new("sgd", thaws.clone(), &hyper)?;
+    let params = model.initial(&Draws(Key::new(1, Purpose::Init)));
+    let objective = Labelled::new(model, source, &plan, thaws)?;
+    let mut trainer = Trainer::of(objective, Box::new(optimizer), plan, params)?;
+    let mut times = Vec::with_capacity(rounds);
+    for round in 0..rounds + 2 {
+        let start = Instant::now();
+        trainer.update()?;
+        if round >= 2 {
+            times.push(start.elapsed().as_secs_f64());
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok([times[rounds / 2], times[0]])
+}
+
+fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds: usize) -> Result<()> {
+    let laws = if n == 0 {
+        let corpus = Corpus::shipped();
+        Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?
+    } else {
+        Bigrams::dirichlet(n, 0.1, 0)?
+    };
+    let vocab = laws.vocab();
+    let fixed = Triggers::Fixed { count: 5, offset: 0 };
+    let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
+    let task = TriggerBigram::new(laws, t, fixed, outputs)?;
+    let source = TriggerSource::new(Arc::new(task), Key::new(0, Purpose::Train), LossOn::Head);
+    let mut drawn = LabelledBatch::with_capacity(batch, t, vocab)?;
+    source.fill(0, batch, &mut source.work(), &mut drawn);
+    let count = drawn.total_weight() / batch as f64;
+    let drawn = Drawn { batch: drawn, source: source.clone() };
+    let spec = MemorySpec {
+        vocab,
+        seq_len: t,
+        dim: d,
+        ff: [FeedForward::None; 2],
+        positions: Positions::Random,
+        output: if frozen { Output::Frozen } else { Output::Free },
+        scale_scores: true,
+        scale_embeddings: false,
+        frozen: if frozen { vec!["tok_embeddings.weight".into()] } else { vec![] },
+    };
+    let model = Memory::<E>::new(&spec)?;
+    let [with, with_min] = step(&model, &source, batch, rounds)?;
+    let [without, without_min] = step(&model, &drawn, batch, rounds)?;
+    println!("N {vocab}, T {t}, d {d}, batch {batch}, {count:.1} queries a sequence, frozen {frozen}");
+    println!("step            {with:.4} s (least {with_min:.4})");
+    println!("without samples {without:.4} s (least {without_min:.4})");
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |i: usize, default: usize| -> Result<usize> {
+        let Some(x) = args.get(i) else { return Ok(default) };
+        x.parse().map_err(|_| Error::invalid("argument", x, "a number"))
+    };
+    let word = |i: usize, yes: &str| args.get(i).is_none_or(|x| x == yes);
+    let [d, t, batch] = [number(0, 128)?, number(1, 256)?, number(2, 512)?];
+    let [n, threads, rounds] = [number(3, 0)?, number(4, 2)?, number(7, 9)?];
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Error::invalid("threads", e.to_string(), "threads that start"))?;
+    let frozen = word(6, "frozen");
+    pool.install(|| {
+        if word(5, "f32") {
+            run::<f32>(n, t, d, batch, frozen, rounds)
+        } else {
+            run::<f64>(n, t, d, batch, frozen, rounds)
+        }
+    })
+}

@@ -1,0 +1,188 @@
+//! A training step of `transformer`: seconds on trigger bigrams drawn beforehand, multiply-adds counted, and their share of the peak.
+//!
+//! `cargo run --release --example transformer_step [threads] [rounds] [shards] [key=value ..]`, keys batch, T, d, heads, layers, block
+//! (public, standard, postnorm), loss (all, head). As given: 2 threads, 5 rounds, 4 shards and the full model of the memory paper on 512
+//! sequences. The text's 65 or so symbols are those of the shipped corpus.
+#![forbid(unsafe_code)]
+
+use popgrad::Result;
+use popgrad::batch::LabelledBatch;
+use popgrad::model::{
+    BlockKind, Draw, FeedForward, Output, Positions, SequenceModel, Transformer, TransformerSpec,
+};
+use popgrad::optim::{Hyper, PerBlock, Schedule, Thaw};
+use popgrad::rng::{Key, Purpose};
+use popgrad::source::{LabelledSource, LossOn, SourceWork, TriggerSource};
+use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
+use popgrad::task::{Corpus, TriggerBigram};
+use popgrad::train::{Labelled, Plan, Trainer};
+use popgrad_kernels::Kernels;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The same batch at every step.
+struct Drawn {
+    batch: LabelledBatch,
+    source: TriggerSource,
+}
+
+impl LabelledSource for Drawn {
+    fn seq_len(&self) -> usize {
+        self.batch.len_tokens()
+    }
+    fn vocab(&self) -> usize {
+        self.batch.vocab()
+    }
+    fn work(&self) -> SourceWork {
+        self.source.work()
+    }
+    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut LabelledBatch) {
+        let t = self.seq_len();
+        let at = first as usize % self.batch.seqs() * t;
+        let of = at..at + count * t;
+        batch.set_seqs(count);
+        let parts = batch.parts_mut();
+        parts.tokens.copy_from_slice(&self.batch.tokens()[of.clone()]);
+        parts.labels.copy_from_slice(&self.batch.labels()[of.clone()]);
+        parts.weights.copy_from_slice(&self.batch.weights()[of.clone()]);
+        parts.seen.copy_from_slice(&self.batch.seen()[of]);
+    }
+}
+
+struct Draws(Key);
+
+impl Draw for Draws {
+    fn normal(&self, i: u64) -> f64 {
+        self.0.normal(i)
+    }
+    fn uniform(&self, i: u64) -> f64 {
+        2.0 * self.0.uniforms(i, 1, 0)[0] - 1.0
+    }
+}
+
+/// Flops of a step: what the equations ask at every position, causal attention and its recomputation backwards included; and what is left
+/// of that when the first layer's maps are done for `pairs` rows instead of `positions`.
+fn flops(spec: &TransformerSpec, positions: f64, pairs: f64) -> [f64; 2] {
+    let [d, t, n] = [spec.dim, spec.seq_len, spec.vocab].map(|x| x as f64);
+    let attention = 2.0 * d * t * 3.5;
+    let (qkv, o, ff) = (18.0 * d * d, 6.0 * d * d, 48.0 * d * d);
+    let all = positions * (spec.layers as f64 * (attention + qkv + o + ff) + 6.0 * d * n);
+    let once = qkv + if spec.block == BlockKind::Public { ff } else { 0.0 };
+    [all, all - (positions - pairs) * once]
+}
+
+/// Multiply-adds of one thread, in GFLOP/s: the best of a few.
+fn peak() -> Result<f64> {
+    let k = Kernels::<f32>::from_env()?;
+    let one = |_| {
+        let start = Instant::now();
+        let flops = k.fma_peak(2_000_000);
+        flops as f64 / start.elapsed().as_secs_f64() / 1e9
+    };
+    Ok((0..9).map(one).fold(0.0, f64::max))
+}
+
+fn main() -> Result<()> {
+    let (mut numbers, mut batch, mut loss) = (Vec::new(), 512usize, LossOn::All);
+    let corpus = Corpus::shipped();
+    let mut spec = TransformerSpec {
+        vocab: corpus.vocab(),
+        seq_len: 256,
+        dim: 128,
+        layers: 2,
+        heads: 4,
+        block: BlockKind::Public,
+        norm: true,
+        ff: FeedForward::Relu,
+        positions: Positions::Learned,
+        output: Output::Free,
+        frozen: Vec::new(),
+    };
+    for arg in std::env::args().skip(1) {
+        let Some((key, value)) = arg.split_once('=') else {
+            numbers.push(arg.parse::<usize>().expect("a number"));
+            continue;
+        };
+        let number = || value.parse::<usize>().expect("a number");
+        match key {
+            "batch" => batch = number(),
+            "T" => spec.seq_len = number(),
+            "d" => spec.dim = number(),
+            "heads" => spec.heads = number(),
+            "layers" => spec.layers = number(),
+            "loss" => loss = if value == "head" { LossOn::Head } else { LossOn::All },
+            "block" => {
+                spec.block = match value {
+                    "standard" => BlockKind::Standard,
+                    "postnorm" => BlockKind::PostNorm,
+                    _ => BlockKind::Public,
+                }
+            }
+            _ => panic!("unknown key {key}"),
+        }
+    }
+    let [threads, rounds, shards] =
+        [(0, 2), (1, 5), (2, 4)].map(|(i, v)| numbers.get(i).copied().unwrap_or(v));
+
+    let laws = Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?;
+    let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
+    let task = TriggerBigram::new(laws, spec.seq_len, Triggers::Random { count: 5 }, outputs)?;
+    let source = TriggerSource::new(Arc::new(task), Key::new(0, Purpose::Train), loss);
+    let mut drawn = LabelledBatch::with_capacity(batch, spec.seq_len, spec.vocab)?;
+    source.fill(0, batch, &mut source.work(), &mut drawn);
+    let per_shard = batch.div_ceil(shards) * spec.seq_len;
+    let of_shard = |tokens: &[u32]| -> usize {
+        tokens.iter().enumerate().map(|(i, z)| (i % spec.seq_len, *z)).collect::<HashSet<_>>().len()
+    };
+    let pairs: usize = drawn.tokens().chunks(per_shard).map(of_shard).sum();
+    let source = Drawn { batch: drawn, source };
+
+    let model = Transformer::<f32>::new(&spec)?;
+    let layout = SequenceModel::<f32>::layout(&model);
+    let thaw = |b: &popgrad::model::Block| Thaw { name: b.name().into(), range: b.range(), from: Some(0) };
+    let thaws: Vec<Thaw> = layout.blocks().iter().map(thaw).collect();
+    let hyper = Hyper { weight_decay: 0.01, beta1: 0.9, beta2: 0.99, ..Hyper::default() };
+    let plan = Plan {
+        steps: 1 << 40,
+        batch,
+        shards,
+        lr: 1e-4,
+        schedule: Schedule::Constant,
+        eval_every: 1 << 40,
+        checkpoint_every: 1 << 40,
+    };
+    let params = model.initial(&Draws(Key::new(0, Purpose::Init)));
+    let objective = Labelled::new(&model, &source, &plan, thaws.clone())?;
+    let optimizer = Box::new(PerBlock::new("adamw", thaws, &hyper)?);
+    let mut trainer = Trainer::of(objective, optimizer, plan, params)?;
+
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    let mut times = pool.install(|| -> Result<Vec<f64>> {
+        let mut times = Vec::new();
+        for _ in 0..=rounds {
+            let start = Instant::now();
+            assert!(trainer.update()?.is_finite());
+            times.push(start.elapsed().as_secs_f64());
+        }
+        Ok(times.split_off(1))
+    })?;
+    times.sort_by(f64::total_cmp);
+    let (median, positions) = (times[rounds / 2], (batch * spec.seq_len) as f64);
+    let ([all, left], peak) = (flops(&spec, positions, pairs as f64), threads as f64 * peak()?);
+    println!(
+        "{threads} threads, {shards} shards, N = {}: {median:.3} s a step [{:.3}, {:.3}]; {:.0} GFLOP of the equations = {:.0} GFLOP/s; \
+         {:.0} GFLOP computed = {:.0} GFLOP/s, {:.0} % of {threads} x {:.0}; {:.2} of the first layer's rows",
+        spec.vocab,
+        times[0],
+        times[rounds - 1],
+        all / 1e9,
+        all / 1e9 / median,
+        left / 1e9,
+        left / 1e9 / median,
+        100.0 * left / 1e9 / median / peak,
+        peak / threads as f64,
+        pairs as f64 / positions,
+    );
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! The full model of Bietti et al. 2023 (arXiv 2306.00802, section 3 and the public code): any number of layers and heads.
+//!
+//! | symbol | name here | shape | equation |
+//! |---|---|---|---|
+//! | E, P | `tok_embeddings.weight`, `pos_embeddings.weight` or `pe` | (N, d), (T, d) | x⁰_t = E\[z_t\] + P_t |
+//! | W_Q, W_K, W_V, W_O of layer l | `layers.l.attention.{wq,wk,wv,wo}.weight` | (d, d) | linear maps are y = x Wᵀ, without bias |
+//! | Attn | heads of d/H columns | (T, d) | W_O \[softmax_{s<=t}(q_t·k_s / √(d/H)) v_s\] |
+//! | FF | `layers.l.ff.weight`, or `layers.l.ff.{w1,w2}.weight` | (d, d), or (4d, d), (d, 4d) | W x, or W₂ relu(W₁ x) |
+//! | LN | `layers.l.{attention_norm,ff_norm}.{weight,bias}`, `norm.{weight,bias}` | (d) | ε = 1e-5; `norm` after the last layer |
+//! | W_U | `output.weight` | (N, d) | logits = W_U x; tied: W_U = E, no block |
+//!
+//! Blocks, with h = x + Attn(LN x): `Public` h + FF(LN x), as the public code has it; `Standard` h + FF(LN h). `PostNorm`: h = LN(x + Attn x),
+//! then LN(h + FF h), and no `norm`. Without feed-forward there is no `ff_norm`; without norms LN is the identity.
+//!
+//! Start: E, P standard normal (`pe`: sines and cosines), W uniform on ±1/√(columns), LN weights 1 and biases 0; a frozen tied output is a
+//! copy of E.
+//!
+//! How it computes: x⁰ depends on token and position alone, so whatever the first layer does before attention is done once for every pair
+//! of the batch (`table.rs`); for `Public` that is its feed-forward too. All else goes sequence by sequence, forward and backward, in memory that
+//! does not grow with the batch; the top layer for the positions that count only (`pass.rs`).
+
+mod layer;
+mod memory;
+mod pass;
+mod table;
+
+use super::Layout;
+use super::sequence::{BlockKind, FeedForward, Output, Positions, TransformerSpec};
+use super::sequence::{Draw, Report, SequenceMemory, SequenceModel, SequenceWorkspace};
+use super::sequence::{check_active, check_sequences};
+use crate::batch::LabelledBatch;
+use crate::num::Sum;
+use crate::{Error, Result};
+use pass::Mode;
+use popgrad_kernels::{Elem, Kernels};
+use std::ops::Range;
+
+/// The model: sizes and kernels. Parameters live in a flat vector laid out by [`SequenceModel::layout`].
+#[derive(Debug)]
+pub struct Transformer<E> {
+    kernels: Kernels<E>,
+    spec: TransformerSpec,
+    layout: Layout,
+    blocks: Blocks,
+    layers: Vec<LayerBlocks>,
+    trainable: Vec<bool>,
+}
+
+/// Where blocks are in the layout; norms: their weight, the bias follows.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    tokens: usize,
+    positions: usize,
+    norm: Option<usize>,
+    output: Option<usize>,
+}
+
+/// The same of a layer. wq, wk, wv lie one after the other.
+#[derive(Debug, Clone, Copy)]
+struct LayerBlocks {
+    wq: usize,
+    wo: usize,
+    /// The linear map, or w1.
+    ff: Option<usize>,
+    w2: Option<usize>,
+    attention_norm: Option<usize>,
+    ff_norm: Option<usize>,
+}
+
+impl LayerBlocks {
+    fn wk(&self) -> usize {
+        self.wq + 1
+    }
+    fn wv(&self) -> usize {
+        self.wq + 2
+    }
+}
+
+impl<E: Elem> Transformer<E> {
+    /// The model that `spec` describes.
+    ///
+    /// # Errors
+    /// Sizes out of range, heads that do not divide d, positions that this model has not, a frozen block that it has not; an instruction set
+    /// forced that this CPU lacks.
+    pub fn new(spec: &TransformerSpec) -> Result<Self> {
+        Self::on(spec, Kernels::from_env()?)
+    }
+
+    /// The same on given kernels.
+    ///
+    /// # Errors
+    /// As [`Transformer::new`].
+    pub fn on(spec: &TransformerSpec, kernels: Kernels<E>) -> Result<Self> {
+        let TransformerSpec { vocab: n, seq_len: t, dim: d, layers, heads, .. } = *spec;
+        let sizes =
+            [("N", n, 1, 1 << 16), ("T", t, 2, 1 << 16), ("d", d, 1, 1 << 16), ("layers", layers, 1, 64)];
+        for (field, value, least, most) in sizes {
+            if !(least..=most).contains(&value) {
+                return Err(Error::invalid(
+                    field,
+                    value.to_string(),
+                    format!("{least} <= {field} <= {most}"),
+                ));
+            }
+        }
+        if heads == 0 || !d.is_multiple_of(heads) {
+            return Err(Error::invalid("heads", heads.to_string(), format!("a divisor of d = {d}")));
+        }
+        let pe = match spec.positions {
+            Positions::Learned => "pos_embeddings.weight",
+            Positions::SinCos => "pe",
+            other => {
+                let found = format!("{other:?}").to_lowercase();
+                return Err(Error::invalid("positions", found, "learned or sincos in this model"));
+            }
+        };
+        if pe == "pe" && d % 2 == 1 {
+            return Err(Error::invalid("d", d.to_string(), "an even d: sines and cosines come in pairs"));
+        }
+        let mut layout = Layout::new();
+        let tokens = layout.push("tok_embeddings.weight", &[n, d])?;
+        let positions = layout.push(pe, &[t, d])?;
+        let blocks_of = (0..layers).map(|l| push_layer(&mut layout, l, spec)).collect::<Result<Vec<_>>>()?;
+        let norm = if spec.norm && spec.block != BlockKind::PostNorm {
+            Some(push_norm(&mut layout, "norm", d)?)
+        } else {
+            None
+        };
+        let output = match spec.output {
+            Output::Tied => None,
+            _ => Some(layout.push("output.weight", &[n, d])?),
+        };
+        let mut trainable = vec![true; layout.blocks().len()];
+        trainable[positions] = spec.positions == Positions::Learned;
+        if let (Some(b), Output::Frozen | Output::TiedFrozen) = (output, spec.output) {
+            trainable[b] = false;
+        }
+        for name in &spec.frozen {
+            match layout.blocks().iter().position(|b| b.name() == name) {
+                Some(b) => trainable[b] = false,
+                None => {
+                    let known = layout.blocks().iter().map(|b| b.name());
+                    return Err(Error::unknown("frozen block", name, known));
+                }
+            }
+        }
+        let blocks = Blocks { tokens, positions, norm, output };
+        Ok(Transformer { kernels, spec: spec.clone(), layout, blocks, layers: blocks_of, trainable })
+    }
+
+    /// What it was made from.
+    pub fn spec(&self) -> &TransformerSpec {
+        &self.spec
+    }
+
+    fn range(&self, block: usize) -> Range<usize> {
+        self.layout.blocks()[block].range()
+    }
+
+    /// Columns of a head.
+    fn head_dim(&self) -> usize {
+        self.spec.dim / self.spec.heads
+    }
+
+    /// Width of the feed-forward's hidden layer, 0 if it has none.
+    fn hidden(&self) -> usize {
+        if self.spec.ff == FeedForward::Relu { 4 * self.spec.dim } else { 0 }
+    }
+
+    fn top(&self) -> usize {
+        self.spec.layers - 1
+    }
+
+    /// The block that is W_U.
+    fn output(&self) -> usize {
+        self.blocks.output.unwrap_or(self.blocks.tokens)
+    }
+
+    /// Number of a block among all that such a model can have: what its draws are addressed by, so that options do not change them.
+    fn family(&self, block: usize) -> u64 {
+        for (l, b) in self.layers.iter().enumerate() {
+            let all = [Some(b.wq), Some(b.wk()), Some(b.wv()), Some(b.wo), b.ff, b.w2];
+            if let Some(i) = all.iter().position(|x| *x == Some(block)) {
+                return 8 * (l as u64 + 1) + i as u64;
+            }
+        }
+        let Blocks { tokens, positions, output, .. } = self.blocks;
+        [Some(tokens), Some(positions), output].iter().position(|x| *x == Some(block)).unwrap_or(3) as u64
+    }
+}
+
+fn push_norm(layout: &mut Layout, name: &str, d: usize) -> Result<usize> {
+    let weight = layout.push(format!("{name}.weight"), &[d])?;
+    layout.push(format!("{name}.bias"), &[d])?;
+    Ok(weight)
+}
+
+fn push_layer(layout: &mut Layout, l: usize, spec: &TransformerSpec) -> Result<LayerBlocks> {
+    let d = spec.dim;
+    let mut push = |name: &str, shape: &[usize]| layout.push(format!("layers.{l}.{name}.weight"), shape);
+    let wq = push("attention.wq", &[d, d])?;
+    push("attention.wk", &[d, d])?;
+    push("attention.wv", &[d, d])?;
+    let wo = push("attention.wo", &[d, d])?;
+    let (ff, w2) = match spec.ff {
+        FeedForward::None => (None, None),
+        FeedForward::Linear => (Some(push("ff", &[d, d])?), None),
+        FeedForward::Relu => (Some(push("ff.w1", &[4 * d, d])?), Some(push("ff.w2", &[d, 4 * d])?)),
+    };
+    let mut norm = |name: &str, wanted: bool| -> Result<Option<usize>> {
+        if !wanted {
+            return Ok(None);
+        }
+        push_norm(layout, &format!("layers.{l}.{name}"), d).map(Some)
+    };
+    let attention_norm = norm("attention_norm", spec.norm)?;
+    let ff_norm = norm("ff_norm", spec.norm && spec.ff != FeedForward::None)?;
+    Ok(LayerBlocks { wq, wo, ff, w2, attention_norm, ff_norm })
+}
+
+/// sin or cos of t 10000^(−2m/d), j = 2m or 2m + 1.
+fn sine(t: usize, j: usize, d: usize) -> f64 {
+    let angle = t as f64 * 10000f64.powf(-2.0 * (j / 2) as f64 / d as f64);
+    if j.is_multiple_of(2) { angle.sin() } else { angle.cos() }
+}
+
+impl<E: Elem> SequenceModel<E> for Transformer<E> {
+    fn name(&self) -> &'static str {
+        "transformer"
+    }
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+    fn seq_len(&self) -> usize {
+        self.spec.seq_len
+    }
+    fn vocab(&self) -> usize {
+        self.spec.vocab
+    }
+    fn attention_shape(&self) -> [usize; 2] {
+        [self.spec.layers, self.spec.heads]
+    }
+    fn trainable(&self) -> &[bool] {
+        &self.trainable
+    }
+
+    fn initial(&self, draw: &dyn Draw) -> Vec<E> {
+        let d = self.spec.dim;
+        let mut params = vec![E::ZERO; self.layout.len()];
+        for (b, block) in self.layout.blocks().iter().enumerate() {
+            let params = &mut params[block.range()];
+            let [_, fan_in] = *block.shape() else {
+                let one = block.name().ends_with(".weight");
+                params.fill(if one { E::ONE } else { E::ZERO });
+                continue;
+            };
+            let (base, bound) = (self.family(b) << 40, 1.0 / (fan_in as f64).sqrt());
+            for (i, x) in params.iter_mut().enumerate() {
+                let at = base + i as u64;
+                *x = E::from_f64(if b == self.blocks.positions && self.spec.positions == Positions::SinCos {
+                    sine(i / d, i % d, d)
+                } else if b == self.blocks.tokens || b == self.blocks.positions {
+                    draw.normal(at)
+                } else {
+                    bound * draw.uniform(at)
+                });
+            }
+        }
+        if let (Some(b), Output::TiedFrozen) = (self.blocks.output, self.spec.output) {
+            params.copy_within(self.range(self.blocks.tokens), self.range(b).start);
+        }
+        params
+    }
+
+    fn workspace_len(&self, seqs: usize) -> Option<SequenceMemory> {
+        self.memory(seqs)
+    }
+
+    fn workspace(&self, seqs: usize) -> Result<SequenceWorkspace<E>> {
+        self.new_workspace(seqs)
+    }
+
+    fn loss_and_grad(
+        &self,
+        params: &[E],
+        batch: &LabelledBatch,
+        active: &[bool],
+        ws: &mut SequenceWorkspace<E>,
+        grad: &mut [E],
+    ) -> Result<Sum> {
+        check_sequences(self, params, batch)?;
+        check_active(self, active, grad)?;
+        self.check_workspace(batch.seqs(), ws)?;
+        for (block, _) in self.layout.blocks().iter().zip(active).filter(|(_, on)| **on) {
+            grad[block.range()].fill(E::ZERO);
+        }
+        self.train(params, batch, active, ws, grad)
+    }
+
+    fn report(
+        &self,
+        params: &[E],
+        batch: &LabelledBatch,
+        ws: &mut SequenceWorkspace<E>,
+        report: &mut Report,
+    ) -> Result<()> {
+        check_sequences(self, params, batch)?;
+        self.check_workspace(batch.seqs(), ws)?;
+        let (n, maps) = (batch.seqs() * self.spec.seq_len, self.spec.layers * self.spec.heads);
+        let Report { losses, predicted, attended, probs } = report;
+        // The last two may be empty: not wanted.
+        for (field, found, needed) in [
+            ("report.losses", losses.len(), n),
+            ("report.predicted", predicted.len(), n),
+            ("report.attended", attended.len(), if attended.is_empty() { 0 } else { maps * n }),
+            ("report.probs", probs.len(), if probs.is_empty() { 0 } else { n * self.spec.vocab }),
+        ] {
+            if found < needed {
+                let allowed = format!("at least {needed} for {} sequences", batch.seqs());
+                return Err(Error::invalid(field, format!("{found} entries"), allowed));
+            }
+        }
+        self.fill_report(params, batch, ws, report)
+    }
+
+    fn attention(
+        &self,
+        params: &[E],
+        tokens: &[u32],
+        ws: &mut SequenceWorkspace<E>,
+        out: &mut [f64],
+    ) -> Result<()> {
+        let (t, heads, n) = (self.spec.seq_len, self.spec.heads, self.spec.vocab);
+        let all = self.spec.layers * heads * t * t;
+        for (field, found, needed) in [
+            ("tokens", tokens.len(), t),
+            ("params length", params.len(), self.layout.len()),
+            ("attention", out.len(), all),
+        ] {
+            if found != needed {
+                let allowed = format!("{needed} for this model");
+                return Err(Error::invalid(field, format!("{found} entries"), allowed));
+            }
+        }
+        if let Some(bad) = tokens.iter().find(|z| **z as usize >= n) {
+            return Err(Error::invalid("tokens", bad.to_string(), format!("0 <= symbol < {n}")));
+        }
+        self.check_workspace(1, ws)?;
+        out.fill(0.0);
+        let mut see = |l: usize, h: usize, i: usize, row: &[E]| {
+            let to = &mut out[((l * heads + h) * t + i) * t..][..=i];
+            to.iter_mut().zip(row).for_each(|(o, p)| *o = p.to_f64());
+        };
+        self.forward_one(params, tokens, ws, &mut Mode::Shown(&mut see))
+    }
+}

@@ -1,0 +1,407 @@
+//! A layer around its attention: what comes before, which in the first layer is done for the table, and what follows.
+
+use super::Transformer;
+use super::memory::{F1, F2, Grads, KV, Layer, Q, With};
+use super::table::add;
+use crate::Result;
+use crate::model::BlockKind;
+use popgrad_kernels::{Elem, Mat, MatMut, Write};
+
+/// ε of every norm.
+const EPS: f64 = 1e-5;
+
+/// Layer `l` on `x` (n, d), of whose rows those in `list` ask, ascending; `None`: all.
+#[derive(Clone, Copy)]
+pub(super) struct Front<'a, E> {
+    pub(super) l: usize,
+    pub(super) x: &'a [E],
+    pub(super) list: Option<&'a [usize]>,
+}
+
+/// The first d entries of rows of x, `stride` apart.
+pub(super) fn gather<E: Elem>(
+    x: &[E],
+    rows: impl Iterator<Item = usize>,
+    stride: usize,
+    out: &mut [E],
+    d: usize,
+) {
+    for (i, out) in rows.zip(out.chunks_exact_mut(d)) {
+        out.copy_from_slice(&x[i * stride..][..d]);
+    }
+}
+
+impl<E: Elem> Transformer<E> {
+    /// Is any of a norm's two blocks wanted?
+    fn norm_wanted(norm: Option<usize>, active: &[bool]) -> bool {
+        norm.is_some_and(|w| active[w] || active[w + 1])
+    }
+
+    /// LN whose weight is block `norm`; the identity where there is none.
+    pub(super) fn norm(
+        &self,
+        norm: Option<usize>,
+        x: &[E],
+        out: &mut [E],
+        moments: &mut [&mut [f64]; 2],
+        with: &With<'_, E>,
+    ) -> Result<()> {
+        let Some(w) = norm else {
+            out.copy_from_slice(x);
+            return Ok(());
+        };
+        let (d, [weight, bias]) = (self.spec.dim, [w, w + 1].map(|b| &with.params[self.range(b)]));
+        let m = x.len() / d;
+        let [mean, rstd] = moments;
+        let out = MatMut::new(out, m, d)?;
+        let (mean, rstd) = (&mut mean[..m], &mut rstd[..m]);
+        Ok(self.kernels.layer_norm(Mat::new(x, m, d)?, weight, bias, EPS, out, mean, rstd)?)
+    }
+
+    /// dx from dout; the norm's gradient is added to.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn norm_backward(
+        &self,
+        norm: Option<usize>,
+        x: &[E],
+        moments: &[&mut [f64]; 2],
+        dout: &[E],
+        dx: &mut [E],
+        g: &mut Grads<'_, E>,
+        with: &With<'_, E>,
+    ) -> Result<()> {
+        let Some(w) = norm else {
+            dx.copy_from_slice(dout);
+            return Ok(());
+        };
+        let d = self.spec.dim;
+        let m = x.len() / d;
+        let (weight, both) = (&with.params[self.range(w)], self.range(w).start..self.range(w + 1).end);
+        let (dweight, dbias) = g.grad[both].split_at_mut(d);
+        let (no_weight, no_bias) = g.sink.split_at_mut(d);
+        let dweight = if g.active[w] { dweight } else { no_weight };
+        let dbias = if g.active[w + 1] { dbias } else { no_bias };
+        let (x, dout, dx) = (Mat::new(x, m, d)?, Mat::new(dout, m, d)?, MatMut::new(dx, m, d)?);
+        let [mean, rstd] = moments;
+        let k = &self.kernels;
+        Ok(k.layer_norm_backward(x, weight, &mean[..m], &rstd[..m], dout, dx, dweight, dbias)?)
+    }
+
+    /// Gradient of the matrices `first..=last`, stacked, of y = x Wᵀ.
+    pub(super) fn weight_backward(
+        &self,
+        [first, last]: [usize; 2],
+        dy: Mat<'_, E>,
+        x: Mat<'_, E>,
+        g: &mut Grads<'_, E>,
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let range = self.range(first).start..self.range(last).end;
+        let dw = MatMut::new(&mut g.grad[range], dy.cols(), x.cols())?;
+        Ok(self.kernels.gemm(Write::Add, E::ONE, dy.t(), x, dw, with.kernel)?)
+    }
+
+    /// z = relu(u W₁ᵀ), where the feed-forward has a hidden layer.
+    fn ff_hidden(&self, l: usize, u: &[E], z: &mut [E], with: &mut With<'_, E>) -> Result<()> {
+        if self.hidden() == 0 {
+            return Ok(());
+        }
+        let (d, wide) = (self.spec.dim, self.hidden());
+        let m = u.len() / d;
+        let z = &mut z[..m * wide];
+        self.product(with, Write::Set, Mat::new(u, m, d)?, self.panels(l, F1), MatMut::new(z, m, wide)?)?;
+        self.kernels.relu(z);
+        Ok(())
+    }
+
+    /// out += FF(u).
+    fn ff_out(&self, l: usize, u: &[E], z: &[E], out: &mut [E], with: &mut With<'_, E>) -> Result<()> {
+        let (d, wide) = (self.spec.dim, self.hidden());
+        let m = u.len() / d;
+        let out = MatMut::new(out, m, d)?;
+        if wide > 0 {
+            return self.product(with, Write::Add, Mat::new(z, m, wide)?, self.panels(l, F2), out);
+        }
+        if self.layers[l].ff.is_some() {
+            self.product(with, Write::Add, Mat::new(u, m, d)?, self.panels(l, F1), out)?;
+        }
+        Ok(())
+    }
+
+    /// From the gradient of FF(u) those of its matrices, and that of u if wanted.
+    #[allow(clippy::too_many_arguments)]
+    fn ff_backward(
+        &self,
+        l: usize,
+        u: &[E],
+        z: &[E],
+        dout: &[E],
+        du: Option<&mut [E]>,
+        dz: &mut [E],
+        g: &mut Grads<'_, E>,
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let (d, wide, b) = (self.spec.dim, self.hidden(), self.layers[l]);
+        let m = u.len() / d;
+        let (u, dout) = (Mat::new(u, m, d)?, Mat::new(dout, m, d)?);
+        let Some(ff) = b.ff else { return Ok(()) };
+        let mut dy = dout;
+        if let Some(w2) = b.w2 {
+            if g.active[w2] {
+                self.weight_backward([w2; 2], dout, Mat::new(z, m, wide)?, g, with)?;
+            }
+            if !g.active[ff] && du.is_none() {
+                return Ok(());
+            }
+            let dz = &mut dz[..m * wide];
+            let panels = self.panels(l, F2) + 1;
+            self.product(with, Write::Set, dout, panels, MatMut::new(dz, m, wide)?)?;
+            self.kernels.relu_backward(&z[..m * wide], dz)?;
+            dy = Mat::new(dz, m, wide)?;
+        }
+        if g.active[ff] {
+            self.weight_backward([ff; 2], dy, u, g, with)?;
+        }
+        match du {
+            Some(du) => self.product(with, Write::Set, dy, self.panels(l, F1) + 1, MatMut::new(du, m, d)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What the layer's maps before attention read: LN(x), and in `Public` the feed-forward's hidden layer.
+    pub(super) fn front_norms(
+        &self,
+        front: &Front<'_, E>,
+        layer: &mut Layer<'_, E>,
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let (Front { l, x, list }, b, d) = (*front, &self.layers[front.l], self.spec.dim);
+        let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
+        self.norm(norm, x, &mut layer.a[..x.len()], &mut layer.attention, with)?;
+        if let Some(list) = list {
+            gather(layer.a, list.iter().copied(), d, layer.asking, d);
+            gather(x, list.iter().copied(), d, layer.x, d);
+        }
+        if self.spec.block == BlockKind::Public && b.ff.is_some() {
+            let x = list.map_or(x, |list| &layer.x[..list.len() * d]);
+            let u = &mut layer.u[..x.len()];
+            self.norm(b.ff_norm, x, u, &mut layer.ff, with)?;
+            self.ff_hidden(l, u, layer.z, with)?;
+        }
+        Ok(())
+    }
+
+    /// Queries, keys and values into `qkv` (n, 3 d), and into `base` (m, d) x and what `Public` adds to it besides attention.
+    pub(super) fn front_maps(
+        &self,
+        front: &Front<'_, E>,
+        layer: &mut Layer<'_, E>,
+        qkv: &mut [E],
+        base: &mut [E],
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let (Front { l, x, list }, d) = (*front, self.spec.dim);
+        let n = x.len() / d;
+        let (a, panels) = (Mat::new(layer.a, n, d)?, self.panels(l, Q));
+        match list {
+            None => {
+                let q = MatMut::with_strides(qkv, n, d, 3 * d, 1)?;
+                self.product(with, Write::Set, a, panels, q)?;
+                base.copy_from_slice(x);
+            }
+            Some(list) => {
+                // `s` is not in use yet.
+                let (m, q) = (list.len(), &mut layer.s[..list.len() * d]);
+                let asking = Mat::new(layer.asking, m, d)?;
+                self.product(with, Write::Set, asking, panels, MatMut::new(q, m, d)?)?;
+                for (i, q) in list.iter().zip(q.chunks_exact(d)) {
+                    qkv[i * 3 * d..][..d].copy_from_slice(q);
+                }
+                base.copy_from_slice(&layer.x[..m * d]);
+            }
+        }
+        let kv = MatMut::with_strides(&mut qkv[d..], n, 2 * d, 3 * d, 1)?;
+        self.product(with, Write::Set, a, self.panels(l, KV), kv)?;
+        if self.spec.block == BlockKind::Public {
+            self.ff_out(l, &layer.u[..base.len()], layer.z, base, with)?;
+        }
+        Ok(())
+    }
+
+    /// Does anything before the attention of layer `l` have a gradient that is wanted, `down` what is below included?
+    pub(super) fn attention_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
+        let b = &self.layers[l];
+        let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
+        down || active[b.wq..=b.wv()].iter().any(|on| *on) || Self::norm_wanted(norm, active)
+    }
+
+    /// From the gradients of `qkv` (n, 3 d) and `base` (m, d) those of the blocks before attention, and `dx` (n, d) if wanted.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn front_backward(
+        &self,
+        front: &Front<'_, E>,
+        layer: &mut Layer<'_, E>,
+        dqkv: &[E],
+        dbase: &[E],
+        mut dx: Option<&mut [E]>,
+        t1: &mut [E],
+        t2: &mut [E],
+        dz: &mut [E],
+        g: &mut Grads<'_, E>,
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.spec.dim);
+        let (n, m) = (x.len() / d, dbase.len() / d);
+        let (t1, t2) = (&mut t1[..n * d], &mut t2[..n * d]);
+        let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
+        let mut beside = false;
+        if self.spec.block == BlockKind::Public && b.ff.is_some() {
+            beside = dx.is_some() || Self::norm_wanted(b.ff_norm, g.active);
+            let du = beside.then_some(&mut t1[..m * d]);
+            self.ff_backward(l, &layer.u[..m * d], layer.z, dbase, du, dz, g, with)?;
+            if beside {
+                let x = if list.is_some() { &layer.x[..m * d] } else { x };
+                self.norm_backward(b.ff_norm, x, &layer.ff, &t1[..m * d], &mut t2[..m * d], g, with)?;
+            }
+        }
+        if let Some(dx) = dx.as_deref_mut() {
+            let Some(list) = list else {
+                dx.copy_from_slice(dbase);
+                if beside {
+                    add(dx, t2);
+                }
+                return self.qkv_backward(front, layer, norm, dqkv, Some(dx), t1, t2, g, with);
+            };
+            dx.fill(E::ZERO);
+            for (r, i) in list.iter().enumerate() {
+                let (dx, rows) = (&mut dx[i * d..][..d], r * d..(r + 1) * d);
+                dx.copy_from_slice(&dbase[rows.clone()]);
+                if beside {
+                    add(dx, &t2[rows]);
+                }
+            }
+        }
+        self.qkv_backward(front, layer, norm, dqkv, dx, t1, t2, g, with)
+    }
+
+    /// From the gradient of `qkv` those of W_Q, W_K, W_V and of their norm; what passes is added to `dx`.
+    #[allow(clippy::too_many_arguments)]
+    fn qkv_backward(
+        &self,
+        front: &Front<'_, E>,
+        layer: &mut Layer<'_, E>,
+        norm: Option<usize>,
+        dqkv: &[E],
+        dx: Option<&mut [E]>,
+        t1: &mut [E],
+        t2: &mut [E],
+        g: &mut Grads<'_, E>,
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.spec.dim);
+        let n = x.len() / d;
+        let mut dq = Mat::with_strides(dqkv, n, d, 3 * d, 1)?;
+        let dkv = Mat::with_strides(&dqkv[d..], n, 2 * d, 3 * d, 1)?;
+        let a = Mat::new(layer.a, n, d)?;
+        let mut asking = a;
+        if let Some(list) = list {
+            gather(dqkv, list.iter().copied(), 3 * d, t1, d);
+            dq = Mat::new(&t1[..list.len() * d], list.len(), d)?;
+            asking = Mat::new(layer.asking, list.len(), d)?;
+        }
+        if g.active[b.wq] {
+            self.weight_backward([b.wq; 2], dq, asking, g, with)?;
+        }
+        match [g.active[b.wk()], g.active[b.wv()]] {
+            [true, true] => self.weight_backward([b.wk(), b.wv()], dkv, a, g, with)?,
+            [true, false] => self.weight_backward([b.wk(); 2], dkv.sub(0, n, 0, d), a, g, with)?,
+            [false, true] => self.weight_backward([b.wv(); 2], dkv.sub(0, n, d, d), a, g, with)?,
+            [false, false] => {}
+        }
+        if dx.is_none() && !Self::norm_wanted(norm, g.active) {
+            return Ok(());
+        }
+        self.product(with, Write::Set, dkv, self.panels(l, KV) + 1, MatMut::new(t2, n, d)?)?;
+        match list {
+            None => self.product(with, Write::Add, dq, self.panels(l, Q) + 1, MatMut::new(t2, n, d)?)?,
+            Some(list) => {
+                // `s` is no longer in use.
+                let (m, da) = (list.len(), &mut layer.s[..list.len() * d]);
+                self.product(with, Write::Set, dq, self.panels(l, Q) + 1, MatMut::new(da, m, d)?)?;
+                for (i, da) in list.iter().zip(da.chunks_exact(d)) {
+                    add(&mut t2[i * d..][..d], da);
+                }
+            }
+        }
+        self.norm_backward(norm, x, &layer.attention, t2, t1, g, with)?;
+        if let Some(dx) = dx {
+            add(dx, t1);
+        }
+        Ok(())
+    }
+
+    /// From h = x + Attn (m, d) what leaves the layer, `out` (m, d). `Public` has nothing here.
+    pub(super) fn back(
+        &self,
+        l: usize,
+        h: &[E],
+        layer: &mut Layer<'_, E>,
+        out: &mut [E],
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let (b, len) = (&self.layers[l], h.len());
+        if self.spec.block == BlockKind::PostNorm {
+            let (g, s) = (&mut layer.g[..len], &mut layer.s[..len]);
+            self.norm(b.attention_norm, h, g, &mut layer.attention, with)?;
+            self.ff_hidden(l, g, layer.z, with)?;
+            s.copy_from_slice(g);
+            self.ff_out(l, g, layer.z, s, with)?;
+            return self.norm(b.ff_norm, s, out, &mut layer.ff, with);
+        }
+        out.copy_from_slice(h);
+        if b.ff.is_some() {
+            let u = &mut layer.u[..len];
+            self.norm(b.ff_norm, h, u, &mut layer.ff, with)?;
+            self.ff_hidden(l, u, layer.z, with)?;
+            self.ff_out(l, u, layer.z, out, with)?;
+        }
+        Ok(())
+    }
+
+    /// `dh` (m, d) from `dy`, and the gradients of the blocks after attention.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn back_backward(
+        &self,
+        l: usize,
+        h: &[E],
+        layer: &Layer<'_, E>,
+        dy: &[E],
+        dh: &mut [E],
+        t1: &mut [E],
+        t2: &mut [E],
+        dz: &mut [E],
+        g: &mut Grads<'_, E>,
+        with: &mut With<'_, E>,
+    ) -> Result<()> {
+        let (b, len) = (&self.layers[l], h.len());
+        let (t1, t2) = (&mut t1[..len], &mut t2[..len]);
+        if self.spec.block == BlockKind::PostNorm {
+            let middle = &layer.g[..len];
+            self.norm_backward(b.ff_norm, &layer.s[..len], &layer.ff, dy, dh, g, with)?;
+            if b.ff.is_some() {
+                self.ff_backward(l, middle, layer.z, dh, Some(&mut *t1), dz, g, with)?;
+                add(dh, t1);
+            }
+            self.norm_backward(b.attention_norm, h, &layer.attention, dh, t1, g, with)?;
+            dh.copy_from_slice(t1);
+            return Ok(());
+        }
+        dh.copy_from_slice(dy);
+        if b.ff.is_some() {
+            self.ff_backward(l, &layer.u[..len], layer.z, dy, Some(&mut *t1), dz, g, with)?;
+            self.norm_backward(b.ff_norm, h, &layer.ff, t1, t2, g, with)?;
+            add(dh, t2);
+        }
+        Ok(())
+    }
+}

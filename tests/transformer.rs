@@ -1,0 +1,586 @@
+//! `transformer` against a transcription of its equations that shares no code with the engine, and the gradient against differences of
+//! that transcription, for every option, on every instruction set; which blocks are wanted; company; misfits.
+
+use popgrad::batch::LabelledBatch;
+use popgrad::model::{
+    BlockKind, Draw, FeedForward, Layout, Output, Positions, Report, SequenceModel, Transformer,
+    TransformerSpec,
+};
+use popgrad_kernels::{Elem, Isa, Kernels};
+
+/// Deterministic numbers in (-1, 1).
+fn noise(seed: u64) -> impl FnMut() -> f64 {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+}
+
+/// Weights: 1 everywhere, or other numbers with zeros among them, the second sequence having nothing else.
+fn random_batch(seed: u64, seqs: usize, len: usize, vocab: usize, all: bool) -> LabelledBatch {
+    let mut draw = noise(seed);
+    let mut batch = LabelledBatch::with_capacity(seqs, len, vocab).unwrap();
+    batch.set_seqs(seqs);
+    let parts = batch.parts_mut();
+    for x in parts.tokens.iter_mut().chain(parts.labels) {
+        *x = ((draw() + 1.0) * 0.5 * vocab as f64) as u32 % vocab as u32;
+    }
+    for (i, w) in parts.weights.iter_mut().enumerate() {
+        *w = if all {
+            1.0
+        } else if i / len == 1 || draw() < 0.0 {
+            0.0
+        } else {
+            draw().abs() + 0.1
+        };
+    }
+    batch
+}
+
+fn spec() -> TransformerSpec {
+    TransformerSpec {
+        vocab: 5,
+        seq_len: 6,
+        dim: 4,
+        layers: 2,
+        heads: 2,
+        block: BlockKind::Public,
+        norm: true,
+        ff: FeedForward::Relu,
+        positions: Positions::Learned,
+        output: Output::Free,
+        frozen: Vec::new(),
+    }
+}
+
+/// Every kind of block with every feed-forward, with and without norms; positions, outputs, depths and heads in turn.
+fn specs() -> Vec<TransformerSpec> {
+    let mut all = Vec::new();
+    for block in [BlockKind::Public, BlockKind::Standard, BlockKind::PostNorm] {
+        for ff in [FeedForward::None, FeedForward::Linear, FeedForward::Relu] {
+            for norm in [true, false] {
+                let i = all.len();
+                all.push(TransformerSpec {
+                    block,
+                    ff,
+                    norm,
+                    layers: [2, 1, 3][i % 3],
+                    heads: [2, 4, 1, 2][i % 4],
+                    positions: [Positions::Learned, Positions::SinCos][i / 2 % 2],
+                    output: [Output::Free, Output::Tied, Output::Frozen, Output::TiedFrozen][(i + i / 4) % 4],
+                    ..spec()
+                });
+            }
+        }
+    }
+    for block in [BlockKind::Public, BlockKind::Standard, BlockKind::PostNorm] {
+        for (layers, heads) in [(1, 1), (2, 4), (3, 2)] {
+            for output in [Output::Free, Output::Tied] {
+                all.push(TransformerSpec { block, layers, heads, output, ..spec() });
+            }
+        }
+    }
+    all
+}
+
+/// y = x Wᵀ.
+fn linear(x: &[f64], w: &[f64]) -> Vec<f64> {
+    w.chunks(x.len()).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+}
+
+fn plus(x: &[f64], y: &[f64]) -> Vec<f64> {
+    x.iter().zip(y).map(|(x, y)| x + y).collect()
+}
+
+/// The equations of the model's table, position by position.
+struct Plain<'a> {
+    spec: &'a TransformerSpec,
+    layout: &'a Layout,
+    params: &'a [f64],
+}
+
+/// What the transcription gives for one sequence.
+struct Seen {
+    /// −ln p̂ and p̂ at every position.
+    losses: Vec<f64>,
+    probs: Vec<Vec<f64>>,
+    /// (layers, heads, T, T).
+    attention: Vec<f64>,
+    /// Which rectified units are on.
+    on: Vec<bool>,
+}
+
+impl Plain<'_> {
+    fn block(&self, name: &str) -> &[f64] {
+        &self.params[self.layout.find(name).unwrap_or_else(|| panic!("no block {name}")).range()]
+    }
+
+    fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        if !self.spec.norm {
+            return x.to_vec();
+        }
+        let d = x.len() as f64;
+        let mean = x.iter().sum::<f64>() / d;
+        let var = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / d;
+        let (w, b) = (self.block(&format!("{name}.weight")), self.block(&format!("{name}.bias")));
+        x.iter().zip(w).zip(b).map(|((x, w), b)| (x - mean) / (var + 1e-5).sqrt() * w + b).collect()
+    }
+
+    fn attention(&self, l: usize, x: &[Vec<f64>], maps: &mut Vec<f64>) -> Vec<Vec<f64>> {
+        let part = |name: &str| self.block(&format!("layers.{l}.attention.{name}.weight"));
+        let map = |name: &str| -> Vec<Vec<f64>> { x.iter().map(|x| linear(x, part(name))).collect() };
+        let (q, k, v, t) = (map("wq"), map("wk"), map("wv"), x.len());
+        let each = self.spec.dim / self.spec.heads;
+        let mut found = vec![Vec::new(); t];
+        for h in 0..self.spec.heads {
+            let of = h * each..(h + 1) * each;
+            for i in 0..t {
+                let score = |j: usize| -> f64 {
+                    let dot: f64 = of.clone().map(|c| q[i][c] * k[j][c]).sum();
+                    (dot / (each as f64).sqrt()).exp()
+                };
+                let e: Vec<f64> = (0..=i).map(score).collect();
+                let z: f64 = e.iter().sum();
+                maps.extend((0..t).map(|j| e.get(j).map_or(0.0, |e| e / z)));
+                found[i].extend(of.clone().map(|c| (0..=i).map(|j| e[j] / z * v[j][c]).sum::<f64>()));
+            }
+        }
+        found.iter().map(|o| linear(o, part("wo"))).collect()
+    }
+
+    fn ff(&self, l: usize, x: &[f64], on: &mut Vec<bool>) -> Vec<f64> {
+        match self.spec.ff {
+            FeedForward::None => vec![0.0; x.len()],
+            FeedForward::Linear => linear(x, self.block(&format!("layers.{l}.ff.weight"))),
+            FeedForward::Relu => {
+                let mut hidden = linear(x, self.block(&format!("layers.{l}.ff.w1.weight")));
+                on.extend(hidden.iter().map(|x| *x > 0.0));
+                hidden.iter_mut().for_each(|x| *x = x.max(0.0));
+                linear(&hidden, self.block(&format!("layers.{l}.ff.w2.weight")))
+            }
+        }
+    }
+
+    fn sequence(&self, tokens: &[u32], labels: &[u32]) -> Seen {
+        let d = self.spec.dim;
+        let row = |name: &str, i: usize| self.block(name)[i * d..(i + 1) * d].to_vec();
+        let pe = if self.spec.positions == Positions::Learned { "pos_embeddings.weight" } else { "pe" };
+        let mut x: Vec<Vec<f64>> = (0..tokens.len())
+            .map(|t| plus(&row("tok_embeddings.weight", tokens[t] as usize), &row(pe, t)))
+            .collect();
+        let (mut on, mut attention) = (Vec::new(), Vec::new());
+        for l in 0..self.spec.layers {
+            let norm = |name: &str, x: &[f64]| self.norm(&format!("layers.{l}.{name}"), x);
+            let ff_norm = |x: &[f64]| {
+                if self.spec.ff == FeedForward::None { x.to_vec() } else { norm("ff_norm", x) }
+            };
+            let post = self.spec.block == BlockKind::PostNorm;
+            let a: Vec<Vec<f64>> =
+                x.iter().map(|x| if post { x.clone() } else { norm("attention_norm", x) }).collect();
+            let attn = self.attention(l, &a, &mut attention);
+            x = (0..x.len())
+                .map(|t| {
+                    let h = plus(&x[t], &attn[t]);
+                    match self.spec.block {
+                        BlockKind::Public => plus(&h, &self.ff(l, &ff_norm(&x[t]), &mut on)),
+                        BlockKind::Standard => plus(&h, &self.ff(l, &ff_norm(&h), &mut on)),
+                        BlockKind::PostNorm => {
+                            let h = norm("attention_norm", &h);
+                            ff_norm(&plus(&h, &self.ff(l, &h, &mut on)))
+                        }
+                    }
+                })
+                .collect();
+        }
+        let u = if self.spec.output == Output::Tied { "tok_embeddings.weight" } else { "output.weight" };
+        let mut seen = Seen { losses: Vec::new(), probs: Vec::new(), attention, on };
+        for (x, label) in x.iter().zip(labels) {
+            let x = if self.spec.block == BlockKind::PostNorm { x.clone() } else { self.norm("norm", x) };
+            let e: Vec<f64> = linear(&x, self.block(u)).iter().map(|z| z.exp()).collect();
+            let z: f64 = e.iter().sum();
+            seen.losses.push(-(e[*label as usize] / z).ln());
+            seen.probs.push(e.iter().map(|e| e / z).collect());
+        }
+        seen
+    }
+
+    /// Σ w ℓ and the units that are on.
+    fn loss(&self, batch: &LabelledBatch) -> (f64, Vec<bool>) {
+        let (t, mut sum, mut on) = (batch.len_tokens(), 0.0, Vec::new());
+        for b in 0..batch.seqs() {
+            let of = b * t..(b + 1) * t;
+            let seen = self.sequence(&batch.tokens()[of.clone()], &batch.labels()[of.clone()]);
+            sum += batch.weights()[of].iter().zip(&seen.losses).map(|(w, l)| w * l).sum::<f64>();
+            on.extend(seen.on);
+        }
+        (sum, on)
+    }
+}
+
+fn parameters(layout: &Layout, seed: u64) -> Vec<f64> {
+    let mut draw = noise(seed);
+    let mut params = vec![0.0; layout.len()];
+    for block in layout.blocks() {
+        let norm = block.shape().len() == 1 && block.name().ends_with(".weight");
+        params[block.range()].iter_mut().for_each(|p| *p = f64::from(u8::from(norm)) + 0.7 * draw());
+    }
+    params
+}
+
+fn kernels<E: Elem>() -> Vec<Kernels<E>> {
+    Isa::available().map(|isa| Kernels::new(isa).unwrap()).collect()
+}
+
+/// Loss and gradient in the `active` blocks; NaN elsewhere.
+fn gradient<E: Elem>(
+    model: &Transformer<E>,
+    params: &[E],
+    batch: &LabelledBatch,
+    active: &[bool],
+) -> (f64, Vec<E>) {
+    let mut ws = model.workspace(batch.seqs()).unwrap();
+    let mut grad = vec![E::NAN; params.len()];
+    let loss = model.loss_and_grad(params, batch, active, &mut ws, &mut grad).unwrap();
+    (loss.value(), grad)
+}
+
+fn all<E: Elem>(model: &Transformer<E>) -> Vec<bool> {
+    vec![true; SequenceModel::<E>::layout(model).blocks().len()]
+}
+
+fn layout<E: Elem>(model: &Transformer<E>) -> Layout {
+    SequenceModel::<E>::layout(model).clone()
+}
+
+#[test]
+fn loss_report_and_attention_are_the_transcription() {
+    for (i, spec) in specs().into_iter().enumerate() {
+        for k in kernels::<f64>() {
+            let model = Transformer::on(&spec, k).unwrap();
+            let layout = layout(&model);
+            let params = parameters(&layout, 7);
+            let batch = random_batch(i as u64, 4, spec.seq_len, spec.vocab, i % 2 == 0);
+            let plain = Plain { spec: &spec, layout: &layout, params: &params };
+            let (expected, _) = plain.loss(&batch);
+            let none = vec![false; layout.blocks().len()];
+            for active in [none, all(&model)] {
+                let (loss, _) = gradient(&model, &params, &batch, &active);
+                // Some hundred roundings at logits of a few.
+                assert!((loss - expected).abs() < 1e-13 * expected, "{spec:?}: {loss} for {expected}");
+            }
+            let mut ws = model.workspace(6).unwrap();
+            let (t, n) = (spec.seq_len, spec.vocab);
+            let mut report = Report::new::<f64>(&model, 4, true, true);
+            model.report(&params, &batch, &mut ws, &mut report).unwrap();
+            let mut maps = vec![f64::NAN; spec.layers * spec.heads * t * t];
+            for b in 0..4 {
+                let of = b * t..(b + 1) * t;
+                let tokens = &batch.tokens()[of.clone()];
+                let seen = plain.sequence(tokens, &batch.labels()[of.clone()]);
+                model.attention(&params, tokens, &mut ws, &mut maps).unwrap();
+                let close = |a: f64, b: f64, what: &str| {
+                    assert!((a - b).abs() < 1e-13 * b.abs().max(1.0), "{spec:?} {what}: {a} for {b}");
+                };
+                for i in 0..maps.len() {
+                    close(maps[i], seen.attention[i], "attention");
+                    assert_eq!(maps[i] == 0.0, i % t > i / t % t, "{spec:?}: the mask");
+                }
+                for i in 0..t {
+                    close(report.losses[b * t + i], seen.losses[i], "loss");
+                    let probs = &report.probs[(b * t + i) * n..][..n];
+                    probs.iter().zip(&seen.probs[i]).for_each(|(p, q)| close(*p, *q, "probability"));
+                    let best = probs.iter().fold(0.0f64, |m, p| m.max(*p));
+                    let first = probs.iter().position(|p| *p == best).unwrap();
+                    assert_eq!(report.predicted[b * t + i] as usize, first);
+                    for map in 0..spec.layers * spec.heads {
+                        let row = &maps[(map * t + i) * t..][..t];
+                        let most = row.iter().fold(0.0f64, |m, p| m.max(*p));
+                        let first = row.iter().position(|p| *p == most).unwrap();
+                        assert_eq!(report.attended[(map * 4 + b) * t + i] as usize, first);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_block_matches_differences_of_the_transcription() {
+    for (i, spec) in specs().into_iter().enumerate() {
+        let models: Vec<_> =
+            kernels::<f64>().into_iter().map(|k| Transformer::on(&spec, k).unwrap()).collect();
+        let layout = layout(&models[0]);
+        let mut params = parameters(&layout, 11);
+        if !spec.norm {
+            // Smaller numbers, so that nothing grows from layer to layer.
+            params.iter_mut().for_each(|p| *p *= 0.5);
+        }
+        let batch = random_batch(i as u64 + 50, 3, spec.seq_len, spec.vocab, i % 2 == 1);
+        let grads: Vec<_> = models.iter().map(|m| gradient(m, &params, &batch, &all(m)).1).collect();
+        let loss = |params: &[f64]| Plain { spec: &spec, layout: &layout, params }.loss(&batch);
+        let (_, on) = loss(&params);
+        for block in layout.blocks() {
+            let (mut worst, mut size, mut tried) = (0.0f64, 0.0f64, 0);
+            // A third of the larger blocks, another one for every model.
+            for at in block.range().filter(|at| block.len() < 12 || (at + i) % 3 == 0) {
+                let old = params[at];
+                let mut smooth = true;
+                // Central differences of fourth order; a unit that switches on the way says nothing about the gradient.
+                let mut moved = |x: f64| {
+                    params[at] = old + x;
+                    let (l, units) = loss(&params);
+                    smooth &= units == on;
+                    l
+                };
+                let h = 1e-4;
+                let numeric =
+                    (8.0 * (moved(h) - moved(-h)) - (moved(2.0 * h) - moved(-2.0 * h))) / (12.0 * h);
+                params[at] = old;
+                if smooth {
+                    for grad in &grads {
+                        assert!(grad[at].is_finite(), "{spec:?} {}", block.name());
+                        worst = worst.max((numeric - grad[at]).abs());
+                        size = size.max(grad[at].abs());
+                    }
+                    tried += 1;
+                }
+            }
+            let name = block.name();
+            assert!(tried > 1, "{spec:?} {name}: only {tried} entries lie between kinks");
+            assert!(size > 1e-3, "{spec:?} {name}: a gradient of {size} would pass any test");
+            // Rounding: u / h of a loss of some tens, some 1e-10.
+            assert!(worst < 1e-8 * size.max(1.0), "{spec:?} {name}: error {worst} in {size}");
+        }
+    }
+}
+
+#[test]
+fn blocks_that_are_not_wanted_cost_nothing_and_change_nothing() {
+    let mut draw = noise(3);
+    for (i, spec) in specs().into_iter().enumerate() {
+        let model = Transformer::<f64>::new(&spec).unwrap();
+        let layout = layout(&model);
+        let params = parameters(&layout, 5);
+        let batch = random_batch(i as u64, 3, spec.seq_len, spec.vocab, i % 2 == 0);
+        let (loss, whole) = gradient(&model, &params, &batch, &all(&model));
+        let blocks = layout.blocks().len();
+        for trial in 0..3 * blocks {
+            // Each alone, each left out, then some.
+            let active: Vec<bool> = (0..blocks)
+                .map(|b| match trial / blocks {
+                    0 => b == trial,
+                    1 => b != trial - blocks,
+                    _ => draw() < 0.0,
+                })
+                .collect();
+            let (l, grad) = gradient(&model, &params, &batch, &active);
+            assert_eq!(l.to_bits(), loss.to_bits());
+            for (block, on) in layout.blocks().iter().zip(&active) {
+                for at in block.range() {
+                    let same = if *on { grad[at] == whole[at] } else { grad[at].is_nan() };
+                    assert!(same, "{spec:?} {} of {active:?}: {} for {}", block.name(), grad[at], whole[at]);
+                }
+            }
+        }
+    }
+}
+
+/// Longer than a block of queries and a chunk of the table: alone, in company, in a workspace that has seen more, weights cut in two.
+#[test]
+fn a_sequence_is_the_same_in_any_company() {
+    for block in [BlockKind::Public, BlockKind::Standard, BlockKind::PostNorm] {
+        for k in kernels::<f64>() {
+            let spec = TransformerSpec { block, vocab: 4, seq_len: 101, dim: 6, heads: 3, ..spec() };
+            let model = Transformer::on(&spec, k).unwrap();
+            let params = parameters(&layout(&model), 9);
+            let (seqs, t) = (6, spec.seq_len);
+            let batch = random_batch(2, seqs, t, spec.vocab, false);
+            let (loss, whole) = gradient(&model, &params, &batch, &all(&model));
+            let mut ws = model.workspace(seqs).unwrap();
+            let mut again = vec![f64::NAN; params.len()];
+            let none = vec![false; all(&model).len()];
+            model
+                .loss_and_grad(&params, &random_batch(8, seqs, t, 4, true), &none, &mut ws, &mut again)
+                .unwrap();
+            model.loss_and_grad(&params, &batch, &all(&model), &mut ws, &mut again).unwrap();
+            assert_eq!(whole, again, "memory of an earlier batch");
+            let mut company = Report::new::<f64>(&model, seqs, true, true);
+            model.report(&params, &batch, &mut ws, &mut company).unwrap();
+            let (mut sum, mut losses) = (vec![0.0; whole.len()], 0.0);
+            for b in 0..seqs {
+                let mut alone = LabelledBatch::with_capacity(1, t, spec.vocab).unwrap();
+                alone.set_seqs(1);
+                let (parts, of) = (alone.parts_mut(), b * t..(b + 1) * t);
+                parts.tokens.copy_from_slice(&batch.tokens()[of.clone()]);
+                parts.labels.copy_from_slice(&batch.labels()[of.clone()]);
+                parts.weights.copy_from_slice(&batch.weights()[of.clone()]);
+                let mut report = Report::new::<f64>(&model, 1, true, true);
+                model.report(&params, &alone, &mut ws, &mut report).unwrap();
+                assert_eq!(report.losses, company.losses[of.clone()], "{block:?} sequence {b}");
+                assert_eq!(report.probs, company.probs[b * t * 4..(b + 1) * t * 4]);
+                assert_eq!(report.attended[..t], company.attended[of]);
+                let (l, grad) = gradient(&model, &params, &alone, &all(&model));
+                losses += l;
+                sum.iter_mut().zip(&grad).for_each(|(s, g)| *s += g);
+                if b == 1 {
+                    assert!(l == 0.0 && grad.iter().all(|g| *g == 0.0), "nothing counts here");
+                }
+            }
+            assert!((losses - loss).abs() < 1e-13 * loss);
+            let scale = whole.iter().fold(1.0f64, |m, g| m.max(g.abs()));
+            // Sums of 600 rows in another order.
+            assert!(whole.iter().zip(&sum).all(|(w, s)| (w - s).abs() < 600.0 * f64::EPSILON * scale));
+        }
+    }
+}
+
+#[test]
+fn f32_follows_f64() {
+    for (i, spec) in specs().into_iter().enumerate() {
+        let wide = Transformer::<f64>::new(&spec).unwrap();
+        let narrow = Transformer::<f32>::new(&spec).unwrap();
+        let params32: Vec<f32> = parameters(&layout(&wide), 23).iter().map(|p| *p as f32).collect();
+        let params: Vec<f64> = params32.iter().map(|p| f64::from(*p)).collect();
+        let batch = random_batch(i as u64, 4, spec.seq_len, spec.vocab, i % 2 == 0);
+        let (_, a) = gradient(&wide, &params, &batch, &all(&wide));
+        let (_, b) = gradient(&narrow, &params32, &batch, &all(&narrow));
+        let scale = a.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        for (a, b) in a.iter().zip(&b) {
+            // A few hundred roundings of u = 6e-8 each stand between the parameters and a gradient entry.
+            assert!((a - f64::from(*b)).abs() < 500.0 * 6e-8 * scale, "{spec:?}: {a} {b}");
+        }
+    }
+}
+
+/// Draws that tell where they come from.
+struct Marked;
+
+impl Draw for Marked {
+    fn normal(&self, i: u64) -> f64 {
+        4.0 + i as f64
+    }
+    fn uniform(&self, i: u64) -> f64 {
+        -(1.0 + i as f64)
+    }
+}
+
+#[test]
+fn the_start_is_that_of_the_public_code() {
+    let model = Transformer::<f64>::new(&TransformerSpec { output: Output::TiedFrozen, ..spec() }).unwrap();
+    let (layout, params) = (layout(&model), model.initial(&Marked));
+    for block in layout.blocks() {
+        let (p, name) = (&params[block.range()], block.name());
+        match block.shape() {
+            [_] if name.ends_with(".weight") => assert!(p.iter().all(|x| *x == 1.0), "{name}"),
+            [_] => assert!(p.iter().all(|x| *x == 0.0), "{name}"),
+            [_, d] if name.starts_with("layers") => {
+                // Uniform draws, consecutive, times 1/√(columns).
+                let step = -1.0 / (*d as f64).sqrt();
+                assert!(p[0] < 0.0 && (p[1] - p[0] - step).abs() < 1e-9 * p[0].abs(), "{name}");
+            }
+            _ => assert!(p[0] >= 4.0 && p[1] == p[0] + 1.0, "{name}"),
+        }
+    }
+    let [e, u] = ["tok_embeddings.weight", "output.weight"].map(|n| &params[layout.find(n).unwrap().range()]);
+    assert_eq!(e, u);
+    // The draws of a block do not depend on what else the model has.
+    let small = TransformerSpec { layers: 1, ff: FeedForward::None, norm: false, ..spec() };
+    let small = Transformer::<f64>::new(&small).unwrap();
+    let start = small.initial(&Marked);
+    for block in SequenceModel::<f64>::layout(&small).blocks().iter().filter(|b| b.name() != "output.weight")
+    {
+        assert_eq!(
+            start[block.range()],
+            params[layout.find(block.name()).unwrap().range()],
+            "{}",
+            block.name()
+        );
+    }
+    let waves = TransformerSpec { positions: Positions::SinCos, ..spec() };
+    let waves = Transformer::<f64>::new(&waves).unwrap();
+    let pe = &waves.initial(&Marked)[SequenceModel::<f64>::layout(&waves).find("pe").unwrap().range()];
+    for t in 0..6 {
+        let expected =
+            [(t as f64).sin(), (t as f64).cos(), (t as f64 / 100.0).sin(), (t as f64 / 100.0).cos()];
+        for (p, e) in pe[t * 4..].iter().zip(expected) {
+            assert!((p - e).abs() < 1e-15, "{t}: {p} for {e}");
+        }
+    }
+}
+
+#[test]
+fn what_trains_is_what_the_spec_says() {
+    let trains = |spec: &TransformerSpec| -> Vec<String> {
+        let model = Transformer::<f32>::new(spec).unwrap();
+        let blocks = SequenceModel::<f32>::layout(&model).blocks().to_vec();
+        let flags = SequenceModel::<f32>::trainable(&model).to_vec();
+        blocks.iter().zip(flags).filter(|(_, on)| !on).map(|(b, _)| b.name().to_string()).collect()
+    };
+    assert!(trains(&spec()).is_empty());
+    let frozen = vec!["layers.1.attention.wo.weight".to_string(), "norm.bias".to_string()];
+    let more = TransformerSpec { positions: Positions::SinCos, output: Output::Frozen, frozen, ..spec() };
+    assert_eq!(trains(&more), ["pe", "layers.1.attention.wo.weight", "norm.bias", "output.weight"]);
+}
+
+#[test]
+fn misfits_are_typed_errors() {
+    for (bad, words) in [
+        (TransformerSpec { vocab: 0, ..spec() }, "N: 0"),
+        (TransformerSpec { seq_len: 1, ..spec() }, "T: 1"),
+        (TransformerSpec { dim: 0, ..spec() }, "d: 0"),
+        (TransformerSpec { layers: 0, ..spec() }, "layers: 0"),
+        (TransformerSpec { layers: 65, ..spec() }, "1 <= layers <= 64"),
+        (TransformerSpec { heads: 0, ..spec() }, "heads: 0"),
+        (TransformerSpec { heads: 3, ..spec() }, "a divisor of d = 4"),
+        (TransformerSpec { dim: 3, heads: 1, positions: Positions::SinCos, ..spec() }, "even d"),
+        (TransformerSpec { positions: Positions::Rotary, ..spec() }, "positions: rotary"),
+        (TransformerSpec { positions: Positions::Random, ..spec() }, "positions: random"),
+        (TransformerSpec { frozen: vec!["norm.wieght".into()], ..spec() }, "did you mean `norm.weight`"),
+        (TransformerSpec { dim: 65536, layers: 64, ..spec() }, "at most 2^31 parameters"),
+    ] {
+        let message = Transformer::<f32>::new(&bad).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    }
+    let model = Transformer::<f64>::new(&spec()).unwrap();
+    let params = parameters(&layout(&model), 1);
+    let batch = random_batch(1, 3, 6, 5, true);
+    let (on, mut ws) = (all(&model), model.workspace(3).unwrap());
+    let mut grad = vec![0.0; params.len()];
+    let mut refused = |params: &[f64], batch: &LabelledBatch, on: &[bool], words: &str| {
+        let message = model.loss_and_grad(params, batch, on, &mut ws, &mut grad).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    };
+    let changed = |f: &dyn Fn(&mut LabelledBatch)| {
+        let mut batch = batch.clone();
+        f(&mut batch);
+        batch
+    };
+    refused(&params[1..], &batch, &on, "params length");
+    refused(&params, &batch, &on[1..], "active");
+    refused(&params, &changed(&|b| b.parts_mut().tokens[7] = 5), &on, "tokens: 5 in sequence 1");
+    refused(&params, &changed(&|b| b.parts_mut().labels[13] = 9), &on, "labels: 9 in sequence 2");
+    refused(&params, &changed(&|b| b.parts_mut().weights[0] = f64::NAN), &on, "mask: NaN");
+    refused(&params, &changed(&|b| b.parts_mut().weights[0] = -1.0), &on, "mask: -1");
+    refused(&params, &random_batch(1, 4, 6, 5, true), &on, "B: 4");
+    refused(&params, &random_batch(1, 3, 5, 5, true), &on, "T: 5");
+    refused(&params, &random_batch(1, 3, 6, 4, true), &on, "N: 4");
+    assert!(model.loss_and_grad(&params, &batch, &on, &mut ws, &mut grad[1..]).is_err());
+    let other = Transformer::<f64>::new(&TransformerSpec { layers: 1, ..spec() }).unwrap();
+    assert!(model.loss_and_grad(&params, &batch, &on, &mut other.workspace(9).unwrap(), &mut grad).is_err());
+    let mut small = Report::new::<f64>(&model, 2, false, false);
+    assert!(
+        model.report(&params, &batch, &mut ws, &mut small).unwrap_err().to_string().contains("report.losses")
+    );
+    let mut map = vec![0.0; 2 * 2 * 36];
+    assert!(model.attention(&params, &[0; 5], &mut ws, &mut map).is_err());
+    assert!(model.attention(&params, &[5; 6], &mut ws, &mut map).is_err());
+    assert!(model.attention(&params, &[0; 6], &mut ws, &mut map[1..]).is_err());
+    assert!(model.attention(&params, &[4; 6], &mut ws, &mut map).is_ok());
+    // Nothing that counts: no loss, and a gradient of zeros.
+    let nothing = changed(&|b| b.parts_mut().weights.fill(0.0));
+    let (loss, grad) = gradient(&model, &params, &nothing, &on);
+    assert!(loss == 0.0 && grad.iter().all(|g| *g == 0.0));
+}
