@@ -3,7 +3,11 @@
 //! Every key is listed in [`KEYS`] with its type and domain; an unknown key or a value of the wrong type is an error that
 //! names both. The resolved table is written to the run folder and read back by `--resume`.
 //!
+//! [`birth`] has the table of the trigger-bigram task.
+//!
 //! Past 400 lines: the table of keys, their fields and their refusals are one list, kept in one order.
+
+pub mod birth;
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -19,6 +23,8 @@ pub enum Kind {
     Real,
     /// Word.
     Text,
+    /// `true` or `false`.
+    Flag,
     /// List of integers, `1,1` on the command line.
     Integers,
 }
@@ -257,6 +263,7 @@ fn coerce(key: &Key, value: Value) -> Result<Value> {
         (Kind::Real, Value::Integer(i)) => Ok(Value::Float(i as f64)),
         (Kind::Real, Value::Float(x)) if x.is_finite() => Ok(Value::Float(x)),
         (Kind::Text, Value::String(s)) => Ok(Value::String(s)),
+        (Kind::Flag, Value::Boolean(b)) => Ok(Value::Boolean(b)),
         (Kind::Integers, Value::Integer(i)) => Ok(Value::Array(vec![Value::Integer(i)])),
         (Kind::Integers, Value::Array(a)) if a.iter().all(Value::is_integer) => Ok(Value::Array(a)),
         (_, other) => Err(wrong(other.to_string().replace('\n', " "))),
@@ -277,6 +284,7 @@ fn parse(key: &Key, text: &str) -> Result<Value> {
         }
         Kind::Real => Value::Float(text.parse().map_err(|_| wrong())?),
         Kind::Text => Value::String(text.to_string()),
+        Kind::Flag => Value::Boolean(text.trim().parse().map_err(|_| wrong())?),
         Kind::Integers => {
             let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
             Value::Array(inner.split(',').map(integer).collect::<Result<_>>()?)
@@ -290,7 +298,15 @@ fn parse(key: &Key, text: &str) -> Result<Value> {
 /// # Errors
 /// An argument without `=`, an unknown key, a value of the wrong type, `preset`.
 pub fn parse_overrides(args: &[String]) -> Result<Table> {
-    let table = parse_keys(args, &KEYS)?;
+    parse_overrides_of(args, &KEYS)
+}
+
+/// [`parse_overrides`] for runs with other `keys`.
+///
+/// # Errors
+/// As there.
+pub fn parse_overrides_of(args: &[String], keys: &[Key]) -> Result<Table> {
+    let table = parse_keys(args, keys)?;
     refuse_preset(table.keys().map(String::as_str))?;
     Ok(table)
 }
@@ -326,12 +342,21 @@ pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
 /// # Errors
 /// As [`parse_overrides`]; a value that is given twice.
 pub fn parse_values(arg: &str) -> Result<(String, Vec<Value>)> {
+    parse_values_of(arg, &KEYS)
+}
+
+/// [`parse_values`] for runs with other `keys`.
+///
+/// # Errors
+/// As there.
+pub fn parse_values_of(arg: &str, keys: &[Key]) -> Result<(String, Vec<Value>)> {
     let Some((name, text)) = arg.split_once('=') else {
         return Err(Error::invalid("argument", format!("`{arg}`"), "key=value or key=a,b,.."));
     };
-    let key = find(name.trim())?;
+    let key = find_in(name.trim(), keys)?;
     refuse_preset(std::iter::once(key.name))?;
-    let with_commas = key.kind == Kind::Integers || key.name == "parent_sets";
+    let with_commas =
+        key.kind == Kind::Integers || ["parent_sets", "frozen", "freeze_until"].contains(&key.name);
     let parts: Vec<&str> = if with_commas { vec![text] } else { text.split(',').collect() };
     let values: Vec<Value> = parts.into_iter().map(|t| parse(key, t.trim())).collect::<Result<_>>()?;
     if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
@@ -345,17 +370,44 @@ pub fn parse_values(arg: &str) -> Result<(String, Vec<Value>)> {
 /// # Errors
 /// An unreadable file, invalid TOML, an unknown key, a value of the wrong type.
 pub fn read_file(path: &Path) -> Result<Table> {
+    read_file_of(path, &KEYS)
+}
+
+/// [`read_file`] for runs with other `keys`.
+///
+/// # Errors
+/// As there.
+pub fn read_file_of(path: &Path, keys: &[Key]) -> Result<Table> {
+    check_keys(read_table(path)?, keys)
+}
+
+/// Reads a TOML file whatever its keys.
+///
+/// # Errors
+/// An unreadable file, invalid TOML.
+pub fn read_table(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
-    parse_text(path, &text)
+    parse_table(path, &text)
+}
+
+/// Refuses keys that `keys` lack and values of the wrong type.
+///
+/// # Errors
+/// The first of them.
+pub fn check_keys(table: Table, keys: &[Key]) -> Result<Table> {
+    table.into_iter().map(|(name, v)| Ok((name.clone(), coerce(find_in(&name, keys)?, v)?))).collect()
 }
 
 /// The table that `text` holds; `path` names it in errors.
 fn parse_text(path: &Path, text: &str) -> Result<Table> {
-    let table: Table = text.parse().map_err(|e: toml::de::Error| {
+    check_keys(parse_table(path, text)?, &KEYS)
+}
+
+fn parse_table(path: &Path, text: &str) -> Result<Table> {
+    text.parse().map_err(|e: toml::de::Error| {
         let line = e.span().map_or(1, |s| 1 + text[..s.start].matches('\n').count());
         Error::format(path, format!("line {line}: {}", e.message().replace('\n', " ")))
-    })?;
-    table.into_iter().map(|(name, value)| Ok((name.clone(), coerce(find(&name)?, value)?))).collect()
+    })
 }
 
 /// Layers `tables`, later over earlier, into a configuration. `parents` or `parent_sets` given without `graph` means a custom

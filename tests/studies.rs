@@ -124,7 +124,7 @@ impl Progress for StopsAtSix {
     fn stepped(&mut self, step: u64, _loss: f64) {
         assert!(step < 6, "stopped on purpose");
     }
-    fn evaluated(&mut self, _gap: f64) {}
+    fn evaluated(&mut self, _name: &'static str, _value: f64) {}
     fn finished(&mut self) {}
     fn note(&mut self, _text: &str) {}
 }

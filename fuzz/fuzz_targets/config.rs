@@ -6,4 +6,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Ok(base) = popgrad::paper::preset("chain", false) {
         popgrad::config::fuzz(data, &base);
     }
+    if let Ok(base) = popgrad::paper::preset("birth", false) {
+        popgrad::config::birth::fuzz(data, &base);
+    }
 });

@@ -1,4 +1,4 @@
-//! `popgrad figures`: the studies of the paper in one folder, with a page that shows them.
+//! `popgrad figures`: the studies of the papers in one folder, with a page that shows them.
 
 use super::run::{default_folder, take_seeds};
 use super::{pool, progress, say, tell};
@@ -110,8 +110,36 @@ fn studies_of(plan: &Plan) -> Result<Vec<Study>> {
     if take_seeds(&mut overrides)?.is_some() {
         return Err(Error::invalid("seeds", "given", "`popgrad run NAME seeds=K`, one study at a time"));
     }
-    let layers = [config::parse_overrides(&overrides)?];
-    plan.studies.iter().map(|n| studies::named(n, plan.quick, None, &layers)).collect()
+    check_overrides(plan, &overrides)?;
+    let study = |n: &String| {
+        let layer = config::parse_overrides_of(&own(n, &overrides)?, studies::keys(n)?)?;
+        studies::named(n, plan.quick, None, &[layer])
+    };
+    plan.studies.iter().map(study).collect()
+}
+
+/// Those of `overrides` that study `name` takes: the papers' keys differ.
+fn own(name: &str, overrides: &[String]) -> Result<Vec<String>> {
+    let keys = studies::keys(name)?;
+    let known = |o: &&String| {
+        let key = o.split('=').next().unwrap_or_default().trim();
+        !o.contains('=') || keys.iter().any(|k| k.name == key)
+    };
+    Ok(overrides.iter().filter(known).cloned().collect())
+}
+
+/// Refuses what no study takes.
+fn check_overrides(plan: &Plan, overrides: &[String]) -> Result<()> {
+    let mut taken: Vec<String> = Vec::new();
+    for name in &plan.studies {
+        taken.extend(own(name, overrides)?);
+    }
+    match (overrides.iter().find(|o| !taken.contains(o)), plan.studies.first()) {
+        (Some(o), Some(name)) => {
+            config::parse_overrides_of(std::slice::from_ref(o), studies::keys(name)?).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes down all that is going to be made, so that a kill at any later moment can be resumed. The plan goes last.
@@ -152,16 +180,18 @@ fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
         }
         section.text.push(format!("Parameters of all its runs: {}.", study.common_keys()));
         let quick = if plan.quick { " --quick" } else { "" };
-        let overrides: String = plan.overrides.iter().map(|o| format!(" {o}")).collect();
+        let overrides: String = own(&study.name, &plan.overrides)?.iter().map(|o| format!(" {o}")).collect();
         section.command = format!("popgrad run {}{overrides}{quick}", study.name);
         section.links.push(format!("{}/study.toml", study.name));
         sections.push(section);
     }
     let form = if plan.quick { "Short forms: other sizes than the paper's. " } else { "" };
     Ok(Page {
-        title: "How transformers learn causal structure: figures".into(),
+        title: "How transformers learn: figures".into(),
         summary: format!(
-            "{form}Nichani, Damian, Lee 2024 (arXiv 2402.14735), by popgrad {}.",
+            "{form}causal-*: Nichani, Damian, Lee 2024, How transformers learn causal structure with gradient descent (arXiv 2402.14735). \
+             birth-*: Bietti, Cabannes, Bouchacourt, Jegou, Bottou 2023, Birth of a transformer: a memory viewpoint (arXiv 2306.00802). \
+             By popgrad {}.",
             env!("CARGO_PKG_VERSION")
         ),
         sections,

@@ -32,7 +32,7 @@ enum Command {
     /// Train an experiment of the papers and draw its figures.
     #[command(after_help = run::after_help())]
     Run(run::RunArgs),
-    /// Make the figures of the causal-structure paper, on one page.
+    /// Make the figures of the papers, on one page.
     #[command(after_help = figures::after_help())]
     Figures(figures::FiguresArgs),
     /// Recovery of the graph over a grid of keys: many short runs, a map.

@@ -1,8 +1,8 @@
 //! Progress of a run on stderr: a bar on a terminal, a line every few seconds elsewhere.
 
 use super::say;
-use crate::config::Config;
 use crate::paper::Progress;
+use crate::paper::experiment::Experiment;
 use crate::paper::study::{Member, Watcher};
 use crate::report::metrics::Summary;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The right one for where stderr goes.
-pub(super) fn new(config: &Config) -> Box<dyn Progress> {
+pub(super) fn new(config: &Experiment) -> Box<dyn Progress> {
     let meter = Meter::new(config);
     if std::io::stderr().is_terminal() {
         Box::new(Bar::new(config, meter))
@@ -26,19 +26,19 @@ struct Meter {
     batch: u64,
     steps: u64,
     loss: f64,
-    gap: Option<f64>,
+    told: Option<(&'static str, f64)>,
     shown: Instant,
     shown_step: Option<u64>,
 }
 
 impl Meter {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Experiment) -> Self {
         Meter {
             // A step on the whole population has no rate in sequences worth telling.
-            batch: if config.source == "sampled" { config.batch as u64 } else { 0 },
-            steps: config.steps,
+            batch: config.sampled().unwrap_or(0) as u64,
+            steps: config.steps(),
             loss: f64::NAN,
-            gap: None,
+            told: None,
             shown: Instant::now(),
             shown_step: None,
         }
@@ -53,12 +53,12 @@ impl Meter {
         }
         let steps = (step - from) as f64 / elapsed.as_secs_f64();
         (self.shown, self.shown_step) = (Instant::now(), Some(step));
-        let gap = self.gap.map_or(String::new(), |g| format!("  gap {g:.4}"));
+        let told = self.told.map_or(String::new(), |(name, x)| format!("  {name} {x:.4}"));
         let rate = match self.batch {
             0 => format!("{steps:.1} steps/s"),
             batch => format!("{:.0} sequences/s", steps * batch as f64),
         };
-        Some(format!("loss {:.4}{gap}  {rate}", self.loss))
+        Some(format!("loss {:.4}{told}  {rate}", self.loss))
     }
 }
 
@@ -68,10 +68,10 @@ struct Bar {
 }
 
 impl Bar {
-    fn new(config: &Config, meter: Meter) -> Self {
+    fn new(config: &Experiment, meter: Meter) -> Self {
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {msg}  {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(config.steps).with_style(style);
+        let bar = ProgressBar::new(config.steps()).with_style(style);
         Bar { bar, meter }
     }
 }
@@ -84,8 +84,8 @@ impl Progress for Bar {
             self.bar.set_message(text);
         }
     }
-    fn evaluated(&mut self, gap: f64) {
-        self.meter.gap = Some(gap);
+    fn evaluated(&mut self, name: &'static str, value: f64) {
+        self.meter.told = Some((name, value));
     }
     fn finished(&mut self) {
         self.bar.finish_and_clear();
@@ -106,8 +106,8 @@ impl Progress for Lines {
             say(&format!("step {step}/{}  {text}", self.meter.steps));
         }
     }
-    fn evaluated(&mut self, gap: f64) {
-        self.meter.gap = Some(gap);
+    fn evaluated(&mut self, name: &'static str, value: f64) {
+        self.meter.told = Some((name, value));
     }
     fn finished(&mut self) {}
     fn note(&mut self, text: &str) {
@@ -194,7 +194,7 @@ impl Watcher for StudyMeter {
             (state.runs, state.over)
         };
         if runs <= FEW_RUNS {
-            let keys = ["test_loss", "gap", "attention_on_parent_mean"];
+            let keys = ["test_loss", "gap", "attention_on_parent_mean", "acc_end", "acc_end_test"];
             let short = |k: &&str| {
                 let x: f64 = summary.get(k)?.parse().ok()?;
                 Some(format!("  {k} {x:.4}"))
@@ -230,7 +230,7 @@ impl Progress for OneOfMany<'_> {
             self.add();
         }
     }
-    fn evaluated(&mut self, _gap: f64) {}
+    fn evaluated(&mut self, _name: &'static str, _value: f64) {}
     fn finished(&mut self) {
         self.add();
     }

@@ -1,7 +1,8 @@
 //! `popgrad run`: resolve the configuration, pick the folder, hand over to the experiment, print its summary.
 
 use super::{pool, progress, say, tell};
-use crate::config::{self, Config};
+use crate::config;
+use crate::paper::experiment::Experiment;
 use crate::paper::study::{STUDY_FILE, Study};
 use crate::paper::{self, folder, studies};
 use crate::report::files::create_run_dir;
@@ -60,6 +61,10 @@ pub(super) fn after_help() -> String {
     for key in config::KEYS.iter().filter(|k| k.name != "preset") {
         text += &format!("  {:<18}{}\n", key.name, key.help);
     }
+    text += "\nKeys of birth, birth-full and their studies:\n";
+    for key in config::birth::KEYS.iter().filter(|k| k.name != "preset") {
+        text += &format!("  {:<18}{}\n", key.name, key.help);
+    }
     text
 }
 
@@ -69,7 +74,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         Some(folder) if folder.join(STUDY_FILE).is_file() => {
             (Job::Study(Study::load(folder)?), folder.clone(), true)
         }
-        Some(folder) => (Job::Run(Box::new(read_run(folder)?)), folder.clone(), true),
+        Some(folder) => (Job::Run(read_run(folder)?), folder.clone(), true),
         None => {
             let job = resolve(&args)?;
             // Everything that can be refused is refused before a folder appears.
@@ -85,7 +90,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
                 say_changes(&config)?;
             }
             let mut progress = progress::new(&config);
-            let outcome = paper::run(&config, &folder, resumed, &pool, progress.as_mut())?;
+            let outcome = config.run(&folder, resumed, &pool, progress.as_mut())?;
             tell(&outcome.summary.to_string())?;
             outcome.figures
         }
@@ -104,28 +109,28 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
 
 /// What a command line asks for.
 enum Job {
-    Run(Box<Config>),
+    Run(Experiment),
     Study(Study),
 }
 
 impl Job {
     fn check(&self) -> Result<()> {
         match self {
-            Job::Run(config) => paper::check(config),
+            Job::Run(config) => config.check(),
             Job::Study(study) => study.check(),
         }
     }
 
     fn name(&self) -> &str {
         match self {
-            Job::Run(config) => &config.preset,
+            Job::Run(config) => config.preset(),
             Job::Study(study) => &study.name,
         }
     }
 }
 
-fn say_changes(config: &Config) -> Result<()> {
-    say(&format!("quick form of `{}`; changed from the paper's: {}", config.preset, changes(config)?));
+fn say_changes(config: &Experiment) -> Result<()> {
+    say(&format!("quick form of `{}`; changed from the paper's: {}", config.preset(), changes(config)?));
     Ok(())
 }
 
@@ -136,7 +141,7 @@ fn resolve(args: &RunArgs) -> Result<Job> {
         overrides.insert(0, word);
     }
     let mut file = match &args.config {
-        Some(path) => config::read_file(path)?,
+        Some(path) => config::read_table(path)?,
         None => Table::new(),
     };
     let named = file.remove("preset").and_then(|v| v.as_str().map(String::from));
@@ -144,6 +149,8 @@ fn resolve(args: &RunArgs) -> Result<Job> {
         let names: Vec<&str> = paper::PRESETS.iter().map(|p| p.0).collect();
         return Err(Error::invalid("preset", "none", names.join(", ")));
     };
+    let keys = studies::keys(&preset)?;
+    let file = config::check_keys(file, keys)?;
     let mut last = Table::new();
     if let Some(dtype) = &args.dtype {
         last.insert("dtype".into(), Value::String(dtype.clone()));
@@ -154,7 +161,7 @@ fn resolve(args: &RunArgs) -> Result<Job> {
         last.insert("seed".into(), Value::Integer(seed));
     }
     let seeds = take_seeds(&mut overrides)?;
-    let layers = [file, config::parse_overrides(&overrides)?, last];
+    let layers = [file, config::parse_overrides_of(&overrides, keys)?, last];
     if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Ok(Job::Study(studies::named(&preset, args.quick, seeds, &layers)?));
     }
@@ -164,7 +171,7 @@ fn resolve(args: &RunArgs) -> Result<Job> {
     }
     let mut tables = vec![base];
     tables.extend(layers);
-    Ok(Job::Run(Box::new(config::resolve(&tables)?)))
+    Ok(Job::Run(Experiment::resolve(&tables)?))
 }
 
 /// Is it the preset of a single run? A study of that run alone may have the same name.
@@ -190,22 +197,21 @@ pub(super) fn take_seeds(overrides: &mut Vec<String>) -> Result<Option<u64>> {
 }
 
 /// What differs from the preset's full form, as `key=value, ..`.
-fn changes(config: &Config) -> Result<String> {
-    let full = paper::preset(&config.preset, false)?;
-    let now =
-        Table::try_from(config).map_err(|e| Error::invalid("configuration", e.to_string(), "TOML values"))?;
+fn changes(config: &Experiment) -> Result<String> {
+    let full = Experiment::resolve(&[paper::preset(config.preset(), false)?])?.table()?;
+    let now = config.table()?;
     let differs = now.iter().filter(|(k, v)| full.get(*k) != Some(*v));
     Ok(differs.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", "))
 }
 
 /// The configuration that a run folder was made with.
-fn read_run(run: &Path) -> Result<Config> {
+fn read_run(run: &Path) -> Result<Experiment> {
     let path = run.join(folder::CONFIG_FILE);
     if !path.is_file() {
         let problem = format!("{} has no {}", run.display(), folder::CONFIG_FILE);
         return Err(Error::invalid("resume", problem, "the folder of an earlier run"));
     }
-    config::resolve(&[config::read_file(&path)?])
+    Experiment::read(&path)
 }
 
 /// `runs/chain`, `runs/chain-2`, ..: the first that does not exist.

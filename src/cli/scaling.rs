@@ -264,7 +264,7 @@ impl Progress for Clock {
             self.ms.push(now.duration_since(last).as_secs_f64() * 1e3);
         }
     }
-    fn evaluated(&mut self, _gap: f64) {}
+    fn evaluated(&mut self, _name: &'static str, _value: f64) {}
     fn finished(&mut self) {}
     fn note(&mut self, _text: &str) {}
     fn wants_figures(&self) -> bool {

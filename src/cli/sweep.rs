@@ -91,6 +91,7 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
     if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Err(Error::invalid("preset", preset, "one of a single run"));
     }
+    studies::check_grid_base(&preset)?;
     let seeds = take_seeds(&mut keys)?.unwrap_or(DEFAULT_SEEDS);
     // Another task or optimiser wants other sizes and rates: those of its own short form.
     let quick = !TREES.contains(&preset.as_str());
@@ -136,7 +137,7 @@ mod tests {
             let keys = vec!["alpha=0.1,1".into(), "seeds=1".into()];
             let args =
                 SweepArgs { preset: Some(preset.into()), keys, out: None, resume: None, threads: None };
-            resolve(&args).unwrap().runs.remove(0).config
+            resolve(&args).unwrap().runs.remove(0).config.causal().unwrap().clone()
         };
         for (preset, lr, s, t, steps) in [
             ("chain", 4.0, 5, 12, 1024),

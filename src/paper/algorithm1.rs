@@ -148,12 +148,13 @@ fn train<E: Elem>(
         Some(state) => {
             let step = state.step;
             trainer.restore(state)?;
-            folder::check_logs(folder, config, step)?;
+            folder::check_logs(folder, (config.steps, config.eval_every), step)?;
             MetricsWriter::resume(folder, step)?
         }
         None => MetricsWriter::open(folder)?,
     };
-    folder::write_run_file(folder, config, task.forest().parents_i64())?;
+    let head = (config.preset.as_str(), config.seed, config.dtype.as_str());
+    folder::write_run_file(folder, head, "parents", task.forest().parents_i64())?;
     let earlier = folder::last_seconds(folder)?;
     let mut recorder = Recorder {
         config,

@@ -116,20 +116,7 @@ fn check_typed<E: Elem>(config: &Config) -> Result<()> {
     }
     let test = test_size(config)?.checked_mul(4 * config.T + 8 * config.S + 8);
     let needed = train::memory(model.as_ref(), &plan).and_then(|b| b.checked_add(test?));
-    let free = folder::available_memory().unwrap_or(usize::MAX);
-    match needed {
-        Some(bytes) if bytes <= free => Ok(()),
-        _ => {
-            let gib = |b: usize| format!("{:.1} GiB", b as f64 / f64::from(1 << 30));
-            let found =
-                needed.map_or("more memory than can be addressed".into(), |b| format!("about {}", gib(b)));
-            Err(Error::invalid(
-                "memory (S, T, heads, batch, shards, test_size)",
-                found,
-                format!("{} free", gib(free)),
-            ))
-        }
-    }
+    folder::check_memory("memory (S, T, heads, batch, shards, test_size)", needed)
 }
 
 /// Trains, or continues, the experiment in `folder`; draws its figures; returns its summary, which is also written.
@@ -176,7 +163,7 @@ fn run_typed<E: Elem>(
         Some(state) => {
             let step = state.step;
             trainer.restore(state)?;
-            folder::check_logs(folder, config, step)?;
+            folder::check_logs(folder, (config.steps, config.eval_every), step)?;
             MetricsWriter::resume(folder, step)?
         }
         None => MetricsWriter::open(folder)?,
@@ -184,7 +171,8 @@ fn run_typed<E: Elem>(
     if config.init == 0.0 && config.model == "disentangled" && config.heads.iter().any(|h| *h > 1) {
         progress.note("init=0 leaves the heads of a layer equal for ever; init=1e-4 tells them apart");
     }
-    folder::write_run_file(folder, config, task.graph_json())?;
+    let head = (config.preset.as_str(), config.seed, config.dtype.as_str());
+    folder::write_run_file(folder, head, "parents", task.graph_json())?;
     let test = test.as_deref().unwrap_or(source.as_ref());
     trainer.set_test(test, test_size(config)?)?;
     let references = task.references(&trainer.test_batches().collect::<Vec<_>>());
@@ -387,7 +375,7 @@ impl<E: Elem> Observer<E> for Recorder<'_> {
         let steps_per_second = self.rate(e.step).unwrap_or(0.0);
         self.logs.timing(&TimingRecord { step: e.step, seconds, steps_per_second })?;
         self.last = Some(*e);
-        self.progress.evaluated(gap);
+        self.progress.evaluated("gap", gap);
         Ok(())
     }
 

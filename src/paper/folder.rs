@@ -1,7 +1,6 @@
 //! The run folder: what is in it besides logs and figures, and how a stopped run is found again.
 
 use super::Progress;
-use crate::config::Config;
 use crate::model::Layout;
 use crate::report::arrays::{Array, ArrayData, read_arrays, write_arrays};
 use crate::report::checkpoint::Checkpoint;
@@ -200,15 +199,16 @@ pub(super) fn last_timing(folder: &Path) -> Result<Option<TimingRecord>> {
     serde_json::from_str(line).map(Some).map_err(|e| Error::format(&path, format!("last line: {e}")))
 }
 
-/// Refuses logs that lack records which the checkpoint at `step` says were written.
+/// Refuses logs that lack records which the checkpoint at `step` says were written, in a run of so many steps and so many between
+/// evaluations.
 ///
 /// # Errors
 /// When `metrics.jsonl` is damaged or too short.
-pub(super) fn check_logs(folder: &Path, config: &Config, step: u64) -> Result<()> {
+pub(super) fn check_logs(folder: &Path, (steps, eval_every): (u64, u64), step: u64) -> Result<()> {
     let path = folder.join(METRICS_FILE);
     let found = truncate_jsonl_after(&path, step)? as u64;
-    let at_end = step == config.steps && !step.is_multiple_of(config.eval_every);
-    let expected = 1 + step / config.eval_every + u64::from(at_end);
+    let at_end = step == steps && !step.is_multiple_of(eval_every);
+    let expected = 1 + step / eval_every + u64::from(at_end);
     if found == expected {
         return Ok(());
     }
@@ -258,29 +258,36 @@ pub(super) fn last_seconds(folder: &Path) -> Result<f64> {
 }
 
 #[derive(Serialize)]
-struct RunFile<'a, P> {
+struct RunFile<'a, F> {
     version: &'a str,
     preset: &'a str,
     seed: u64,
     dtype: &'a str,
-    parents: P,
+    #[serde(flatten)]
+    fact: BTreeMap<&'a str, F>,
     cpu: String,
     arch: &'a str,
     isa: &'a str,
     threads: usize,
 }
 
-/// Writes `run.json`. `parents` is the graph as the keys take it.
+/// Writes `run.json` of a run with this preset, seed and dtype: with the graph as the keys take it (`parents`), or with the names of the
+/// symbols.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn write_run_file(folder: &Path, config: &Config, parents: impl Serialize) -> Result<()> {
+pub(super) fn write_run_file(
+    folder: &Path,
+    (preset, seed, dtype): (&str, u64, &str),
+    name: &str,
+    fact: impl Serialize,
+) -> Result<()> {
     let run = RunFile {
         version: env!("CARGO_PKG_VERSION"),
-        preset: &config.preset,
-        seed: config.seed,
-        dtype: &config.dtype,
-        parents,
+        preset,
+        seed,
+        dtype,
+        fact: BTreeMap::from([(name, fact)]),
         cpu: cpu_name(),
         arch: std::env::consts::ARCH,
         isa: Isa::from_env()?.name(),
@@ -304,4 +311,21 @@ pub(crate) fn available_memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// Refuses a run that would need more memory than is free; `needed` is none where that overflows. `what` names the keys behind it.
+///
+/// # Errors
+/// When it does not fit.
+pub(super) fn check_memory(what: &str, needed: Option<usize>) -> Result<()> {
+    let free = available_memory().unwrap_or(usize::MAX);
+    match needed {
+        Some(bytes) if bytes <= free => Ok(()),
+        _ => {
+            let gib = |b: usize| format!("{:.1} GiB", b as f64 / f64::from(1 << 30));
+            let found =
+                needed.map_or("more memory than can be addressed".into(), |b| format!("about {}", gib(b)));
+            Err(Error::invalid(what, found, format!("{} free", gib(free))))
+        }
+    }
 }

@@ -2,8 +2,12 @@
 
 pub mod algorithm1;
 mod algorithm1_figures;
+pub mod birth;
+mod birth_presets;
+mod birth_studies;
 pub mod causal;
 mod causal_task;
+pub mod experiment;
 mod figures;
 pub mod folder;
 mod one_hot;
@@ -20,7 +24,7 @@ use std::path::Path;
 use toml::Table;
 
 /// Presets of `popgrad run`, with what each one is.
-pub const PRESETS: [(&str, &str); 8] = [
+pub const PRESETS: [(&str, &str); 10] = [
     ("chain", "Nichani et al. 2024, Figure 2: chain, S=10, T=20, 2^17 steps of SGD"),
     ("icl", "the same on disjoint pairs (in-context learning)"),
     ("random", "the same on a random forest"),
@@ -32,6 +36,11 @@ pub const PRESETS: [(&str, &str); 8] = [
         "Figure 8: the chain learned by a transformer with an MLP, S=10, T=20, 2^12 steps of AdamW",
     ),
     ("algorithm1", "Algorithm 1 on the simplified model, source=exact|orbit|sampled; S=2, T=8, alpha=0.5"),
+    (
+        "birth",
+        "Bietti et al. 2023: trigger bigrams, two layers of memories; K=5 fixed, T=256, head-only loss, 10^3 steps of SGD",
+    ),
+    ("birth-full", "the same task, random triggers, all tokens in the loss: a two-layer transformer, AdamW"),
 ];
 
 /// What every preset shares: the paper's Figure 2.
@@ -143,6 +152,9 @@ pub fn preset(name: &str, quick: bool) -> Result<Table> {
     }
     let parse =
         |text: &str| text.parse::<Table>().map_err(|e| Error::invalid("preset", e.to_string(), "valid TOML"));
+    if let Some(table) = birth_presets::preset(name, quick)? {
+        return Ok(table);
+    }
     let mut table = parse(BASE)?;
     if quick {
         table.extend(parse(QUICK)?);
@@ -216,8 +228,8 @@ pub fn run(
 pub trait Progress: Send {
     /// After every update.
     fn stepped(&mut self, step: u64, loss: f64);
-    /// After every evaluation: test loss minus that of the counts predictor.
-    fn evaluated(&mut self, gap: f64);
+    /// After every evaluation: the number that tells most, and its name.
+    fn evaluated(&mut self, name: &'static str, value: f64);
     /// Training is over.
     fn finished(&mut self);
     /// Something worth a line.

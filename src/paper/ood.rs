@@ -99,7 +99,7 @@ struct Silent;
 
 impl Progress for Silent {
     fn stepped(&mut self, _: u64, _: f64) {}
-    fn evaluated(&mut self, _: f64) {}
+    fn evaluated(&mut self, _: &'static str, _: f64) {}
     fn finished(&mut self) {}
     fn note(&mut self, _: &str) {}
 }

@@ -1,10 +1,12 @@
-//! The studies that have names: figures of the causal-structure paper that take several runs, and seeds.
+//! The studies that have names: figures of the papers that take several runs, and seeds.
 //!
-//! Nichani, Damian, Lee 2024; numbers of figures are the paper's, parameters those of its public code.
+//! Nichani, Damian, Lee 2024; numbers of figures are the paper's, parameters those of its public code. Those of Bietti et al. 2023 are in
+//! `birth_studies`.
 
-use super::preset;
+use super::experiment::{Experiment, keys_of};
 use super::study::{Axis, Drawing, Member, Study, slug};
-use crate::config::{self, Config};
+use super::{birth_studies, preset};
+use crate::config::{self, Key};
 use crate::{Error, Result};
 use toml::{Table, Value};
 
@@ -21,23 +23,26 @@ pub struct Named {
     pub expect: &'static str,
     /// Does `popgrad figures` make it unasked?
     pub in_paper: bool,
-    drawing: Drawing,
+    pub(super) drawing: Drawing,
     /// Does every run draw, too?
-    figures: bool,
-    drafts: fn(&Form) -> Vec<Draft>,
+    pub(super) figures: bool,
+    pub(super) drafts: fn(&Form) -> Vec<Draft>,
 }
 
 /// In which form a study is asked for.
 #[derive(Debug, Clone, Copy)]
-struct Form {
-    quick: bool,
+pub(super) struct Form {
+    pub(super) quick: bool,
     /// Repetitions.
-    seeds: Option<u64>,
+    pub(super) seeds: Option<u64>,
 }
 
 /// A run before it is resolved.
-struct Draft {
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
     name: String,
+    /// Of runs that repeat each other; none: it is its own.
+    group: Option<String>,
     base: &'static str,
     keys: Table,
     /// Added to the study's seed.
@@ -45,23 +50,29 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(name: &str, base: &'static str) -> Self {
-        Draft { name: name.into(), base, keys: Table::new(), seed: 0 }
+    pub(super) fn new(name: &str, base: &'static str) -> Self {
+        Draft { name: name.into(), group: None, base, keys: Table::new(), seed: 0 }
     }
 
-    fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+    pub(super) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.keys.insert(key.into(), value.into());
         self
     }
 
-    fn seed(mut self, seed: u64) -> Self {
+    pub(super) fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// A repetition, named by its group and its seed.
+    pub(super) fn in_group(mut self, group: &str) -> Self {
+        self.group = Some(group.into());
         self
     }
 }
 
 /// Every study that has a name.
-pub const NAMED: [Named; 7] = [
+pub const NAMED: [Named; 11] = [
     Named {
         name: "causal-fig2",
         what: "Figure 2: chain and random tree; loss, A1, A2, W",
@@ -167,6 +178,10 @@ pub const NAMED: [Named; 7] = [
             drafts
         },
     },
+    birth_studies::FIG2,
+    birth_studies::FIG3,
+    birth_studies::FIG4,
+    birth_studies::DEPTH,
 ];
 
 /// Keys that say what the graph is.
@@ -186,8 +201,16 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
     let of = find(name).ok_or_else(|| Error::unknown("study", name, NAMED.iter().map(|s| s.name)))?;
     if let Some(k) = seeds {
         check_seeds(k)?;
-        if !matches!(of.drawing, Drawing::Positions | Drawing::Seeds) {
-            let allowed = "for presets of one run, causal-fig9 and causal-seeds";
+        let repeats = [
+            Drawing::Positions,
+            Drawing::Seeds,
+            Drawing::BirthRecall,
+            Drawing::BirthLosses,
+            Drawing::BirthDepth,
+        ];
+        if !repeats.contains(&of.drawing) {
+            let allowed =
+                "for presets of one run, causal-fig9, causal-seeds, birth-fig3, birth-fig4, birth-depth";
             return Err(Error::invalid("seeds", k.to_string(), allowed));
         }
     }
@@ -203,12 +226,14 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
         if runs.iter().any(|m| m.config == config) {
             continue;
         }
-        let (name, group) = match of.drawing {
-            Drawing::Seeds => {
-                (slug(&format!("{}-{}-seed-{}", draft.name, horizon(&config), config.seed)), group(&config))
+        let (name, group) = match (of.drawing, draft.group) {
+            (Drawing::Seeds, _) => {
+                let name = format!("{}-{}-seed-{}", draft.name, horizon(&config), config.seed());
+                (slug(&name), group(&config))
             }
-            Drawing::Positions => (draft.name, String::new()),
-            _ => (draft.name.clone(), draft.name),
+            (Drawing::Positions, _) => (draft.name, String::new()),
+            (_, Some(group)) => (slug(&format!("{group}-seed-{}", config.seed())), group),
+            (_, None) => (draft.name.clone(), draft.name),
         };
         runs.push(Member { name, group, config });
     }
@@ -232,12 +257,12 @@ pub fn seeds(base: &str, quick: bool, count: u64, layers: &[Table]) -> Result<St
     check_base(base)?;
     let run = |i: u64| {
         let config = resolve(base, quick, &Table::new(), layers, i)?;
-        Ok(Member { name: format!("seed-{}", config.seed), group: group(&config), config })
+        Ok(Member { name: format!("seed-{}", config.seed()), group: group(&config), config })
     };
     Ok(Study {
         name: format!("{base}-seeds"),
         title: format!("{base}, {count} seeds"),
-        drawing: Drawing::Seeds,
+        drawing: if is_birth(base)? { Drawing::BirthRecall } else { Drawing::Seeds },
         figures: false,
         axes: Vec::new(),
         runs: (0..count).map(run).collect::<Result<_>>()?,
@@ -250,7 +275,7 @@ pub fn seeds(base: &str, quick: bool, count: u64, layers: &[Table]) -> Result<St
 /// No axis or more than two, too many runs, `algorithm1`, values out of range.
 pub fn grid(base: &str, quick: bool, axes: Vec<Axis>, seeds: u64, layers: &[Table]) -> Result<Study> {
     check_seeds(seeds)?;
-    check_base(base)?;
+    check_grid_base(base)?;
     if !(1..=2).contains(&axes.len()) {
         let found = axes.iter().map(|a| a.key.as_str()).collect::<Vec<_>>().join(", ");
         let found = if found.is_empty() { "none".into() } else { found };
@@ -276,7 +301,7 @@ pub fn grid(base: &str, quick: bool, axes: Vec<Axis>, seeds: u64, layers: &[Tabl
             let mut layers = layers.to_vec();
             layers.push(keys.clone());
             let config = resolve(base, quick, &Table::new(), &layers, i)?;
-            let name = slug(&format!("{place} seed={}", config.seed));
+            let name = slug(&format!("{place} seed={}", config.seed()));
             runs.push(Member { name, group: place.clone(), config });
         }
     }
@@ -311,28 +336,56 @@ pub(super) fn no_staged_runs() -> Error {
     Error::invalid("preset", "algorithm1", "for several runs (seeds=K, sweep) any other preset of one run")
 }
 
+/// Refuses presets that no grid is made of.
+///
+/// # Errors
+/// `algorithm1`, presets of the memory-viewpoint paper, unknown ones.
+pub fn check_grid_base(base: &str) -> Result<()> {
+    check_base(base)?;
+    if is_birth(base)? {
+        // A grid is about recovering a graph.
+        return Err(Error::invalid("preset", base, "one of the causal-structure paper"));
+    }
+    Ok(())
+}
+
 fn check_base(base: &str) -> Result<()> {
     if base == "algorithm1" { Err(no_staged_runs()) } else { Ok(()) }
 }
 
 /// Runs of one preset and one horizon repeat each other.
-fn group(config: &Config) -> String {
-    format!("{}, {} steps", config.preset, horizon(config))
+fn group(config: &Experiment) -> String {
+    format!("{}, {} steps", config.preset(), horizon(config))
 }
 
 /// Updates as a text.
-fn horizon(config: &Config) -> String {
-    match config.steps {
+fn horizon(config: &Experiment) -> String {
+    match config.steps() {
         n if n.is_power_of_two() && n > 8 => format!("2^{}", n.ilog2()),
         n => n.to_string(),
     }
 }
 
-fn resolve(base: &str, quick: bool, keys: &Table, layers: &[Table], seed: u64) -> Result<Config> {
+fn resolve(base: &str, quick: bool, keys: &Table, layers: &[Table], seed: u64) -> Result<Experiment> {
     let mut tables = vec![preset(base, quick)?, keys.clone()];
     tables.extend_from_slice(layers);
-    let mut config = config::resolve(&tables)?;
-    let seed = config.seed.checked_add(seed).filter(|s| i64::try_from(*s).is_ok());
-    config.seed = seed.ok_or_else(|| Error::invalid("seed", "too large", "seeds up to 2^63 - 1"))?;
+    let mut config = Experiment::resolve(&tables)?;
+    config.add_to_seed(seed)?;
     Ok(config)
+}
+
+fn is_birth(base: &str) -> Result<bool> {
+    Ok(config::birth::is_of(&preset(base, true)?))
+}
+
+/// The keys that preset or study `name` takes.
+///
+/// # Errors
+/// An unknown preset.
+pub fn keys(name: &str) -> Result<&'static [Key]> {
+    match find(name).filter(|_| super::PRESETS.iter().all(|p| p.0 != name)) {
+        Some(study) if study.drawing.is_birth() => Ok(&config::birth::KEYS),
+        Some(_) => Ok(&config::KEYS),
+        None => Ok(keys_of(&[preset(name, true)?])),
+    }
 }

@@ -5,12 +5,13 @@
 //! alone: finished runs are skipped, half ones go on from their checkpoints, and the drawing is made anew.
 
 mod draw;
-mod gather;
+pub(super) mod gather;
 mod memory;
-mod tables;
+pub(super) mod tables;
 
-use super::{Progress, folder};
-use crate::config::{self, Config};
+use super::experiment::Experiment;
+use super::{Progress, birth, folder};
+use crate::config;
 use crate::report::files::{TEMPORARY_PREFIX, create_run_dir, write_bytes_atomic};
 use crate::report::metrics::{SUMMARY_FILE, Summary};
 use crate::report::page::{Image, Row, Section};
@@ -44,6 +45,21 @@ pub enum Drawing {
     Seeds,
     /// Recovery over a grid of keys.
     Grid,
+    /// Trigger bigrams: attention of both layers on a sample text.
+    BirthMaps,
+    /// Accuracy and recall of the memories over steps, mean and spread over the runs of a group.
+    BirthRecall,
+    /// Loss of the bigrams and in context, accuracy under both output laws, recall.
+    BirthLosses,
+    /// Accuracy in context over steps, mean and spread over the runs of a group.
+    BirthDepth,
+}
+
+impl Drawing {
+    /// Is it of runs on trigger bigrams?
+    pub fn is_birth(self) -> bool {
+        matches!(self, Drawing::BirthMaps | Drawing::BirthRecall | Drawing::BirthLosses | Drawing::BirthDepth)
+    }
 }
 
 /// A key that a grid varies, with its values.
@@ -65,7 +81,7 @@ pub struct Member {
     /// Runs of one group are repetitions of each other.
     pub group: String,
     /// Its configuration.
-    pub config: Config,
+    pub config: Experiment,
 }
 
 /// An experiment made of several runs.
@@ -120,10 +136,13 @@ impl Study {
             let found = format!("{} runs on a grid of {cells}", self.runs.len());
             return Err(Error::invalid("axes", found, "the same number of runs in each cell"));
         }
-        if self.runs.iter().any(|m| m.config.optimizer == "staged") {
+        if self.runs.iter().any(|m| m.config.causal().is_some_and(|c| c.optimizer == "staged")) {
             return Err(super::studies::no_staged_runs());
         }
-        self.runs.iter().try_for_each(|m| super::check(&m.config))
+        if let Some(m) = self.runs.iter().find(|m| m.config.birth().is_some() != self.drawing.is_birth()) {
+            return Err(Error::invalid("drawing", format!("of run `{}`", m.name), "one of the runs' task"));
+        }
+        self.runs.iter().try_for_each(|m| m.config.check())
     }
 
     /// Writes `study.toml` into the folder.
@@ -147,8 +166,11 @@ impl Study {
         let study: Study = toml::from_str(&text).map_err(|e| bad(e.message().into()))?;
         for member in &study.runs {
             // Through the checks that every configuration passes.
-            let table = Table::try_from(&member.config).map_err(|e| bad(e.to_string()))?;
-            config::resolve(&[table]).map_err(|e| bad(format!("run `{}`: {e}", member.name)))?;
+            let again = member.config.table().and_then(|t| {
+                let keys = super::experiment::keys_of(std::slice::from_ref(&t));
+                Experiment::resolve(&[config::check_keys(t, keys)?])
+            });
+            again.map_err(|e| bad(format!("run `{}`: {e}", member.name)))?;
         }
         study.check().map_err(|e| bad(e.to_string()))?;
         Ok(study)
@@ -177,14 +199,17 @@ impl Study {
                 left.push(member);
             }
         }
-        watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.steps).sum());
+        watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.steps()).sum());
         // The dearest first, so that none is left to run alone for long.
-        left.sort_by(|a, b| cost(&b.config).total_cmp(&cost(&a.config)));
+        left.sort_by(|a, b| b.config.cost().total_cmp(&a.config.cost()));
         let workers = memory::workers(threads.min(left.len()), &left)?;
         // What does not fill the threads in the end shares them.
         let (side_by_side, rest) = left.split_at(left.len() - left.len() % workers);
         self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?;
         self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?;
+        if self.drawing.is_birth() {
+            return birth::study::write(self, folder);
+        }
         let found = gather::read(self, folder)?;
         let summary = tables::write(self, folder, &found)?;
         draw::draw(self, folder, &found)?;
@@ -196,15 +221,22 @@ impl Study {
     /// # Errors
     /// Runs that are not over, damaged files.
     pub fn section(&self, folder: &Path, prefix: &str) -> Result<Section> {
-        let found = gather::read(self, folder)?;
-        let (columns, rows) = tables::key_numbers(self, &found);
+        let (columns, rows, names) = if self.drawing.is_birth() {
+            let (columns, rows) = birth::study::key_numbers(self, folder)?;
+            (columns, rows, birth::study::names(self.drawing))
+        } else {
+            let (columns, rows) = tables::key_numbers(self, &gather::read(self, folder)?);
+            (columns, rows, draw::names(self.drawing))
+        };
         let image = |(stem, caption): &(&str, &str)| {
             let path = |kind: &str| format!("{prefix}/{}/{stem}.{kind}", super::figures::FOLDER);
             Image { src: path("svg"), other: path("png"), caption: (*caption).into() }
         };
-        let mut links: Vec<String> = ["summary.json", "runs.csv", "curves.csv", "positions.csv"]
-            .map(|f| format!("{prefix}/{f}"))
-            .into();
+        let mut links: Vec<String> =
+            ["summary.json", "runs.csv", "curves.csv"].map(|f| format!("{prefix}/{f}")).into();
+        if !self.drawing.is_birth() {
+            links.push(format!("{prefix}/positions.csv"));
+        }
         if self.drawing == Drawing::Grid {
             links.extend(["grid.csv", "grid.json"].map(|f| format!("{prefix}/{f}")));
         }
@@ -213,7 +245,7 @@ impl Study {
             title: self.title.clone(),
             columns: columns.into_iter().map(String::from).collect(),
             rows: rows.into_iter().map(|cells| Row { mark: String::new(), cells }).collect(),
-            images: draw::names(self.drawing).iter().map(image).collect(),
+            images: names.iter().map(image).collect(),
             links,
             ..Section::default()
         })
@@ -231,7 +263,7 @@ impl Study {
 
     /// What all runs have in common, as `key=value, ..`; keys that differ are left out.
     pub fn common_keys(&self) -> String {
-        let tables: Vec<Table> = self.runs.iter().filter_map(|m| Table::try_from(&m.config).ok()).collect();
+        let tables: Vec<Table> = self.runs.iter().filter_map(|m| m.config.table().ok()).collect();
         let Some(first) = tables.first() else { return String::new() };
         let same = first.iter().filter(|(k, v)| tables.iter().all(|t| t.get(*k) == Some(*v)));
         same.map(|(k, v)| format!("{k}={}", super::studies::value_text(v))).collect::<Vec<_>>().join(", ")
@@ -306,7 +338,7 @@ impl Study {
             create_run_dir(&run)?;
         }
         let mut progress = Quiet { inner: watcher.started(member), figures: self.figures };
-        match super::run(&member.config, &run, resumed, pool, &mut progress) {
+        match member.config.run(&run, resumed, pool, &mut progress) {
             Ok(outcome) => {
                 outcome.figures?;
                 watcher.finished(member, &outcome.summary);
@@ -336,8 +368,8 @@ impl Progress for Quiet<'_> {
     fn stepped(&mut self, step: u64, loss: f64) {
         self.inner.stepped(step, loss);
     }
-    fn evaluated(&mut self, gap: f64) {
-        self.inner.evaluated(gap);
+    fn evaluated(&mut self, name: &'static str, value: f64) {
+        self.inner.evaluated(name, value);
     }
     fn finished(&mut self) {
         self.inner.finished();
@@ -367,13 +399,6 @@ fn clear_temporaries(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a run costs, in some unit.
-fn cost(config: &Config) -> f64 {
-    let heads: usize = config.heads.iter().sum();
-    let sequences = config.steps as f64 * config.batch as f64;
-    sequences * (config.T * config.T * (heads + 1) + config.S * config.T) as f64
 }
 
 /// A text as the name of a folder.

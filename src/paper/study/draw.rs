@@ -51,6 +51,7 @@ pub(super) fn names(drawing: Drawing) -> &'static [(&'static str, &'static str)]
             ("positions", "Attention on the parent at the end, by position."),
         ],
         Drawing::Grid => &[("phase", "Recovery over the grid.")],
+        Drawing::BirthMaps | Drawing::BirthRecall | Drawing::BirthLosses | Drawing::BirthDepth => &[],
     }
 }
 
@@ -90,6 +91,7 @@ pub(super) fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<
             save("positions", positions(study, found).into())
         }
         Drawing::Grid => save("phase", phase(study, &cells(study, found))),
+        Drawing::BirthMaps | Drawing::BirthRecall | Drawing::BirthLosses | Drawing::BirthDepth => Ok(()),
     }
 }
 
@@ -119,7 +121,7 @@ fn losses(found: &[Found<'_>]) -> Figure {
             ("bayes_posterior", "Bayes, exact posterior"),
         ];
         let lines = references.iter().filter_map(|(k, label)| Some(RefLine::new(*label, f.number(k)?)));
-        let uniform = RefLine::new("uniform guess", (f.member.config.S as f64).ln());
+        let uniform = RefLine::new("uniform guess", (f.config.S as f64).ln());
         let train = f.points.iter().filter_map(|p| Some((p.step as f64, p.train_loss?))).collect();
         let test = f.points.iter().map(|p| (p.step as f64, p.test_loss)).collect();
         LineChart {
@@ -154,7 +156,7 @@ fn square(title: String, values: Vec<f64>, t: usize, (x_label, y_label): (&str, 
 
 /// 1 at parents; with several, the last in order is 1 and the ones before it less.
 fn graph(f: &Found<'_>) -> Figure {
-    let t = f.member.config.T;
+    let t = f.config.T;
     let mut values = vec![0.0; t * t];
     for (i, parents) in f.graph.iter().enumerate() {
         for (k, p) in parents.iter().enumerate() {
@@ -166,7 +168,7 @@ fn graph(f: &Found<'_>) -> Figure {
 
 /// Graph and first-layer pattern of each head.
 fn patterns(f: &Found<'_>) -> Vec<Figure> {
-    let t = f.member.config.T;
+    let t = f.config.T;
     let mut row = vec![graph(f)];
     for (h, values) in f.patterns.iter().enumerate() {
         let which = if f.patterns.len() > 1 { format!(", head {}", h + 1) } else { String::new() };
@@ -179,7 +181,7 @@ fn patterns(f: &Found<'_>) -> Vec<Figure> {
 /// Graph, first-layer patterns, A2 and W.
 fn matrices(f: &Found<'_>) -> Result<Vec<Figure>> {
     let (layout, params) = f.params()?;
-    let config = &f.member.config;
+    let config = f.config;
     // Embedded models have no other layer in the coordinates of tokens and positions.
     let own = coordinates(&layout, &params)?;
     let (layout, params) = own.as_ref().map_or((&layout, &params), |(layout, params)| (layout, params));
@@ -192,7 +194,7 @@ fn matrices(f: &Found<'_>) -> Result<Vec<Figure>> {
 
 /// Attention of every head on every parent, by position.
 fn heads(f: &Found<'_>) -> Figure {
-    let t = f.member.config.T;
+    let t = f.config.T;
     let most = f.parents.iter().map(Vec::len).max().unwrap_or(0);
     let mut series = Vec::new();
     for (h, a) in f.patterns.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! What the runs of a study left in their folders.
 
 use super::{Member, Study};
+use crate::config::Config;
 use crate::model::{self, Layout};
 use crate::paper::figures::read_records;
 use crate::paper::{causal, folder};
@@ -22,6 +23,7 @@ pub(super) struct Point {
 /// A finished run.
 pub(super) struct Found<'a> {
     pub(super) member: &'a Member,
+    pub(super) config: &'a Config,
     folder: PathBuf,
     /// As written, in order of its keys.
     pub(super) summary: Map<String, Value>,
@@ -43,7 +45,7 @@ impl Found<'_> {
 
     /// The final parameters and their layout.
     pub(super) fn params(&self) -> Result<(Layout, Vec<f64>)> {
-        let model = model::build::<f64>(&causal::spec(&self.member.config))?;
+        let model = model::build::<f64>(&causal::spec(self.config))?;
         let layout = model.layout().clone();
         let params = folder::read_params(&self.folder, &layout)?;
         Ok((layout, params))
@@ -52,7 +54,7 @@ impl Found<'_> {
     /// Attention of the best head on the parent, for each position with a parent: position, attention. With several parents,
     /// the mean over them.
     pub(super) fn on_parent(&self) -> Vec<(usize, f64)> {
-        let t = self.member.config.T;
+        let t = self.config.T;
         let best = |i: usize, p: usize| self.patterns.iter().map(|a| a[i * t + p]).fold(0.0, f64::max);
         let of = |(i, parents): (usize, &Vec<usize>)| {
             let sum: f64 = parents.iter().map(|p| best(i, *p)).sum();
@@ -106,16 +108,19 @@ pub(super) fn read<'a>(study: &'a Study, folder: &Path) -> Result<Vec<Found<'a>>
 fn one(member: &Member, folder: PathBuf) -> Result<Found<'_>> {
     let summary = read_json(&folder.join(SUMMARY_FILE))?;
     let path = folder.join(folder::RUN_FILE);
-    let t = member.config.T;
+    let config = member.config.causal().ok_or_else(|| {
+        Error::invalid("drawing", format!("of run `{}`", member.name), "one of the runs' task")
+    })?;
+    let t = config.T;
     let parents = read_json::<Graph>(&path)?.parents.lists(t);
     let graph = parents.ok_or_else(|| Error::format(&path, "parents that are no graph"))?;
     let parents = graph[..graph.len().min(t - 1)].to_vec();
     let points = read_records(&folder.join(METRICS_FILE))?;
     let patterns = folder::read_attention(&folder, t)?;
-    Ok(Found { member, folder, summary, points, parents, graph, patterns })
+    Ok(Found { member, config, folder, summary, points, parents, graph, patterns })
 }
 
-fn read_json<R: serde::de::DeserializeOwned>(path: &Path) -> Result<R> {
+pub(in crate::paper) fn read_json<R: serde::de::DeserializeOwned>(path: &Path) -> Result<R> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
     serde_json::from_str(&text).map_err(|e| Error::format(path, e.to_string().replace('\n', " ")))
 }
@@ -134,17 +139,17 @@ pub(super) fn groups<'a, 'b>(found: &'b [Found<'a>]) -> Vec<(&'b str, Vec<&'b Fo
 
 /// Mean and spread of some numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spread {
-    pub(super) n: usize,
-    pub(super) mean: f64,
+pub(in crate::paper) struct Spread {
+    pub(in crate::paper) n: usize,
+    pub(in crate::paper) mean: f64,
     /// Standard deviation with n - 1; none of a single number.
-    pub(super) sd: Option<f64>,
-    pub(super) min: f64,
-    pub(super) max: f64,
+    pub(in crate::paper) sd: Option<f64>,
+    pub(in crate::paper) min: f64,
+    pub(in crate::paper) max: f64,
 }
 
 /// [`Spread`] of the finite numbers among `values`; none without any.
-pub(super) fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
+pub(in crate::paper) fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
     let values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
     if values.is_empty() {
         return None;

@@ -2,7 +2,8 @@
 
 use super::Member;
 use crate::config::Config;
-use crate::paper::{causal, folder, population};
+use crate::paper::experiment::Experiment;
+use crate::paper::{birth, causal, folder, population};
 use crate::{Result, model, optim, train};
 use popgrad_kernels::Elem;
 
@@ -11,8 +12,15 @@ use popgrad_kernels::Elem;
 /// # Errors
 /// A configuration that cannot run.
 pub(super) fn workers(most: usize, runs: &[&Member]) -> Result<usize> {
-    let bytes = runs.iter().map(|m| needed(&m.config)).collect::<Result<_>>()?;
+    let bytes = runs.iter().map(|m| of(&m.config)).collect::<Result<_>>()?;
     Ok(fitting(most, bytes, folder::available_memory().unwrap_or(usize::MAX)))
+}
+
+fn of(config: &Experiment) -> Result<usize> {
+    match config {
+        Experiment::Causal(c) => needed(c),
+        Experiment::Birth(c) => birth::memory(c),
+    }
 }
 
 /// Bytes that a run holds while it trains, as far as the check of a single run counts them.

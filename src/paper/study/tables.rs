@@ -11,11 +11,11 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Keys of a run's summary that a rerun does not reproduce.
-const NOT_OF_THE_RESULT: [&str; 3] = ["seconds", "steps_per_second", "run_folder"];
+pub(in crate::paper) const NOT_OF_THE_RESULT: [&str; 3] = ["seconds", "steps_per_second", "run_folder"];
 
 /// Mean and spread as JSON.
 #[derive(Serialize)]
-struct Numbers {
+pub(in crate::paper) struct Numbers {
     n: usize,
     mean: f64,
     sd: Option<f64>,
@@ -30,16 +30,16 @@ impl From<Spread> for Numbers {
 }
 
 /// A number of a table; empty for none.
-fn cell(x: Option<f64>) -> String {
+pub(in crate::paper) fn cell(x: Option<f64>) -> String {
     x.filter(|x| x.is_finite()).map_or(String::new(), |x| x.to_string())
 }
 
 /// A text of a table.
-pub(super) fn quoted(text: &str) -> String {
+pub(in crate::paper) fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }
 
-fn of(s: Option<Spread>) -> String {
+pub(in crate::paper) fn of(s: Option<Spread>) -> String {
     let f = |of: fn(&Spread) -> f64| cell(s.as_ref().map(of));
     format!("{},{},{},{}", f(|s| s.mean), cell(s.and_then(|s| s.sd)), f(|s| s.min), f(|s| s.max))
 }
@@ -195,7 +195,8 @@ fn runs(found: &[Found<'_>]) -> String {
                 Some(v) => quoted(&v.to_string()),
             })
             .collect();
-        text += &format!("{},{},{},{}\n", quoted(&m.name), quoted(&m.group), m.config.seed, cells.join(","));
+        text +=
+            &format!("{},{},{},{}\n", quoted(&m.name), quoted(&m.group), m.config.seed(), cells.join(","));
     }
     text
 }
@@ -242,6 +243,8 @@ fn summary(study: &Study, found: &[Found<'_>]) -> Result<Summary> {
                 out.set(&axis.key, &axis.values)?;
             }
         }
+        // These have tables of their own.
+        Drawing::BirthMaps | Drawing::BirthRecall | Drawing::BirthLosses | Drawing::BirthDepth => {}
     }
     Ok(out)
 }
@@ -280,7 +283,7 @@ pub(super) fn key_numbers(study: &Study, found: &[Found<'_>]) -> (Vec<&'static s
             };
             (columns, found.iter().map(row).collect())
         }
-        Drawing::Positions | Drawing::Seeds | Drawing::Grid => {
+        _ => {
             columns.splice(0..0, ["group", "runs"]);
             columns.push("graphs recovered");
             let row = |(group, runs): (&str, Vec<&Found<'_>>)| {

@@ -28,6 +28,8 @@ pub enum Ticks {
     From(usize),
     /// One label each; as many as fit.
     Labels(Vec<String>),
+    /// One short label each, all of them: cells are made large enough for a line of text.
+    Letters(Vec<String>),
 }
 
 impl Ticks {
@@ -39,7 +41,9 @@ impl Ticks {
     /// What is written at the row or column with number `v`.
     pub(super) fn label(&self, v: f64) -> String {
         match self {
-            Ticks::Labels(labels) => labels.get(v.round() as usize).map(|t| writable(t)).unwrap_or_default(),
+            Ticks::Labels(labels) | Ticks::Letters(labels) => {
+                labels.get(v.round() as usize).map(|t| writable(t)).unwrap_or_default()
+            }
             _ => format!("{v:.0}"),
         }
     }

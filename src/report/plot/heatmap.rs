@@ -105,7 +105,7 @@ impl HeatMap {
                     format!("sizes that sum to {count}"),
                 ));
             }
-            if let Ticks::Labels(labels) = tick
+            if let Ticks::Labels(labels) | Ticks::Letters(labels) = tick
                 && labels.len() != count
             {
                 let problem = format!("{} labels", labels.len());
@@ -283,18 +283,24 @@ impl HeatMap {
             c if c >= 1.0 => c.floor().min(MAX_CELL),
             _ => 0.5,
         };
+        let lettered = |ticks: &Ticks| matches!(ticks, Ticks::Letters(_));
+        let cell =
+            if lettered(&self.row_ticks) || lettered(&self.col_ticks) { cell.max(LINE_HEIGHT) } else { cell };
         let range = self.range.unwrap_or_else(|| self.colormap.range_of(&self.values));
         let width_of = |t: &str| text_width(t, TICK_SIZE, false);
         let widest = |ticks: &Ticks, count: usize| match ticks {
             Ticks::None => 0.0,
             Ticks::From(first) => width_of(&(first + count).to_string()),
-            Ticks::Labels(labels) => labels.iter().map(|t| width_of(t)).fold(0.0, f64::max),
+            Ticks::Labels(labels) | Ticks::Letters(labels) => {
+                labels.iter().map(|t| width_of(t)).fold(0.0, f64::max)
+            }
         };
         let shown = |ticks: &Ticks| !matches!(ticks, Ticks::None);
         let cells = (cols * cell, rows * cell);
         // Never more than one a cell, or plotters labels between them. Numbers are equally dense on both sides.
         let fitting = |length: f64, room: f64, count: usize| ((length / room) as usize).clamp(1, count);
-        let col_room = LINE_HEIGHT.max(widest(&self.col_ticks, self.cols) + 5.0);
+        let apart = if lettered(&self.col_ticks) { 0.0 } else { widest(&self.col_ticks, self.cols) + 5.0 };
+        let col_room = LINE_HEIGHT.max(apart);
         let numbers = matches!((&self.row_ticks, &self.col_ticks), (Ticks::From(_), Ticks::From(_)));
         let row_room = if numbers { col_room } else { LINE_HEIGHT };
         let row_ticks =

@@ -1,0 +1,297 @@
+//! What a configuration stands for: task, sources, model, schedule of freezing.
+
+use crate::config::birth::{BOTH, BirthConfig};
+use crate::model::{
+    BlockKind, FeedForward, Layout, Memory, MemorySpec, Output, Positions, SequenceModel, TransformerSpec,
+};
+use crate::optim::{Hyper, Schedule, Thaw};
+use crate::rng::{Key, Purpose};
+use crate::source::{LossOn, TriggerSource};
+use crate::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
+use crate::task::{Corpus, TriggerBigram};
+use crate::train::{self, Plan};
+use crate::{Error, Result};
+use popgrad_kernels::Elem;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Names of the metrics' memories, with the blocks that hold them.
+const ALIASES: [(&str, &str); 6] = [
+    ("embeddings", "tok_embeddings.weight"),
+    ("output", "output.weight"),
+    ("wk0", "layers.0.attention.wk.weight"),
+    ("wk1", "layers.1.attention.wk.weight"),
+    ("wo1", "layers.1.attention.wo.weight"),
+    ("ff1", "layers.1.ff"),
+];
+
+/// Tables of counts in a folder, as `counts:FOLDER` names it.
+const COUNTS: [&str; 2] = ["char_unigrams.csv", "char_bigrams.csv"];
+
+/// A trigger-bigram task for training, the ones for testing, and what symbols are called.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// For training.
+    pub task: Arc<TriggerBigram>,
+    /// For testing, with the law of its outputs: the first is the one that `acc_end_test` is about.
+    pub tests: Vec<(&'static str, Arc<TriggerBigram>)>,
+    /// Name of each symbol (N).
+    pub symbols: Vec<String>,
+    loss: LossOn,
+    seed: u64,
+}
+
+impl Setup {
+    /// Of `config`.
+    ///
+    /// # Errors
+    /// A corpus that cannot be read, triggers that do not fit it.
+    pub fn of(config: &BirthConfig) -> Result<Self> {
+        let (laws, symbols) = laws(config)?;
+        let n = laws.vocab();
+        let triggers = match config.triggers.as_str() {
+            "random" => Triggers::Random { count: config.K },
+            _ => Triggers::Fixed { count: config.K, offset: config.offset.unwrap_or(0) },
+        };
+        let task = |law: &str, training: bool| -> Result<Arc<TriggerBigram>> {
+            let allowed = match config.output_split {
+                Some(share) => {
+                    let first = (share * n as f64).floor() as usize;
+                    (0..n).map(|s| (s < first) == training).collect()
+                }
+                None => Vec::new(),
+            };
+            let law = if law == "bigram" { Outputs::Bigram } else { Outputs::Uniform };
+            let outputs = OutputLaw { law, no_repeat: config.no_repeat, allowed };
+            Ok(Arc::new(TriggerBigram::new(laws.clone(), config.T, triggers, outputs)?))
+        };
+        let law = |name: &str| if name == "bigram" { "bigram" } else { "uniform" };
+        let tested = match config.test_outputs.as_str() {
+            BOTH if config.outputs == "bigram" => vec!["bigram", "uniform"],
+            BOTH => vec!["uniform", "bigram"],
+            one => vec![law(one)],
+        };
+        let tests = tested.into_iter().map(|l| Ok((l, task(l, false)?))).collect::<Result<_>>()?;
+        let loss = if config.loss == "all" { LossOn::All } else { LossOn::Head };
+        Ok(Setup { task: task(&config.outputs, true)?, tests, symbols, loss, seed: config.seed })
+    }
+
+    /// N.
+    pub fn vocab(&self) -> usize {
+        self.task.vocab()
+    }
+
+    /// Training sequences.
+    pub fn train(&self) -> TriggerSource {
+        self.source(&self.task, Purpose::Train)
+    }
+
+    /// Held-out sequences of each test law.
+    pub fn held_out(&self) -> Vec<TriggerSource> {
+        self.tests.iter().map(|(_, t)| self.source(t, Purpose::Test)).collect()
+    }
+
+    /// Sequences for pictures, of the first test law.
+    pub fn samples(&self) -> TriggerSource {
+        self.source(&self.tests[0].1, Purpose::Probe)
+    }
+
+    fn source(&self, task: &Arc<TriggerBigram>, purpose: Purpose) -> TriggerSource {
+        TriggerSource::new(task.clone(), Key::new(self.seed, purpose), self.loss)
+    }
+}
+
+/// π_u and π_b, and the names of the symbols.
+fn laws(config: &BirthConfig) -> Result<(Bigrams, Vec<String>)> {
+    let corpus = match (config.corpus.as_str(), config.N, config.alpha) {
+        ("dirichlet", Some(n), Some(alpha)) => {
+            let laws = Bigrams::dirichlet(n, alpha, config.seed)?;
+            return Ok((laws, (0..n).map(|s| s.to_string()).collect()));
+        }
+        ("shipped", ..) => Corpus::shipped(),
+        (name, ..) => match name.strip_prefix("counts:") {
+            Some(folder) => {
+                let [unigrams, bigrams] = COUNTS.map(|f| read_text(&Path::new(folder).join(f)));
+                Corpus::from_counts(&unigrams?, &bigrams?)?
+            }
+            None => Corpus::from_text(&read_text(Path::new(name))?)?,
+        },
+    };
+    let names = corpus.symbols().iter().map(|c| name_of(*c)).collect();
+    Ok((Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?, names))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let problem = format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to());
+        Error::format(path, problem)
+    })?;
+    if text.is_empty() {
+        return Err(Error::format(path, "empty; expected a text"));
+    }
+    Ok(text)
+}
+
+/// A character that can be seen.
+fn name_of(c: char) -> String {
+    match c {
+        ' ' => "␣".into(),
+        '\n' => "↵".into(),
+        '\t' => "⇥".into(),
+        c => c.to_string(),
+    }
+}
+
+/// The model, and of each of its blocks when it trains.
+///
+/// # Errors
+/// Sizes out of range, names of blocks that it has not.
+pub(super) fn model<E: Elem>(
+    config: &BirthConfig,
+    vocab: usize,
+) -> Result<(Box<dyn SequenceModel<E>>, Vec<Thaw>)> {
+    // Names are resolved against the blocks there are, so those come first.
+    let all = build::<E>(config, vocab, Vec::new())?;
+    let mut frozen = Vec::new();
+    for name in config.frozen_names() {
+        frozen.extend(expand("frozen", name, all.layout())?);
+    }
+    let model = build::<E>(config, vocab, frozen)?;
+    let mut from: Vec<Option<u64>> = model.trainable().iter().map(|can| can.then_some(0)).collect();
+    for (update, name) in config.thaws()? {
+        for block in expand("freeze_until", name, model.layout())? {
+            let at = model.layout().blocks().iter().position(|b| b.name() == block);
+            match at.map(|i| &mut from[i]) {
+                Some(Some(own)) => *own = update,
+                _ => {
+                    return Err(Error::invalid("freeze_until", block, "blocks that train at all"));
+                }
+            }
+        }
+    }
+    if from.iter().all(Option::is_none) {
+        return Err(Error::invalid("frozen", "every block", "at least one block to train"));
+    }
+    let blocks = model.layout().blocks().iter().zip(from);
+    let thaws = blocks.map(|(b, from)| Thaw { name: b.name().into(), range: b.range(), from }).collect();
+    Ok((model, thaws))
+}
+
+/// The blocks that `name` means: one of that name, or all whose names begin with it.
+fn expand(key: &'static str, name: &str, layout: &Layout) -> Result<Vec<String>> {
+    let meant = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, block)| block);
+    let names = || layout.blocks().iter().map(|b| b.name());
+    let starts = |n: &&str| *n == meant || n.strip_prefix(meant).is_some_and(|rest| rest.starts_with('.'));
+    let found: Vec<String> = names().filter(starts).map(String::from).collect();
+    if found.is_empty() {
+        return Err(Error::unknown(key, name, names().chain(ALIASES.iter().map(|a| a.0))));
+    }
+    Ok(found)
+}
+
+fn build<E: Elem>(
+    config: &BirthConfig,
+    vocab: usize,
+    frozen: Vec<String>,
+) -> Result<Box<dyn SequenceModel<E>>> {
+    let ff = |value: &Option<String>| match value.as_deref() {
+        Some("linear") => FeedForward::Linear,
+        Some("relu") => FeedForward::Relu,
+        _ => FeedForward::None,
+    };
+    let positions = match config.positions.as_str() {
+        "sincos" => Positions::SinCos,
+        "rotary" => Positions::Rotary,
+        "learned" => Positions::Learned,
+        _ => Positions::Random,
+    };
+    let output = match config.output.as_str() {
+        "frozen" => Output::Frozen,
+        "tied" => Output::Tied,
+        "tied_frozen" => Output::TiedFrozen,
+        _ => Output::Free,
+    };
+    if config.model == "memory" {
+        return Ok(Box::new(Memory::<E>::new(&MemorySpec {
+            vocab,
+            seq_len: config.T,
+            dim: config.dim,
+            ff: [ff(&config.ff1), ff(&config.ff2)],
+            positions,
+            output,
+            scale_scores: config.scale_scores.unwrap_or(true),
+            scale_embeddings: config.scale_embeddings.unwrap_or(false),
+            frozen,
+        })?));
+    }
+    Ok(stub::<E, _>(&TransformerSpec {
+        vocab,
+        seq_len: config.T,
+        dim: config.dim,
+        layers: config.layers.unwrap_or(2),
+        heads: config.heads.unwrap_or(4),
+        block: match config.block.as_deref() {
+            Some("standard") => BlockKind::Standard,
+            Some("postnorm") => BlockKind::PostNorm,
+            _ => BlockKind::Public,
+        },
+        norm: config.norm.unwrap_or(true),
+        ff: ff(&config.ff),
+        positions,
+        output,
+        frozen,
+    })?)
+}
+
+/// How training goes.
+pub(super) fn plan(config: &BirthConfig) -> Result<Plan> {
+    Ok(Plan {
+        steps: config.steps,
+        batch: config.batch,
+        shards: config.shards,
+        lr: config.lr,
+        schedule: Schedule::parse(&config.schedule)?,
+        eval_every: config.eval_every,
+        checkpoint_every: config.checkpoint_every,
+    })
+}
+
+/// Numbers of the optimiser; customary ones where the configuration gives none.
+pub(super) fn hyper(config: &BirthConfig) -> Hyper {
+    let usual = Hyper::default();
+    Hyper {
+        weight_decay: config.weight_decay,
+        momentum: config.momentum.unwrap_or(usual.momentum),
+        beta1: config.beta1.unwrap_or(usual.beta1),
+        beta2: config.beta2.unwrap_or(usual.beta2),
+        eps: config.adam_eps.unwrap_or(usual.eps),
+    }
+}
+
+/// Bytes that a run holds while it trains.
+///
+/// # Errors
+/// A configuration that cannot run.
+pub fn memory(config: &BirthConfig) -> Result<usize> {
+    fn typed<E: Elem>(config: &BirthConfig) -> Result<usize> {
+        let setup = Setup::of(config)?;
+        let (model, _) = model::<E>(config, setup.vocab())?;
+        // Training, and as much again for the metrics; 28 bytes a position of the test sets.
+        let training = train::labelled_memory(model.as_ref(), &plan(config)?);
+        let test = config.test_size.checked_mul(config.T).and_then(|n| n.checked_mul(28 * setup.tests.len()));
+        Ok(training
+            .and_then(|b| b.checked_mul(2))
+            .zip(test)
+            .and_then(|(a, b)| a.checked_add(b))
+            .unwrap_or(usize::MAX))
+    }
+    match config.dtype.as_str() {
+        "f64" => typed::<f64>(config),
+        _ => typed::<f32>(config),
+    }
+}
+
+fn stub<E: Elem, S>(_: &S) -> Result<Box<dyn SequenceModel<E>>> {
+    Err(Error::invalid("model", "x", "none yet"))
+}

@@ -1,0 +1,319 @@
+//! Studies on trigger bigrams: what their runs left, in tables (`runs.csv`, `curves.csv`, `summary.json`, without seconds and paths) and
+//! figures.
+
+use super::figures::{self, ACCURACY, Curve, KEYS, RECALL, Record, number};
+use crate::paper::figures::FOLDER;
+use crate::paper::folder;
+use crate::paper::study::gather::{Spread, read_json, spread};
+use crate::paper::study::tables::{NOT_OF_THE_RESULT, Numbers, of, quoted};
+use crate::paper::study::{Drawing, Member, Study};
+use crate::report::files::write_bytes_atomic;
+use crate::report::metrics::{SUMMARY_FILE, Summary};
+use crate::report::plot::{Figure, LineChart, Panels, Series, save_figure};
+use crate::{Error, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// A finished run.
+struct Found<'a> {
+    member: &'a Member,
+    folder: PathBuf,
+    summary: Map<String, Value>,
+    records: Vec<Record>,
+}
+
+/// What `run.json` says of the symbols.
+#[derive(Deserialize)]
+struct Symbols {
+    symbols: Vec<String>,
+}
+
+fn read<'a>(study: &'a Study, folder: &Path) -> Result<Vec<Found<'a>>> {
+    let one = |member: &'a Member| {
+        let folder = study.folder_of(folder, member);
+        let (summary, records) = (read_json(&folder.join(SUMMARY_FILE))?, figures::records(&folder)?);
+        Ok(Found { member, folder, summary, records })
+    };
+    study.runs.iter().map(one).collect()
+}
+
+/// Runs with the same group, in order of their first run.
+fn groups<'a, 'b>(found: &'b [Found<'a>]) -> Vec<(&'b str, Vec<&'b Found<'a>>)> {
+    let mut out: Vec<(&str, Vec<&Found<'_>>)> = Vec::new();
+    for f in found {
+        match out.iter_mut().find(|(g, _)| *g == f.member.group) {
+            Some((_, of)) => of.push(f),
+            None => out.push((&f.member.group, vec![f])),
+        }
+    }
+    out
+}
+
+/// What a group's runs have at each step at which all of them have it.
+fn curve(runs: &[&Found<'_>], key: &str) -> Vec<(u64, Spread)> {
+    let Some(first) = runs.first() else { return Vec::new() };
+    let at = |i: usize| {
+        let step = first.records[i].get("step")?.as_u64()?;
+        let value = |f: &&Found<'_>| {
+            let same = |r: &&Record| r.get("step").and_then(Value::as_u64) == Some(step);
+            // Nearly always the same place.
+            let here = f.records.get(i).filter(same).or_else(|| f.records.iter().find(same))?;
+            number(here, key)
+        };
+        let values: Option<Vec<f64>> = runs.iter().map(value).collect();
+        Some((step, spread(values?)?))
+    };
+    (0..first.records.len()).filter_map(at).collect()
+}
+
+/// Metrics of which the summary says when they came: the first evaluation at which they reach .9, or for losses have gone half of their
+/// way.
+const TIMED: [&str; 7] =
+    ["acc_end", "wo1_acc", "wk1_acc", "wk0_64_acc", "wk0_acc", "loss_head", "loss_bigram"];
+const REACHED: f64 = 0.9;
+
+fn came(f: &Found<'_>, key: &str) -> Option<f64> {
+    let points: Vec<(f64, f64)> =
+        f.records.iter().filter_map(|r| Some((number(r, "step")?, number(r, key)?))).collect();
+    let (first, last) = (points.first()?.1, points.last()?.1);
+    let there = |x: f64| if key.starts_with("loss") { x <= 0.5 * (first + last) } else { x >= REACHED };
+    points.iter().find(|p| there(p.1)).map(|p| p.0)
+}
+
+/// Writes everything; returns the summary.
+///
+/// # Errors
+/// Runs that are not over, damaged files, files that cannot be written.
+pub(in crate::paper) fn write(study: &Study, folder: &Path) -> Result<Summary> {
+    let found = read(study, folder)?;
+    let put = |name: &str, text: String| write_bytes_atomic(&folder.join(name), text.as_bytes());
+    put("runs.csv", runs(&found))?;
+    let mut curves = String::from("group,step,key,runs,mean,sd,min,max\n");
+    let mut summary = Summary::new();
+    summary.set("study", &study.name)?;
+    summary.set("runs", found.len())?;
+    for (group, of_group) in groups(&found) {
+        for key in KEYS {
+            for (step, s) in curve(&of_group, key) {
+                curves += &format!("{},{step},{key},{},{}\n", quoted(group), s.n, of(Some(s)));
+            }
+            let last = of_group.iter().filter_map(|f| f.summary.get(key)?.as_f64());
+            if let Some(s) = spread(last.filter(|x| *x >= 0.0)) {
+                summary.set(&format!("{group}: {key}"), Numbers::from(s))?;
+            }
+        }
+        for key in TIMED {
+            if let Some(s) = spread(of_group.iter().filter_map(|f| came(f, key))) {
+                let what = if key.starts_with("loss") { "half-way" } else { ".9" };
+                summary.set(&format!("{group}: step of {key} {what}"), Numbers::from(s))?;
+            }
+        }
+    }
+    put("curves.csv", curves)?;
+    summary.write(folder)?;
+    draw(study, folder, &found)?;
+    Ok(summary)
+}
+
+fn runs(found: &[Found<'_>]) -> String {
+    let mut keys: Vec<&str> = Vec::new();
+    for key in found.iter().flat_map(|f| f.summary.keys()) {
+        if !NOT_OF_THE_RESULT.contains(&key.as_str()) && !keys.contains(&key.as_str()) {
+            keys.push(key);
+        }
+    }
+    let mut text = format!("run,group,seed,{}\n", keys.join(","));
+    for f in found {
+        let cell = |k: &&str| match f.summary.get(*k) {
+            None | Some(Value::Null) => String::new(),
+            Some(v) => quoted(&v.to_string()),
+        };
+        let cells: Vec<String> = keys.iter().map(cell).collect();
+        let m = f.member;
+        text +=
+            &format!("{},{},{},{}\n", quoted(&m.name), quoted(&m.group), m.config.seed(), cells.join(","));
+    }
+    text
+}
+
+/// Columns and rows of a short table: a row for each group.
+///
+/// # Errors
+/// As [`write`].
+pub(in crate::paper) fn key_numbers(
+    study: &Study,
+    folder: &Path,
+) -> Result<(Vec<&'static str>, Vec<Vec<String>>)> {
+    const COLUMNS: [Curve; 9] = [
+        ("acc_end", "accuracy in context"),
+        ("acc_end_test", "held out"),
+        ("acc_end_test_uniform", "held out, uniform outputs"),
+        ("acc_end_test_bigram", "held out, bigram outputs"),
+        ("loss_head_test", "loss in context"),
+        ("loss_bigram_test", "loss of the bigrams"),
+        ("wo1_acc", "wo1"),
+        ("wk1_acc", "wk1"),
+        ("wk0_64_acc", "wk0_64"),
+    ];
+    let found = read(study, folder)?;
+    let value = |f: &Found<'_>, key: &str| f.summary.get(key)?.as_f64().filter(|x| *x >= 0.0);
+    let shown: Vec<Curve> =
+        COLUMNS.into_iter().filter(|(k, _)| found.iter().any(|f| value(f, k).is_some())).collect();
+    let mut columns = vec!["runs of", "number"];
+    columns.extend(shown.iter().map(|c| c.1));
+    columns.push("step of .9 in context");
+    let short = |s: Option<Spread>, digits: usize| match s {
+        Some(Spread { mean, sd: Some(sd), .. }) => format!("{mean:.digits$} ± {sd:.digits$}"),
+        Some(s) => format!("{:.digits$}", s.mean),
+        None => "-".into(),
+    };
+    let row = |(group, runs): (&str, Vec<&Found<'_>>)| {
+        let mut row = vec![group.to_string(), runs.len().to_string()];
+        row.extend(shown.iter().map(|(k, _)| short(spread(runs.iter().filter_map(|f| value(f, k))), 3)));
+        row.push(short(spread(runs.iter().filter_map(|f| came(f, "acc_end"))), 0));
+        row
+    };
+    Ok((columns, groups(&found).into_iter().map(row).collect()))
+}
+
+/// Stems and captions of what [`write`] draws.
+pub(in crate::paper) fn names(drawing: Drawing) -> &'static [(&'static str, &'static str)] {
+    match drawing {
+        Drawing::BirthMaps => &[
+            (
+                "attention",
+                "Attention on a sample text, a row for each run: characters on both axes, ␣ a space, ↵ a line end; a dot marks triggers \
+                 that have occurred before.",
+            ),
+            ("accuracy", "Accuracy and recall of the memories over steps."),
+        ],
+        Drawing::BirthRecall => &[
+            ("accuracy", "Accuracy on what the context tells over steps: mean and one standard deviation."),
+            (
+                "recall",
+                "Recall of each memory over steps, a panel for each group: mean and one standard deviation.",
+            ),
+        ],
+        Drawing::BirthLosses => &[
+            (
+                "losses",
+                "Loss where the weights tell what follows, and where the context does: mean and one standard deviation.",
+            ),
+            ("laws", "Accuracy in context on held-out sequences, by the law of their outputs."),
+            (
+                "recall",
+                "Recall of W_O of layer 2, and KL of the bigrams from what the feed-forward of layer 2 alone predicts.",
+            ),
+        ],
+        Drawing::BirthDepth => &[
+            ("accuracy", "Accuracy on what the context tells over steps: mean and one standard deviation."),
+            ("losses", "Loss where the weights tell what follows, and where the context does."),
+        ],
+        _ => &[],
+    }
+}
+
+fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
+    let dir = folder.join(FOLDER);
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+    let save = |stem: &str, columns: usize, figures: Vec<Figure>| {
+        save_figure(&dir, stem, &Panels { title: study.title.clone(), columns, figures }.into()).map(drop)
+    };
+    let groups = groups(found);
+    let (share, unit) = ("mean, one standard deviation", Some((0.0, 1.0)));
+    let by_group = |title: &str, key: &str, y_label: &str, range| -> Option<Figure> {
+        let series = groups.iter().enumerate().map(|(i, (g, runs))| line(g, &curve(runs, key), i));
+        chart(title, y_label, series.collect(), range)
+    };
+    let of_group = |(name, runs): &(&str, Vec<&Found<'_>>), keys: &[Curve]| -> Option<Figure> {
+        let series = keys.iter().enumerate().map(|(i, (key, label))| line(label, &curve(runs, key), i));
+        chart(name, share, series.collect(), unit)
+    };
+    let nats = "nats, one standard deviation";
+    let some = |figures: Vec<Option<Figure>>| figures.into_iter().flatten().collect::<Vec<_>>();
+    match study.drawing {
+        Drawing::BirthMaps => {
+            let mut maps = Vec::new();
+            for f in found {
+                let symbols: Symbols = read_json(&f.folder.join(folder::RUN_FILE))?;
+                maps.extend(figures::attention(&symbols.symbols, &f.folder, &f.member.name)?);
+            }
+            let columns = (maps.len() / found.len().max(1)).max(1);
+            save("attention", columns, maps)?;
+            let both = groups.iter().flat_map(|g| [of_group(g, &ACCURACY), of_group(g, &RECALL)]);
+            save("accuracy", 2, some(both.collect()))
+        }
+        Drawing::BirthRecall => {
+            let accuracy = vec![
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+            ];
+            save("accuracy", 2, some(accuracy))?;
+            // A transformer has not all of them.
+            let recall = some(groups.iter().map(|g| of_group(g, &RECALL)).collect());
+            if recall.is_empty() {
+                return save("recall", 2, some(groups.iter().map(|g| of_group(g, &ACCURACY)).collect()));
+            }
+            save("recall", 2, recall)
+        }
+        Drawing::BirthLosses => {
+            let losses = vec![
+                by_group("bigrams: loss where no trigger is", "loss_bigram", nats, None),
+                by_group("in context: loss at triggers seen before", "loss_head", nats, None),
+            ];
+            save("losses", 2, some(losses))?;
+            let laws = vec![
+                by_group("uniform outputs, held out", "acc_end_test_uniform", share, unit),
+                by_group("bigram outputs, held out", "acc_end_test_bigram", share, unit),
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+            ];
+            save("laws", 2, some(laws))?;
+            let recall = vec![
+                by_group("W_O of layer 2 (wo1)", "wo1_acc", share, unit),
+                by_group("feed-forward of layer 2 (ff1)", "ff1_loss", nats, None),
+            ];
+            match some(recall) {
+                none if none.is_empty() => Ok(()),
+                recall => save("recall", 2, recall),
+            }
+        }
+        _ => {
+            let accuracy = vec![
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+            ];
+            save("accuracy", 2, some(accuracy))?;
+            let losses = vec![
+                by_group("bigrams: loss where no trigger is", "loss_bigram", nats, None),
+                by_group("in context: loss at triggers seen before", "loss_head", nats, None),
+            ];
+            save("losses", 2, some(losses))
+        }
+    }
+}
+
+fn line(label: &str, curve: &[(u64, Spread)], color: usize) -> Series {
+    let band = |(x, s): &(u64, Spread)| Some((*x as f64, s.mean - s.sd?, s.mean + s.sd?));
+    Series {
+        band: curve.iter().filter_map(band).collect(),
+        ..Series::new(label, curve.iter().map(|(x, s)| (*x as f64, s.mean)).collect(), color)
+    }
+}
+
+/// None without a point.
+fn chart(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Option<Figure> {
+    let series: Vec<Series> = series.into_iter().filter(|s| !s.points.is_empty()).collect();
+    (!series.is_empty()).then(|| {
+        LineChart {
+            title: title.into(),
+            x_label: "step".into(),
+            y_label: y_label.into(),
+            series,
+            y_range,
+            size: (440.0, 280.0),
+            ..LineChart::default()
+        }
+        .into()
+    })
+}

@@ -1,0 +1,110 @@
+//! The studies that have names of the memory-viewpoint paper (Bietti et al. 2023); numbers of figures are the paper's.
+
+use super::studies::{Draft, Form, Named};
+use super::study::Drawing;
+
+/// Repetitions of each group.
+fn repeated(form: &Form, quick: u64, full: u64, groups: Vec<(&str, Draft)>) -> Vec<Draft> {
+    let count = form.seeds.unwrap_or(if form.quick { quick } else { full });
+    let of = |(group, draft): (&str, Draft)| {
+        let group = group.to_string();
+        (0..count).map(move |seed| draft.clone().in_group(&group).seed(seed)).collect::<Vec<_>>()
+    };
+    groups.into_iter().flat_map(of).collect()
+}
+
+/// Figure 2.
+pub(super) const FIG2: Named = Named {
+    name: "birth-fig2",
+    what: "Bietti et al., Figure 2: attention of both layers on a text, fixed and random triggers",
+    shows: "On a sample text, the first layer attends to the token before, the second to the token after an earlier occurrence of the \
+            trigger: an induction head, for fixed triggers as for random ones.",
+    expect: "Layer 1: a bright sub-diagonal, first where it matters, in the rows after triggers. Layer 2: from a trigger that has \
+             occurred before (rows of Q, marked with a dot) to what followed it then.",
+    in_paper: false,
+    drawing: Drawing::BirthMaps,
+    figures: true,
+    drafts: |form| {
+        let draft = |triggers: &str, full: i64, quick: i64| {
+            let d = Draft::new(&format!("{triggers}-triggers"), "birth").with("triggers", triggers);
+            d.with("steps", if form.quick { quick } else { full })
+        };
+        vec![draft("fixed", 1000, 400), draft("random", 2000, 600)]
+    },
+};
+
+/// Figure 3.
+pub(super) const FIG3: Named = Named {
+    name: "birth-fig3",
+    what: "Bietti et al., Figure 3: parts frozen at first; accuracy and recall of each memory over steps (seeds=K)",
+    shows: "With the loss on the outputs that the context tells, and one memory frozen until iteration 300, the others show in which \
+            order they are learned: W_O of layer 2 first, without which nothing starts; W_K of layer 2 before W_K of layer 1, whose early \
+            positions come first.",
+    expect: "Nothing frozen: wo1, then wk1, then wk0, its first 64 positions before the others. wo1 frozen: all wait. wk1 frozen: wo1 is \
+             learned, wk0 hardly moves before the thaw. wk0 frozen: wo1 and wk1 are learned, accuracy waits for the thaw.",
+    in_paper: false,
+    drawing: Drawing::BirthRecall,
+    figures: false,
+    drafts: |form| {
+        let until = if form.quick { 150 } else { 300 };
+        let base = |block: &str| {
+            let d = Draft::new("run", "birth").with("steps", if form.quick { 400 } else { 1000 });
+            if block.is_empty() { d } else { d.with("freeze_until", format!("{until}:{block}")) }
+        };
+        let groups = vec![
+            ("nothing frozen", base("")),
+            ("wo1 frozen at first", base("wo1")),
+            ("wk1 frozen at first", base("wk1")),
+            ("wk0 frozen at first", base("wk0")),
+        ];
+        repeated(form, 2, 3, groups)
+    },
+};
+
+/// Figure 4.
+pub(super) const FIG4: Named = Named {
+    name: "birth-fig4",
+    what: "Bietti et al., Figure 4: bigram and in-context loss by K, fixed and random triggers; output laws (seeds=K)",
+    shows: "With the loss on all tokens and a linear feed-forward in layer 2, the bigrams (loss where no trigger is, W_F) are learned \
+            much sooner than what the context tells; the latter the later the fewer triggers there are, and later for random ones. A model \
+            trained with outputs by the bigrams fails on uniform ones.",
+    expect: "Bigram losses fall together within the first steps; in-context losses leave their plateau in the order of K, random triggers \
+             last. Trained on uniform outputs: both test laws are predicted; trained on bigram outputs: the uniform ones far less.",
+    in_paper: false,
+    drawing: Drawing::BirthLosses,
+    figures: false,
+    drafts: |form| {
+        let base = |triggers: &str, k: i64, outputs: &str| {
+            let d = Draft::new("run", "birth").with("triggers", triggers).with("K", k);
+            let d = d
+                .with("loss", "all")
+                .with("ff2", "linear")
+                .with("outputs", outputs)
+                .with("test_outputs", "both");
+            d.with("steps", if form.quick { 400 } else { 1000 })
+        };
+        let groups = vec![
+            ("K=5, fixed", base("fixed", 5, "uniform")),
+            ("K=1, fixed", base("fixed", 1, "uniform")),
+            ("K=5, random", base("random", 5, "uniform")),
+            ("K=1, random", base("random", 1, "uniform")),
+            ("K=5, fixed, bigram outputs", base("fixed", 5, "bigram")),
+        ];
+        repeated(form, 1, 3, groups)
+    },
+};
+
+/// The paper's first finding.
+pub(super) const DEPTH: Named = Named {
+    name: "birth-depth",
+    what: "Bietti et al.: transformers of one and of two layers; accuracy in context (seeds=K)",
+    shows: "A one-layer transformer does not learn the bigrams of the context; one of two layers does.",
+    expect: "acc_end of one layer stays near what the bigrams alone give; that of two layers rises towards 1. Bigram losses are equal.",
+    in_paper: false,
+    drawing: Drawing::BirthDepth,
+    figures: false,
+    drafts: |form| {
+        let base = |layers: i64| Draft::new("run", "birth-full").with("layers", layers);
+        repeated(form, 3, 3, vec![("1 layer", base(1)), ("2 layers", base(2))])
+    },
+};
