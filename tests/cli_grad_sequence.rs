@@ -140,11 +140,12 @@ fn transformer() -> TransformerSpec {
     }
 }
 
+type AnyModel = Box<dyn SequenceModel<f64>>;
+
 /// Command lines, and the models that they stand for.
-fn models() -> Vec<(Vec<&'static str>, Box<dyn SequenceModel<f64>>)> {
-    let m = |spec: MemorySpec| -> Box<dyn SequenceModel<f64>> { Box::new(Memory::new(&spec).unwrap()) };
-    let t =
-        |spec: TransformerSpec| -> Box<dyn SequenceModel<f64>> { Box::new(Transformer::new(&spec).unwrap()) };
+fn models() -> Vec<(Vec<&'static str>, AnyModel)> {
+    let m = |spec: MemorySpec| -> AnyModel { Box::new(Memory::new(&spec).unwrap()) };
+    let t = |spec: TransformerSpec| -> AnyModel { Box::new(Transformer::new(&spec).unwrap()) };
     vec![
         (vec!["memory"], m(memory())),
         (

@@ -19,8 +19,10 @@
 //! of the batch (`table.rs`); for `Public` that is its feed-forward too. All else goes sequence by sequence, forward and backward, in memory that
 //! does not grow with the batch; the top layer for the positions that count only (`pass.rs`).
 
+mod heads;
 mod layer;
 mod memory;
+mod parts;
 mod pass;
 mod table;
 
@@ -31,7 +33,7 @@ use super::sequence::{check_active, check_sequences};
 use crate::batch::LabelledBatch;
 use crate::num::Sum;
 use crate::{Error, Result};
-use pass::Mode;
+use heads::Mode;
 use popgrad_kernels::{Elem, Kernels};
 use std::ops::Range;
 
