@@ -1,4 +1,5 @@
 //! Questions asked of trained parameters: does the model hold what theory says it learns?
 
 pub mod attention;
+pub mod memory;
 pub mod noise;
