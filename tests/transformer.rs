@@ -572,7 +572,11 @@ fn misfits_are_typed_errors() {
     assert!(model.loss_and_grad(&params, &batch, &on, &mut other.workspace(9).unwrap(), &mut grad).is_err());
     let mut small = Report::new::<f64>(&model, 2, false, false);
     assert!(
-        model.report(&params, &batch, &mut ws, &mut small).unwrap_err().to_string().contains("report.losses")
+        model
+            .report(&params, &batch, &mut ws, &mut small)
+            .unwrap_err()
+            .to_string()
+            .contains("losses: 12 entries")
     );
     let mut map = vec![0.0; 2 * 2 * 36];
     assert!(model.attention(&params, &[0; 5], &mut ws, &mut map).is_err());

@@ -19,8 +19,10 @@
 //! of the batch (`table.rs`); for `Public` that is its feed-forward too. All else goes sequence by sequence, forward and backward, in memory that
 //! does not grow with the batch; the top layer for the positions that count only (`pass.rs`).
 
+mod heads;
 mod layer;
 mod memory;
+mod parts;
 mod pass;
 mod table;
 
@@ -31,7 +33,7 @@ use super::sequence::{check_active, check_sequences};
 use crate::batch::LabelledBatch;
 use crate::num::Sum;
 use crate::{Error, Result};
-use pass::Mode;
+use heads::Mode;
 use popgrad_kernels::{Elem, Kernels};
 use std::ops::Range;
 
@@ -310,13 +312,13 @@ impl<E: Elem> SequenceModel<E> for Transformer<E> {
         let Report { losses, predicted, attended, probs } = report;
         // The last two may be empty: not wanted.
         for (field, found, needed) in [
-            ("report.losses", losses.len(), n),
-            ("report.predicted", predicted.len(), n),
-            ("report.attended", attended.len(), if attended.is_empty() { 0 } else { maps * n }),
-            ("report.probs", probs.len(), if probs.is_empty() { 0 } else { n * self.spec.vocab }),
+            ("losses", losses.len(), n),
+            ("predicted", predicted.len(), n),
+            ("attended", attended.len(), if attended.is_empty() { 0 } else { maps * n }),
+            ("probs", probs.len(), if probs.is_empty() { 0 } else { n * self.spec.vocab }),
         ] {
-            if found < needed {
-                let allowed = format!("at least {needed} for {} sequences", batch.seqs());
+            if found != needed {
+                let allowed = format!("{needed} for this batch");
                 return Err(Error::invalid(field, format!("{found} entries"), allowed));
             }
         }

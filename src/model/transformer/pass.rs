@@ -2,98 +2,17 @@
 
 use super::super::sequence::{Report, SequenceWorkspace};
 use super::Transformer;
+use super::heads::{Asking, Mode};
 use super::layer::{Front, gather};
-use super::memory::{Activations, Grads, Heads, Indices, O, Reals, SHOWN, Temporary, With};
+use super::memory::{Activations, Grads, Indices, O, Reals, Temporary, With};
 use super::table::add;
 use crate::Result;
 use crate::batch::LabelledBatch;
 use crate::model::BlockKind;
 use crate::num::Sum;
-use popgrad_kernels::{Attention, Elem, Keep, Kept, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Write};
-
-/// What attention leaves behind.
-pub(super) enum Mode<'a, E> {
-    /// What the backward pass needs.
-    Kept,
-    /// Nothing.
-    Gone,
-    /// Layer, head, query, its attention on keys 0..=query.
-    Shown(&'a mut dyn FnMut(usize, usize, usize, &[E])),
-}
-
-/// The positions that ask at the top: once, and once for every head.
-#[derive(Clone, Copy)]
-pub(super) struct Asking<'a> {
-    list: &'a [usize],
-    positions: &'a [usize],
-    starts: &'a [usize],
-}
-
-impl Asking<'_> {
-    fn queries(list: Option<&Self>) -> Queries<'_> {
-        list.map_or(Queries::Last, |l| Queries::Listed { starts: l.starts, positions: l.positions })
-    }
-}
+use popgrad_kernels::{Elem, Mat, MatMut, Write};
 
 impl<E: Elem> Transformer<E> {
-    /// Heads of (T, 3 d): H queries, H keys, H values.
-    fn heads<'a>(&self, qkv: &'a [E], queries: Queries<'a>) -> Result<Attention<'a, E>> {
-        let (t, d, heads, each) = (self.spec.seq_len, self.spec.dim, self.spec.heads, self.head_dim());
-        let all = Mats::new(qkv, [3 * heads, t, each], each, 3 * d)?;
-        let [q, k, v] = [0, 1, 2].map(|i| all.matrices(i * heads, heads));
-        let scale = E::from_f64(1.0 / (each as f64).sqrt());
-        Ok(Attention { q, k, v, scale, queries })
-    }
-
-    /// Rows (T, d) as one matrix for each head.
-    fn by_head<'a>(&self, x: &'a [E]) -> Result<Mats<'a, E>> {
-        let (heads, each) = (self.spec.heads, self.head_dim());
-        Ok(Mats::new(x, [heads, self.spec.seq_len, each], each, self.spec.dim)?)
-    }
-
-    fn attend(
-        &self,
-        l: usize,
-        heads: &mut Heads<'_, E>,
-        list: Option<&Asking<'_>>,
-        mode: &mut Mode<'_, E>,
-        shown: &mut [E],
-        with: &mut With<'_, E>,
-    ) -> Result<()> {
-        let (t, d, each) = (self.spec.seq_len, self.spec.dim, self.head_dim());
-        let Heads { qkv, o, kept, .. } = heads;
-        if let Mode::Shown(see) = mode {
-            let scale = E::from_f64(1.0 / (each as f64).sqrt());
-            for h in 0..self.spec.heads {
-                for first in (0..t).step_by(SHOWN) {
-                    let rows = SHOWN.min(t - first);
-                    let (keys, at) = (first + rows, h * each);
-                    let view = |from: usize, rows: usize| Mats::new(&qkv[from..], [1, rows, each], 0, 3 * d);
-                    let q = view(3 * d * first + at, rows)?;
-                    let (k, v) = (view(d + at, keys)?, view(2 * d + at, keys)?);
-                    let x = Attention { q, k, v, scale, queries: Queries::Last };
-                    let out = MatsMut::new(&mut o[first * d + at..], [1, rows, each], 0, d)?;
-                    let keep = Keep::Probs(MatsMut::new(shown, [1, rows, keys], rows * keys, keys)?);
-                    self.kernels.attention(&x, out, keep, with.kernel)?;
-                    for (i, p) in (first..keys).zip(shown.chunks_exact(keys)) {
-                        see(l, h, i, &p[..=i]);
-                    }
-                }
-            }
-            return Ok(());
-        }
-        let keep = match mode {
-            Mode::Kept => {
-                let heads = self.spec.heads;
-                Keep::Rows(MatsMut::new(kept, [heads, t, 2], 2 * t, 2)?)
-            }
-            _ => Keep::Nothing,
-        };
-        let x = self.heads(qkv, Asking::queries(list))?;
-        let out = MatsMut::new(o, [self.spec.heads, t, each], each, d)?;
-        Ok(self.kernels.attention(&x, out, keep, with.kernel)?)
-    }
-
     /// Input of layer `l`, and where what leaves it goes.
     fn streams<'a>(&self, l: usize, x: &'a mut [E]) -> (&'a mut [E], &'a mut [E]) {
         let (each, len) = (self.capacity() * self.spec.dim, self.spec.seq_len * self.spec.dim);
@@ -273,26 +192,6 @@ impl<E: Elem> Transformer<E> {
             }
         }
         Ok(())
-    }
-
-    fn attend_backward(
-        &self,
-        heads: &Heads<'_, E>,
-        list: Option<&Asking<'_>>,
-        dout: &[E],
-        dqkv: &mut [E],
-        with: &mut With<'_, E>,
-    ) -> Result<()> {
-        let (t, d, count, each) = (self.spec.seq_len, self.spec.dim, self.spec.heads, self.head_dim());
-        let x = self.heads(heads.qkv, Asking::queries(list))?;
-        dqkv.fill(E::ZERO);
-        let all = MatsMut::new(dqkv, [3 * count, t, each], each, 3 * d)?;
-        let (dq, rest) = all.split_matrices(count);
-        let (dk, dv) = rest.split_matrices(count);
-        let dkv = KvGrad::Separate { dk: Some(dk), dv: Some(dv) };
-        let kept = Kept::Rows(Mats::new(heads.kept, [count, t, 2], 2 * t, 2)?);
-        let (o, dout) = (self.by_head(heads.o)?, self.by_head(dout)?);
-        Ok(self.kernels.attention_backward(&x, kept, o, dout, dq, dkv, with.kernel)?)
     }
 
     /// Σ w ℓ, and the gradients of the active blocks, which hold zeros.

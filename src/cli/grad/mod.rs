@@ -1,5 +1,7 @@
 //! `popgrad grad`: loss, predictions and gradients of a model at parameters and tokens made elsewhere.
 
+mod sequence;
+
 use super::pool;
 use crate::batch::Batch;
 use crate::config;
@@ -15,17 +17,19 @@ use std::path::{Path, PathBuf};
 /// Arguments of `popgrad grad`.
 #[derive(Debug, Args)]
 pub(super) struct GradArgs {
-    /// Model: disentangled, simplified or mlp_transformer.
+    /// Model: disentangled, simplified, mlp_transformer, memory or transformer.
     #[arg(long)]
     model: String,
     /// Sizes of the model: heads=1,1 S=10 (disentangled, mlp_transformer), S=10 eps=0.01 (simplified; eps is 0 if not given). T comes from the
-    /// tokens.
+    /// tokens. memory: ff1, ff2, positions, output, scale_scores, frozen; transformer: layers, heads, block, norm, ff, positions, output, frozen,
+    /// as in a run; N and d come from tok_embeddings.weight.
     #[arg(value_name = "KEY=VALUE")]
     sizes: Vec<String>,
-    /// Parameters: one array per block (A.0, A.1, .., W; simplified: A1, A2), .npz or .safetensors.
+    /// Parameters: one array per block (A.0, A.1, .., W; simplified: A1, A2; memory, transformer: tok_embeddings.weight, ..), .npz or
+    /// .safetensors.
     #[arg(long, value_name = "FILE")]
     params: PathBuf,
-    /// Arrays `tokens` (B,T), `targets` (B,S), optionally `weights` (B).
+    /// Arrays `tokens` (B,T), `targets` (B,S), optionally `weights` (B); memory, transformer: `tokens`, `labels` (B,T), optionally `mask` (B,T).
     #[arg(long, value_name = "FILE")]
     batch: PathBuf,
     /// Where loss, losses, predictions and gradients go, .npz or .safetensors.
@@ -41,7 +45,9 @@ pub(super) struct GradArgs {
 
 pub(super) const AFTER_HELP: &str = "\
 Output: `loss` (), `losses` (B), `predictions` (B,S) and one array per parameter block, +dL/dblock of
-L = sum_i weights_i losses_i. Weights default to 1/B and are never renormalised. See docs/formats.md.";
+L = sum_i weights_i losses_i. Weights default to 1/B and are never renormalised.
+memory and transformer: `losses` (B,T), `predictions` (B,T,N), L = sum mask losses / sum mask; no gradient of
+buffers (pe; memory: wv and wo of layer 0, wv of layer 1) nor of what frozen= names. See docs/formats.md.";
 
 pub(super) fn grad(args: GradArgs) -> Result<()> {
     // Refused before any work: an output format that cannot be written.
@@ -49,7 +55,13 @@ pub(super) fn grad(args: GradArgs) -> Result<()> {
     for (name, input) in [("params", &args.params), ("batch", &args.batch)] {
         not_an_input(&args.out, name, input)?;
     }
+    let labelled = sequence::MODELS.contains(&args.model.as_str());
+    if !labelled && !model::MODELS.contains(&args.model.as_str()) {
+        return Err(Error::unknown("model", &args.model, model::MODELS.into_iter().chain(sequence::MODELS)));
+    }
     match args.dtype.as_str() {
+        "f32" if labelled => sequence::typed::<f32>(&args),
+        "f64" if labelled => sequence::typed::<f64>(&args),
         "f32" => typed::<f32>(&args),
         "f64" => typed::<f64>(&args),
         other => Err(Error::unknown("dtype", other, ["f32", "f64"])),
@@ -67,7 +79,6 @@ pub(super) fn not_an_input(out: &Path, name: &str, input: &Path) -> Result<()> {
 }
 
 fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
-    model::check_name(&args.model)?;
     let simplified = args.model == "simplified";
     let keys = config::keys(if simplified { &["S", "eps"] } else { &["heads", "S"] });
     let sizes = Sizes::of(&config::parse_keys(&args.sizes, &keys)?)?;
@@ -305,7 +316,11 @@ fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
 }
 
 pub(super) fn read_params<E: Elem>(path: &Path, layout: &Layout) -> Result<Vec<E>> {
-    let mut arrays = read_arrays(path)?;
+    params_of(path, read_arrays(path)?, layout)
+}
+
+/// The blocks of `layout`, and no others, out of the arrays of the file at `path`.
+fn params_of<E: Elem>(path: &Path, mut arrays: BTreeMap<String, Array>, layout: &Layout) -> Result<Vec<E>> {
     let held = names(&arrays);
     let mut params = vec![E::ZERO; layout.len()];
     for block in layout.blocks() {
