@@ -148,11 +148,18 @@ const METRICS: [&str; 18] = [
 fn every_metric_is_there_and_they_agree_with_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");
-    let keys = ["eval_every=1", "loss=all", "ff2=linear", "frozen=output", "freeze_until=3:ff1", "--dtype", "f64"];
+    let keys =
+        ["eval_every=1", "loss=all", "ff2=linear", "frozen=output", "freeze_until=3:ff1", "--dtype", "f64"];
     let told = run("birth", &folder, &keys);
     let records = records(&folder);
     assert_eq!(records.len(), 13);
-    let trained = ["tok_embeddings", "layers.0.attention.wk", "layers.1.attention.wk", "layers.1.attention.wo", "layers.1.ff"];
+    let trained = [
+        "tok_embeddings",
+        "layers.0.attention.wk",
+        "layers.1.attention.wk",
+        "layers.1.attention.wo",
+        "layers.1.ff",
+    ];
     for (i, r) in records.iter().enumerate() {
         assert_eq!((r["step"].as_u64(), r["iter"].as_u64()), (Some(i as u64), Some(i as u64)));
         for key in METRICS {
@@ -171,7 +178,8 @@ fn every_metric_is_there_and_they_agree_with_each_other() {
     for pair in records.windows(2) {
         let number = |r: &Map<String, Value>, key: &str| r[key].as_f64().unwrap();
         close(number(&pair[1], "train_loss"), number(&pair[0], "loss"));
-        let norms = pair[0].iter().filter(|(k, _)| k.starts_with("gradnorm_")).filter_map(|(_, v)| v.as_f64());
+        let norms =
+            pair[0].iter().filter(|(k, _)| k.starts_with("gradnorm_")).filter_map(|(_, v)| v.as_f64());
         close(number(&pair[1], "grad_norm"), norms.map(|x| x * x).sum::<f64>().sqrt());
     }
     // The last record is the summary.
@@ -217,7 +225,8 @@ fn frozen_blocks_keep_their_bits_and_thawed_ones_move() {
     };
     let start = at("start", &["steps=1", "lr=0", "frozen=tok_embeddings,layers.1.attention.wk"]);
     let [wk0, wk1, wo1] = ["layers.0.attention.wk", "layers.1.attention.wk", "layers.1.attention.wo"];
-    let frozen = ["tok_embeddings", "layers.0.attention.wv", "layers.0.attention.wo", "layers.1.attention.wv", wk1];
+    let frozen =
+        ["tok_embeddings", "layers.0.attention.wv", "layers.0.attention.wo", "layers.1.attention.wv", wk1];
     let end = at("end", &["frozen=embeddings,wk1"]);
     frozen.iter().for_each(|name| assert!(block(&start, name) == block(&end, name), "{name} moved"));
     for name in [wk0, wo1, "output"] {
@@ -285,12 +294,18 @@ fn bad_input_is_refused_before_a_folder_appears() {
         (&["run", "birth", "frozen=embeddings,output,wk0,wk1,wo1"], &["frozen: every block"]),
         (&["run", "birth", "frozen=layers.2"], &["unknown frozen `layers.2`"]),
         (&["run", "birth", "freeze_until=9:ff1"], &["unknown freeze_until `ff1`"]),
-        (&["run", "birth", "freeze_until=9:layers.0.attention.wv"], &["freeze_until: layers.0.attention.wv.weight"]),
+        (
+            &["run", "birth", "freeze_until=9:layers.0.attention.wv"],
+            &["freeze_until: layers.0.attention.wv.weight"],
+        ),
         (&["run", "birth", "positions=sincos", "dim=7"], &["d: 7"]),
         (&["run", "birth", "optimizer=sgdm"], &["unknown optimizer `sgdm`"]),
         (&["run", "birth", "momentum=-1"], &["momentum: -1"]),
         (&["run", "birth", "schedule=step"], &["unknown schedule"]),
-        (&["run", "birth", "T=4096", "dim=4096", "shards=4096", "batch=4096"], &["memory (T, dim", "GiB free"]),
+        (
+            &["run", "birth", "T=4096", "dim=4096", "shards=4096", "batch=4096"],
+            &["memory (T, dim", "GiB free"],
+        ),
         (&["run", "birth", "output_split=0.001"], &["outputs: trigger"]),
         (&["run", "birth-fig2", "seeds=2"], &["seeds: 2", "birth-fig3"]),
         (&["run", "birth-fig3", "T=0"], &["T: 0"]),
@@ -307,7 +322,16 @@ fn bad_input_is_refused_before_a_folder_appears() {
     // Nothing that the loss counts: no K-th trigger comes twice in two tokens.
     let mut none = vec!["run", "birth"];
     none.extend(TINY);
-    none.extend(["T=2", "batch=2", "test_size=2", "corpus=dirichlet", "N=500", "alpha=1", "--out", text(&folder)]);
+    none.extend([
+        "T=2",
+        "batch=2",
+        "test_size=2",
+        "corpus=dirichlet",
+        "N=500",
+        "alpha=1",
+        "--out",
+        text(&folder),
+    ]);
     refused(&none, 2, &["no position of"]);
 }
 
@@ -326,14 +350,19 @@ fn studies_leave_their_tables_and_figures() {
         let of: BTreeSet<&str> = csv
             .lines()
             .skip(1)
-            .map(|l| l.strip_prefix('"').map_or(l.split(',').next().unwrap(), |q| q.split('"').next().unwrap()))
+            .map(|l| {
+                l.strip_prefix('"').map_or(l.split(',').next().unwrap(), |q| q.split('"').next().unwrap())
+            })
             .collect();
         assert_eq!(of.len(), groups, "{name}: {of:?}");
         let runs = fs::read_to_string(folder.join("runs.csv")).unwrap();
         let each = if name == "birth-fig2" { 1 } else { 2 };
         assert_eq!(runs.lines().count(), 1 + groups * each, "{name}");
         for figure in figures {
-            assert!(fs::metadata(folder.join(format!("figures/{figure}.png"))).unwrap().len() > 500, "{figure}");
+            assert!(
+                fs::metadata(folder.join(format!("figures/{figure}.png"))).unwrap().len() > 500,
+                "{figure}"
+            );
         }
         // Nothing is left to do.
         let out = popgrad(&["run", "--resume", text(&folder)]);
@@ -350,6 +379,7 @@ fn studies_leave_their_tables_and_figures() {
     let seeds = dir.path().join("seeds");
     run("birth", &seeds, &["seeds=2", "steps=4"]);
     assert!(seeds.join("figures/recall.png").exists());
-    let summary: Value = serde_json::from_str(&fs::read_to_string(seeds.join("summary.json")).unwrap()).unwrap();
+    let summary: Value =
+        serde_json::from_str(&fs::read_to_string(seeds.join("summary.json")).unwrap()).unwrap();
     assert_eq!(summary["birth, 4 steps: acc_end"]["n"], 2);
 }

@@ -300,7 +300,7 @@ fn values<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
 fn figures_make_a_page_whose_links_lead_somewhere() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("figures");
-    let keys = ["S=3", "T=6", "steps=4", "batch=8", "test_size=8", "eval_every=2", "checkpoint_every=2"];
+    let keys = ["S=3", "T=16", "steps=4", "batch=16", "test_size=16", "eval_every=2", "checkpoint_every=2"];
     let mut args = vec!["figures", "--quick", "--out", text(&folder)];
     args.extend(keys);
     ok(&args);

@@ -21,7 +21,7 @@ pub(super) const FIG2: Named = Named {
             trigger: an induction head, for fixed triggers as for random ones.",
     expect: "Layer 1: a bright sub-diagonal, first where it matters, in the rows after triggers. Layer 2: from a trigger that has \
              occurred before (rows of Q, marked with a dot) to what followed it then.",
-    in_paper: false,
+    in_paper: true,
     drawing: Drawing::BirthMaps,
     figures: true,
     drafts: |form| {
@@ -42,7 +42,7 @@ pub(super) const FIG3: Named = Named {
             positions come first.",
     expect: "Nothing frozen: wo1, then wk1, then wk0, its first 64 positions before the others. wo1 frozen: all wait. wk1 frozen: wo1 is \
              learned, wk0 hardly moves before the thaw. wk0 frozen: wo1 and wk1 are learned, accuracy waits for the thaw.",
-    in_paper: false,
+    in_paper: true,
     drawing: Drawing::BirthRecall,
     figures: false,
     drafts: |form| {
@@ -70,7 +70,7 @@ pub(super) const FIG4: Named = Named {
             trained with outputs by the bigrams fails on uniform ones.",
     expect: "Bigram losses fall together within the first steps; in-context losses leave their plateau in the order of K, random triggers \
              last. Trained on uniform outputs: both test laws are predicted; trained on bigram outputs: the uniform ones far less.",
-    in_paper: false,
+    in_paper: true,
     drawing: Drawing::BirthLosses,
     figures: false,
     drafts: |form| {
@@ -100,7 +100,7 @@ pub(super) const DEPTH: Named = Named {
     what: "Bietti et al.: transformers of one and of two layers; accuracy in context (seeds=K)",
     shows: "A one-layer transformer does not learn the bigrams of the context; one of two layers does.",
     expect: "acc_end of one layer stays near what the bigrams alone give; that of two layers rises towards 1. Bigram losses are equal.",
-    in_paper: false,
+    in_paper: true,
     drawing: Drawing::BirthDepth,
     figures: false,
     drafts: |form| {

@@ -2,7 +2,8 @@
 
 use crate::config::birth::{BOTH, BirthConfig};
 use crate::model::{
-    BlockKind, FeedForward, Layout, Memory, MemorySpec, Output, Positions, SequenceModel, TransformerSpec,
+    BlockKind, FeedForward, Layout, Memory, MemorySpec, Output, Positions, SequenceModel, Transformer,
+    TransformerSpec,
 };
 use crate::optim::{Hyper, Schedule, Thaw};
 use crate::rng::{Key, Purpose};
@@ -225,7 +226,7 @@ fn build<E: Elem>(
             frozen,
         })?));
     }
-    Ok(stub::<E, _>(&TransformerSpec {
+    Ok(Box::new(Transformer::<E>::new(&TransformerSpec {
         vocab,
         seq_len: config.T,
         dim: config.dim,
@@ -241,7 +242,7 @@ fn build<E: Elem>(
         positions,
         output,
         frozen,
-    })?)
+    })?))
 }
 
 /// How training goes.
@@ -290,8 +291,4 @@ pub fn memory(config: &BirthConfig) -> Result<usize> {
         "f64" => typed::<f64>(config),
         _ => typed::<f32>(config),
     }
-}
-
-fn stub<E: Elem, S>(_: &S) -> Result<Box<dyn SequenceModel<E>>> {
-    Err(Error::invalid("model", "x", "none yet"))
 }
