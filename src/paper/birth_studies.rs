@@ -49,6 +49,8 @@ pub(super) const FIG3: Named = Named {
         let until = if form.quick { 150 } else { 300 };
         let base = |block: &str| {
             let d = Draft::new("run", "birth").with("steps", if form.quick { 400 } else { 1000 });
+            // Long enough to tell early positions from late ones.
+            let d = if form.quick { d.with("T", 128) } else { d };
             if block.is_empty() { d } else { d.with("freeze_until", format!("{until}:{block}")) }
         };
         let groups = vec![
@@ -81,7 +83,7 @@ pub(super) const FIG4: Named = Named {
                 .with("ff2", "linear")
                 .with("outputs", outputs)
                 .with("test_outputs", "both");
-            d.with("steps", if form.quick { 400 } else { 1000 })
+            if form.quick { d.with("T", 128).with("steps", 600) } else { d.with("steps", 1000) }
         };
         let groups = vec![
             ("K=5, fixed", base("fixed", 5, "uniform")),

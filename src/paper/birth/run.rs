@@ -194,8 +194,8 @@ fn run_typed<E: Elem>(
 /// Sequences among which the sample for pictures is chosen.
 const SAMPLES: usize = 64;
 
-/// Writes attention on the sample sequence in which triggers return most often where pictures show it: arrays `tokens` (T), `seen` (T),
-/// and `layer1`, `layer2`, .. (heads, T, T).
+/// Writes attention on a sample sequence: arrays `tokens` (T), `seen` (T), and `layer1`, `layer2`, .. (heads, T, T). It is the first of those
+/// in which most triggers occur a second time where pictures show it, and none is its own output.
 fn write_attention<E: Elem>(
     folder: &Path,
     setup: &Setup,
@@ -207,7 +207,13 @@ fn write_attention<E: Elem>(
     let mut batch = LabelledBatch::with_capacity(SAMPLES, t, n)?;
     source.fill(0, SAMPLES, &mut source.work(), &mut batch);
     let shown = t.min(figures::SHOWN);
-    let returns = |s: &usize| batch.seen()[s * t..s * t + shown].iter().filter(|c| **c >= 2).count();
+    let returns = |s: &usize| {
+        let row = s * t..s * t + shown;
+        let (seen, tokens) = (&batch.seen()[row.clone()], &batch.tokens()[row.clone()]);
+        let own_output =
+            seen.iter().zip(tokens).zip(&batch.labels()[row]).any(|((c, z), y)| *c > 0 && z == y);
+        if own_output { 0 } else { 1 + seen.iter().filter(|c| **c == 2).count() }
+    };
     // The first of the best.
     let best = (0..SAMPLES).rev().max_by_key(returns).unwrap_or(0);
     let row = best * t..(best + 1) * t;

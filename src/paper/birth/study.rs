@@ -77,8 +77,10 @@ fn came(f: &Found<'_>, key: &str) -> Option<f64> {
     let points: Vec<(f64, f64)> =
         f.records.iter().filter_map(|r| Some((number(r, "step")?, number(r, key)?))).collect();
     let (first, last) = (points.first()?.1, points.last()?.1);
-    let there = |x: f64| if key.starts_with("loss") { x <= 0.5 * (first + last) } else { x >= REACHED };
-    points.iter().find(|p| there(p.1)).map(|p| p.0)
+    let falls = key.starts_with("loss");
+    let there = |x: f64| if falls { x <= 0.5 * (first + last) } else { x >= REACHED };
+    // A loss that nothing trains may well rise.
+    points.iter().find(|p| there(p.1) && !(falls && last >= first)).map(|p| p.0)
 }
 
 /// Writes everything; returns the summary.
