@@ -1,11 +1,13 @@
 //! Filling a batch allocates nothing. Alone in its file: the counters are global.
 
-use popgrad::batch::Batch;
+use popgrad::batch::{Batch, LabelledBatch};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{Sampled, Source};
-use popgrad::task::{CausalDag, CausalTree, Dag, DagRoots, Forest, Roots};
+use popgrad::source::{LabelledSource, LossOn, Sampled, Source, TriggerPopulation, TriggerSource};
+use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
+use popgrad::task::{CausalDag, CausalTree, Dag, DagRoots, Forest, Roots, TriggerBigram};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
+use std::sync::Arc;
 
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -23,6 +25,13 @@ fn fill_allocates_nothing() {
             nothing_allocated(&source);
         }
     }
+    for law in [Outputs::Uniform, Outputs::Bigram] {
+        let (laws, outputs) =
+            (Bigrams::dirichlet(4, 0.5, 1).unwrap(), OutputLaw { law, no_repeat: true, allowed: vec![] });
+        let task = Arc::new(TriggerBigram::new(laws, 5, Triggers::Random { count: 2 }, outputs).unwrap());
+        nothing_allocated_labelled(&TriggerPopulation::new(&task, LossOn::Head).unwrap());
+        nothing_allocated_labelled(&TriggerSource::new(task, Key::new(1, Purpose::Train), LossOn::Head));
+    }
 }
 
 fn nothing_allocated(source: &Sampled) {
@@ -34,4 +43,14 @@ fn nothing_allocated(source: &Sampled) {
     let change = region.change();
     assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
     assert_eq!(batch.seqs(), 10);
+}
+
+fn nothing_allocated_labelled(source: &dyn LabelledSource) {
+    let mut work = source.work();
+    let mut batch = LabelledBatch::with_capacity(64, 5, 4).unwrap();
+    let region = Region::new(GLOBAL);
+    source.fill(0, 64, &mut work, &mut batch);
+    source.fill(64, 10, &mut work, &mut batch);
+    let change = region.change();
+    assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
 }

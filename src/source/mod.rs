@@ -2,10 +2,12 @@
 
 mod exact;
 mod sampled;
+mod trigger_population;
 mod triggers;
 
 pub use exact::Exact;
 pub use sampled::Sampled;
+pub use trigger_population::TriggerPopulation;
 pub use triggers::{LossOn, TriggerSource};
 
 /// Working storage of a [`Source`], of a type that only the source knows.

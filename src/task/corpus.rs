@@ -1,5 +1,10 @@
 //! Character statistics of a text: what the trigger-bigram task draws its sequences from.
 
+mod files;
+
+#[doc(hidden)]
+pub use files::fuzz;
+
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -85,6 +90,9 @@ impl Corpus {
 
     fn checked(self) -> Result<Self> {
         let n = self.symbols.len();
+        if self.unigrams.iter().try_fold(0u64, |sum, c| sum.checked_add(*c)).is_none() {
+            return Err(Error::invalid("unigrams", "2^64 characters or more", "counts of a sum below 2^64"));
+        }
         let followed = |k: usize| saturating_sum(self.bigrams[k * n..(k + 1) * n].iter());
         if let Some(k) = (0..n).find(|k| followed(*k) == 0) {
             let allowed = "every character followed by another one somewhere";
@@ -244,6 +252,7 @@ mod tests {
             ("c,n\n97,2\n97,3\n", b, "unigrams: line 3: 'a' again"),
             ("c,n\n97,2\n98,0\n", b, "unigrams: line 3: `98,0`"),
             ("c,n\n97,2\n55296,1\n", b, "unigrams: line 3: 55296; allowed: the code point"),
+            ("c,n\n97,18446744073709551615\n98,1\n", b, "unigrams: 2^64 characters"),
             (u, "c,d,n\n97,98,2\n99,97,1\n", "bigrams: line 3: 'c'; allowed: characters that"),
             (u, "c,d,n\n97,98,2\n97,98,1\n", "bigrams: line 3: a pair again"),
             (u, "c,d,n\n97,98,2\n", "corpus: nothing follows 'b'"),

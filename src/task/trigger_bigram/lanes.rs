@@ -71,7 +71,8 @@ impl TriggerBigram {
         for (i, ((tokens, labels), seen)) in blocks.enumerate() {
             self.walk(key, first.wrapping_add((i * SIDE) as u64), work);
             // Lanes beyond the last row were drawn for nothing.
-            let rows = tokens.chunks_exact_mut(t).zip(labels.chunks_exact_mut(t)).zip(seen.chunks_exact_mut(t));
+            let rows =
+                tokens.chunks_exact_mut(t).zip(labels.chunks_exact_mut(t)).zip(seen.chunks_exact_mut(t));
             for (l, ((tokens, labels), seen)) in rows.enumerate() {
                 let lane = |of: &mut [u32], from: &[u32]| {
                     of.iter_mut().zip(from.chunks_exact(SIDE)).for_each(|(x, lanes)| *x = lanes[l]);
@@ -129,7 +130,11 @@ impl TriggerBigram {
                 Triggers::Fixed { .. } => [self.fixed[k] as usize; SIDE],
                 Triggers::Random { .. } => {
                     let u = &self.laws.unigram;
-                    pick(n, |s, l| if output[s * SIDE + l] == NONE { u[s] } else { 0.0 }, &words(trigger_words))
+                    pick(
+                        n,
+                        |s, l| if output[s * SIDE + l] == NONE { u[s] } else { 0.0 },
+                        &words(trigger_words),
+                    )
                 }
             };
             let word: [u64; SIDE] = words(output_words);
