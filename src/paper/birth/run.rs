@@ -29,7 +29,7 @@ use std::time::Instant;
 
 /// One line of `metrics.jsonl`, under the names of the public code: everything that a rerun reproduces bit for bit. Metrics are those of
 /// the batch of update `iter`, which is yet to be made; what is not defined is null, a memory that the model has not -1.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MetricRecord {
     /// Updates done.
     pub step: u64,
@@ -154,6 +154,7 @@ fn run_typed<E: Elem>(
     let earlier = folder::last_seconds(folder)?;
     let first_step = trainer.steps_done();
     let mut recorder = Recorder {
+        config,
         setup: &setup,
         model,
         folder,
@@ -234,6 +235,7 @@ fn write_attention<E: Elem>(
 
 /// Writes logs and checkpoints as training goes.
 struct Recorder<'a, E: Elem> {
+    config: &'a BirthConfig,
     setup: &'a Setup,
     model: &'a dyn SequenceModel<E>,
     folder: &'a Path,
@@ -275,7 +277,6 @@ impl<E: Elem> Recorder<'_, E> {
             at.filter(|_| several).and_then(|i| found.tests.get(i)?.acc_end)
         };
         let reals: Vec<f64> = params.iter().map(|p| p.to_f64()).collect();
-        let task = &self.setup.task;
         Ok(MetricRecord {
             step: e.step,
             iter: e.step,
@@ -289,7 +290,7 @@ impl<E: Elem> Recorder<'_, E> {
             loss_head_test: own.loss_head,
             acc_end_test_uniform: of("uniform"),
             acc_end_test_bigram: of("bigram"),
-            recall: recall::of(self.layout(), &reals, task.laws().bigram(), task.fixed_triggers()),
+            recall: recall::of(self.config, self.layout(), &reals, &self.setup.task)?,
             norms,
         })
     }

@@ -162,7 +162,7 @@ pub(in crate::paper) fn key_numbers(
     let value = |f: &Found<'_>, key: &str| f.summary.get(key)?.as_f64().filter(|x| *x >= 0.0);
     let shown: Vec<Curve> =
         COLUMNS.into_iter().filter(|(k, _)| found.iter().any(|f| value(f, k).is_some())).collect();
-    let mut columns = vec!["runs of", "number"];
+    let mut columns = vec!["group", "runs"];
     columns.extend(shown.iter().map(|c| c.1));
     columns.push("step of .9 in context");
     let short = |s: Option<Spread>, digits: usize| match s {
@@ -219,7 +219,16 @@ pub(in crate::paper) fn names(drawing: Drawing) -> &'static [(&'static str, &'st
 fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
     let dir = folder.join(FOLDER);
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
-    let save = |stem: &str, columns: usize, figures: Vec<Figure>| {
+    let save = |stem: &str, columns: usize, mut figures: Vec<Figure>| {
+        if figures.is_empty() {
+            // A page names it all the same.
+            figures.push(panel(
+                "nothing to show: no run has these numbers",
+                "",
+                Vec::new(),
+                Some((0.0, 1.0)),
+            ));
+        }
         save_figure(&dir, stem, &Panels { title: study.title.clone(), columns, figures }.into()).map(drop)
     };
     let groups = groups(found);
@@ -252,12 +261,7 @@ fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
                 by_group("accuracy in context, held out", "acc_end_test", share, unit),
             ];
             save("accuracy", 2, some(accuracy))?;
-            // A transformer has not all of them.
-            let recall = some(groups.iter().map(|g| of_group(g, &RECALL)).collect());
-            if recall.is_empty() {
-                return save("recall", 2, some(groups.iter().map(|g| of_group(g, &ACCURACY)).collect()));
-            }
-            save("recall", 2, recall)
+            save("recall", 2, some(groups.iter().map(|g| of_group(g, &RECALL)).collect()))
         }
         Drawing::BirthLosses => {
             let losses = vec![
@@ -275,10 +279,7 @@ fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
                 by_group("W_O of layer 2 (wo1)", "wo1_acc", share, unit),
                 by_group("feed-forward of layer 2 (ff1)", "ff1_loss", nats, None),
             ];
-            match some(recall) {
-                none if none.is_empty() => Ok(()),
-                recall => save("recall", 2, recall),
-            }
+            save("recall", 2, some(recall))
         }
         _ => {
             let accuracy = vec![
@@ -306,16 +307,18 @@ fn line(label: &str, curve: &[(u64, Spread)], color: usize) -> Series {
 /// None without a point.
 fn chart(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Option<Figure> {
     let series: Vec<Series> = series.into_iter().filter(|s| !s.points.is_empty()).collect();
-    (!series.is_empty()).then(|| {
-        LineChart {
-            title: title.into(),
-            x_label: "step".into(),
-            y_label: y_label.into(),
-            series,
-            y_range,
-            size: (440.0, 280.0),
-            ..LineChart::default()
-        }
-        .into()
-    })
+    (!series.is_empty()).then(|| panel(title, y_label, series, y_range))
+}
+
+fn panel(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Figure {
+    LineChart {
+        title: title.into(),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        series,
+        y_range,
+        size: (440.0, 280.0),
+        ..LineChart::default()
+    }
+    .into()
 }
