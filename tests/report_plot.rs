@@ -432,7 +432,7 @@ fn matrices_of_every_size_and_value_are_drawn() {
         "{texts:?}"
     );
     // Every position of a text, where numbers would be thinned out.
-    let letters: Vec<String> = (0..40).map(|i| format!("c{i}")).collect();
+    let letters: Vec<String> = ('a'..='z').chain('A'..='N').map(String::from).collect();
     let (rows, cols) = (Ticks::Letters(letters.clone()), Ticks::Letters(letters.clone()));
     let texts = sample("letters", HeatMap { row_ticks: rows, col_ticks: cols, ..square(40, |i| i as f64) });
     for letter in letters {

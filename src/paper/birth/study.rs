@@ -265,8 +265,8 @@ fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
         }
         Drawing::BirthLosses => {
             let losses = vec![
-                by_group("bigrams: loss where no trigger is", "loss_bigram", nats, None),
-                by_group("in context: loss at triggers seen before", "loss_head", nats, None),
+                by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
+                by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
             ];
             save("losses", 2, some(losses))?;
             let laws = vec![
@@ -288,8 +288,8 @@ fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
             ];
             save("accuracy", 2, some(accuracy))?;
             let losses = vec![
-                by_group("bigrams: loss where no trigger is", "loss_bigram", nats, None),
-                by_group("in context: loss at triggers seen before", "loss_head", nats, None),
+                by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
+                by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
             ];
             save("losses", 2, some(losses))
         }
