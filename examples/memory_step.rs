@@ -14,7 +14,8 @@ use popgrad::task::Corpus;
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, TriggerBigram, Triggers};
 use popgrad::train::{Labelled, Plan, Trainer};
 use popgrad::{Error, Result};
-use popgrad_kernels::Elem;
+use popgrad_kernels::{Elem, Kernels};
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +28,30 @@ impl Draw for Draws {
     fn uniform(&self, i: u64) -> f64 {
         2.0 * self.0.uniforms(i, 1, 0)[0] - 1.0
     }
+}
+
+/// GFLOP/s of multiply-adds on registers, on all threads of this pool at once.
+fn peak<E: Elem>() -> Result<f64> {
+    let kernels = Kernels::<E>::from_env()?;
+    let start = Instant::now();
+    let flops: u64 = rayon::broadcast(|_| black_box(kernels.fma_peak(300_000))).into_iter().sum();
+    Ok(flops as f64 / start.elapsed().as_secs_f64() / 1e9)
+}
+
+/// Multiplications and additions of a step with frozen embeddings and output, in GFLOP: what products need that use what is known to be
+/// zero and compute every probability once. Layer 1: scores, mixing, and their gradients in probabilities and queries; layer 2 at
+/// its queries: the same and those of its keys and values; six products with W_K and Ψ; logits there and back.
+fn gflop(batch: &LabelledBatch, d: usize) -> f64 {
+    let (t, n) = (batch.len_tokens(), batch.vocab());
+    let (mut first, mut second, mut queries) = (0, 0, 0);
+    for weights in batch.weights().chunks(t) {
+        let list: Vec<usize> = (0..t).filter(|i| weights[*i] > 0.0).collect();
+        let m = list.last().map_or(0, |i| i + 1);
+        first += m * (m + 1) / 2;
+        second += list.iter().map(|i| i + 1).sum::<usize>();
+        queries += list.len();
+    }
+    2e-9 * d as f64 * (4 * first + 6 * second + queries * (6 * d + 2 * n)) as f64
 }
 
 /// The same batch at every step.
@@ -61,7 +86,7 @@ fn step<E: Elem>(
     source: &dyn LabelledSource,
     batch: usize,
     rounds: usize,
-) -> Result<[f64; 2]> {
+) -> Result<[f64; 3]> {
     let plan = Plan {
         steps: 1 << 40,
         batch,
@@ -82,16 +107,18 @@ fn step<E: Elem>(
     let params = model.initial(&Draws(Key::new(1, Purpose::Init)));
     let objective = Labelled::new(model, source, &plan, thaws)?;
     let mut trainer = Trainer::of(objective, Box::new(optimizer), plan, params)?;
-    let mut times = Vec::with_capacity(rounds);
+    let (mut times, mut peaks) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
     for round in 0..rounds + 2 {
         let start = Instant::now();
         trainer.update()?;
         if round >= 2 {
             times.push(start.elapsed().as_secs_f64());
+            peaks.push(peak::<E>()?);
         }
     }
     times.sort_by(f64::total_cmp);
-    Ok([times[rounds / 2], times[0]])
+    peaks.sort_by(f64::total_cmp);
+    Ok([times[rounds / 2], times[0], peaks[rounds / 2]])
 }
 
 fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds: usize) -> Result<()> {
@@ -109,6 +136,7 @@ fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds
     let mut drawn = LabelledBatch::with_capacity(batch, t, vocab)?;
     source.fill(0, batch, &mut source.work(), &mut drawn);
     let count = drawn.total_weight() / batch as f64;
+    let work = gflop(&drawn, d);
     let drawn = Drawn { batch: drawn, source: source.clone() };
     let spec = MemorySpec {
         vocab,
@@ -122,10 +150,16 @@ fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds
         frozen: if frozen { vec!["tok_embeddings.weight".into()] } else { vec![] },
     };
     let model = Memory::<E>::new(&spec)?;
-    let [with, with_min] = step(&model, &source, batch, rounds)?;
-    let [without, without_min] = step(&model, &drawn, batch, rounds)?;
+    let [with, with_min, peak] = step(&model, &source, batch, rounds)?;
+    let [without, without_min, _] = step(&model, &drawn, batch, rounds)?;
     println!("N {vocab}, T {t}, d {d}, batch {batch}, {count:.1} queries a sequence, frozen {frozen}");
     println!("step            {with:.4} s (least {with_min:.4})");
+    if frozen {
+        let (rate, share) = (work / with, 100.0 * work / with / peak);
+        println!(
+            "{work:.1} GFLOP a step, {rate:.0} GFLOP/s, {share:.0} % of {peak:.0} measured between steps"
+        );
+    }
     println!("without samples {without:.4} s (least {without_min:.4})");
     Ok(())
 }

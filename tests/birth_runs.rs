@@ -209,6 +209,35 @@ fn every_metric_is_there_and_they_agree_with_each_other() {
     }
 }
 
+#[test]
+fn a_transformer_logs_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str, keys: &[&str]| {
+        let folder = dir.path().join(name);
+        run("birth-full", &folder, keys);
+        folder
+    };
+    let (one, five) = (at("1", &["--threads", "1"]), at("5", &["--threads", "5"]));
+    same(&one, &five);
+    let several_heads = records(&one);
+    let layers_1 = records(&at("shallow", &["layers=1", "heads=1"]));
+    let deep =
+        records(&at("deep", &["layers=3", "heads=1", "block=standard", "norm=false", "positions=sincos"]));
+    for i in 0..4 {
+        // The first layer's scores only where one head is all there is; the second's where there is one.
+        assert!(several_heads[i]["score_acc"].is_null() && several_heads[i]["acc_end"].is_number());
+        assert!(layers_1[i]["score_acc"].is_number() && layers_1[i]["score2_acc"].is_null());
+        assert_eq!((&layers_1[i]["wk1_acc"], &layers_1[i]["wo1_acc"]), (&(-1.0).into(), &(-1.0).into()));
+        assert!(deep[i]["score_acc"].is_number() && deep[i]["score2_acc"].is_number());
+        assert!(
+            deep[i].contains_key("norm_layers.2.ff.w1.weight") && !deep[i].contains_key("norm_norm.weight")
+        );
+        assert!(several_heads[i].contains_key("gradnorm_norm.weight"));
+    }
+    let arrays = read_arrays(&one.join("attention.npz")).unwrap();
+    assert_eq!((arrays["layer1"].shape(), arrays["layer2"].shape()), (&[4, 24, 24][..], &[4, 24, 24][..]));
+}
+
 fn block(folder: &Path, name: &str) -> Vec<u64> {
     let checkpoint = Checkpoint::load(&folder.join("checkpoint.safetensors")).unwrap();
     let array = &checkpoint.state[&format!("param.{name}.weight")];
@@ -269,10 +298,10 @@ fn corpora_of_every_kind() {
     let at = |name: &str| format!("corpus={}", text(&path(name)));
     let folder = path("out");
     for (key, code, words) in [
-        (counts.as_str(), 2, &["bigrams"][..]),
+        (counts.as_str(), 1, &["char_bigrams.csv", "occurs 2 times"][..]),
         (&at("empty.txt"), 1, &["empty.txt", "empty"]),
-        (&at("latin.txt"), 1, &["latin.txt", "not UTF-8 at byte 3"]),
-        (&at("end.txt"), 2, &["corpus: nothing follows 'z'"]),
+        (&at("latin.txt"), 1, &["latin.txt", "byte 3: not UTF-8"]),
+        (&at("end.txt"), 1, &["end.txt", "nothing follows 'z'"]),
         (&at("nowhere.txt"), 1, &["nowhere.txt", "cannot read"]),
         ("corpus=dirichlet", 2, &["N: missing"]),
     ] {
@@ -342,6 +371,7 @@ fn studies_leave_their_tables_and_figures() {
         ("birth-fig2", &["steps=8"][..], 2, &["attention", "accuracy"][..]),
         ("birth-fig3", &["steps=8", "seeds=2"], 4, &["accuracy", "recall"]),
         ("birth-fig4", &["steps=8", "seeds=2"], 5, &["losses", "laws", "recall"]),
+        ("birth-depth", &["steps=8", "seeds=2"], 2, &["accuracy", "losses"]),
     ] {
         let folder = dir.path().join(name);
         run(name, &folder, extra);

@@ -1,16 +1,17 @@
 //! A warm training step allocates nothing.
 
 use popgrad::exact::{Prior, RootLaw, TreeLaw};
-use popgrad::model::{ModelSpec, build};
-use popgrad::optim::{Hyper, Schedule, build as optimizer};
+use popgrad::model::{FeedForward, Memory, MemorySpec, ModelSpec, Output, Positions, SequenceModel, build};
+use popgrad::optim::{Hyper, PerBlock, Schedule, Thaw, build as optimizer};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{Exact, Sampled, Source};
+use popgrad::source::{Exact, LossOn, Sampled, Source, TriggerSource};
+use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, TriggerBigram, Triggers};
 use popgrad::task::{CausalDag, CausalTree, Dag, DagRoots, Forest, Roots};
-use popgrad::train::{Plan, Trainer};
+use popgrad::train::{Labelled, Objective, Plan, Trainer};
 use rayon::prelude::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -34,24 +35,9 @@ fn allocations_of_warm_steps(
     let (vocab, seq_len) = (source.vocab(), source.seq_len());
     let spec = ModelSpec { name: name.into(), vocab, seq_len, heads: heads.to_vec(), eps: 0.01 };
     let model = build::<f32>(&spec).unwrap();
-    let plan = Plan {
-        steps: 1000,
-        batch: 128,
-        shards: 4,
-        lr: 1.0,
-        schedule: Schedule::Cosine,
-        eval_every: 1000,
-        checkpoint_every: 1000,
-    };
+    let plan = plan(128, 1.0);
     let params = vec![0.01f32; model.layout().len()];
-    let threads = pool.current_num_threads();
     pool.install(|| {
-        // A worker's first steal registers it with the deques' garbage collector, once in its life. On a loaded machine a
-        // worker may sleep through any number of warm-up steps; a barrier makes every one of them steal a task now.
-        let all_here = Barrier::new(threads);
-        (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
-            all_here.wait();
-        });
         let hyper = Hyper { weight_decay: 0.01, ..Hyper::default() };
         let (kind, hyper) = match name {
             "mlp_transformer" => ("adamw", hyper),
@@ -59,20 +45,69 @@ fn allocations_of_warm_steps(
         };
         let optimizer = optimizer(kind, params.len(), &hyper).unwrap();
         let mut trainer = Trainer::new(model.as_ref(), source, optimizer, plan, params).unwrap();
-        for _ in 0..20 {
+        allocations(&mut trainer)
+    })
+}
+
+/// Of 200 warm steps. Runs in the trainer's pool.
+fn allocations<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
+    // A worker's first steal registers it with the deques' garbage collector, once in its life. On a loaded machine a
+    // worker may sleep through any number of warm-up steps; a barrier makes every one of them steal a task now.
+    let threads = rayon::current_num_threads();
+    let all_here = Barrier::new(threads);
+    (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+        all_here.wait();
+    });
+    for _ in 0..20 {
+        trainer.update().unwrap();
+    }
+    // The least of a few rounds: a thread of another pool may still be starting up during one of them, which allocates
+    // once in its life; a step that allocates does so in every round.
+    let round = || {
+        let before = GLOBAL.stats();
+        for _ in 0..200 {
             trainer.update().unwrap();
         }
-        // The least of a few rounds: a thread of another pool may still be starting up during one of them, which allocates
-        // once in its life; a step that allocates does so in every round.
-        let round = || {
-            let before = GLOBAL.stats();
-            for _ in 0..200 {
-                trainer.update().unwrap();
-            }
-            let after = GLOBAL.stats();
-            (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
-        };
-        std::iter::repeat_with(round).take(3).min().unwrap_or(usize::MAX)
+        let after = GLOBAL.stats();
+        (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
+    };
+    std::iter::repeat_with(round).take(3).min().unwrap_or(usize::MAX)
+}
+
+fn plan(batch: usize, lr: f64) -> Plan {
+    Plan {
+        steps: 1000,
+        batch,
+        shards: 4,
+        lr,
+        schedule: Schedule::Cosine,
+        eval_every: 1000,
+        checkpoint_every: 1000,
+    }
+}
+
+/// A model with labels at every position, its blocks thawing one after the other.
+fn allocations_of_labelled(model: &dyn SequenceModel<f32>, pool: &rayon::ThreadPool) -> usize {
+    let laws = Bigrams::dirichlet(model.vocab(), 0.5, 1).unwrap();
+    let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
+    let triggers = Triggers::Random { count: 3 };
+    let task = TriggerBigram::new(laws, model.seq_len(), triggers, outputs).unwrap();
+    let source = TriggerSource::new(Arc::new(task), Key::new(1, Purpose::Train), LossOn::Head);
+    let blocks = model.layout().blocks().iter().zip(model.trainable()).enumerate();
+    let thaws: Vec<Thaw> = blocks
+        .map(|(i, (b, can))| Thaw {
+            name: b.name().into(),
+            range: b.range(),
+            from: can.then_some(10 * i as u64),
+        })
+        .collect();
+    let params = vec![0.01; model.layout().len()];
+    pool.install(|| {
+        let hyper = Hyper { weight_decay: 0.01, momentum: 0.9, ..Hyper::default() };
+        let optimizer = PerBlock::new("sgd", thaws.clone(), &hyper).unwrap();
+        let objective = Labelled::new(model, &source, &plan(16, 0.01), thaws).unwrap();
+        let mut trainer = Trainer::of(objective, Box::new(optimizer), plan(16, 0.01), params).unwrap();
+        allocations(&mut trainer)
     })
 }
 
@@ -102,6 +137,24 @@ fn a_warm_step_allocates_nothing() {
             let threads = pool.current_num_threads();
             let count = allocations_of_warm_steps(name, source, heads, pool);
             assert_eq!(count, 0, "{name} {heads:?}, {threads} threads: {count} allocations in 200 steps");
+        }
+    }
+    let spec = MemorySpec {
+        vocab: 9,
+        seq_len: 20,
+        dim: 8,
+        ff: [FeedForward::Linear, FeedForward::Relu],
+        positions: Positions::Random,
+        output: Output::Free,
+        scale_scores: true,
+        scale_embeddings: false,
+        frozen: Vec::new(),
+    };
+    for positions in [Positions::Random, Positions::Rotary] {
+        let model = Memory::new(&MemorySpec { positions, ..spec.clone() }).unwrap();
+        for pool in &pools {
+            let count = allocations_of_labelled(&model, pool);
+            assert_eq!(count, 0, "memory, {positions:?}: {count} allocations in 200 steps");
         }
     }
 }

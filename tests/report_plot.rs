@@ -431,6 +431,13 @@ fn matrices_of_every_size_and_value_are_drawn() {
         texts.contains(&"a longer label".to_string()) && texts.contains(&"rest".to_string()),
         "{texts:?}"
     );
+    // Every position of a text, where numbers would be thinned out.
+    let letters: Vec<String> = ('a'..='z').chain('A'..='N').map(String::from).collect();
+    let (rows, cols) = (Ticks::Letters(letters.clone()), Ticks::Letters(letters.clone()));
+    let texts = sample("letters", HeatMap { row_ticks: rows, col_ticks: cols, ..square(40, |i| i as f64) });
+    for letter in letters {
+        assert_eq!(texts.iter().filter(|t| **t == letter).count(), 2, "{letter}: {texts:?}");
+    }
     sample("random300", square(300, |i| noise(i % 97 + 1)[i % 97]));
 }
 
@@ -445,6 +452,7 @@ fn contradictory_records_are_typed_errors() {
         ("row_blocks", HeatMap { row_blocks: stream(&[("a", 3)]), ..good.clone() }.into()),
         ("col_blocks", HeatMap { col_blocks: stream(&[("a", usize::MAX), ("b", 3)]), ..good.clone() }.into()),
         ("col_ticks", HeatMap { col_ticks: Ticks::Labels(vec!["a".into()]), ..good.clone() }.into()),
+        ("row_ticks", HeatMap { row_ticks: Ticks::Letters(vec!["a".into(); 3]), ..good.clone() }.into()),
         ("range", HeatMap { range: Some((1.0, 1.0)), ..good.clone() }.into()),
         ("range", HeatMap { range: Some((f64::NAN, 1.0)), ..good.clone() }.into()),
         ("y_range", LineChart { y_range: Some((2.0, 1.0)), ..LineChart::default() }.into()),

@@ -303,6 +303,8 @@ fn figures_make_a_page_whose_links_lead_somewhere() {
     let keys = ["S=3", "T=6", "steps=4", "batch=8", "test_size=8", "eval_every=2", "checkpoint_every=2"];
     let mut args = vec!["figures", "--quick", "--out", text(&folder)];
     args.extend(keys);
+    // A key of the other paper's studies; S is none of theirs.
+    args.push("loss=all");
     ok(&args);
     let html = fs::read_to_string(folder.join("index.html")).unwrap();
     let mut checked = 0;
@@ -319,6 +321,10 @@ fn figures_make_a_page_whose_links_lead_somewhere() {
     assert!(checked > 40, "{checked} links");
     for study in ["causal-fig2", "causal-fig5", "causal-fig6", "causal-fig7", "causal-fig8", "causal-fig9"] {
         assert!(html.contains(&format!("popgrad run {study} {} --quick", keys.join(" "))), "{study}");
+    }
+    for study in ["birth-fig2", "birth-fig3", "birth-fig4", "birth-depth"] {
+        let command = format!("popgrad run {study} {} loss=all --quick", keys[1..].join(" "));
+        assert!(html.contains(&command), "{study}");
     }
     assert!(!html.contains("causal-seeds"), "made only when asked");
     // Nothing is left to do, and the page comes out the same.

@@ -1,6 +1,7 @@
 //! The population of small trigger-bigram tasks against a naive enumeration, and against samples.
 
 use popgrad::batch::LabelledBatch;
+use popgrad::model::{FeedForward, Memory, MemorySpec, Output, Positions, SequenceModel};
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{LabelledSource, LossOn, TriggerPopulation, TriggerSource};
 use popgrad::task::TriggerBigram;
@@ -225,5 +226,88 @@ fn large_tasks_are_refused() {
         let task = TriggerBigram::new(laws.clone(), len, triggers, any.clone()).unwrap();
         let e = TriggerPopulation::new(&task, LossOn::All).unwrap_err().to_string();
         assert!(e.starts_with("N, T, K: up to ") && e.contains("words of"), "{e}");
+    }
+}
+
+/// A small model of the paper.
+fn memory() -> Memory<f64> {
+    Memory::new(&MemorySpec {
+        vocab: 3,
+        seq_len: 5,
+        dim: 6,
+        ff: [FeedForward::None, FeedForward::Linear],
+        positions: Positions::Random,
+        output: Output::Free,
+        scale_scores: true,
+        scale_embeddings: false,
+        frozen: vec![],
+    })
+    .unwrap()
+}
+
+/// Σ w ℓ / Σ w and its gradient on sequences `0..count`.
+fn gradient(
+    model: &Memory<f64>,
+    params: &[f64],
+    source: &dyn LabelledSource,
+    count: usize,
+) -> (f64, Vec<f64>) {
+    let mut batch = LabelledBatch::with_capacity(count, source.seq_len(), source.vocab()).unwrap();
+    source.fill(0, count, &mut source.work(), &mut batch);
+    let (mut ws, mut grad) = (model.workspace(count).unwrap(), vec![0.0; params.len()]);
+    let loss = model.loss_and_grad(params, &batch, model.trainable(), &mut ws, &mut grad).unwrap();
+    let total = batch.total_weight();
+    (loss.value() / total, grad.iter().map(|g| g / total).collect())
+}
+
+#[test]
+fn the_memory_models_gradient_on_the_population() {
+    let model = memory();
+    let key = Key::new(6, Purpose::Init);
+    let params: Vec<f64> = (0..model.layout().len() as u64).map(|i| 0.4 * key.normal(i)).collect();
+    let trained = model.layout().blocks().iter().zip(model.trainable()).filter(|(_, on)| **on);
+    let ranges: Vec<_> = trained.map(|(b, _)| b.range()).collect();
+    for task in tasks(3, 5, 1) {
+        let task = Arc::new(task);
+        let exact = TriggerPopulation::new(&task, LossOn::Head).unwrap();
+        let (_, grad) = gradient(&model, &params, &exact, exact.entries());
+        let scale = grad.iter().map(|g| g.abs()).fold(0.0, f64::max);
+        // Central differences: error h² times the third derivative, about the gradient's size here, and 2ε/h of rounding.
+        let h = 1e-5;
+        for range in &ranges {
+            for i in range.clone().step_by(5) {
+                let at = |by: f64| {
+                    let mut moved = params.clone();
+                    moved[i] += by;
+                    gradient(&model, &moved, &exact, exact.entries()).0
+                };
+                let slope = (at(h) - at(-h)) / (2.0 * h);
+                assert!((slope - grad[i]).abs() < 1e-8 * (1.0 + scale), "{i}: {slope} {}", grad[i]);
+            }
+        }
+        // Samples, in 32 batches whose spread tells the error of their mean.
+        let (batches, size) = (32, 1024);
+        let source = TriggerSource::new(task, Key::new(12, Purpose::Test), LossOn::Head);
+        let mut sums = vec![[0.0; 2]; params.len()];
+        let mut batch = LabelledBatch::with_capacity(size, 5, 3).unwrap();
+        let (mut work, mut ws) = (source.work(), model.workspace(size).unwrap());
+        let mut one = vec![0.0; params.len()];
+        for n in 0..batches {
+            source.fill((n * size) as u64, size, &mut work, &mut batch);
+            model.loss_and_grad(&params, &batch, model.trainable(), &mut ws, &mut one).unwrap();
+            let total = batch.total_weight();
+            for (s, g) in sums.iter_mut().zip(&one) {
+                let g = g / total;
+                *s = [s[0] + g, s[1] + g * g];
+            }
+        }
+        for i in ranges.iter().cloned().flatten() {
+            let n = batches as f64;
+            let mean = sums[i][0] / n;
+            let error = ((sums[i][1] / n - mean * mean) / (n - 1.0)).sqrt();
+            // Student's t, 31 degrees of freedom: beyond 6 with probability 1e-6; the bias of a ratio is of order 1/size.
+            let bound = 6.0 * error + scale / size as f64;
+            assert!((mean - grad[i]).abs() <= bound, "{i}: {mean} +- {error}, exact {}", grad[i]);
+        }
     }
 }

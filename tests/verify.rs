@@ -1,7 +1,7 @@
 //! `popgrad verify`: every claim holds, wrong formulas are seen, and the command line says so.
 
 use popgrad::exact::transition::Transition;
-use popgrad::exact::trigger_chain::{Steps, TriggerChain};
+use popgrad::exact::trigger_chain::{Averaged, Steps, TriggerChain};
 use popgrad::task::Forest;
 use popgrad::theory::{CLAIMS, Formulas, MemoryFormulas, Outcome, Settings, Verdict, run, select};
 use std::fs;
@@ -110,11 +110,15 @@ fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
     let caught = |what: &str, memory: MemoryFormulas, claims: &[&str]| {
         caught(what, Formulas { memory, ..Formulas::default() }, claims);
     };
-    caught("a residual without p̂", MemoryFormulas { residual: |y, _| y, ..right }, &["lemmas"]);
+    caught(
+        "a residual without p̂",
+        MemoryFormulas { residual: |y, _| y, ..right },
+        &["lemmas", "memory-model"],
+    );
     caught(
         "attention's worth without its mean",
         MemoryFormulas { advantage: |of, _| of, ..right },
-        &["lemmas"],
+        &["lemmas", "memory-model"],
     );
     caught(
         "a divided by N for N − 1",
@@ -126,7 +130,7 @@ fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
             },
             ..right
         },
-        &["first-steps"],
+        &["first-steps", "bigram-steps", "memory-model"],
     );
     caught(
         "a' where a belongs in the value path",
@@ -194,6 +198,46 @@ fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
             ..right
         },
         &["third-step"],
+    );
+    caught(
+        "a step on W_O² that forgets the mean over labels",
+        MemoryFormulas {
+            averaged: |start, pi, t| {
+                let (mut a, n) = (Averaged::new(start, pi, t)?, start.len());
+                a.token.iter_mut().for_each(|x| *x += 1e-6 / n as f64);
+                Ok(a)
+            },
+            ..right
+        },
+        &["bigram-steps"],
+    );
+    caught(
+        "pairs with the transposed bigrams",
+        MemoryFormulas {
+            averaged: |start, pi, t| {
+                let n = start.len();
+                let mut turned: Vec<f64> = (0..n * n).map(|i| pi[i % n * n + i / n]).collect();
+                for row in turned.chunks_exact_mut(n) {
+                    let total: f64 = row.iter().sum();
+                    row.iter_mut().for_each(|x| *x /= total);
+                }
+                Averaged::new(start, &turned, t)
+            },
+            ..right
+        },
+        &["bigram-steps"],
+    );
+    caught(
+        "keys of another position",
+        MemoryFormulas {
+            averaged: |start, pi, t| {
+                let mut a = Averaged::new(start, pi, t)?;
+                (1..t).for_each(|i| a.key.swap(i * t + i, i * t + i - 1));
+                Ok(a)
+            },
+            ..right
+        },
+        &["bigram-steps"],
     );
     caught(
         "noise of the other pairs alone",

@@ -16,7 +16,10 @@
 //! Start: E, `pe` standard normal, or both divided by √d; W uniform on ±1/√(columns).
 
 mod arena;
+mod construction;
 mod pass;
+
+pub use construction::Memories;
 
 use super::Layout;
 use super::sequence::{Draw, Report, SequenceMemory, SequenceModel, SequenceWorkspace};
@@ -159,6 +162,11 @@ impl<E: Elem> Memory<E> {
     /// What it was made from.
     pub fn spec(&self) -> &MemorySpec {
         &self.spec
+    }
+
+    /// c, the factor of the logits.
+    pub fn readout(&self) -> f64 {
+        self.readout.to_f64()
     }
 
     fn range(&self, block: usize) -> Range<usize> {

@@ -14,7 +14,7 @@ pub mod transformer;
 
 pub use disentangled::{Disentangled, Path};
 pub use layout::{Block, Layout};
-pub use memory::Memory;
+pub use memory::{Memories, Memory};
 pub use mlp_transformer::MlpTransformer;
 pub use sequence::{
     BlockKind, Draw, FeedForward, MemorySpec, Output, Positions, Report, SequenceMemory, SequenceModel,

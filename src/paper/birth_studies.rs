@@ -21,7 +21,7 @@ pub(super) const FIG2: Named = Named {
             trigger: an induction head, for fixed triggers as for random ones.",
     expect: "Layer 1: a bright sub-diagonal, first where it matters, in the rows after triggers. Layer 2: from a trigger that has \
              occurred before (rows of Q, marked with a dot) to what followed it then.",
-    in_paper: false,
+    in_paper: true,
     drawing: Drawing::BirthMaps,
     figures: true,
     drafts: |form| {
@@ -42,13 +42,15 @@ pub(super) const FIG3: Named = Named {
             positions come first.",
     expect: "Nothing frozen: wo1, then wk1, then wk0, its first 64 positions before the others. wo1 frozen: all wait. wk1 frozen: wo1 is \
              learned, wk0 hardly moves before the thaw. wk0 frozen: wo1 and wk1 are learned, accuracy waits for the thaw.",
-    in_paper: false,
+    in_paper: true,
     drawing: Drawing::BirthRecall,
     figures: false,
     drafts: |form| {
         let until = if form.quick { 150 } else { 300 };
         let base = |block: &str| {
             let d = Draft::new("run", "birth").with("steps", if form.quick { 400 } else { 1000 });
+            // Long enough to tell early positions from late ones.
+            let d = if form.quick { d.with("T", 128) } else { d };
             if block.is_empty() { d } else { d.with("freeze_until", format!("{until}:{block}")) }
         };
         let groups = vec![
@@ -68,9 +70,10 @@ pub(super) const FIG4: Named = Named {
     shows: "With the loss on all tokens and a linear feed-forward in layer 2, the bigrams (loss where no trigger is, W_F) are learned \
             much sooner than what the context tells; the latter the later the fewer triggers there are, and later for random ones. A model \
             trained with outputs by the bigrams fails on uniform ones.",
-    expect: "Bigram losses fall together within the first steps; in-context losses leave their plateau in the order of K, random triggers \
-             last. Trained on uniform outputs: both test laws are predicted; trained on bigram outputs: the uniform ones far less.",
-    in_paper: false,
+    expect: "Bigram losses fall together within the first tens of steps, in-context losses over hundreds; those of random triggers later than \
+             those of fixed ones, and of one random trigger last of all. (One fixed trigger is the most frequent symbol, which is often seen.) \
+             Trained on uniform outputs: both test laws are predicted alike; trained on bigram outputs: the uniform ones far less.",
+    in_paper: true,
     drawing: Drawing::BirthLosses,
     figures: false,
     drafts: |form| {
@@ -81,7 +84,7 @@ pub(super) const FIG4: Named = Named {
                 .with("ff2", "linear")
                 .with("outputs", outputs)
                 .with("test_outputs", "both");
-            d.with("steps", if form.quick { 400 } else { 1000 })
+            if form.quick { d.with("T", 128).with("steps", 600) } else { d.with("steps", 1000) }
         };
         let groups = vec![
             ("K=5, fixed", base("fixed", 5, "uniform")),
@@ -100,7 +103,7 @@ pub(super) const DEPTH: Named = Named {
     what: "Bietti et al.: transformers of one and of two layers; accuracy in context (seeds=K)",
     shows: "A one-layer transformer does not learn the bigrams of the context; one of two layers does.",
     expect: "acc_end of one layer stays near what the bigrams alone give; that of two layers rises towards 1. Bigram losses are equal.",
-    in_paper: false,
+    in_paper: true,
     drawing: Drawing::BirthDepth,
     figures: false,
     drafts: |form| {

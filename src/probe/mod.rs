@@ -2,4 +2,5 @@
 
 pub mod attention;
 pub mod birth;
+pub mod memory;
 pub mod noise;

@@ -1,7 +1,7 @@
 //! The closed forms of theory part 2 under test, each a function that a test can replace by a wrong one.
 
 use crate::Result;
-use crate::exact::trigger_chain::Steps;
+use crate::exact::trigger_chain::{Averaged, Steps};
 use crate::num::Sum;
 
 /// The pieces that they are made of.
@@ -13,6 +13,8 @@ pub struct MemoryFormulas {
     pub advantage: fn(f64, f64) -> f64,
     /// The three steps, from (N, T).
     pub steps: fn(usize, usize) -> Result<Steps>,
+    /// The three steps under any bigrams, from (π_u, π_b, T).
+    pub averaged: fn(&[f64], &[f64], usize) -> Result<Averaged>,
     /// c_v + C (c_k + c_x) (T, T).
     pub third: fn(&Steps, f64) -> Vec<f64>,
     /// From (n, d): variances of the scores of one wrong output (about 0) and of the right one (about 1) in a memory of n
@@ -27,6 +29,7 @@ impl Default for MemoryFormulas {
             residual: |y, p| y - p,
             advantage: |of, mean| of - mean,
             steps: Steps::uniform,
+            averaged: Averaged::new,
             third: Steps::third,
             noise: |n, d| {
                 let (n, d) = (n as f64, d as f64);

@@ -5,6 +5,7 @@
 //! the claims fail.
 
 mod algorithm;
+mod any_bigrams;
 mod argmax;
 pub mod associative;
 mod capacity;
@@ -20,6 +21,7 @@ mod key_gap;
 mod leading;
 mod lemmas;
 mod memory_formulas;
+mod memory_model;
 mod nonlinear_step;
 pub mod plain;
 mod population;
@@ -80,6 +82,8 @@ pub const CLAIMS: &[Claim] = &[
     key_gap::CLAIM,
     third_step::CLAIM,
     nonlinear_step::CLAIM,
+    any_bigrams::CLAIM,
+    memory_model::CLAIM,
 ];
 
 /// What came of a claim.

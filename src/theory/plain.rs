@@ -131,6 +131,12 @@ impl Plain {
         Pass { alpha, x, sigma, mixed, predicted }
     }
 
+    /// X (T, 2B) and Σ_t σ_t X_t (2B) of a sequence.
+    pub(super) fn states(&self, z: &[usize]) -> (Vec<f64>, Vec<f64>) {
+        let pass = self.forward(z);
+        (pass.x, pass.mixed)
+    }
+
     /// X_Tᵀ K2.
     fn query(&self, x: &[f64]) -> Vec<f64> {
         let w = 2 * self.basis();

@@ -15,10 +15,12 @@
 //! T² of them cost O(T S² + T² S) by a_τ and h_τ. [`steps`] makes the three top-down gradient steps of
 //! them, [`third_in_c`] the third one at any size of the second.
 
+mod average;
 pub mod steps;
 mod third;
 mod words;
 
+pub use average::Averaged;
 pub use steps::{Conditional, Steps};
 pub use third::{MAX_C, MAX_THIRD, third_in_c};
 pub use words::{Word, words};

@@ -86,6 +86,7 @@ pub(super) fn draw(config: &BirthConfig, symbols: &[String], folder: &Path) -> R
         chart("Recall of the memories", "share", &RECALL, &records, unit),
     ];
     let charts: Vec<Figure> = charts.into_iter().flatten().map(Figure::from).collect();
+    let charts = if charts.is_empty() { vec![LineChart::default().into()] } else { charts };
     let maps = attention(symbols, folder, "")?;
     save_figure(
         &dir,

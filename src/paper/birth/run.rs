@@ -29,7 +29,7 @@ use std::time::Instant;
 
 /// One line of `metrics.jsonl`, under the names of the public code: everything that a rerun reproduces bit for bit. Metrics are those of
 /// the batch of update `iter`, which is yet to be made; what is not defined is null, a memory that the model has not -1.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MetricRecord {
     /// Updates done.
     pub step: u64,
@@ -154,6 +154,7 @@ fn run_typed<E: Elem>(
     let earlier = folder::last_seconds(folder)?;
     let first_step = trainer.steps_done();
     let mut recorder = Recorder {
+        config,
         setup: &setup,
         model,
         folder,
@@ -194,8 +195,8 @@ fn run_typed<E: Elem>(
 /// Sequences among which the sample for pictures is chosen.
 const SAMPLES: usize = 64;
 
-/// Writes attention on the sample sequence in which triggers return most often where pictures show it: arrays `tokens` (T), `seen` (T),
-/// and `layer1`, `layer2`, .. (heads, T, T).
+/// Writes attention on a sample sequence: arrays `tokens` (T), `seen` (T), and `layer1`, `layer2`, .. (heads, T, T). It is the first of those
+/// in which most triggers occur a second time where pictures show it, and none is its own output.
 fn write_attention<E: Elem>(
     folder: &Path,
     setup: &Setup,
@@ -207,7 +208,13 @@ fn write_attention<E: Elem>(
     let mut batch = LabelledBatch::with_capacity(SAMPLES, t, n)?;
     source.fill(0, SAMPLES, &mut source.work(), &mut batch);
     let shown = t.min(figures::SHOWN);
-    let returns = |s: &usize| batch.seen()[s * t..s * t + shown].iter().filter(|c| **c >= 2).count();
+    let returns = |s: &usize| {
+        let row = s * t..s * t + shown;
+        let (seen, tokens) = (&batch.seen()[row.clone()], &batch.tokens()[row.clone()]);
+        let own_output =
+            seen.iter().zip(tokens).zip(&batch.labels()[row]).any(|((c, z), y)| *c > 0 && z == y);
+        if own_output { 0 } else { 1 + seen.iter().filter(|c| **c == 2).count() }
+    };
     // The first of the best.
     let best = (0..SAMPLES).rev().max_by_key(returns).unwrap_or(0);
     let row = best * t..(best + 1) * t;
@@ -228,6 +235,7 @@ fn write_attention<E: Elem>(
 
 /// Writes logs and checkpoints as training goes.
 struct Recorder<'a, E: Elem> {
+    config: &'a BirthConfig,
     setup: &'a Setup,
     model: &'a dyn SequenceModel<E>,
     folder: &'a Path,
@@ -269,7 +277,6 @@ impl<E: Elem> Recorder<'_, E> {
             at.filter(|_| several).and_then(|i| found.tests.get(i)?.acc_end)
         };
         let reals: Vec<f64> = params.iter().map(|p| p.to_f64()).collect();
-        let task = &self.setup.task;
         Ok(MetricRecord {
             step: e.step,
             iter: e.step,
@@ -283,7 +290,7 @@ impl<E: Elem> Recorder<'_, E> {
             loss_head_test: own.loss_head,
             acc_end_test_uniform: of("uniform"),
             acc_end_test_bigram: of("bigram"),
-            recall: recall::of(self.layout(), &reals, task.laws().bigram(), task.fixed_triggers()),
+            recall: recall::of(self.config, self.layout(), &reals, &self.setup.task)?,
             norms,
         })
     }

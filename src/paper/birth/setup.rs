@@ -2,7 +2,8 @@
 
 use crate::config::birth::{BOTH, BirthConfig};
 use crate::model::{
-    BlockKind, FeedForward, Layout, Memory, MemorySpec, Output, Positions, SequenceModel, TransformerSpec,
+    BlockKind, FeedForward, Layout, Memory, MemorySpec, Output, Positions, SequenceModel, Transformer,
+    TransformerSpec,
 };
 use crate::optim::{Hyper, Schedule, Thaw};
 use crate::rng::{Key, Purpose};
@@ -24,9 +25,6 @@ const ALIASES: [(&str, &str); 6] = [
     ("wo1", "layers.1.attention.wo.weight"),
     ("ff1", "layers.1.ff"),
 ];
-
-/// Tables of counts in a folder, as `counts:FOLDER` names it.
-const COUNTS: [&str; 2] = ["char_unigrams.csv", "char_bigrams.csv"];
 
 /// A trigger-bigram task for training, the ones for testing, and what symbols are called.
 #[derive(Debug, Clone)]
@@ -109,28 +107,11 @@ fn laws(config: &BirthConfig) -> Result<(Bigrams, Vec<String>)> {
             return Ok((laws, (0..n).map(|s| s.to_string()).collect()));
         }
         ("shipped", ..) => Corpus::shipped(),
-        (name, ..) => match name.strip_prefix("counts:") {
-            Some(folder) => {
-                let [unigrams, bigrams] = COUNTS.map(|f| read_text(&Path::new(folder).join(f)));
-                Corpus::from_counts(&unigrams?, &bigrams?)?
-            }
-            None => Corpus::from_text(&read_text(Path::new(name))?)?,
-        },
+        // The prefix says what the folder is; any folder is read so.
+        (name, ..) => Corpus::read(Path::new(name.strip_prefix("counts:").unwrap_or(name)))?,
     };
     let names = corpus.symbols().iter().map(|c| name_of(*c)).collect();
     Ok((Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?, names))
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let problem = format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to());
-        Error::format(path, problem)
-    })?;
-    if text.is_empty() {
-        return Err(Error::format(path, "empty; expected a text"));
-    }
-    Ok(text)
 }
 
 /// A character that can be seen.
@@ -225,7 +206,7 @@ fn build<E: Elem>(
             frozen,
         })?));
     }
-    Ok(stub::<E, _>(&TransformerSpec {
+    Ok(Box::new(Transformer::<E>::new(&TransformerSpec {
         vocab,
         seq_len: config.T,
         dim: config.dim,
@@ -241,7 +222,7 @@ fn build<E: Elem>(
         positions,
         output,
         frozen,
-    })?)
+    })?))
 }
 
 /// How training goes.
@@ -290,8 +271,4 @@ pub fn memory(config: &BirthConfig) -> Result<usize> {
         "f64" => typed::<f64>(config),
         _ => typed::<f32>(config),
     }
-}
-
-fn stub<E: Elem, S>(_: &S) -> Result<Box<dyn SequenceModel<E>>> {
-    Err(Error::invalid("model", "x", "none yet"))
 }

@@ -77,8 +77,10 @@ fn came(f: &Found<'_>, key: &str) -> Option<f64> {
     let points: Vec<(f64, f64)> =
         f.records.iter().filter_map(|r| Some((number(r, "step")?, number(r, key)?))).collect();
     let (first, last) = (points.first()?.1, points.last()?.1);
-    let there = |x: f64| if key.starts_with("loss") { x <= 0.5 * (first + last) } else { x >= REACHED };
-    points.iter().find(|p| there(p.1)).map(|p| p.0)
+    let falls = key.starts_with("loss");
+    let there = |x: f64| if falls { x <= 0.5 * (first + last) } else { x >= REACHED };
+    // A loss that nothing trains may well rise.
+    points.iter().find(|p| there(p.1) && !(falls && last >= first)).map(|p| p.0)
 }
 
 /// Writes everything; returns the summary.
@@ -160,7 +162,7 @@ pub(in crate::paper) fn key_numbers(
     let value = |f: &Found<'_>, key: &str| f.summary.get(key)?.as_f64().filter(|x| *x >= 0.0);
     let shown: Vec<Curve> =
         COLUMNS.into_iter().filter(|(k, _)| found.iter().any(|f| value(f, k).is_some())).collect();
-    let mut columns = vec!["runs of", "number"];
+    let mut columns = vec!["group", "runs"];
     columns.extend(shown.iter().map(|c| c.1));
     columns.push("step of .9 in context");
     let short = |s: Option<Spread>, digits: usize| match s {
@@ -217,7 +219,16 @@ pub(in crate::paper) fn names(drawing: Drawing) -> &'static [(&'static str, &'st
 fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
     let dir = folder.join(FOLDER);
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
-    let save = |stem: &str, columns: usize, figures: Vec<Figure>| {
+    let save = |stem: &str, columns: usize, mut figures: Vec<Figure>| {
+        if figures.is_empty() {
+            // A page names it all the same.
+            figures.push(panel(
+                "nothing to show: no run has these numbers",
+                "",
+                Vec::new(),
+                Some((0.0, 1.0)),
+            ));
+        }
         save_figure(&dir, stem, &Panels { title: study.title.clone(), columns, figures }.into()).map(drop)
     };
     let groups = groups(found);
@@ -250,17 +261,12 @@ fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
                 by_group("accuracy in context, held out", "acc_end_test", share, unit),
             ];
             save("accuracy", 2, some(accuracy))?;
-            // A transformer has not all of them.
-            let recall = some(groups.iter().map(|g| of_group(g, &RECALL)).collect());
-            if recall.is_empty() {
-                return save("recall", 2, some(groups.iter().map(|g| of_group(g, &ACCURACY)).collect()));
-            }
-            save("recall", 2, recall)
+            save("recall", 2, some(groups.iter().map(|g| of_group(g, &RECALL)).collect()))
         }
         Drawing::BirthLosses => {
             let losses = vec![
-                by_group("bigrams: loss where no trigger is", "loss_bigram", nats, None),
-                by_group("in context: loss at triggers seen before", "loss_head", nats, None),
+                by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
+                by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
             ];
             save("losses", 2, some(losses))?;
             let laws = vec![
@@ -273,10 +279,7 @@ fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
                 by_group("W_O of layer 2 (wo1)", "wo1_acc", share, unit),
                 by_group("feed-forward of layer 2 (ff1)", "ff1_loss", nats, None),
             ];
-            match some(recall) {
-                none if none.is_empty() => Ok(()),
-                recall => save("recall", 2, recall),
-            }
+            save("recall", 2, some(recall))
         }
         _ => {
             let accuracy = vec![
@@ -285,8 +288,8 @@ fn draw(study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
             ];
             save("accuracy", 2, some(accuracy))?;
             let losses = vec![
-                by_group("bigrams: loss where no trigger is", "loss_bigram", nats, None),
-                by_group("in context: loss at triggers seen before", "loss_head", nats, None),
+                by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
+                by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
             ];
             save("losses", 2, some(losses))
         }
@@ -304,16 +307,18 @@ fn line(label: &str, curve: &[(u64, Spread)], color: usize) -> Series {
 /// None without a point.
 fn chart(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Option<Figure> {
     let series: Vec<Series> = series.into_iter().filter(|s| !s.points.is_empty()).collect();
-    (!series.is_empty()).then(|| {
-        LineChart {
-            title: title.into(),
-            x_label: "step".into(),
-            y_label: y_label.into(),
-            series,
-            y_range,
-            size: (440.0, 280.0),
-            ..LineChart::default()
-        }
-        .into()
-    })
+    (!series.is_empty()).then(|| panel(title, y_label, series, y_range))
+}
+
+fn panel(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Figure {
+    LineChart {
+        title: title.into(),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        series,
+        y_range,
+        size: (440.0, 280.0),
+        ..LineChart::default()
+    }
+    .into()
 }

@@ -1,0 +1,166 @@
+//! Does a model hold the memories of Bietti et al. 2023 (arXiv 2306.00802, section 4)? Metric keys of the public code: `wk0_acc`,
+//! `wk0_64_acc`, `wk1_acc`, `wo1_acc`, `ff1_loss`.
+
+use crate::model::Layout;
+use crate::{Error, Result};
+
+/// Recall of each memory, in \[0, 1\]; a loss; −1 where the model has no such thing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recall {
+    /// Share of positions t >= 2 of 1..T whose strongest score p_tᵀ W_Q¹ᵀ W_K¹ p_s over s < T, later ones included, is that of t − 1.
+    pub wk0: f64,
+    /// The same among the first 64 positions.
+    pub wk0_64: f64,
+    /// Share of k with argmax_j w_E(k)ᵀ W_Q²ᵀ W_K² W_O¹ W_V¹ w_E(j) = k; both run over the fixed triggers, or all symbols.
+    pub wk1: f64,
+    /// Share of v with argmax_u w_U(u)ᵀ W_O² W_V² w_E(v) = v.
+    pub wo1: f64,
+    /// Mean of KL(π_b(·|v) ‖ softmax(W_U F w_E(v))) over v that are no fixed trigger, F the feed-forward of layer 2.
+    pub ff1: f64,
+}
+
+/// What the probes ask about.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Fixed triggers, if they are.
+    pub triggers: Option<&'a [u32]>,
+    /// π_b (N, N).
+    pub bigram: &'a [f64],
+    /// Factor of the logits: 1 unless the output is tied.
+    pub readout: f64,
+}
+
+/// Named arrays of a model.
+struct Blocks<'a> {
+    layout: &'a Layout,
+    params: &'a [f64],
+}
+
+impl<'a> Blocks<'a> {
+    fn get(&self, name: &str) -> Option<&'a [f64]> {
+        self.layout.find(name).map(|b| &self.params[b.range()])
+    }
+    fn part(&self, l: usize, name: &str) -> Option<&'a [f64]> {
+        self.get(&format!("layers.{l}.{name}.weight"))
+    }
+}
+
+/// Rows of `x` (d) through y = W x, W (m, d): rows of m.
+fn through(x: &[f64], d: usize, w: &[f64]) -> Vec<f64> {
+    x.chunks_exact(d).flat_map(|x| w.chunks_exact(d).map(move |w| dot(w, x))).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    // Eight sums, so that the loop is a vector loop.
+    let mut sums = [0.0; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a8.zip(b8) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+/// Share of rows i of `q` whose product with the rows of `k` is largest, first among equals, at row i.
+fn recall(q: &[f64], k: &[f64], d: usize) -> f64 {
+    let rows = q.len() / d;
+    let hits = q.chunks_exact(d).enumerate().filter(|(i, q)| {
+        let (mut best, mut at) = (f64::NEG_INFINITY, usize::MAX);
+        for (j, k) in k.chunks_exact(d).enumerate() {
+            let score = dot(q, k);
+            if score > best {
+                (best, at) = (score, j);
+            }
+        }
+        at == *i
+    });
+    hits.count() as f64 / rows as f64
+}
+
+/// KL(p ‖ softmax(z)).
+fn divergence(p: &[f64], z: &[f64]) -> f64 {
+    let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let lse = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+    p.iter().zip(z).filter(|(p, _)| **p > 0.0).map(|(p, z)| p * (p.ln() - z + lse)).sum()
+}
+
+/// Asks a model of `layout` with parameters `params`: the basic one, or the full one, whose norms the questions pass over and whose
+/// heads they take together. Names are those of both models.
+///
+/// # Errors
+/// A layout without `tok_embeddings.weight`; parameters, triggers or a table that do not fit it.
+pub fn memories(layout: &Layout, params: &[f64], asked: &Asked<'_>) -> Result<Recall> {
+    let Some(block) = layout.find("tok_embeddings.weight") else {
+        return Err(Error::invalid("model", "no tok_embeddings.weight", "memory or transformer"));
+    };
+    let [n, d] = *block.shape() else { unreachable!("a matrix") };
+    if params.len() != layout.len() {
+        let allowed = format!("{} for this model", layout.len());
+        return Err(Error::invalid("params length", params.len().to_string(), allowed));
+    }
+    if asked.bigram.len() != n * n {
+        let found = format!("{} entries", asked.bigram.len());
+        return Err(Error::invalid("bigram", found, format!("{n} x {n}")));
+    }
+    let triggers = asked.triggers.unwrap_or_default();
+    if let Some(k) = triggers.iter().find(|k| **k as usize >= n) {
+        return Err(Error::invalid("triggers", k.to_string(), format!("0 <= symbol < {n}")));
+    }
+    let b = Blocks { layout, params };
+    let e = &params[block.range()];
+    let output = b.get("output.weight").unwrap_or(e);
+    let query = |l: usize, x: &[f64]| match b.part(l, "attention.wq") {
+        Some(wq) => through(x, d, wq),
+        None => x.to_vec(),
+    };
+    let previous = |most: usize| -> f64 {
+        let positions = b.get("pe").or_else(|| b.get("pos_embeddings.weight"));
+        let (Some(p), Some(wk)) = (positions, b.part(0, "attention.wk")) else { return -1.0 };
+        let p = &p[..p.len().min(most * d)];
+        if p.len() < 2 * d {
+            return -1.0;
+        }
+        recall(&query(0, &p[d..]), &through(&p[..p.len() - d], d, wk), d)
+    };
+    let same = || -> Option<f64> {
+        let e: Vec<f64> = match asked.triggers {
+            Some(list) => list.iter().flat_map(|k| &e[*k as usize * d..][..d]).copied().collect(),
+            None => e.to_vec(),
+        };
+        let first = through(&through(&e, d, b.part(0, "attention.wv")?), d, b.part(0, "attention.wo")?);
+        let keys = through(&first, d, b.part(1, "attention.wk")?);
+        (!e.is_empty()).then(|| recall(&query(1, &e), &keys, d))
+    };
+    let copy = || -> Option<f64> {
+        let values = through(&through(e, d, b.part(1, "attention.wv")?), d, b.part(1, "attention.wo")?);
+        Some(recall(&values, output, d))
+    };
+    let global = || -> Option<f64> {
+        let f = match (b.part(1, "ff"), b.part(1, "ff.w1"), b.part(1, "ff.w2")) {
+            (Some(w), _, _) => through(e, d, w),
+            (None, Some(w1), Some(w2)) => {
+                let mut hidden = through(e, d, w1);
+                hidden.iter_mut().for_each(|h| *h = h.max(0.0));
+                through(&hidden, w1.len() / d, w2)
+            }
+            _ => return None,
+        };
+        let (mut sum, mut count) = (0.0, 0);
+        for v in (0..n).filter(|v| !triggers.contains(&(*v as u32))) {
+            let mut z = through(&f[v * d..][..d], d, output);
+            z.iter_mut().for_each(|z| *z *= asked.readout);
+            sum += divergence(&asked.bigram[v * n..][..n], &z);
+            count += 1;
+        }
+        (count > 0).then(|| sum / f64::from(count))
+    };
+    Ok(Recall {
+        wk0: previous(usize::MAX / d.max(1)),
+        wk0_64: previous(64),
+        wk1: same().unwrap_or(-1.0),
+        wo1: copy().unwrap_or(-1.0),
+        ff1: global().unwrap_or(-1.0),
+    })
+}
