@@ -1,7 +1,10 @@
 //! A warm training step allocates nothing.
 
 use popgrad::exact::{Prior, RootLaw, TreeLaw};
-use popgrad::model::{FeedForward, Memory, MemorySpec, ModelSpec, Output, Positions, SequenceModel, build};
+use popgrad::model::{
+    BlockKind, FeedForward, Memory, MemorySpec, ModelSpec, Output, Positions, SequenceModel, Transformer,
+    TransformerSpec, build,
+};
 use popgrad::optim::{Hyper, PerBlock, Schedule, Thaw, build as optimizer};
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Exact, LossOn, Sampled, Source, TriggerSource};
@@ -155,6 +158,26 @@ fn a_warm_step_allocates_nothing() {
         for pool in &pools {
             let count = allocations_of_labelled(&model, pool);
             assert_eq!(count, 0, "memory, {positions:?}: {count} allocations in 200 steps");
+        }
+    }
+    for block in [BlockKind::Public, BlockKind::Standard, BlockKind::PostNorm] {
+        let model = Transformer::new(&TransformerSpec {
+            vocab: 9,
+            seq_len: 20,
+            dim: 8,
+            layers: 2,
+            heads: 2,
+            block,
+            norm: true,
+            ff: FeedForward::Relu,
+            positions: Positions::Learned,
+            output: Output::Free,
+            frozen: Vec::new(),
+        });
+        let model = model.unwrap();
+        for pool in &pools {
+            let count = allocations_of_labelled(&model, pool);
+            assert_eq!(count, 0, "transformer, {block:?}: {count} allocations in 200 steps");
         }
     }
 }
