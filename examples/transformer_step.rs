@@ -3,6 +3,7 @@
 //! `cargo run --release --example transformer_step [threads] [rounds] [shards] [key=value ..]`, keys batch, T, d, heads, layers, block
 //! (public, standard, postnorm), loss (all, head). As given: 2 threads, 5 rounds, 4 shards and the full model of the memory paper on 512
 //! sequences. The text's 65 or so symbols are those of the shipped corpus.
+//! With loss=head flops are still those of all positions, though the top layer computes fewer.
 #![forbid(unsafe_code)]
 
 use popgrad::Result;
