@@ -38,6 +38,15 @@ fn peak<E: Elem>() -> Result<f64> {
     Ok(flops as f64 / start.elapsed().as_secs_f64() / 1e9)
 }
 
+/// Seconds that this process has been on a CPU, all threads together; 0 where the system does not say.
+fn cpu() -> f64 {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
+    let ns = |dir: std::path::PathBuf| -> Option<f64> {
+        std::fs::read_to_string(dir.join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+    };
+    tasks.filter_map(|t| ns(t.ok()?.path())).sum::<f64>() * 1e-9
+}
+
 /// Multiplications and additions of a step with frozen embeddings and output, in GFLOP: what products need that use what is known to be
 /// zero and compute every probability once. Layer 1: scores, mixing, and their gradients in probabilities and queries; layer 2 at
 /// its queries: the same and those of its keys and values; six products with W_K and Ψ; logits there and back.
@@ -86,7 +95,7 @@ fn step<E: Elem>(
     source: &dyn LabelledSource,
     batch: usize,
     rounds: usize,
-) -> Result<[f64; 3]> {
+) -> Result<[f64; 4]> {
     let plan = Plan {
         steps: 1 << 40,
         batch,
@@ -107,18 +116,20 @@ fn step<E: Elem>(
     let params = model.initial(&Draws(Key::new(1, Purpose::Init)));
     let objective = Labelled::new(model, source, &plan, thaws)?;
     let mut trainer = Trainer::of(objective, Box::new(optimizer), plan, params)?;
-    let (mut times, mut peaks) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+    let [mut times, mut busy, mut peaks] = [(); 3].map(|()| Vec::with_capacity(rounds));
     for round in 0..rounds + 2 {
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), cpu());
         trainer.update()?;
         if round >= 2 {
             times.push(start.elapsed().as_secs_f64());
+            busy.push(cpu() - before);
             peaks.push(peak::<E>()?);
         }
     }
     times.sort_by(f64::total_cmp);
+    busy.sort_by(f64::total_cmp);
     peaks.sort_by(f64::total_cmp);
-    Ok([times[rounds / 2], times[0], peaks[rounds / 2]])
+    Ok([times[rounds / 2], times[0], busy[rounds / 2], peaks[rounds / 2]])
 }
 
 fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds: usize) -> Result<()> {
@@ -150,14 +161,17 @@ fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds
         frozen: if frozen { vec!["tok_embeddings.weight".into()] } else { vec![] },
     };
     let model = Memory::<E>::new(&spec)?;
-    let [with, with_min, peak] = step(&model, &source, batch, rounds)?;
-    let [without, without_min, _] = step(&model, &drawn, batch, rounds)?;
+    let [with, with_min, busy, peak] = step(&model, &source, batch, rounds)?;
+    let [without, without_min, ..] = step(&model, &drawn, batch, rounds)?;
     println!("N {vocab}, T {t}, d {d}, batch {batch}, {count:.1} queries a sequence, frozen {frozen}");
     println!("step            {with:.4} s (least {with_min:.4})");
     if frozen {
-        let (rate, share) = (work / with, 100.0 * work / with / peak);
+        let threads = rayon::current_num_threads() as f64;
+        let share = |t: f64| 100.0 * work / t / peak;
+        println!("{work:.1} GFLOP a step, {:.0} % of {peak:.0} GFLOP/s measured between steps", share(with));
         println!(
-            "{work:.1} GFLOP a step, {rate:.0} GFLOP/s, {share:.0} % of {peak:.0} measured between steps"
+            "on a CPU        {busy:.4} s, all threads; {:.0} % of the peak meanwhile",
+            share(busy / threads)
         );
     }
     println!("without samples {without:.4} s (least {without_min:.4})");

@@ -220,8 +220,7 @@ struct Naive {
 fn naive(spec: &MemorySpec, layout: &Layout, params: &[f64], batch: &LabelledBatch) -> Naive {
     let (t, d, n, seqs) = (spec.seq_len, spec.dim, spec.vocab, batch.seqs());
     let mut tape = Tape::default();
-    params.iter().for_each(|x| drop(tape.new_var(*x)));
-    let vars: Vec<Var> = (0..params.len()).collect();
+    let vars: Vec<Var> = params.iter().map(|x| tape.new_var(*x)).collect();
     let find = |name: String| layout.find(&name).map(|b| &vars[b.range()]);
     let e = find("tok_embeddings.weight".into()).unwrap();
     let mut total = tape.new_var(0.0);
