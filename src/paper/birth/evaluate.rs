@@ -133,7 +133,7 @@ pub(super) struct Watched<'a, E: Elem> {
     evaluator: Evaluator<'a, E>,
     /// Each block's entries and first update.
     blocks: Vec<(Range<usize>, Option<u64>)>,
-    /// Number of the next update.
+    /// Number of the next update. A run that is taken up again makes one before it evaluates.
     next: u64,
     /// Loss of the next update, whose gradient is in `grad`, if that is known.
     ready: Option<f64>,
@@ -152,11 +152,6 @@ impl<'a, E: Elem> Watched<'a, E> {
     ) -> Self {
         let grad = vec![E::ZERO; Objective::<E>::len(&inner)];
         Watched { inner, evaluator, blocks, next: 0, ready: None, grad, found }
-    }
-
-    /// The next update is number `step`.
-    pub(super) fn set_next(&mut self, step: u64) {
-        (self.next, self.ready) = (step, None);
     }
 }
 

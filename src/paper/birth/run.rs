@@ -143,7 +143,6 @@ fn run_typed<E: Elem>(
         Some(state) => {
             let step = state.step;
             trainer.restore(state)?;
-            trainer.objective().set_next(step);
             folder::check_logs(folder, (config.steps, config.eval_every), step)?;
             MetricsWriter::resume(folder, step)?
         }
