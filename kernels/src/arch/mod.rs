@@ -133,6 +133,9 @@ pub(crate) trait Simd<E: Elem>: Copy {
     }
 
     fn splat(self, x: E) -> Self::V;
+    /// Asks for the cache line at `p`, which may be any address.
+    #[inline(always)]
+    fn prefetch(self, _p: *const E) {}
     /// Reads `LANES` elements. Safety: they are readable; no alignment needed.
     unsafe fn load(self, p: *const E) -> Self::V;
     /// Writes `LANES` elements. Safety: they are writable.

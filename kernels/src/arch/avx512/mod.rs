@@ -87,6 +87,11 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm256_mask_storeu_ps(p, _bzhi_u32(0xFF, n as u32) as __mmask8, v) }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a hint: no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_set1_ps(x) }
@@ -253,6 +258,11 @@ impl Simd<f64> for Avx512 {
     unsafe fn store_half(self, p: *mut f64, n: usize, v: __m256d) {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm256_mask_storeu_pd(p, _bzhi_u32(0xF, n as u32) as __mmask8, v) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f64) {
+        // SAFETY: a hint: no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     fn splat(self, x: f64) -> __m512d {

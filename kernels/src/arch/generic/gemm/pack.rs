@@ -24,26 +24,33 @@ pub(super) unsafe fn pack_a<E: Elem, S: Simd<E>>(
     to: *mut E,
 ) {
     let rows = packed_row_split::<E, S>(m);
-    let mut row = 0;
-    for piece in 0..rows.pieces {
-        let mr = rows.size(piece);
-        // SAFETY: row + mr <= m; the panel starts after `row` whole rows.
-        unsafe {
-            let (from, to) = (a.add(row * rs), to.add(row * k));
-            if rs == 1 && mr <= S::LANES {
-                // One masked vector per column of the panel, none of them reaching past its end.
-                for p in 0..k {
-                    s.store_partial(to.add(p * mr), mr, s.load_partial(from.add(p * cs), mr));
-                }
-            } else {
-                for p in 0..k {
-                    for i in 0..mr {
-                        *to.add(p * mr + i) = *from.add(i * rs + p * cs);
+    // A few columns of A at a time: memory is read in long runs, and the lines that two panels share stay in L1.
+    let columns = if rs == 1 { 16 } else { k };
+    let mut p0 = 0;
+    while p0 < k {
+        let p1 = (p0 + columns).min(k);
+        let mut row = 0;
+        for piece in 0..rows.pieces {
+            let mr = rows.size(piece);
+            // SAFETY: row + mr <= m, p1 <= k; the panel starts after `row` whole rows.
+            unsafe {
+                let (from, to) = (a.add(row * rs), to.add(row * k));
+                if rs == 1 && mr <= S::LANES {
+                    // One masked vector per column of the panel, none of them reaching past its end.
+                    for p in p0..p1 {
+                        s.store_partial(to.add(p * mr), mr, s.load_partial(from.add(p * cs), mr));
+                    }
+                } else {
+                    for p in p0..p1 {
+                        for i in 0..mr {
+                            *to.add(p * mr + i) = *from.add(i * rs + p * cs);
+                        }
                     }
                 }
             }
+            row += mr;
         }
-        row += mr;
+        p0 = p1;
     }
 }
 

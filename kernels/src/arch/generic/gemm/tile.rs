@@ -163,15 +163,15 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
                     if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
                 let c = x.c.add(col);
                 match (nv, edge) {
-                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, c),
-                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, c),
-                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, c),
-                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, c),
-                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, c),
-                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, c),
-                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, c),
-                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, c),
-                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, c),
+                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
                 }
             }
             col += width;
@@ -191,6 +191,7 @@ unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const EDGE: u8>(
     b: *const E,
     rs_b: usize,
     last: usize,
+    first: bool,
     c: *mut E,
 ) {
     let rows = if x.packed_a { packed_row_split::<E, S>(x.m) } else { row_split::<E, S>(x.m, NV) };
@@ -204,7 +205,12 @@ unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const EDGE: u8>(
             } else {
                 (x.a.add(row * x.rs_a), x.rs_a, x.cs_a)
             };
-            let t = Operands { k: x.k, a, rs_a, cs_a, b, rs_b, last, alpha: x.alpha, finish };
+            let ahead = if first && !x.packed_a && x.cs_a == 1 && x.k >= AHEAD {
+                mr * rs_a * size_of::<E>()
+            } else {
+                0
+            };
+            let t = Operands { k: x.k, a, rs_a, cs_a, b, rs_b, last, alpha: x.alpha, finish, ahead };
             let (c, rs_c) = (c.add(row * x.rs_c), x.rs_c);
             match mr {
                 1 => tile::<E, S, 1, NV, EDGE>(s, t, c, rs_c),
@@ -240,7 +246,12 @@ struct Operands<E> {
     last: usize,
     alpha: E,
     finish: Finish,
+    /// Bytes from an entry of A to the one to ask memory for meanwhile: that of the next row panel; 0: none.
+    ahead: usize,
 }
+
+/// Shorter rows are not asked for ahead of time: they come with what lies beside them.
+const AHEAD: usize = 64;
 
 /// M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain over k in order.
 ///
@@ -267,42 +278,57 @@ unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
         a[g] = a[g - 1].wrapping_byte_add(rs_a).wrapping_byte_add(2 * rs_a);
     }
     let mut b = t.b;
-    for _ in 0..t.k {
-        let (mut bv, mut bh) = ([zero; NV], half.splat(E::ZERO));
-        for j in 0..NV {
-            // SAFETY: inside this row of B, by the contract above.
-            unsafe {
-                let p = b.add(j * S::LANES);
-                if EDGE == HALF && j + 1 == NV {
-                    bh = s.load_half(p, t.last);
-                } else {
-                    bv[j] = load::<E, S, NV, EDGE>(s, p, j, t.last);
-                }
-            }
-        }
-        // By threes, too, because the compiler looks into no loop of more than ten passes before it decides to unroll it.
-        for g in 0..M.div_ceil(3) {
-            for r in 0..3 {
-                let i = 3 * g + r;
-                if i >= M {
-                    break;
-                }
-                // SAFETY: inside this column of A, by the contract above.
-                let av = s.splat(unsafe { *a[g].wrapping_byte_add(r * rs_a) });
-                for j in 0..NV {
-                    if EDGE == HALF && j + 1 == NV {
-                        sums.half[i] = half.fma(s.low(av), bh, sums.half[i]);
-                    } else {
-                        sums.whole[i][j] = s.fma(av, bv[j], sums.whole[i][j]);
+    let mut left = t.k;
+    while left > 0 {
+        let mut steps = left;
+        if t.ahead != 0 {
+            steps = left.min(const { 64 / size_of::<E>() });
+            for g in 0..M.div_ceil(3) {
+                for r in 0..3 {
+                    if 3 * g + r < M {
+                        s.prefetch(a[g].wrapping_byte_add(r * rs_a + t.ahead));
                     }
                 }
             }
         }
-        // Wrapping: after the last step the pointers may leave their allocations.
-        for g in 0..M.div_ceil(3) {
-            a[g] = a[g].wrapping_byte_add(cs_a);
+        left -= steps;
+        for _ in 0..steps {
+            let (mut bv, mut bh) = ([zero; NV], half.splat(E::ZERO));
+            for j in 0..NV {
+                // SAFETY: inside this row of B, by the contract above.
+                unsafe {
+                    let p = b.add(j * S::LANES);
+                    if EDGE == HALF && j + 1 == NV {
+                        bh = s.load_half(p, t.last);
+                    } else {
+                        bv[j] = load::<E, S, NV, EDGE>(s, p, j, t.last);
+                    }
+                }
+            }
+            // By threes, too, because the compiler looks into no loop of more than ten passes before it decides to unroll it.
+            for g in 0..M.div_ceil(3) {
+                for r in 0..3 {
+                    let i = 3 * g + r;
+                    if i >= M {
+                        break;
+                    }
+                    // SAFETY: inside this column of A, by the contract above.
+                    let av = s.splat(unsafe { *a[g].wrapping_byte_add(r * rs_a) });
+                    for j in 0..NV {
+                        if EDGE == HALF && j + 1 == NV {
+                            sums.half[i] = half.fma(s.low(av), bh, sums.half[i]);
+                        } else {
+                            sums.whole[i][j] = s.fma(av, bv[j], sums.whole[i][j]);
+                        }
+                    }
+                }
+            }
+            // Wrapping: after the last step the pointers may leave their allocations.
+            for g in 0..M.div_ceil(3) {
+                a[g] = a[g].wrapping_byte_add(cs_a);
+            }
+            b = b.wrapping_add(t.rs_b);
         }
-        b = b.wrapping_add(t.rs_b);
     }
     let alpha = s.splat(t.alpha);
     // One branch per tile. The loops have to stay short: one that the compiler does not unroll keeps the sums in memory.
