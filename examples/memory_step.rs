@@ -90,12 +90,13 @@ impl LabelledSource for Drawn {
     }
 }
 
+/// Seconds of a step, median and least, and the mean on a CPU, all threads together; the peak before the steps and after them.
 fn step<E: Elem>(
     model: &Memory<E>,
     source: &dyn LabelledSource,
     batch: usize,
     rounds: usize,
-) -> Result<[f64; 4]> {
+) -> Result<([f64; 3], [f64; 2])> {
     let plan = Plan {
         steps: 1 << 40,
         batch,
@@ -116,20 +117,20 @@ fn step<E: Elem>(
     let params = model.initial(&Draws(Key::new(1, Purpose::Init)));
     let objective = Labelled::new(model, source, &plan, thaws)?;
     let mut trainer = Trainer::of(objective, Box::new(optimizer), plan, params)?;
-    let [mut times, mut busy, mut peaks] = [(); 3].map(|()| Vec::with_capacity(rounds));
-    for round in 0..rounds + 2 {
-        let (start, before) = (Instant::now(), cpu());
+    for _ in 0..2 {
         trainer.update()?;
-        if round >= 2 {
-            times.push(start.elapsed().as_secs_f64());
-            busy.push(cpu() - before);
-            peaks.push(peak::<E>()?);
-        }
     }
+    let (first, before) = (peak::<E>()?, cpu());
+    let mut times = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let start = Instant::now();
+        trainer.update()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    // Over all of them: the system counts a thread that runs in ticks, which may be longer than a step.
+    let busy = (cpu() - before) / rounds as f64;
     times.sort_by(f64::total_cmp);
-    busy.sort_by(f64::total_cmp);
-    peaks.sort_by(f64::total_cmp);
-    Ok([times[rounds / 2], times[0], busy[rounds / 2], peaks[rounds / 2]])
+    Ok(([times[rounds / 2], times[0], busy], [first, peak::<E>()?]))
 }
 
 fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds: usize) -> Result<()> {
@@ -161,18 +162,15 @@ fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds
         frozen: if frozen { vec!["tok_embeddings.weight".into()] } else { vec![] },
     };
     let model = Memory::<E>::new(&spec)?;
-    let [with, with_min, busy, peak] = step(&model, &source, batch, rounds)?;
-    let [without, without_min, ..] = step(&model, &drawn, batch, rounds)?;
+    let ([with, with_min, busy], [before, after]) = step(&model, &source, batch, rounds)?;
+    let ([without, without_min, _], _) = step(&model, &drawn, batch, rounds)?;
     println!("N {vocab}, T {t}, d {d}, batch {batch}, {count:.1} queries a sequence, frozen {frozen}");
     println!("step            {with:.4} s (least {with_min:.4})");
     if frozen {
-        let threads = rayon::current_num_threads() as f64;
-        let share = |t: f64| 100.0 * work / t / peak;
-        println!("{work:.1} GFLOP a step, {:.0} % of {peak:.0} GFLOP/s measured between steps", share(with));
-        println!(
-            "on a CPU        {busy:.4} s, all threads; {:.0} % of the peak meanwhile",
-            share(busy / threads)
-        );
+        println!("work            {work:.2} GFLOP, {:.1} GFLOP/s", work / with);
+        println!("on a CPU        {busy:.4} s a step, all threads");
+        // No share of it: other programs take part of the machine, and not the same part then and meanwhile.
+        println!("multiply-adds   {before:.0} GFLOP/s before the steps, {after:.0} after, all threads");
     }
     println!("without samples {without:.4} s (least {without_min:.4})");
     Ok(())

@@ -141,8 +141,10 @@ fn main() -> Result<()> {
 
     let model = Transformer::<f32>::new(&spec)?;
     let layout = SequenceModel::<f32>::layout(&model);
-    let thaw = |b: &popgrad::model::Block| Thaw { name: b.name().into(), range: b.range(), from: Some(0) };
-    let thaws: Vec<Thaw> = layout.blocks().iter().map(thaw).collect();
+    let blocks = layout.blocks().iter().zip(SequenceModel::<f32>::trainable(&model));
+    let thaws: Vec<Thaw> = blocks
+        .map(|(b, can)| Thaw { name: b.name().into(), range: b.range(), from: can.then_some(0) })
+        .collect();
     let hyper = Hyper { weight_decay: 0.01, beta1: 0.9, beta2: 0.99, ..Hyper::default() };
     let plan = Plan {
         steps: 1 << 40,

@@ -67,12 +67,16 @@ pub trait Objective<E: Elem> {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Overwrites `grad` with the gradient for update number `step` (from 0), and returns the loss there. Allocates nothing
-    /// once warm.
+    /// Overwrites `grad` with the gradient for update number `step` (from 0), and returns the loss there; both are 0 where the loss counts
+    /// nothing. Allocates nothing once warm.
     ///
     /// # Errors
     /// What model or engine reports.
     fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64>;
+    /// Did the last [`Objective::loss_and_grad`] have anything to count? If not, its loss is no loss and enters no mean.
+    fn counted(&self) -> bool {
+        true
+    }
     /// The loss that evaluations report.
     ///
     /// # Errors
@@ -86,6 +90,9 @@ impl<E: Elem, O: Objective<E> + ?Sized> Objective<E> for &mut O {
     }
     fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64> {
         (**self).loss_and_grad(step, params, grad)
+    }
+    fn counted(&self) -> bool {
+        (**self).counted()
     }
     fn test_loss(&mut self, params: &[E]) -> Result<f64> {
         (**self).test_loss(params)
@@ -101,7 +108,7 @@ pub struct State<E> {
     pub params: Vec<E>,
     /// Optimiser memory, by name.
     pub optimizer: Vec<(String, Vec<E>)>,
-    /// Sum of the training losses since the last evaluation, and how many.
+    /// Sum of the training losses since the last evaluation, and how many; batches that count nothing have none.
     pub interval: ([f64; 2], u64),
 }
 
@@ -112,7 +119,7 @@ pub struct Evaluation {
     pub step: u64,
     /// Learning rate of the next update.
     pub lr: f64,
-    /// Mean training loss of the updates since the last evaluation; none before the first.
+    /// Mean training loss of the updates since the last evaluation; none before the first, and where none of them counted anything.
     pub train_loss: Option<f64>,
     /// Loss on the test set.
     pub test_loss: f64,
@@ -122,7 +129,7 @@ pub struct Evaluation {
 
 /// What a run reports to. Called on the training thread, between steps.
 pub trait Observer<E> {
-    /// After every update: the step just finished and its batch loss. Must not allocate.
+    /// After every update: the step just finished and its batch loss, 0 where the batch counts nothing. Must not allocate.
     ///
     /// # Errors
     /// Ends the run.
@@ -233,7 +240,8 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         self.objective.loss_and_grad(self.step, &self.params, &mut self.grad)
     }
 
-    /// One update; returns the batch loss before it.
+    /// One update; returns the batch loss before it. Where the batch counts nothing that is 0, and the update is the optimiser's with
+    /// gradient 0: decay and momentum act.
     ///
     /// # Errors
     /// What the objective reports, and a loss that is not finite.
@@ -243,8 +251,10 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         let lr = self.plan.schedule.rate(self.plan.lr, self.step, self.plan.steps);
         self.optimizer.step(self.step, lr, &mut self.params, &self.grad);
         self.step += 1;
-        self.interval.0.add(loss);
-        self.interval.1 += 1;
+        if self.objective.counted() {
+            self.interval.0.add(loss);
+            self.interval.1 += 1;
+        }
         Ok(loss)
     }
 

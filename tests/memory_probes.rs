@@ -239,8 +239,25 @@ fn what_does_not_fit_is_said() {
     };
     refused(Memories { triggers: &[3], ..what }, "triggers: 3");
     refused(Memories { bigram: &[], ..what }, "bigram");
-    refused(Memories { floor: 0.0, ..what }, "gaps: 0");
+    refused(Memories { floor: 0.0, ..what }, "floor: 0");
+    refused(Memories { gaps: [1.0, 1.0, 0.0, 1.0], ..what }, "gaps: 0");
     refused(Memories { gaps: [1.0, f64::NAN, 1.0, 1.0], ..what }, "gaps: NaN");
+    // No direction to write in.
+    for (zero, said) in [
+        ("tok_embeddings.weight", "tok_embeddings.weight: mean square 0"),
+        ("pe", "pe: mean square 0"),
+        ("output.weight", "output.weight: mean square 0"),
+        ("layers.0.attention.wv.weight", "layer 1: mean square 0"),
+        ("layers.0.attention.wo.weight", "layer 1: mean square 0"),
+        ("layers.1.attention.wv.weight", "layer 2: mean square 0"),
+    ] {
+        let mut params = before.clone();
+        params[layout.find(zero).unwrap().range()].fill(0.0);
+        let kept = params.clone();
+        let e = model.write_memories(&mut params, &what).unwrap_err().to_string();
+        assert!(e.contains(said), "{zero}: {e}");
+        assert_eq!(params, kept, "{zero}");
+    }
     let turned = Memory::<f64>::new(&MemorySpec { positions: Positions::Rotary, ..spec(3, 4, 6) }).unwrap();
     let mut params = turned.initial(&Draws(Key::new(1, Purpose::Init)));
     assert!(turned.write_memories(&mut params, &what).unwrap_err().to_string().contains("rotary"));

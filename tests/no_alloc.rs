@@ -52,8 +52,11 @@ fn allocations_of_warm_steps(
     })
 }
 
-/// Of 200 warm steps. Runs in the trainer's pool.
-fn allocations<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
+/// Updates before allocations are counted, and while they are.
+const WARM: u64 = 20;
+const COUNTED: u64 = 200;
+
+fn warm<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) {
     // A worker's first steal registers it with the deques' garbage collector, once in its life. On a loaded machine a
     // worker may sleep through any number of warm-up steps; a barrier makes every one of them steal a task now.
     let threads = rayon::current_num_threads();
@@ -61,20 +64,27 @@ fn allocations<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
     (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
         all_here.wait();
     });
-    for _ in 0..20 {
+    for _ in 0..WARM {
         trainer.update().unwrap();
     }
+}
+
+/// Of 200 steps of a warm trainer.
+fn round<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
+    let before = GLOBAL.stats();
+    for _ in 0..COUNTED {
+        trainer.update().unwrap();
+    }
+    let after = GLOBAL.stats();
+    (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
+}
+
+/// Of 200 warm steps. Runs in the trainer's pool.
+fn allocations<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
+    warm(trainer);
     // The least of a few rounds: a thread of another pool may still be starting up during one of them, which allocates
     // once in its life; a step that allocates does so in every round.
-    let round = || {
-        let before = GLOBAL.stats();
-        for _ in 0..200 {
-            trainer.update().unwrap();
-        }
-        let after = GLOBAL.stats();
-        (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
-    };
-    std::iter::repeat_with(round).take(3).min().unwrap_or(usize::MAX)
+    std::iter::repeat_with(|| round(trainer)).take(3).min().unwrap_or(usize::MAX)
 }
 
 fn plan(batch: usize, lr: f64) -> Plan {
@@ -89,7 +99,8 @@ fn plan(batch: usize, lr: f64) -> Plan {
     }
 }
 
-/// A model with labels at every position, its blocks thawing one after the other.
+/// A model with labels at every position: its first block trains from the start, the others thaw one after the other while allocations are
+/// counted.
 fn allocations_of_labelled(model: &dyn SequenceModel<f32>, pool: &rayon::ThreadPool) -> usize {
     let laws = Bigrams::dirichlet(model.vocab(), 0.5, 1).unwrap();
     let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
@@ -97,20 +108,24 @@ fn allocations_of_labelled(model: &dyn SequenceModel<f32>, pool: &rayon::ThreadP
     let task = TriggerBigram::new(laws, model.seq_len(), triggers, outputs).unwrap();
     let source = TriggerSource::new(Arc::new(task), Key::new(1, Purpose::Train), LossOn::Head);
     let blocks = model.layout().blocks().iter().zip(model.trainable()).enumerate();
+    let from = |i: usize| if i == 0 { 0 } else { WARM + 4 * i as u64 };
+    assert!(from(model.layout().blocks().len()) < WARM + COUNTED, "all thaw while allocations are counted");
     let thaws: Vec<Thaw> = blocks
-        .map(|(i, (b, can))| Thaw {
-            name: b.name().into(),
-            range: b.range(),
-            from: can.then_some(10 * i as u64),
-        })
+        .map(|(i, (b, can))| Thaw { name: b.name().into(), range: b.range(), from: can.then_some(from(i)) })
         .collect();
     let params = vec![0.01; model.layout().len()];
     pool.install(|| {
         let hyper = Hyper { weight_decay: 0.01, momentum: 0.9, ..Hyper::default() };
-        let optimizer = PerBlock::new("sgd", thaws.clone(), &hyper).unwrap();
-        let objective = Labelled::new(model, &source, &plan(16, 0.01), thaws).unwrap();
-        let mut trainer = Trainer::of(objective, Box::new(optimizer), plan(16, 0.01), params).unwrap();
-        allocations(&mut trainer)
+        // Blocks thaw once in a trainer's life: every round has one of its own.
+        let fresh = || {
+            let optimizer = PerBlock::new("sgd", thaws.clone(), &hyper).unwrap();
+            let objective = Labelled::new(model, &source, &plan(16, 0.01), thaws.clone()).unwrap();
+            let mut trainer =
+                Trainer::of(objective, Box::new(optimizer), plan(16, 0.01), params.clone()).unwrap();
+            warm(&mut trainer);
+            round(&mut trainer)
+        };
+        std::iter::repeat_with(fresh).take(3).min().unwrap_or(usize::MAX)
     })
 }
 

@@ -1,6 +1,6 @@
 //! Adam with decoupled weight decay.
 
-use super::{Hyper, Optimizer, put_back};
+use super::{Hyper, Optimizer, check_names, put_back};
 use crate::{Error, Result};
 use popgrad_kernels::{AdamW as Step, Elem, Kernels};
 
@@ -54,13 +54,20 @@ impl<E: Elem> Optimizer<E> for AdamW<E> {
         vec![("m".into(), &self.m), ("v".into(), &self.v)]
     }
 
-    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
+    fn check_state(&self, state: &[(String, Vec<E>)]) -> Result<()> {
         if let Some((_, v)) = state.iter().find(|(name, _)| name == "v")
             && let Some(low) = v.iter().find(|v| **v < E::ZERO)
         {
             return Err(Error::invalid("optimizer.v", low.to_f64().to_string(), "means of squares, >= 0"));
         }
-        put_back(state, "adamw", &mut [("m", &mut self.m), ("v", &mut self.v)])
+        check_names(state, self.name(), &self.state())
+    }
+
+    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
+        self.check_state(state)?;
+        put_back(state, "m", &mut self.m);
+        put_back(state, "v", &mut self.v);
+        Ok(())
     }
 }
 
@@ -135,6 +142,9 @@ mod tests {
         ] {
             assert!(other.restore(bad).is_err(), "{bad:?}");
         }
+        let half = [("m".into(), vec![8.0; 2]), ("v".into(), vec![8.0; 1])];
+        let before = format!("{:?}", other.state());
+        assert!(other.restore(&half).is_err() && format!("{:?}", other.state()) == before, "half restored");
         let unknown = [("m".into(), vec![f32::NAN; 2]), ("v".into(), vec![0.0; 2])];
         assert!(other.restore(&unknown).is_err(), "not a number");
         assert!(

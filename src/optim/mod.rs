@@ -23,10 +23,17 @@ pub trait Optimizer<E: Elem>: Send {
     fn step(&mut self, step: u64, lr: f64, params: &mut [E], grad: &[E]);
     /// Its memory beyond the parameters, as named arrays, for checkpoints.
     fn state(&self) -> Vec<(String, &[E])>;
+    /// Would [`Optimizer::restore`] take `state`?
+    ///
+    /// # Errors
+    /// When a name or length is not what [`Optimizer::state`] gives, or an entry is not finite.
+    fn check_state(&self, state: &[(String, Vec<E>)]) -> Result<()> {
+        check_names(state, self.name(), &self.state())
+    }
     /// Puts back what `state` gave.
     ///
     /// # Errors
-    /// When a name or length is not what `state` gives.
+    /// What [`Optimizer::check_state`] finds; nothing has changed then.
     fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()>;
 }
 
@@ -88,26 +95,28 @@ pub fn build<E: Elem>(name: &str, len: usize, hyper: &Hyper) -> Result<Box<dyn O
     }
 }
 
-/// Overwrites `memory` with the arrays of the same names and lengths in `state`, which must hold nothing else.
-fn put_back<E: Elem>(
-    state: &[(String, Vec<E>)],
-    owner: &str,
-    memory: &mut [(&str, &mut Vec<E>)],
-) -> Result<()> {
-    let names: Vec<&str> = memory.iter().map(|(name, _)| *name).collect();
+/// `state` must hold an array of the name and length of each of `memory`, finite, and nothing else.
+fn check_names<E: Elem>(state: &[(String, Vec<E>)], owner: &str, memory: &[(String, &[E])]) -> Result<()> {
+    let names: Vec<&str> = memory.iter().map(|(name, _)| name.as_str()).collect();
     if let Some((extra, _)) = state.iter().find(|(name, _)| !names.contains(&name.as_str())) {
         let allowed = if names.is_empty() { "none".into() } else { names.join(", ") };
         return Err(Error::invalid("optimizer state", extra, format!("{allowed} for {owner}")));
     }
     for (name, array) in memory {
         let found = state.iter().find(|(n, _)| n == name).map(|(_, v)| v);
-        let Some(found) = found.filter(|v| v.len() == array.len() && v.iter().all(|x| x.is_finite())) else {
+        if found.filter(|v| v.len() == array.len() && v.iter().all(|x| x.is_finite())).is_none() {
             let allowed = format!("{} finite entries for {owner}", array.len());
             let problem =
                 found.map_or_else(|| format!("no `{name}`"), |v| format!("`{name}` of {} entries", v.len()));
             return Err(Error::invalid("optimizer state", problem, allowed));
-        };
-        array.copy_from_slice(found);
+        }
     }
     Ok(())
+}
+
+/// Overwrites `memory` with the array called `name` of a state that has been checked.
+fn put_back<E: Elem>(state: &[(String, Vec<E>)], name: &str, memory: &mut [E]) {
+    if let Some((_, found)) = state.iter().find(|(n, _)| n == name) {
+        memory.copy_from_slice(found);
+    }
 }

@@ -43,6 +43,13 @@ impl<E: Elem> PerBlock<E> {
     }
 }
 
+/// The part of `state` that belongs to `block`, under the names that its optimiser gave.
+fn own<E: Elem>(state: &[(String, Vec<E>)], block: &Thaw, optimizer: &str) -> Vec<(String, Vec<E>)> {
+    let prefix = format!("{}.{optimizer}.", block.name);
+    let of = |(n, v): &(String, Vec<E>)| Some((n.strip_prefix(&prefix)?.to_string(), v.clone()));
+    state.iter().filter_map(of).collect()
+}
+
 impl<E: Elem> Optimizer<E> for PerBlock<E> {
     fn name(&self) -> &'static str {
         self.name
@@ -68,16 +75,12 @@ impl<E: Elem> Optimizer<E> for PerBlock<E> {
         all
     }
 
-    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
+    fn check_state(&self, state: &[(String, Vec<E>)]) -> Result<()> {
         let mut taken = 0;
-        for (block, optimizer) in &mut self.blocks {
-            let prefix = format!("{}.{}.", block.name, optimizer.name());
-            let own: Vec<(String, Vec<E>)> = state
-                .iter()
-                .filter_map(|(n, v)| Some((n.strip_prefix(&prefix)?.to_string(), v.clone())))
-                .collect();
+        for (block, optimizer) in &self.blocks {
+            let own = own(state, block, optimizer.name());
             taken += own.len();
-            optimizer.restore(&own)?;
+            optimizer.check_state(&own)?;
         }
         if taken == state.len() {
             return Ok(());
@@ -86,6 +89,12 @@ impl<E: Elem> Optimizer<E> for PerBlock<E> {
             |n: &str| self.blocks.iter().any(|(b, o)| n.starts_with(&format!("{}.{}.", b.name, o.name())));
         let extra = state.iter().map(|(n, _)| n).find(|n| !known(n)).cloned().unwrap_or_default();
         Err(Error::invalid("optimizer state", extra, "memory of the blocks that train"))
+    }
+
+    fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
+        // Of all blocks before any is written: half a restored optimiser would train on.
+        self.check_state(state)?;
+        self.blocks.iter_mut().try_for_each(|(block, o)| o.restore(&own(state, block, o.name())))
     }
 }
 
@@ -132,6 +141,13 @@ mod tests {
             more.push(("d.sgd.momentum".into(), vec![0.0]));
             assert!(again.restore(&more).unwrap_err().to_string().contains("d.sgd.momentum"));
             assert!(again.restore(&state[1..]).is_err());
+            // The last block's memory is of another length: the first one's stands.
+            let before = format!("{:?}", again.state());
+            let mut short = state.clone();
+            short.iter_mut().for_each(|(_, v)| v[0] = 64.0);
+            short.last_mut().unwrap().1.clear();
+            assert!(again.restore(&short).is_err());
+            assert_eq!(format!("{:?}", again.state()), before, "half restored");
         }
         let e = PerBlock::<f64>::new("sgd", vec![thaw("a", 0..1, None)], &Hyper::default()).err().unwrap();
         assert!(e.to_string().starts_with("frozen: every block"));

@@ -1,6 +1,6 @@
 //! Gradient descent with weight decay and momentum.
 
-use super::{Optimizer, put_back};
+use super::{Optimizer, check_names, put_back};
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels};
 
@@ -65,11 +65,15 @@ impl<E: Elem> Optimizer<E> for Sgd<E> {
         if self.momentum == 0.0 { Vec::new() } else { vec![("momentum".into(), &self.sum)] }
     }
 
+    fn check_state(&self, state: &[(String, Vec<E>)]) -> Result<()> {
+        let owner = if self.momentum == 0.0 { "sgd without momentum" } else { "sgd with momentum" };
+        check_names(state, owner, &self.state())
+    }
+
     fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
-        if self.momentum == 0.0 {
-            return put_back(state, "sgd without momentum", &mut []);
-        }
-        put_back(state, "sgd with momentum", &mut [("momentum", &mut self.sum)])
+        self.check_state(state)?;
+        put_back(state, "momentum", &mut self.sum);
+        Ok(())
     }
 }
 

@@ -59,10 +59,7 @@ impl<E: Elem> Optimizer<E> for Staged {
     }
 
     fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
-        match state.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(Error::invalid("optimizer state", name, "none for staged")),
-        }
+        Optimizer::<E>::check_state(self, state)
     }
 }
 

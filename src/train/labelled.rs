@@ -48,7 +48,8 @@ pub fn labelled_memory<E: Elem>(model: &dyn SequenceModel<E>, plan: &Plan) -> Op
 }
 
 /// A model on batches from a source: every step takes the next `plan.batch` sequences, shard by shard. Loss and gradient are Σ w ℓ / Σ w of the
-/// whole batch, so they do not depend on how the positions that count lie in the shards.
+/// whole batch, so they do not depend on how the positions that count lie in the shards. A batch may draw no position that counts: it has no
+/// loss, and its gradient is 0.
 pub struct Labelled<'a, E: Elem> {
     model: &'a dyn SequenceModel<E>,
     source: &'a dyn LabelledSource,
@@ -57,6 +58,8 @@ pub struct Labelled<'a, E: Elem> {
     /// Of each block, its first update.
     thaws: Vec<Thaw>,
     active: Vec<bool>,
+    /// Had the last batch a position that counts?
+    counted: bool,
     shards: Vec<Shard<E>>,
 }
 
@@ -64,7 +67,7 @@ impl<'a, E: Elem> Labelled<'a, E> {
     /// Allocates the shards. `thaws` says of each block of the model's layout, in order, from which update on it trains.
     ///
     /// # Errors
-    /// When plan, model, source and `thaws` do not fit together, nothing trains, or memory sizes overflow.
+    /// When plan, model, source and `thaws` do not fit together, nothing trains, or memory sizes overflow; a population that is not one batch.
     pub fn new(
         model: &'a dyn SequenceModel<E>,
         source: &'a dyn LabelledSource,
@@ -77,6 +80,10 @@ impl<'a, E: Elem> Labelled<'a, E> {
             let allowed = format!("T = {}, N = {} as in the model", model.seq_len(), model.vocab());
             return Err(Error::invalid("source", format!("T = {t}, N = {n}"), allowed));
         }
+        if let Some(p) = source.population().filter(|p| *p != plan.batch) {
+            let allowed = format!("{p}: the whole population at every step");
+            return Err(Error::invalid("batch", plan.batch.to_string(), allowed));
+        }
         let blocks = model.layout().blocks();
         if thaws.len() != blocks.len()
             || thaws.iter().zip(blocks).any(|(t, b)| t.name != b.name() || t.range != b.range())
@@ -84,7 +91,12 @@ impl<'a, E: Elem> Labelled<'a, E> {
             let allowed = "one for each block of the model, in order";
             return Err(Error::invalid("thaws", format!("{} blocks", thaws.len()), allowed));
         }
-        if thaws.iter().zip(model.trainable()).all(|(t, can)| t.from.is_none() || !can) {
+        // Its gradient would be 0, and weight decay would move it all the same.
+        if let Some((t, _)) = thaws.iter().zip(model.trainable()).find(|(t, can)| t.from.is_some() && !**can)
+        {
+            return Err(Error::invalid("thaws", &t.name, "blocks that can train"));
+        }
+        if thaws.iter().all(|t| t.from.is_none()) {
             return Err(Error::invalid("frozen", "every block", "at least one block to train"));
         }
         let parts = plan.shards.min(plan.batch);
@@ -105,7 +117,7 @@ impl<'a, E: Elem> Labelled<'a, E> {
             .collect::<Result<Vec<_>>>()?;
         let active = vec![false; thaws.len()];
         let kernels = Kernels::from_env()?;
-        Ok(Labelled { model, source, kernels, batch: plan.batch, thaws, active, shards })
+        Ok(Labelled { model, source, kernels, batch: plan.batch, thaws, active, counted: true, shards })
     }
 
     /// Draws the test set: sequences `0..size` of `source`, kept for all evaluations.
@@ -143,12 +155,7 @@ impl<'a, E: Elem> Labelled<'a, E> {
             let sums = std::mem::replace(&mut shard.sums, Ok([Sum::new(); 2]))?;
             all.iter_mut().zip(sums).for_each(|(a, s)| a.merge(s));
         }
-        let [loss, weight] = all.map(|s| s.value());
-        if weight > 0.0 {
-            return Ok([loss, weight]);
-        }
-        let allowed = "a loss over at least one position of every batch: longer sequences, larger batches, more triggers";
-        Err(Error::invalid("mask", "no position of a batch counts", allowed))
+        Ok(all.map(|s| s.value()))
     }
 }
 
@@ -159,9 +166,8 @@ impl<E: Elem> Objective<E> for Labelled<'_, E> {
 
     /// On sequences `step * batch ..` of the source. The gradient of blocks that do not train yet is 0.
     fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64> {
-        let can = self.model.trainable();
-        for ((on, thaw), can) in self.active.iter_mut().zip(&self.thaws).zip(can) {
-            *on = *can && thaw.from.is_some_and(|from| step >= from);
+        for (on, thaw) in self.active.iter_mut().zip(&self.thaws) {
+            *on = thaw.from.is_some_and(|from| step >= from);
         }
         let (model, source, active) = (self.model, self.source, &self.active);
         let base = step * self.batch as u64;
@@ -170,6 +176,11 @@ impl<E: Elem> Objective<E> for Labelled<'_, E> {
             shard.sums = shard.gradient(model, params, active);
         });
         let [loss, weight] = self.fold_sums()?;
+        self.counted = weight > 0.0;
+        if !self.counted {
+            grad.fill(E::ZERO);
+            return Ok(0.0);
+        }
         let (kernels, shards) = (&self.kernels, &self.shards);
         let gradient = |s: usize| shards[s].grad.as_slice();
         for (thaw, on) in self.thaws.iter().zip(&self.active) {
@@ -183,8 +194,15 @@ impl<E: Elem> Objective<E> for Labelled<'_, E> {
         Ok(loss / weight)
     }
 
+    fn counted(&self) -> bool {
+        self.counted
+    }
+
     /// On the test set.
     fn test_loss(&mut self, params: &[E]) -> Result<f64> {
+        if self.shards.iter().all(|s| s.tests.is_empty()) {
+            return Err(Error::invalid("test set", "none", "one drawn by `set_test`"));
+        }
         let (model, off) = (self.model, vec![false; self.thaws.len()]);
         self.shards.par_iter_mut().for_each(|shard| {
             let Shard { tests, ws, grad, .. } = shard;
@@ -196,6 +214,10 @@ impl<E: Elem> Objective<E> for Labelled<'_, E> {
             shard.sums = tests.iter().try_fold([Sum::new(); 2], each);
         });
         let [loss, weight] = self.fold_sums()?;
-        Ok(loss / weight)
+        if weight > 0.0 {
+            return Ok(loss / weight);
+        }
+        let allowed = "a loss over at least one position of it: longer or more sequences, more triggers";
+        Err(Error::invalid("test set", "no position of the test set counts", allowed))
     }
 }

@@ -31,7 +31,8 @@ impl<E: Elem> Memory<E> {
     /// layer 2 ∝ Σ_{v,u} ln π_b(u|v) w_U(u) w_E(v)ᵀ, ln π_b(·|v) less its mean, which no softmax sees. Any other feed-forward becomes 0.
     ///
     /// # Errors
-    /// Rotary positions, which are no vectors; a trigger or a table that does not fit; a floor or gaps that are no positive numbers.
+    /// Rotary positions, which are no vectors; a trigger or a table that does not fit; a floor or gaps that are no positive numbers; vectors
+    /// that are all 0, which nothing can be written in. Nothing has been written then.
     pub fn write_memories(&self, params: &mut [E], what: &Memories<'_>) -> Result<()> {
         let (n, t, d) = (self.spec.vocab, self.spec.seq_len, self.spec.dim);
         let Some(pe) = self.blocks.pe.filter(|_| self.spec.positions != Positions::Rotary) else {
@@ -49,8 +50,10 @@ impl<E: Elem> Memory<E> {
             let found = format!("{} entries", what.bigram.len());
             return Err(Error::invalid("bigram", found, format!("{n} x {n}")));
         }
-        if let Some(x) = what.gaps.iter().chain([&what.floor]).find(|x| !(**x > 0.0 && x.is_finite())) {
-            return Err(Error::invalid("gaps", x.to_string(), "finite, > 0"));
+        for (field, numbers) in [("floor", &[what.floor][..]), ("gaps", &what.gaps)] {
+            if let Some(x) = numbers.iter().find(|x| !(**x > 0.0 && x.is_finite())) {
+                return Err(Error::invalid(field, x.to_string(), "finite, > 0"));
+            }
         }
         let [first, second] = self.blocks.layers;
         let take = |params: &[E], b: usize| params[self.range(b)].to_vec();
@@ -76,7 +79,13 @@ impl<E: Elem> Memory<E> {
             let (a, b, to) = (Mat::new(a, rows, d)?, Mat::new(b, rows, d)?, MatMut::new(to, d, d)?);
             Ok(self.kernels.gemm(Write::Set, E::from_f64(by), a.t(), b, to, &mut scratch)?)
         };
-        let [e2, p2, u2] = [&e, &p, &u].map(|x| mean_square(x, d));
+        let squares = [&e, &p, &u, &w1, &copied].map(|x| mean_square(x, d));
+        let names =
+            ["tok_embeddings.weight", "pe", "output.weight", "W_O W_V w_E of layer 1", "W_V w_E of layer 2"];
+        if let Some((name, x)) = names.iter().zip(squares).find(|(_, x)| !(*x > 0.0 && x.is_finite())) {
+            return Err(Error::invalid(*name, format!("mean square {x}"), "vectors that are not all 0"));
+        }
+        let [e2, p2, u2, w2, copied2] = squares;
         let scale = self.scale.to_f64();
         let [previous, same, copy, global] = what.gaps;
         let wk1 = &mut params[self.range(first.wk)];
@@ -85,10 +94,10 @@ impl<E: Elem> Memory<E> {
             what.triggers.iter().flat_map(|k| &x[*k as usize * d..][..d]).copied().collect()
         };
         let wk2 = &mut params[self.range(second.wk)];
-        outer(same / (e2 * mean_square(&w1, d) * scale), &of(&e), &of(&w1), wk2)?;
+        outer(same / (e2 * w2 * scale), &of(&e), &of(&w1), wk2)?;
         let readout = self.readout.to_f64();
         let wo2 = &mut params[self.range(second.wo)];
-        outer(copy / (u2 * mean_square(&copied, d) * readout), &u, &copied, wo2)?;
+        outer(copy / (u2 * copied2 * readout), &u, &copied, wo2)?;
         for ff in [first.ff, first.w2, second.ff, second.w2].into_iter().flatten() {
             params[self.range(ff)].fill(E::ZERO);
         }

@@ -123,7 +123,7 @@ pub(super) struct Found {
     pub(super) batch: Metrics,
     /// On each test set.
     pub(super) tests: Vec<Metrics>,
-    /// Norm of each block's gradient on that batch; none where it does not train yet.
+    /// Norm of each block's gradient on that batch; none where it does not train yet, the batch counts nothing, or no update follows.
     pub(super) gradients: Vec<Option<f64>>,
 }
 
@@ -133,9 +133,11 @@ pub(super) struct Watched<'a, E: Elem> {
     evaluator: Evaluator<'a, E>,
     /// Each block's entries and first update.
     blocks: Vec<(Range<usize>, Option<u64>)>,
+    /// Updates in all.
+    steps: u64,
     /// Number of the next update. A run that is taken up again makes one before it evaluates.
     next: u64,
-    /// Loss of the next update, whose gradient is in `grad`, if that is known.
+    /// Loss of the next update, whose gradient is in `grad`, if that is known. Whether it counts is then what `inner` says.
     ready: Option<f64>,
     grad: Vec<E>,
     /// What the last evaluation found, for whoever writes it down.
@@ -143,15 +145,16 @@ pub(super) struct Watched<'a, E: Elem> {
 }
 
 impl<'a, E: Elem> Watched<'a, E> {
-    /// `blocks` are entries and first update of each of the model's blocks.
+    /// For `steps` updates; `blocks` are entries and first update of each of the model's blocks.
     pub(super) fn new(
         inner: Labelled<'a, E>,
         evaluator: Evaluator<'a, E>,
+        steps: u64,
         blocks: Vec<(Range<usize>, Option<u64>)>,
         found: Rc<RefCell<Found>>,
     ) -> Self {
         let grad = vec![E::ZERO; Objective::<E>::len(&inner)];
-        Watched { inner, evaluator, blocks, next: 0, ready: None, grad, found }
+        Watched { inner, evaluator, blocks, steps, next: 0, ready: None, grad, found }
     }
 }
 
@@ -177,13 +180,22 @@ impl<E: Elem> Objective<E> for Watched<'_, E> {
         }
     }
 
+    fn counted(&self) -> bool {
+        self.inner.counted()
+    }
+
     /// On the first test set; leaves everything in `found`.
     fn test_loss(&mut self, params: &[E]) -> Result<f64> {
         let batch = self.evaluator.training(self.next, params)?;
         let sets = self.evaluator.shards.first().map_or(0, |s| s.tests.len());
         let tests = (0..sets).map(|i| self.evaluator.test(i, params)).collect::<Result<Vec<_>>>()?;
-        self.ready = Some(self.inner.loss_and_grad(self.next, params, &mut self.grad)?);
-        let trains = |from: &Option<u64>| from.is_some_and(|f| f <= self.next);
+        // After the last update nothing trains on the batch to come.
+        self.ready = match self.next < self.steps {
+            true => Some(self.inner.loss_and_grad(self.next, params, &mut self.grad)?),
+            false => None,
+        };
+        let known = self.ready.is_some() && self.inner.counted();
+        let trains = |from: &Option<u64>| known && from.is_some_and(|f| f <= self.next);
         let of = |(range, from): &(Range<usize>, Option<u64>)| {
             trains(from).then(|| norm(&self.grad[range.clone()]))
         };

@@ -37,7 +37,7 @@ pub struct MetricRecord {
     pub iter: u64,
     /// Learning rate of the next update.
     pub lr: f64,
-    /// Mean training loss since the last record.
+    /// Mean training loss since the last record, of the batches that count something.
     pub train_loss: Option<f64>,
     /// Loss on the test set.
     pub test_loss: f64,
@@ -61,7 +61,7 @@ pub struct MetricRecord {
     /// Recall of the memories.
     #[serde(flatten)]
     pub recall: Recall,
-    /// norm_NAME and gradnorm_NAME of every block that trains; the latter null before it does.
+    /// norm_NAME and gradnorm_NAME of every block that trains; the latter null before it does, where the batch counts nothing, and at the end.
     #[serde(flatten)]
     pub norms: BTreeMap<String, Option<f64>>,
 }
@@ -131,7 +131,7 @@ fn run_typed<E: Elem>(
     let found = Rc::new(RefCell::new(Found::default()));
     let inner = Labelled::new(model, &train, &plan, thaws)?;
     let evaluator = Evaluator::new(model, &train, (config.batch, config.shards), &tests, config.test_size)?;
-    let watched = Watched::new(inner, evaluator, blocks, found.clone());
+    let watched = Watched::new(inner, evaluator, plan.steps, blocks, found.clone());
     let mut trainer = Trainer::of(watched, Box::new(optimizer), plan, params)?;
 
     let fingerprint = config.to_toml()?;
