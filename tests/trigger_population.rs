@@ -311,3 +311,18 @@ fn the_memory_models_gradient_on_the_population() {
         }
     }
 }
+
+#[test]
+fn long_words_are_listed_or_refused() {
+    let task = |bigram: Vec<f64>| {
+        let laws = Bigrams::new(vec![0.5, 0.5], bigram).unwrap();
+        let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: vec![] };
+        TriggerBigram::new(laws, 65_536, Triggers::Fixed { count: 1, offset: 1 }, outputs).unwrap()
+    };
+    let refused = TriggerPopulation::new(&task(vec![0.5; 4]), LossOn::Head).unwrap_err().to_string();
+    assert!(refused.starts_with("N, T, K: up to inf words of 65537 tokens"), "{refused}");
+    // The other symbol follows, and either follows the trigger: two words for each first symbol.
+    let few = TriggerPopulation::new(&task(vec![0.0, 1.0, 1.0, 0.0]), LossOn::Head).unwrap();
+    assert_eq!((few.entries(), few.weight()), (4, 1.0));
+    assert!(few.words().all(|w| w.len() == 65_537));
+}

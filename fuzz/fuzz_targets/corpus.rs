@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad::task::corpus::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad::paper::corpus::fuzz(data));

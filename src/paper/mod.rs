@@ -7,6 +7,7 @@ mod birth_presets;
 mod birth_studies;
 pub mod causal;
 mod causal_task;
+pub mod corpus;
 pub mod experiment;
 mod figures;
 pub mod folder;

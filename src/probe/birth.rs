@@ -48,6 +48,10 @@ struct Mean {
 
 impl Mean {
     fn add(&mut self, x: f64, w: f64) {
+        // What does not count may be infinite: a loss where the target cannot occur.
+        if w == 0.0 {
+            return;
+        }
         self.sum.add(x * w);
         self.weight.add(w);
     }
@@ -92,7 +96,8 @@ pub struct Metrics {
     pub repeat_frac: Option<f64>,
 }
 
-/// Counts and sums behind [`Metrics`]. Those of parts add up; sums in the order of the parts.
+/// Counts and sums behind [`Metrics`]. All but `loss` count positions of entries: on a population, whose entries have probabilities, only
+/// `loss` is a mean under them. Those of parts add up; sums in the order of the parts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     loss: Mean,
@@ -328,6 +333,16 @@ mod tests {
         }
         assert_eq!(parts.metrics(), whole.metrics());
         // Several heads: no one position.
+        // An infinite loss of no weight is no part of the mean; of some weight, it is the mean.
+        let mut bad = report.clone();
+        bad.losses[1] = f64::INFINITY;
+        let mut tally = Tally::default();
+        tally.add(&b, &bad, [2, 1]).unwrap();
+        assert_eq!(tally.metrics().loss, whole.metrics().loss);
+        bad.losses[3] = f64::INFINITY;
+        let mut tally = Tally::default();
+        tally.add(&b, &bad, [2, 1]).unwrap();
+        assert_eq!(tally.metrics().loss, Some(f64::INFINITY));
         let mut several = Tally::default();
         let wide =
             Report { attended: [&report.attended[..], &report.attended[..]].concat(), ..report.clone() };

@@ -53,6 +53,7 @@ impl TriggerPopulation {
             trigger: vec![false; n],
             output: vec![None; n],
             path: Vec::with_capacity(t + 1),
+            steps: Vec::with_capacity(t + 1),
             words: Vec::new(),
             probabilities: Vec::new(),
         };
@@ -62,7 +63,7 @@ impl TriggerPopulation {
             set.iter().for_each(|q| walk.trigger[*q] = true);
             flags.extend_from_slice(&walk.trigger);
             for z in 0..n {
-                walk.visit(z, *p, task.laws().unigram()[z]).ok_or_else(refused)?;
+                walk.from(z, *p, task.laws().unigram()[z]).ok_or_else(refused)?;
             }
             set_of.resize(walk.probabilities.len(), i as u32);
         }
@@ -139,7 +140,7 @@ fn trigger_sets(task: &TriggerBigram, most: usize) -> Option<BTreeMap<Vec<usize>
     Some(sets)
 }
 
-/// Depth first over the words of one set of triggers.
+/// Depth first over the words of one set of triggers. The stack is a vector: a word may be as long as it likes.
 struct Walk<'a> {
     task: &'a TriggerBigram,
     most: usize,
@@ -149,40 +150,84 @@ struct Walk<'a> {
     /// What has followed each trigger so far.
     output: Vec<Option<usize>>,
     path: Vec<u32>,
+    /// One for each token of `path`.
+    steps: Vec<Step>,
     words: Vec<u32>,
     probabilities: Vec<f64>,
 }
 
+/// Where the walk stands at one token.
+struct Step {
+    /// Probability of the prefix that ends here.
+    p: f64,
+    /// The first successor not yet tried.
+    next: usize,
+    /// Does this token, a trigger's first, choose its output?
+    chooses: bool,
+}
+
 impl Walk<'_> {
-    /// All words that go on with `z`, drawn with probability `factor` after a prefix of probability `p`; `None` when they are too many.
-    fn visit(&mut self, z: usize, p: f64, factor: f64) -> Option<()> {
+    /// All words that begin with `z`, of probability `factor` under triggers of probability `p`; `None` when they are too many.
+    fn from(&mut self, z: usize, p: f64, factor: f64) -> Option<()> {
         // The product may underflow: it says nothing about what can occur.
         if factor == 0.0 {
             return Some(());
         }
-        let (n, p) = (self.trigger.len(), p * factor);
-        self.path.push(z as u32);
-        if self.path.len() == self.task.seq_len() + 1 {
-            if self.probabilities.len() == self.most {
-                return None;
+        self.enter(z, p * factor);
+        while let Some(step) = self.steps.last_mut() {
+            let z = self.path[self.path.len() - 1] as usize;
+            if self.path.len() == self.task.seq_len() + 1 {
+                if self.probabilities.len() == self.most {
+                    return None;
+                }
+                self.words.extend_from_slice(&self.path);
+                self.probabilities.push(step.p);
+                self.leave();
+                continue;
             }
-            self.words.extend_from_slice(&self.path);
-            self.probabilities.push(p);
-        } else if !self.trigger[z] {
-            for next in 0..n {
-                self.visit(next, p, self.task.laws().bigram()[z * n + next])?;
+            let (n, p, from) = (self.trigger.len(), step.p, step.next);
+            let law = match (self.trigger[z], self.output[z]) {
+                (false, _) => &self.task.laws().bigram()[z * n..(z + 1) * n],
+                // What followed this trigger before: one successor, and no choice.
+                (true, Some(o)) if !step.chooses => {
+                    if from == n {
+                        self.leave();
+                    } else {
+                        step.next = n;
+                        self.enter(o, p);
+                    }
+                    continue;
+                }
+                (true, _) => {
+                    step.chooses = true;
+                    &self.outputs[z * n..(z + 1) * n]
+                }
+            };
+            let Some(next) = (from..n).find(|k| law[*k] > 0.0) else {
+                if step.chooses {
+                    self.output[z] = None;
+                }
+                self.leave();
+                continue;
+            };
+            step.next = next + 1;
+            if step.chooses {
+                self.output[z] = Some(next);
             }
-        } else if let Some(o) = self.output[z] {
-            self.visit(o, p, 1.0)?;
-        } else {
-            for o in 0..n {
-                self.output[z] = Some(o);
-                self.visit(o, p, self.outputs[z * n + o])?;
-            }
-            self.output[z] = None;
+            let p = p * law[next];
+            self.enter(next, p);
         }
-        self.path.pop();
         Some(())
+    }
+
+    fn enter(&mut self, z: usize, p: f64) {
+        self.path.push(z as u32);
+        self.steps.push(Step { p, next: 0, chooses: false });
+    }
+
+    fn leave(&mut self) {
+        self.path.pop();
+        self.steps.pop();
     }
 }
 

@@ -1,10 +1,5 @@
 //! Character statistics of a text: what the trigger-bigram task draws its sequences from.
 
-mod files;
-
-#[doc(hidden)]
-pub use files::fuzz;
-
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -35,7 +30,7 @@ impl Corpus {
             *singles.entry(c).or_default() += 1;
         }
         let symbols: Vec<char> = singles.keys().copied().collect();
-        let n = check_symbols(&symbols)?;
+        let n = check_symbols("corpus", &symbols)?;
         let number = |c: char| symbols.binary_search(&c).expect("every character was counted");
         let mut bigrams = vec![0; n * n];
         let mut before: Option<usize> = None;
@@ -45,7 +40,7 @@ impl Corpus {
             }
             before = Some(c);
         }
-        Corpus { symbols, unigrams: singles.into_values().collect(), bigrams }.checked()
+        Corpus { symbols, unigrams: singles.into_values().collect(), bigrams }.checked("corpus")
     }
 
     /// Counts from two tables of comma-separated values with a header line each: `codepoint,count` and
@@ -64,7 +59,7 @@ impl Corpus {
             }
         }
         let symbols: Vec<char> = singles.keys().copied().collect();
-        let n = check_symbols(&symbols)?;
+        let n = check_symbols("unigrams", &symbols)?;
         let mut pairs = vec![0; n * n];
         for (at, [first, second, count]) in table::<3>("bigrams", bigrams)? {
             let mut index = [0; 2];
@@ -80,7 +75,7 @@ impl Corpus {
             }
             *entry = count;
         }
-        Corpus { symbols, unigrams: singles.into_values().collect(), bigrams: pairs }.checked()
+        Corpus { symbols, unigrams: singles.into_values().collect(), bigrams: pairs }.checked("bigrams")
     }
 
     /// Counts of the text that ships with the project, a play with a few papers found in its tower.
@@ -88,7 +83,8 @@ impl Corpus {
         Corpus::from_text(SHIPPED).expect("the shipped text has counts; a test holds that")
     }
 
-    fn checked(self) -> Result<Self> {
+    /// `field` has the blame for a character that nothing follows.
+    fn checked(self, field: &str) -> Result<Self> {
         let n = self.symbols.len();
         if self.unigrams.iter().try_fold(0u64, |sum, c| sum.checked_add(*c)).is_none() {
             return Err(Error::invalid("unigrams", "2^64 characters or more", "counts of a sum below 2^64"));
@@ -96,7 +92,7 @@ impl Corpus {
         let followed = |k: usize| saturating_sum(self.bigrams[k * n..(k + 1) * n].iter());
         if let Some(k) = (0..n).find(|k| followed(*k) == 0) {
             let allowed = "every character followed by another one somewhere";
-            return Err(Error::invalid("corpus", format!("nothing follows {:?}", self.symbols[k]), allowed));
+            return Err(Error::invalid(field, format!("nothing follows {:?}", self.symbols[k]), allowed));
         }
         let mut ends = [0u64; 2];
         for (k, c) in self.symbols.iter().enumerate() {
@@ -172,13 +168,13 @@ fn saturating_sum<'a>(counts: impl Iterator<Item = &'a u64>) -> u64 {
     counts.fold(0, |sum: u64, c| sum.saturating_add(*c))
 }
 
-fn check_symbols(symbols: &[char]) -> Result<usize> {
+fn check_symbols(field: &str, symbols: &[char]) -> Result<usize> {
     let n = symbols.len();
     if (2..=Corpus::MAX_SYMBOLS).contains(&n) {
         return Ok(n);
     }
     let allowed = format!("2 to {}", Corpus::MAX_SYMBOLS);
-    Err(Error::invalid("corpus", format!("{n} distinct characters"), allowed))
+    Err(Error::invalid(field, format!("{n} distinct characters"), allowed))
 }
 
 fn bad_line(field: &str, at: usize, found: String, allowed: &str) -> Error {
@@ -255,7 +251,10 @@ mod tests {
             ("c,n\n97,18446744073709551615\n98,1\n", b, "unigrams: 2^64 characters"),
             (u, "c,d,n\n97,98,2\n99,97,1\n", "bigrams: line 3: 'c'; allowed: characters that"),
             (u, "c,d,n\n97,98,2\n97,98,1\n", "bigrams: line 3: a pair again"),
-            (u, "c,d,n\n97,98,2\n", "corpus: nothing follows 'b'"),
+            ("c,n\n", b, "unigrams: 0 distinct characters"),
+            ("c,n\n97,5\n", b, "unigrams: 1 distinct characters"),
+            (u, "c,d,n\n", "bigrams: nothing follows 'a'"),
+            (u, "c,d,n\n97,98,2\n", "bigrams: nothing follows 'b'"),
             (u, "c,d,n\n97,98,2\n98,97,1\n98,98,3\n", "bigrams: 'b' occurs 3 times, in 4 pairs"),
             (u, "c,d,n\n97,98,2\n98,97,2\n98,98,1\n", "bigrams: 0 characters end the text"),
         ] {

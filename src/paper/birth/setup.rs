@@ -6,6 +6,7 @@ use crate::model::{
     TransformerSpec,
 };
 use crate::optim::{Hyper, Schedule, Thaw};
+use crate::paper::corpus;
 use crate::rng::{Key, Purpose};
 use crate::source::{LossOn, TriggerSource};
 use crate::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
@@ -108,7 +109,7 @@ fn laws(config: &BirthConfig) -> Result<(Bigrams, Vec<String>)> {
         }
         ("shipped", ..) => Corpus::shipped(),
         // The prefix says what the folder is; any folder is read so.
-        (name, ..) => Corpus::read(Path::new(name.strip_prefix("counts:").unwrap_or(name)))?,
+        (name, ..) => corpus::read(Path::new(name.strip_prefix("counts:").unwrap_or(name)))?,
     };
     let names = corpus.symbols().iter().map(|c| name_of(*c)).collect();
     Ok((Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?, names))

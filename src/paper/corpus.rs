@@ -1,55 +1,53 @@
-//! Corpora from files: a text, or a folder with two tables of counts. The only file of the room that opens any.
+//! Corpora from files: a text, or a folder with two tables of counts.
 //!
 //! Bytes come from anywhere: whatever they are, the result is a corpus or an error that names the file and what is wrong in it.
 
-use super::Corpus;
+use crate::task::Corpus;
 use crate::{Error, Result};
 use std::path::Path;
 
-impl Corpus {
-    /// The tables that a folder of counts holds, in the format of [`from_counts`](Corpus::from_counts).
-    pub const COUNT_FILES: [&str; 2] = ["char_unigrams.csv", "char_bigrams.csv"];
+/// The tables that a folder of counts holds, in the format of [`from_counts`](Corpus::from_counts).
+pub const COUNT_FILES: [&str; 2] = ["char_unigrams.csv", "char_bigrams.csv"];
 
-    /// Counts of a UTF-8 text file, or those that a folder holds as [`COUNT_FILES`](Self::COUNT_FILES).
-    ///
-    /// # Errors
-    /// What cannot be read, is empty or not UTF-8, and what [`from_text`](Self::from_text) and [`from_counts`](Self::from_counts)
-    /// refuse; with the file's name.
-    pub fn read(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            let [unigrams, bigrams] = Self::COUNT_FILES.map(|name| path.join(name));
-            return Self::read_counts(&unigrams, &bigrams);
-        }
-        Self::parse_text(path, &bytes(path)?)
+/// Counts of a UTF-8 text file, or those that a folder holds as [`COUNT_FILES`].
+///
+/// # Errors
+/// What cannot be read, is empty or not UTF-8, and what [`from_text`](Corpus::from_text) and [`from_counts`](Corpus::from_counts)
+/// refuse; with the file's name.
+pub fn read(path: &Path) -> Result<Corpus> {
+    if path.is_dir() {
+        let [unigrams, bigrams] = COUNT_FILES.map(|name| path.join(name));
+        return read_counts(&unigrams, &bigrams);
     }
+    parse_text(path, &bytes(path)?)
+}
 
-    /// Counts of two tables.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn read_counts(unigrams: &Path, bigrams: &Path) -> Result<Self> {
-        Self::parse_counts([unigrams, bigrams], [&bytes(unigrams)?, &bytes(bigrams)?])
-    }
+/// Counts of two tables.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_counts(unigrams: &Path, bigrams: &Path) -> Result<Corpus> {
+    parse_counts([unigrams, bigrams], [&bytes(unigrams)?, &bytes(bigrams)?])
+}
 
-    /// Counts of the bytes of a text file; `path` is for messages. A byte order mark at its start is no character.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn parse_text(path: &Path, bytes: &[u8]) -> Result<Self> {
-        Self::from_text(text(path, bytes)?).map_err(|e| of_file(path, e))
-    }
+/// Counts of the bytes of a text file; `path` is for messages. A byte order mark at its start is no character.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse_text(path: &Path, bytes: &[u8]) -> Result<Corpus> {
+    Corpus::from_text(text(path, bytes)?).map_err(|e| of_file(path, e))
+}
 
-    /// Counts of the bytes of two tables; `paths` are for messages.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn parse_counts(paths: [&Path; 2], bytes: [&[u8]; 2]) -> Result<Self> {
-        let [unigrams, bigrams] = [text(paths[0], bytes[0])?, text(paths[1], bytes[1])?];
-        Self::from_counts(unigrams, bigrams).map_err(|e| {
-            let first = matches!(&e, Error::Invalid { field, .. } if field == "unigrams");
-            of_file(paths[usize::from(!first)], e)
-        })
-    }
+/// Counts of the bytes of two tables; `paths` are for messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse_counts(paths: [&Path; 2], bytes: [&[u8]; 2]) -> Result<Corpus> {
+    let [unigrams, bigrams] = [text(paths[0], bytes[0])?, text(paths[1], bytes[1])?];
+    Corpus::from_counts(unigrams, bigrams).map_err(|e| {
+        let first = matches!(&e, Error::Invalid { field, .. } if field == "unigrams");
+        of_file(paths[usize::from(!first)], e)
+    })
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {
@@ -83,7 +81,7 @@ fn of_file(path: &Path, error: Error) -> Error {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let [path, other] = ["a", "b"].map(Path::new);
-    if let Ok(corpus) = Corpus::parse_text(path, data) {
+    if let Ok(corpus) = parse_text(path, data) {
         check(&corpus);
         let decoded = std::str::from_utf8(data).expect("was read");
         let decoded = decoded.strip_prefix('\u{feff}').unwrap_or(decoded);
@@ -91,7 +89,7 @@ pub fn fuzz(data: &[u8]) {
     }
     let cut = data.iter().position(|b| *b == 255).unwrap_or(data.len());
     let second = data.get(cut + 1..).unwrap_or_default();
-    if let Ok(corpus) = Corpus::parse_counts([path, other], [&data[..cut], second]) {
+    if let Ok(corpus) = parse_counts([path, other], [&data[..cut], second]) {
         check(&corpus);
     }
 }
@@ -126,11 +124,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("text");
         fs::write(&file, "\u{feff}abbab").unwrap();
-        let corpus = Corpus::read(&file).unwrap();
+        let corpus = read(&file).unwrap();
         assert_eq!(corpus, Corpus::from_text("abbab").unwrap());
         fs::write(dir.path().join("char_unigrams.csv"), "c,n\r\n97,2\r\n98,3\r\n").unwrap();
         fs::write(dir.path().join("char_bigrams.csv"), "c,d,n\n97,98,2\n98,97,1\n98,98,1\n").unwrap();
-        assert_eq!(Corpus::read(dir.path()).unwrap(), corpus);
+        assert_eq!(read(dir.path()).unwrap(), corpus);
     }
 
     #[test]
@@ -138,7 +136,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let message = |name: &str| {
-            let e = Corpus::read(&path(name)).unwrap_err();
+            let e = read(&path(name)).unwrap_err();
             assert_eq!(e.exit_code(), 1, "{e}");
             let text = e.to_string();
             let start = format!("{}: ", path(name).display());
@@ -161,7 +159,7 @@ mod tests {
         // Folders: nothing in it, one table, tables that disagree.
         let folder = path("counts");
         fs::create_dir(&folder).unwrap();
-        let of_folder = || Corpus::read(&folder).unwrap_err().to_string();
+        let of_folder = || read(&folder).unwrap_err().to_string();
         assert!(of_folder().contains("char_unigrams.csv: cannot read"));
         fs::write(folder.join("char_unigrams.csv"), "c,n\n97,2\n98,3\n").unwrap();
         assert!(of_folder().contains("char_bigrams.csv: cannot read"));
@@ -175,6 +173,16 @@ mod tests {
         }
         fs::write(folder.join("char_unigrams.csv"), "c,n\n97,2\n97,3\n").unwrap();
         assert!(of_folder().contains("char_unigrams.csv: line 3: 'a' again"), "{}", of_folder());
+        // Each table has the blame for its own lines, and for the lack of them.
+        for (unigrams, bigrams, expected) in [
+            ("c,n\n", "c,d,n\n97,98,2\n", "char_unigrams.csv: 0 distinct characters; expected 2 to 1024"),
+            ("c,n\n97,5\n", "c,d,n\n97,97,4\n", "char_unigrams.csv: 1 distinct characters"),
+            ("c,n\n97,2\n98,3\n", "c,d,n\n", "char_bigrams.csv: nothing follows 'a'; expected every"),
+        ] {
+            fs::write(folder.join("char_unigrams.csv"), unigrams).unwrap();
+            fs::write(folder.join("char_bigrams.csv"), bigrams).unwrap();
+            assert!(of_folder().contains(expected), "{}", of_folder());
+        }
     }
 
     #[test]
@@ -200,11 +208,11 @@ mod tests {
     #[test]
     fn published_counts_are_read() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-        if !folder.join(Corpus::COUNT_FILES[0]).is_file() {
+        if !folder.join(COUNT_FILES[0]).is_file() {
             eprintln!("skipped: {} is not there", folder.display());
             return;
         }
-        let corpus = Corpus::read(&folder).unwrap();
+        let corpus = read(&folder).unwrap();
         check(&corpus);
         let pairs = corpus.bigrams().iter().filter(|c| **c > 0).count();
         let characters = corpus.unigrams().iter().sum::<u64>();
