@@ -267,12 +267,19 @@ fn frozen_blocks_get_no_gradient_and_change_no_other() {
         case.write(&at("p"), &at("b"));
         let whole = grad(&keys, &at("p"), &at("b"), &at("o"));
         let mut some = keys.clone();
-        some.push("frozen=tok_embeddings,layers.0.attention");
-        let part = grad(&some, &at("p"), &at("b"), &at("s"));
-        for (name, array) in &whole {
-            let off = name == "tok_embeddings.weight" || name.starts_with("layers.0.attention.");
-            assert_eq!(part.contains_key(name), !off, "{keys:?}: {name}");
-            assert!(off || array.same_bits(&part[name]), "{keys:?}: {name}");
+        // Names, beginnings, and the short names of runs.
+        for (frozen, rest) in [
+            ("frozen=tok_embeddings,layers.0.attention", "layers.0.attention."),
+            ("frozen=embeddings,wk0", "layers.0.attention.wk.weight"),
+        ] {
+            some.push(frozen);
+            let part = grad(&some, &at("p"), &at("b"), &at("s"));
+            some.pop();
+            for (name, array) in &whole {
+                let off = name == "tok_embeddings.weight" || name.starts_with(rest);
+                assert_eq!(part.contains_key(name), !off, "{keys:?}: {name}");
+                assert!(off || array.same_bits(&part[name]), "{keys:?}: {name}");
+            }
         }
     }
     let single = ["transformer", "--dtype", "f32"];
@@ -358,7 +365,7 @@ fn bad_arrays_are_refused_in_one_line() {
         (&["transformer", "ff1=relu"], "unknown key `ff1`"),
         (&["memory", "heads=1"], "unknown key `heads`"),
         (&["transformer", "positions=rotary"], "unknown positions `rotary`"),
-        (&["transformer", "frozen=layers.7"], "unknown block `layers.7`"),
+        (&["transformer", "frozen=layers.7"], "unknown frozen `layers.7`"),
         (&["transformer", "frozen=layers,norm,output,tok_embeddings,pos_embeddings"], "frozen: every block"),
         (&["transformer", "--dtype", "f16"], "unknown dtype `f16`"),
     ] {

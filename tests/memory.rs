@@ -1,12 +1,16 @@
 //! `memory` against a transcription of theory 2.2 in plain loops, differentiated by a tape, and against central differences, for every
 //! option; which gradients depend on what; reports; misfits.
 
+#[path = "common/tape.rs"]
+mod tape;
+
 use popgrad::batch::LabelledBatch;
 use popgrad::model::{
     Draw, FeedForward, Layout, Memory, MemorySpec, Output, Positions, Report, SequenceModel,
 };
 use popgrad::rng::{Key, Purpose};
 use popgrad_kernels::{Elem, Isa, Kernels};
+use tape::{Tape, Var};
 
 struct Draws(Key);
 
@@ -100,108 +104,21 @@ fn params<E: Elem>(model: &Memory<E>, seed: u64) -> Vec<E> {
 
 // ---- the transcription, on a tape ----
 
-/// Values, and for each up to two operands with the derivative in them.
-#[derive(Default)]
-struct Tape {
-    value: Vec<f64>,
-    from: Vec<[(usize, f64); 2]>,
-}
-
-type Var = usize;
-
-impl Tape {
-    fn push(&mut self, value: f64, from: [(Var, f64); 2]) -> Var {
-        self.value.push(value);
-        self.from.push(from);
-        self.value.len() - 1
+/// Each pair of entries turned by `at` times its frequency.
+fn turned(tape: &mut Tape, x: &[Var], at: usize, rotary: bool) -> Vec<Var> {
+    if !rotary {
+        return x.to_vec();
     }
-    fn new_var(&mut self, x: f64) -> Var {
-        self.push(x, [(0, 0.0); 2])
-    }
-    fn add(&mut self, a: Var, b: Var) -> Var {
-        self.push(self.value[a] + self.value[b], [(a, 1.0), (b, 1.0)])
-    }
-    fn mul(&mut self, a: Var, b: Var) -> Var {
-        let (x, y) = (self.value[a], self.value[b]);
-        self.push(x * y, [(a, y), (b, x)])
-    }
-    fn affine(&mut self, a: Var, by: f64, plus: f64) -> Var {
-        self.push(self.value[a] * by + plus, [(a, by), (0, 0.0)])
-    }
-    fn exp(&mut self, a: Var) -> Var {
-        let y = self.value[a].exp();
-        self.push(y, [(a, y), (0, 0.0)])
-    }
-    fn ln(&mut self, a: Var) -> Var {
-        let x = self.value[a];
-        self.push(x.ln(), [(a, 1.0 / x), (0, 0.0)])
-    }
-    fn div(&mut self, a: Var, b: Var) -> Var {
-        let (x, y) = (self.value[a], self.value[b]);
-        self.push(x / y, [(a, 1.0 / y), (b, -x / (y * y))])
-    }
-    fn relu(&mut self, a: Var) -> Var {
-        let x = self.value[a];
-        self.push(x.max(0.0), [(a, f64::from(u8::from(x > 0.0))), (0, 0.0)])
-    }
-    fn dot(&mut self, a: &[Var], b: &[Var]) -> Var {
-        let mut sum = self.new_var(0.0);
-        for (a, b) in a.iter().zip(b) {
-            let term = self.mul(*a, *b);
-            sum = self.add(sum, term);
+    let mut y = Vec::new();
+    for (m, pair) in x.chunks(2).enumerate() {
+        let angle = at as f64 * 10000f64.powf(-2.0 * m as f64 / x.len() as f64);
+        let (c, s) = (angle.cos(), angle.sin());
+        for (by_a, by_b) in [(c, -s), (s, c)] {
+            let (a, b) = (tape.affine(pair[0], by_a, 0.0), tape.affine(pair[1], by_b, 0.0));
+            y.push(tape.add(a, b));
         }
-        sum
     }
-    fn plus(&mut self, a: &[Var], b: &[Var]) -> Vec<Var> {
-        a.iter().zip(b).map(|(a, b)| self.add(*a, *b)).collect()
-    }
-    /// W x.
-    fn apply(&mut self, w: &[Var], x: &[Var]) -> Vec<Var> {
-        w.chunks(x.len()).map(|row| self.dot(row, x)).collect()
-    }
-    /// Each pair of entries turned by `at` times its frequency.
-    fn turned(&mut self, x: &[Var], at: usize, rotary: bool) -> Vec<Var> {
-        if !rotary {
-            return x.to_vec();
-        }
-        let mut y = Vec::new();
-        for (m, pair) in x.chunks(2).enumerate() {
-            let angle = at as f64 * 10000f64.powf(-2.0 * m as f64 / x.len() as f64);
-            let (c, s) = (angle.cos(), angle.sin());
-            for (by_a, by_b) in [(c, -s), (s, c)] {
-                let (a, b) = (self.affine(pair[0], by_a, 0.0), self.affine(pair[1], by_b, 0.0));
-                y.push(self.add(a, b));
-            }
-        }
-        y
-    }
-    /// Softmax; the largest logit, a constant, keeps it finite.
-    fn softmax(&mut self, z: &[Var]) -> Vec<Var> {
-        let max = z.iter().map(|z| self.value[*z]).fold(f64::NEG_INFINITY, f64::max);
-        let e: Vec<Var> = z
-            .iter()
-            .map(|z| {
-                let shifted = self.affine(*z, 1.0, -max);
-                self.exp(shifted)
-            })
-            .collect();
-        let total = e[1..].iter().fold(e[0], |sum, e| self.add(sum, *e));
-        e.iter().map(|e| self.div(*e, total)).collect()
-    }
-    /// Derivatives of `of` in the first `n` values, and the sums of their terms' absolute values, which rounding is a share of.
-    fn gradient(&self, of: Var, n: usize) -> [Vec<f64>; 2] {
-        let [mut d, mut size] = [(); 2].map(|()| vec![0.0; self.value.len()]);
-        (d[of], size[of]) = (1.0, 1.0);
-        for i in (0..=of).rev() {
-            for (from, by) in self.from[i] {
-                d[from] += by * d[i];
-                size[from] += by.abs() * size[i];
-            }
-        }
-        d.truncate(n);
-        size.truncate(n);
-        [d, size]
-    }
+    y
 }
 
 /// What the transcription says of a batch.
@@ -241,9 +158,9 @@ fn naive(spec: &MemorySpec, layout: &Layout, params: &[f64], batch: &LabelledBat
             let part = |name: &str| find(format!("layers.{l}.{name}.weight"));
             let [wk, wv, wo] = ["wk", "wv", "wo"].map(|w| part(&format!("attention.{w}")).unwrap());
             let rotary = l == 0 && spec.positions == Positions::Rotary;
-            let q: Vec<_> = x.iter().enumerate().map(|(i, x)| tape.turned(x, i, rotary)).collect();
+            let q: Vec<_> = x.iter().enumerate().map(|(i, x)| turned(&mut tape, x, i, rotary)).collect();
             let k: Vec<_> = x.iter().map(|x| tape.apply(wk, x)).collect();
-            let k: Vec<_> = k.iter().enumerate().map(|(i, k)| tape.turned(k, i, rotary)).collect();
+            let k: Vec<_> = k.iter().enumerate().map(|(i, k)| turned(&mut tape, k, i, rotary)).collect();
             let mut next = Vec::new();
             for i in 0..t {
                 let scale = if spec.scale_scores { 1.0 / (d as f64).sqrt() } else { 1.0 };

@@ -23,7 +23,8 @@ pub use construction::Memories;
 
 use super::Layout;
 use super::sequence::{Draw, Report, SequenceMemory, SequenceModel, SequenceWorkspace};
-use super::sequence::{FeedForward, MemorySpec, Output, Positions, check_active, check_sequences};
+use super::sequence::{FeedForward, MemorySpec, Output, Positions};
+use super::sequence::{check_active, check_buffers, check_sequences};
 use crate::batch::LabelledBatch;
 use crate::num::Sum;
 use crate::{Error, Result};
@@ -223,12 +224,8 @@ impl<E: Elem> Memory<E> {
     /// What `active` asks for.
     fn wanted(&self, active: &[bool]) -> Result<Wanted> {
         let b = self.blocks;
-        for constant in [b.layers[0].wv, b.layers[0].wo, b.layers[1].wv].into_iter().chain(b.pe) {
-            if active[constant] {
-                let name = self.layout.blocks()[constant].name();
-                return Err(Error::invalid("active", name, "blocks that can train"));
-            }
-        }
+        let fixed = [b.layers[0].wv, b.layers[0].wo, b.layers[1].wv];
+        check_buffers(&self.layout, active, fixed.into_iter().chain(b.pe))?;
         let on = |block: Option<usize>| block.is_some_and(|b| active[b]);
         Ok(Wanted {
             embeddings: active[b.embeddings],
@@ -359,7 +356,7 @@ impl<E: Elem> SequenceModel<E> for Memory<E> {
     fn workspace_len(&self, _seqs: usize) -> Option<SequenceMemory> {
         let t = self.spec.seq_len;
         let (arena, kernel) = (arena::len(&self.spec)?, pass::kernel_len(&self.kernels, &self.spec));
-        Some(SequenceMemory { arena, kernel, reals: 2 * t, indices: t })
+        Some(SequenceMemory { arena, kernel, reals: 2 * t, indices: t, packed: 0 })
     }
 
     fn loss_and_grad(

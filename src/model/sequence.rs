@@ -40,10 +40,12 @@ pub trait SequenceModel<E: Elem>: Send + Sync {
         Ok(SequenceWorkspace::new(&len))
     }
     /// Σ w ℓ over the positions with w > 0, and in `grad` (overwritten) its gradient in the blocks that are `active` (one flag for
-    /// each block of the layout). Entries of other blocks are left alone. Allocates nothing.
+    /// each block of the layout). Entries of other blocks are left alone. Buffers (`pe`, the fixed maps of the basic model) have no
+    /// gradient; a frozen output has one. Allocates nothing.
     ///
     /// # Errors
-    /// When the batch, the parameters, the flags or the workspace do not fit the model; a token or label out of range.
+    /// When the batch, the parameters, the flags or the workspace do not fit the model; a token or label out of range; a buffer that is
+    /// active.
     fn loss_and_grad(
         &self,
         params: &[E],
@@ -122,12 +124,15 @@ pub struct SequenceMemory {
     pub reals: usize,
     /// Indices.
     pub indices: usize,
+    /// Elements of weights in panels.
+    pub packed: usize,
 }
 
 impl SequenceMemory {
     /// Bytes in all, with elements of type `E`; `None` on overflow.
     pub fn bytes<E>(&self) -> Option<usize> {
-        let elements = self.arena.checked_add(self.kernel)?.checked_mul(size_of::<E>())?;
+        let elements =
+            self.arena.checked_add(self.kernel)?.checked_add(self.packed)?.checked_mul(size_of::<E>())?;
         let others = self.reals.checked_add(self.indices)?.checked_mul(8)?;
         elements.checked_add(others)
     }
@@ -258,6 +263,31 @@ pub struct TransformerSpec {
     pub frozen: Vec<String>,
 }
 
+/// Short names of the memories, with the blocks that hold them.
+const ALIASES: [(&str, &str); 6] = [
+    ("embeddings", "tok_embeddings.weight"),
+    ("output", "output.weight"),
+    ("wk0", "layers.0.attention.wk.weight"),
+    ("wk1", "layers.1.attention.wk.weight"),
+    ("wo1", "layers.1.attention.wo.weight"),
+    ("ff1", "layers.1.ff"),
+];
+
+/// The blocks that `name` means: a short name, one block of that name, or all whose names begin with it and go on with a point.
+///
+/// # Errors
+/// Names of nothing in this layout; `key` is where the name was given.
+pub fn named_blocks(key: &'static str, name: &str, layout: &Layout) -> Result<Vec<usize>> {
+    let meant = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, block)| block);
+    let names = || layout.blocks().iter().map(|b| b.name());
+    let is = |n: &str| n == meant || n.strip_prefix(meant).is_some_and(|rest| rest.starts_with('.'));
+    let found: Vec<usize> = names().enumerate().filter(|(_, n)| is(n)).map(|(i, _)| i).collect();
+    if found.is_empty() {
+        return Err(Error::unknown(key, name, names().chain(ALIASES.iter().map(|a| a.0))));
+    }
+    Ok(found)
+}
+
 /// Checks what every such model requires of its operands.
 pub(crate) fn check_sequences<E: Elem>(
     model: &dyn SequenceModel<E>,
@@ -285,6 +315,18 @@ pub(crate) fn check_sequences<E: Elem>(
         return Err(Error::invalid("mask", w.to_string(), "weights that are finite, >= 0"));
     }
     Ok(())
+}
+
+/// Refuses flags that ask for the gradient of a buffer.
+pub(crate) fn check_buffers(
+    layout: &Layout,
+    active: &[bool],
+    buffers: impl IntoIterator<Item = usize>,
+) -> Result<()> {
+    match buffers.into_iter().find(|b| active[*b]) {
+        Some(b) => Err(Error::invalid("active", layout.blocks()[b].name(), "blocks that can train")),
+        None => Ok(()),
+    }
 }
 
 /// Checks the flags and the gradient of [`SequenceModel::loss_and_grad`].

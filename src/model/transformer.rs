@@ -29,7 +29,7 @@ mod table;
 use super::Layout;
 use super::sequence::{BlockKind, FeedForward, Output, Positions, TransformerSpec};
 use super::sequence::{Draw, Report, SequenceMemory, SequenceModel, SequenceWorkspace};
-use super::sequence::{check_active, check_sequences};
+use super::sequence::{check_active, check_buffers, check_sequences};
 use crate::batch::LabelledBatch;
 use crate::num::Sum;
 use crate::{Error, Result};
@@ -292,6 +292,8 @@ impl<E: Elem> SequenceModel<E> for Transformer<E> {
     ) -> Result<Sum> {
         check_sequences(self, params, batch)?;
         check_active(self, active, grad)?;
+        let buffer = (self.spec.positions == Positions::SinCos).then_some(self.blocks.positions);
+        check_buffers(&self.layout, active, buffer)?;
         self.check_workspace(batch.seqs(), ws)?;
         for (block, _) in self.layout.blocks().iter().zip(active).filter(|(_, on)| **on) {
             grad[block.range()].fill(E::ZERO);

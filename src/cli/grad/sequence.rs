@@ -5,7 +5,7 @@ use crate::batch::LabelledBatch;
 use crate::config::{self, Key, Kind, key};
 use crate::model::memory::Memory;
 use crate::model::sequence::{
-    BlockKind, FeedForward, MemorySpec, Output, Positions, Report, TransformerSpec,
+    BlockKind, FeedForward, MemorySpec, Output, Positions, Report, TransformerSpec, named_blocks,
 };
 use crate::model::{SequenceModel, Transformer};
 use crate::num::Sum;
@@ -39,7 +39,11 @@ const KEYS: [Key; 11] = [
     key("dim", Kind::Count, "width d: that of tok_embeddings.weight"),
     key("positions", Kind::Text, "memory: random, sincos or rotary; transformer: learned or sincos"),
     key("output", Kind::Text, "free, frozen, tied or tied_frozen [free]"),
-    key("frozen", Kind::Text, "blocks without a gradient, comma-separated: names or their beginnings"),
+    key(
+        "frozen",
+        Kind::Text,
+        "blocks without a gradient, comma-separated, named as in a run: names, their beginnings, or short names",
+    ),
     key("layers", Kind::Count, "layers, >= 1 [2]"),
     key("heads", Kind::Count, "heads of each layer, a divisor of d [4]"),
     key("block", Kind::Text, "public, standard or postnorm [public]"),
@@ -119,16 +123,7 @@ fn active<E: Elem>(model: &dyn SequenceModel<E>, frozen: &str) -> Result<Vec<boo
     let mut active: Vec<bool> =
         blocks.iter().zip(model.trainable()).map(|(b, on)| *on || b.name() == "output.weight").collect();
     for name in frozen.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-        let mut any = false;
-        for (on, block) in active.iter_mut().zip(blocks) {
-            let rest = block.name().strip_prefix(name);
-            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
-                (*on, any) = (false, true);
-            }
-        }
-        if !any {
-            return Err(Error::unknown("block", name, blocks.iter().map(|b| b.name())));
-        }
+        named_blocks("frozen", name, model.layout())?.into_iter().for_each(|b| active[b] = false);
     }
     if active.contains(&true) {
         return Ok(active);

@@ -92,13 +92,14 @@ impl<E: Elem> Transformer<E> {
         Ok(self.kernels.attention(&x, out, keep, with.kernel)?)
     }
 
-    /// `dqkv` (T, 3 d) from `dout` (T, d), whose rows that do not ask are not read.
+    /// `dqkv` (T, 3 d) from `dout` (T, d), whose rows that do not ask are not read. Keys and values that are not wanted have zeros.
     pub(super) fn attend_backward(
         &self,
         heads: &Heads<'_, E>,
         list: Option<&Asking<'_>>,
         dout: &[E],
         dqkv: &mut [E],
+        [keys, values]: [bool; 2],
         with: &mut With<'_, E>,
     ) -> Result<()> {
         let (t, d, count, each) = (self.spec.seq_len, self.spec.dim, self.spec.heads, self.head_dim());
@@ -107,7 +108,7 @@ impl<E: Elem> Transformer<E> {
         let all = MatsMut::new(dqkv, [3 * count, t, each], each, 3 * d)?;
         let (dq, rest) = all.split_matrices(count);
         let (dk, dv) = rest.split_matrices(count);
-        let dkv = KvGrad::Separate { dk: Some(dk), dv: Some(dv) };
+        let dkv = KvGrad::Separate { dk: keys.then_some(dk), dv: values.then_some(dv) };
         let kept = Kept::Rows(Mats::new(heads.kept, [count, t, 2], 2 * t, 2)?);
         let (o, dout) = (self.by_head(heads.o)?, self.by_head(dout)?);
         Ok(self.kernels.attention_backward(&x, kept, o, dout, dq, dkv, with.kernel)?)

@@ -89,11 +89,24 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
+    /// Is anything wanted that lies below the queries, keys and values of layer `l`: their norm, or what `down` is about?
+    pub(super) fn stream_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
+        let norm = self.layers[l].attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
+        down || Self::norm_wanted(norm, active)
+    }
+
     /// Does anything before the attention of layer `l` have a gradient that is wanted, `down` what is below included?
     pub(super) fn attention_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let b = &self.layers[l];
-        let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
-        down || active[b.wq..=b.wv()].iter().any(|on| *on) || Self::norm_wanted(norm, active)
+        active[b.wq..=b.wv()].iter().any(|on| *on) || self.stream_wanted(l, down, active)
+    }
+
+    /// The same of all that [`Transformer::front_backward`] gives: in `Public` the feed-forward's blocks too.
+    pub(super) fn front_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
+        let b = &self.layers[l];
+        let beside =
+            [b.ff, b.w2].into_iter().flatten().any(|b| active[b]) || Self::norm_wanted(b.ff_norm, active);
+        self.attention_wanted(l, down, active) || (self.spec.block == BlockKind::Public && beside)
     }
 
     /// From the gradients of `qkv` (n, 3 d) and `base` (m, d) those of the blocks before attention, and `dx` (n, d) if wanted.
@@ -229,7 +242,7 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
-    /// `dh` (m, d) from `dy`, and the gradients of the blocks after attention.
+    /// `dh` (m, d) from `dy` if wanted, and the gradients of the blocks after attention.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn back_backward(
         &self,
@@ -238,6 +251,7 @@ impl<E: Elem> Transformer<E> {
         layer: &Layer<'_, E>,
         dy: &[E],
         dh: &mut [E],
+        wanted: bool,
         t1: &mut [E],
         t2: &mut [E],
         dz: &mut [E],
@@ -247,10 +261,16 @@ impl<E: Elem> Transformer<E> {
         let (b, len) = (&self.layers[l], h.len());
         let (t1, t2) = (&mut t1[..len], &mut t2[..len]);
         if self.spec.block == BlockKind::PostNorm {
-            let middle = &layer.g[..len];
+            let (middle, through) =
+                (&layer.g[..len], wanted || Self::norm_wanted(b.attention_norm, g.active));
             self.norm_backward(b.ff_norm, &layer.s[..len], &layer.ff, dy, dh, g, with)?;
             if b.ff.is_some() {
-                self.ff_backward(l, middle, layer.z, dh, Some(&mut *t1), dz, g, with)?;
+                self.ff_backward(l, middle, layer.z, dh, through.then_some(&mut *t1), dz, g, with)?;
+            }
+            if !through {
+                return Ok(());
+            }
+            if b.ff.is_some() {
                 add(dh, t1);
             }
             self.norm_backward(b.attention_norm, h, &layer.attention, dh, t1, g, with)?;
@@ -259,9 +279,12 @@ impl<E: Elem> Transformer<E> {
         }
         dh.copy_from_slice(dy);
         if b.ff.is_some() {
-            self.ff_backward(l, &layer.u[..len], layer.z, dy, Some(&mut *t1), dz, g, with)?;
-            self.norm_backward(b.ff_norm, h, &layer.ff, t1, t2, g, with)?;
-            add(dh, t2);
+            let through = wanted || Self::norm_wanted(b.ff_norm, g.active);
+            self.ff_backward(l, &layer.u[..len], layer.z, dy, through.then_some(&mut *t1), dz, g, with)?;
+            if through {
+                self.norm_backward(b.ff_norm, h, &layer.ff, t1, t2, g, with)?;
+                add(dh, t2);
+            }
         }
         Ok(())
     }

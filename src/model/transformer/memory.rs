@@ -12,6 +12,9 @@ const CHUNK: usize = 128;
 /// Queries whose attention is shown at a time.
 pub(super) const SHOWN: usize = 64;
 
+/// Columns that panels are rounded up to, see `Kernels::pack_b`.
+const PANEL: usize = 16;
+
 /// What every product needs.
 pub(super) struct With<'a, E> {
     pub(super) params: &'a [E],
@@ -194,7 +197,7 @@ impl<E: Elem> Transformer<E> {
         let rows = self.table_rows(seqs).checked_mul(2)?.checked_add(mul(t, seqs)?)?;
         let lists = mul(t, self.spec.heads)?.checked_add(self.spec.heads + 1)?;
         let indices = rows.checked_add(2 * n)?.checked_add(lists)?;
-        Some(SequenceMemory { arena, kernel, reals, indices })
+        Some(SequenceMemory { arena, kernel, reals, indices, packed: self.packed_len()? })
     }
 
     pub(super) fn new_workspace(&self, seqs: usize) -> Result<SequenceWorkspace<E>> {
@@ -204,20 +207,23 @@ impl<E: Elem> Transformer<E> {
         };
         let mut ws = SequenceWorkspace::new(&self.memory(seqs).ok_or_else(refused)?);
         let zero = [E::ZERO];
-        let mut panels = |[rows, cols]: [usize; 2]| -> Result<()> {
-            // W^T, which forward products take, then W.
-            for (k, n) in [(cols, rows), (rows, cols)] {
-                ws.packed.push(self.kernels.pack_b(Mat::with_strides(&zero, k, n, 0, 0)?)?);
-            }
-            Ok(())
-        };
-        for l in 0..self.spec.layers {
-            for w in 0..MATRICES {
-                panels(self.matrix(l, w).map_or([1, 1], |(_, shape)| shape))?;
-            }
+        for [k, n] in self.panel_shapes() {
+            ws.packed.push(self.kernels.pack_b(Mat::with_strides(&zero, k, n, 0, 0)?)?);
         }
-        panels([self.spec.vocab, self.spec.dim])?;
         Ok(ws)
+    }
+
+    /// Shapes of what is in panels, in order: of every matrix W^T, which forward products take, then W.
+    fn panel_shapes(&self) -> impl Iterator<Item = [usize; 2]> {
+        let of = move |l| (0..MATRICES).map(move |w| self.matrix(l, w).map_or([1, 1], |(_, shape)| shape));
+        let all = (0..self.spec.layers).flat_map(of).chain([[self.spec.vocab, self.spec.dim]]);
+        all.flat_map(|[rows, cols]| [[cols, rows], [rows, cols]])
+    }
+
+    /// Elements that the panels have: columns rounded up to whole ones.
+    fn packed_len(&self) -> Option<usize> {
+        self.panel_shapes()
+            .try_fold(0usize, |sum, [k, n]| sum.checked_add(mul(k, n.next_multiple_of(PANEL))?))
     }
 
     /// That the workspace is one of this model, for so many sequences.

@@ -151,11 +151,16 @@ impl<E: Elem> Transformer<E> {
             let m = positions.map_or(t, <[usize]>::len);
             let (x, _) = self.streams(l, act.x);
             let (mut layer, heads) = self.layer(l, act.layers, reals.layers);
+            let before = self.front_wanted(l, down, g.active);
+            let wanted = before || g.active[b.wo];
             if self.spec.block == BlockKind::Public {
                 std::mem::swap(&mut dy, &mut dh);
             } else {
                 let (dy, dh) = (&dy[..m * d], &mut dh[..m * d]);
-                self.back_backward(l, &heads.h[..m * d], &layer, dy, dh, t1, t2, dz, g, with)?;
+                self.back_backward(l, &heads.h[..m * d], &layer, dy, dh, wanted, t1, t2, dz, g, with)?;
+            }
+            if !wanted {
+                return Ok(());
             }
             // h = base + o W_Oᵀ.
             let dbase = &dh[..m * d];
@@ -163,6 +168,9 @@ impl<E: Elem> Transformer<E> {
             if g.active[b.wo] {
                 let found = if asked { &*heads.asking } else { &*heads.o };
                 self.weight_backward([b.wo; 2], dfound, Mat::new(found, m, d)?, g, with)?;
+            }
+            if !before {
+                return Ok(());
             }
             let through = self.attention_wanted(l, down, g.active);
             if through {
@@ -173,7 +181,9 @@ impl<E: Elem> Transformer<E> {
                         dout[i * d..][..d].copy_from_slice(row);
                     }
                 }
-                self.attend_backward(&heads, list, dout, dqkv, with)?;
+                let stream = self.stream_wanted(l, down, g.active);
+                let kv = [b.wk(), b.wv()].map(|b| stream || g.active[b]);
+                self.attend_backward(&heads, list, dout, dqkv, kv, with)?;
             } else {
                 dqkv.fill(E::ZERO);
             }
@@ -245,7 +255,7 @@ impl<E: Elem> Transformer<E> {
                 self.backward(rows, list, &mut act, &mut reals, &mut g, &mut with)?;
             }
         }
-        if backward {
+        if backward && self.front_wanted(0, self.down(0, active), active) {
             self.table_backward(all, &mut act, &mut reals, &mut g, &mut with)?;
         }
         Ok(loss)

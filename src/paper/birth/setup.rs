@@ -1,8 +1,9 @@
 //! What a configuration stands for: task, sources, model, schedule of freezing.
 
 use crate::config::birth::{BOTH, BirthConfig};
+use crate::model::sequence::named_blocks;
 use crate::model::{
-    BlockKind, FeedForward, Layout, Memory, MemorySpec, Output, Positions, SequenceModel, Transformer,
+    BlockKind, FeedForward, Memory, MemorySpec, Output, Positions, SequenceModel, Transformer,
     TransformerSpec,
 };
 use crate::optim::{Hyper, Schedule, Thaw};
@@ -16,16 +17,6 @@ use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Names of the metrics' memories, with the blocks that hold them.
-const ALIASES: [(&str, &str); 6] = [
-    ("embeddings", "tok_embeddings.weight"),
-    ("output", "output.weight"),
-    ("wk0", "layers.0.attention.wk.weight"),
-    ("wk1", "layers.1.attention.wk.weight"),
-    ("wo1", "layers.1.attention.wo.weight"),
-    ("ff1", "layers.1.ff"),
-];
 
 /// A trigger-bigram task for training, the ones for testing, and what symbols are called.
 #[derive(Debug, Clone)]
@@ -137,19 +128,18 @@ pub(super) fn model<E: Elem>(
     let all = build::<E>(config, vocab, Vec::new())?;
     let mut frozen = Vec::new();
     for name in config.frozen_names() {
-        frozen.extend(expand("frozen", name, all.layout())?);
+        let meant = named_blocks("frozen", name, all.layout())?;
+        frozen.extend(meant.iter().map(|b| all.layout().blocks()[*b].name().to_string()));
     }
     let model = build::<E>(config, vocab, frozen)?;
     let mut from: Vec<Option<u64>> = model.trainable().iter().map(|can| can.then_some(0)).collect();
     for (update, name) in config.thaws()? {
-        for block in expand("freeze_until", name, model.layout())? {
-            let at = model.layout().blocks().iter().position(|b| b.name() == block);
-            match at.map(|i| &mut from[i]) {
-                Some(Some(own)) => *own = update,
-                _ => {
-                    return Err(Error::invalid("freeze_until", block, "blocks that train at all"));
-                }
-            }
+        for block in named_blocks("freeze_until", name, model.layout())? {
+            let Some(own) = &mut from[block] else {
+                let block = model.layout().blocks()[block].name();
+                return Err(Error::invalid("freeze_until", block, "blocks that train at all"));
+            };
+            *own = update;
         }
     }
     if from.iter().all(Option::is_none) {
@@ -158,18 +148,6 @@ pub(super) fn model<E: Elem>(
     let blocks = model.layout().blocks().iter().zip(from);
     let thaws = blocks.map(|(b, from)| Thaw { name: b.name().into(), range: b.range(), from }).collect();
     Ok((model, thaws))
-}
-
-/// The blocks that `name` means: one of that name, or all whose names begin with it.
-fn expand(key: &'static str, name: &str, layout: &Layout) -> Result<Vec<String>> {
-    let meant = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, block)| block);
-    let names = || layout.blocks().iter().map(|b| b.name());
-    let starts = |n: &&str| *n == meant || n.strip_prefix(meant).is_some_and(|rest| rest.starts_with('.'));
-    let found: Vec<String> = names().filter(starts).map(String::from).collect();
-    if found.is_empty() {
-        return Err(Error::unknown(key, name, names().chain(ALIASES.iter().map(|a| a.0))));
-    }
-    Ok(found)
 }
 
 fn build<E: Elem>(
