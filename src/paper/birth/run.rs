@@ -350,3 +350,39 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
         folder::save(self.folder, self.layout(), self.fingerprint, state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paper::preset;
+
+    /// What is kept of a long sample is what the whole would show there.
+    #[test]
+    fn the_first_rows_of_a_model_attend_as_the_model_does() {
+        for base in ["birth", "birth-full"] {
+            let mut config = crate::config::birth::resolve(&[preset(base, true).unwrap()]).unwrap();
+            (config.T, config.dim, config.dtype) = (24, 8, "f64".into());
+            let (n, t, k) = (9, 24, 7);
+            let model = setup::build::<f64>(&config, n, Vec::new()).unwrap();
+            let of_first = BirthConfig { T: k, ..config };
+            let first = setup::build::<f64>(&of_first, n, Vec::new()).unwrap();
+            let params = model.initial(&Draws(Key::new(3, Purpose::Init)));
+            let cut = first_rows(model.layout(), &params, first.layout()).unwrap();
+            let tokens: Vec<u32> = (0..t as u32).map(|i| i * i % n as u32).collect();
+            let [layers, heads] = model.attention_shape();
+            let (mut whole, mut part) =
+                (vec![0.0; layers * heads * t * t], vec![0.0; layers * heads * k * k]);
+            model.attention(&params, &tokens, &mut model.workspace(1).unwrap(), &mut whole).unwrap();
+            first.attention(&cut, &tokens[..k], &mut first.workspace(1).unwrap(), &mut part).unwrap();
+            for (all, some) in whole.chunks(t * t).zip(part.chunks(k * k)) {
+                for (i, row) in some.chunks(k).enumerate() {
+                    for (a, b) in all[i * t..][..k].iter().zip(row) {
+                        // Entries of a row are at most 1, sums of d or fewer products: rounding alone.
+                        assert!((a - b).abs() <= 64.0 * f64::EPSILON, "{base}, row {i}: {a} against {b}");
+                    }
+                }
+            }
+            assert!(first_rows(first.layout(), &cut, model.layout()).is_err(), "no rows out of nothing");
+        }
+    }
+}
