@@ -345,6 +345,8 @@ fn corpora_of_every_kind() {
     assert_eq!(symbols(&path("from-counts")), ["a", "b"]);
     run("birth", &path("random"), &["corpus=dirichlet", "N=7", "alpha=0.5", "output_split=0.5", "K=2"]);
     assert_eq!(symbols(&path("random")).len(), 7);
+    // A file is no folder of counts, whatever is in it.
+    let file_of_counts = format!("corpus=counts:{}", text(&path("counts/char_bigrams.csv")));
     // Bad ones; what is wrong with a file exits with 1.
     fs::write(path("counts/char_bigrams.csv"), "first,second,count\n97,98,2\n98,98,3\n").unwrap();
     fs::write(path("empty.txt"), "").unwrap();
@@ -354,6 +356,7 @@ fn corpora_of_every_kind() {
     let folder = path("out");
     for (key, code, words) in [
         (counts.as_str(), 1, &["char_bigrams.csv", "occurs 2 times"][..]),
+        (&file_of_counts, 1, &["char_bigrams.csv", "a file; expected a folder with char_unigrams.csv"]),
         (&at("empty.txt"), 1, &["empty.txt", "empty"]),
         (&at("latin.txt"), 1, &["latin.txt", "byte 3: not UTF-8"]),
         (&at("end.txt"), 1, &["end.txt", "nothing follows 'z'"]),
@@ -363,6 +366,52 @@ fn corpora_of_every_kind() {
         refused(&["run", "birth", key, "--out", text(&folder)], code, words);
         assert!(!folder.exists(), "{key} left a folder behind");
     }
+}
+
+/// The paper's order of learning, in a task of two triggers small enough for a test: the bigrams are nearly learned long before what the
+/// context tells, and both are in the end.
+#[test]
+fn bigrams_come_first_and_the_context_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let keys =
+        ["corpus=dirichlet", "N=12", "alpha=1", "K=2", "T=32", "dim=64", "batch=64", "shards=4", "lr=0.2"];
+    let more =
+        ["loss=all", "ff2=linear", "steps=260", "eval_every=10", "checkpoint_every=260", "test_size=64"];
+    run("birth", &folder, &[&keys[..], &more].concat());
+    let records = records(&folder);
+    let number = |r: &Map<String, Value>, key: &str| r[key].as_f64().unwrap();
+    // Nine tenths of the way.
+    let nearly = |key: &str| {
+        let (first, last) = (number(&records[0], key), number(records.last().unwrap(), key));
+        let there = |r: &&Map<String, Value>| number(r, key) <= last + 0.1 * (first - last);
+        number(records.iter().find(there).unwrap(), "step")
+    };
+    let (bigrams, context) = (nearly("loss_bigram_test"), nearly("loss_head_test"));
+    assert!(2.0 * bigrams <= context, "bigrams at {bigrams}, context at {context}");
+    let last = records.last().unwrap();
+    assert!(number(last, "acc_end_test") > 0.9 && number(last, "wk1_acc") == 1.0, "{last:?}");
+    assert!(number(&records[0], "acc_end_test") < 0.3);
+}
+
+#[test]
+fn a_corpus_that_changed_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, folder) = (dir.path().join("text.txt"), dir.path().join("run"));
+    let words = "abbaabcacbbcaabbacca".repeat(3);
+    fs::write(&file, &words).unwrap();
+    run("birth", &folder, &[&format!("corpus={}", text(&file)), "K=1"]);
+    let resume = ["run", "--resume", text(&folder)];
+    assert!(popgrad(&resume).status.success(), "the same corpus");
+    // The same symbols, other counts.
+    fs::write(&file, words.replacen("ab", "ba", 1)).unwrap();
+    let before = fs::read(folder.join("checkpoint.safetensors")).unwrap();
+    refused(&resume, 1, &["checkpoint.safetensors", "another corpus: its text or counts have changed"]);
+    assert!(fs::read(folder.join("checkpoint.safetensors")).unwrap() == before);
+    fs::write(&file, &words).unwrap();
+    assert!(popgrad(&resume).status.success());
+    // No checkpoint for commands of the other paper.
+    refused(&["ood", text(&folder)], 2, &["run: ", "a run of the causal-structure paper"]);
 }
 
 #[test]
@@ -393,6 +442,13 @@ fn bad_input_is_refused_before_a_folder_appears() {
         (&["run", "birth", "output_split=0.001"], &["outputs: trigger"]),
         (&["run", "birth-fig2", "seeds=2"], &["seeds: 2", "birth-fig3"]),
         (&["run", "birth-fig3", "T=0"], &["T: 0"]),
+        (&["run", "birth-fig4", "K=3"], &["K: given", "not with birth-fig4"]),
+        (&["run", "birth", "freeze_until=100:wk0,wk1,wo1", "steps=8"], &["freeze_until: every block until"]),
+        (
+            &["run", "birth", "freeze_until=3:wk0/5:wk0"],
+            &["freeze_until: layers.0.attention.wk.weight twice"],
+        ),
+        (&["figures", "alpha=0.5"], &["alpha: given", "--only"]),
         (&["sweep", "birth", "K=1,2"], &["preset: birth", "causal-structure paper"]),
         (&["figures", "--only", "birth-fig5"], &["unknown figure `birth-fig5`", "did you mean"]),
         (&["figures", "--only", "birth-fig2", "S=4"], &["unknown key `S`"]),
@@ -429,7 +485,12 @@ fn studies_leave_their_tables_and_figures() {
         ("birth-depth", &["steps=8", "seeds=2"], 2, &["accuracy", "losses"]),
     ] {
         let folder = dir.path().join(name);
-        run(name, &folder, extra);
+        let told = run(name, &folder, extra);
+        assert_eq!(told.lines().count(), groups + 2, "a heading, a row for each group, the folder:\n{told}");
+        assert!(
+            told.starts_with("group ") && told.ends_with(&format!("folder: {}\n", text(&folder))),
+            "{told}"
+        );
         let csv = fs::read_to_string(folder.join("curves.csv")).unwrap();
         assert!(csv.starts_with("group,step,key,runs,mean,sd,min,max\n"));
         let of: BTreeSet<&str> = csv

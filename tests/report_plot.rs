@@ -438,6 +438,12 @@ fn matrices_of_every_size_and_value_are_drawn() {
     for letter in letters {
         assert_eq!(texts.iter().filter(|t| **t == letter).count(), 2, "{letter}: {texts:?}");
     }
+    // Words are thinned out along columns, where they would run into each other.
+    let words: Vec<String> = (100..140).map(|i| i.to_string()).collect();
+    let (rows, cols) = (Ticks::Letters(words.clone()), Ticks::Letters(words.clone()));
+    let texts = sample("words", HeatMap { row_ticks: rows, col_ticks: cols, ..square(40, |i| i as f64) });
+    let found = words.iter().map(|w| texts.iter().filter(|t| *t == w).count()).sum::<usize>();
+    assert!((50..=70).contains(&found), "{found} of 80");
     sample("random300", square(300, |i| noise(i % 97 + 1)[i % 97]));
 }
 

@@ -7,6 +7,6 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         popgrad::config::fuzz(data, &base);
     }
     if let Ok(base) = popgrad::paper::preset("birth", false) {
-        popgrad::config::birth::fuzz(data, &base);
+        popgrad::paper::birth::fuzz(data, &base);
     }
 });

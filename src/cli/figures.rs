@@ -83,8 +83,9 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
     drop(pool);
     for study in &all {
         say(&format!("{}: {}", study.name, study.title));
-        let summary = study.run(&folder.join(&study.name), threads, progress::of_study().as_ref())?;
-        tell(&summary.to_string())?;
+        let sub = folder.join(&study.name);
+        let summary = study.run(&sub, threads, progress::of_study().as_ref())?;
+        tell(&study.told(&sub, &summary)?)?;
     }
     let page = page(&folder, &plan, &all)?;
     page.save(&folder.join(INDEX_FILE))?;
@@ -128,17 +129,59 @@ fn own(name: &str, overrides: &[String]) -> Result<Vec<String>> {
     Ok(overrides.iter().filter(known).cloned().collect())
 }
 
-/// Refuses what no study takes.
+/// Keys that mean the same in every paper.
+const COMMON: [&str; 12] = [
+    "seed",
+    "dtype",
+    "T",
+    "lr",
+    "schedule",
+    "weight_decay",
+    "steps",
+    "batch",
+    "shards",
+    "eval_every",
+    "test_size",
+    "checkpoint_every",
+];
+
+/// Refuses what no study takes, and what would mean one thing in one and another in the next.
 fn check_overrides(plan: &Plan, overrides: &[String]) -> Result<()> {
-    let mut taken: Vec<String> = Vec::new();
+    let mut families: Vec<&[config::Key]> = Vec::new();
     for name in &plan.studies {
-        taken.extend(own(name, overrides)?);
-    }
-    match (overrides.iter().find(|o| !taken.contains(o)), plan.studies.first()) {
-        (Some(o), Some(name)) => {
-            config::parse_overrides_of(std::slice::from_ref(o), studies::keys(name)?).map(drop)
+        let keys = studies::keys(name)?;
+        if !families.iter().any(|f| std::ptr::eq(*f, keys)) {
+            families.push(keys);
         }
-        _ => Ok(()),
+    }
+    for o in overrides {
+        let Some((name, _)) = o.split_once('=') else {
+            return Err(Error::invalid("argument", format!("`{o}`"), "key=value"));
+        };
+        let name = name.trim();
+        match families.iter().filter(|f| f.iter().any(|k| k.name == name)).count() {
+            0 => {
+                let known = families.iter().flat_map(|f| f.iter().map(|k| k.name));
+                return Err(Error::unknown("key", name, known));
+            }
+            1 => {}
+            _ if COMMON.contains(&name) => {}
+            _ => {
+                let allowed = "with --only and figures of one paper (causal-.. or birth-..): it means other things in the other";
+                return Err(Error::invalid(name, "given", allowed));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A word that a shell leaves as it is.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,^@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }
 
@@ -180,7 +223,8 @@ fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
         }
         section.text.push(format!("Parameters of all its runs: {}.", study.common_keys()));
         let quick = if plan.quick { " --quick" } else { "" };
-        let overrides: String = own(&study.name, &plan.overrides)?.iter().map(|o| format!(" {o}")).collect();
+        let overrides: String =
+            own(&study.name, &plan.overrides)?.iter().map(|o| format!(" {}", shell_word(o))).collect();
         section.command = format!("popgrad run {}{overrides}{quick}", study.name);
         section.links.push(format!("{}/study.toml", study.name));
         sections.push(section);
@@ -196,4 +240,45 @@ fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
         ),
         sections,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(studies: &[&str], overrides: &[&str]) -> Result<Vec<Study>> {
+        let own = |all: &[&str]| all.iter().map(|s| s.to_string()).collect();
+        studies_of(&Plan { studies: own(studies), quick: true, overrides: own(overrides) })
+    }
+
+    #[test]
+    fn keys_go_where_they_mean_the_same() {
+        let both = ["causal-fig2", "birth-fig2"];
+        for (word, at) in [("seed=7", [true, true]), ("S=4", [true, false]), ("K=3", [false, true])] {
+            let key = word.split('=').next().unwrap();
+            let before = plan(&both, &[]).unwrap();
+            let after = plan(&both, &[word]).unwrap();
+            for ((a, b), changed) in before.iter().zip(&after).zip(at) {
+                assert_eq!(a.runs[0].config != b.runs[0].config, changed, "{word}: {key}");
+            }
+        }
+        for word in ["alpha=0.5", "model=memory", "heads=2", "optimizer=adamw", "momentum=0.5"] {
+            let key = word.split('=').next().unwrap();
+            let message = plan(&both, &[word]).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{key}: given; allowed: with --only")), "{message}");
+        }
+        assert!(plan(&both[..1], &["alpha=0.5"]).is_ok() && plan(&["birth-depth"], &["heads=2"]).is_ok());
+        for (word, near) in [("triger=3", "`triggers`"), ("rots=uniform", "`roots`")] {
+            let message = plan(&both, &[word]).unwrap_err().to_string();
+            assert!(message.contains(near), "{message}");
+        }
+        assert!(plan(&both, &["steps"]).is_err());
+    }
+
+    #[test]
+    fn words_of_a_command_survive_a_shell() {
+        assert_eq!(shell_word("freeze_until=3:wk0,wk1/5:wo1"), "freeze_until=3:wk0,wk1/5:wo1");
+        assert_eq!(shell_word("freeze_until=3:wk0;5:wo1"), "'freeze_until=3:wk0;5:wo1'");
+        assert_eq!(shell_word("corpus=it's here"), r"'corpus=it'\''s here'");
+    }
 }

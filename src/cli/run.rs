@@ -102,7 +102,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
                 say_changes(&study.runs[0].config)?;
             }
             let summary = study.run(&folder, threads, progress::of_study().as_ref())?;
-            tell(&format!("{summary}folder: {}\n", folder.display()))
+            tell(&format!("{}folder: {}\n", study.told(&folder, &summary)?, folder.display()))
         }
     }
 }

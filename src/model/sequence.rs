@@ -278,14 +278,19 @@ const ALIASES: [(&str, &str); 6] = [
 /// # Errors
 /// Names of nothing in this layout; `key` is where the name was given.
 pub fn named_blocks(key: &'static str, name: &str, layout: &Layout) -> Result<Vec<usize>> {
-    let meant = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, block)| block);
-    let names = || layout.blocks().iter().map(|b| b.name());
-    let is = |n: &str| n == meant || n.strip_prefix(meant).is_some_and(|rest| rest.starts_with('.'));
-    let found: Vec<usize> = names().enumerate().filter(|(_, n)| is(n)).map(|(i, _)| i).collect();
-    if found.is_empty() {
-        return Err(Error::unknown(key, name, names().chain(ALIASES.iter().map(|a| a.0))));
+    let found = blocks_of(name, layout);
+    // What is not there does not train: presets freeze the output of any model, a tied one too.
+    if found.is_empty() && (key, name) != ("frozen", "output") {
+        let aliases = ALIASES.iter().map(|a| a.0).filter(|a| !blocks_of(a, layout).is_empty());
+        return Err(Error::unknown(key, name, layout.blocks().iter().map(|b| b.name()).chain(aliases)));
     }
     Ok(found)
+}
+
+fn blocks_of(name: &str, layout: &Layout) -> Vec<usize> {
+    let meant = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, block)| block);
+    let is = |n: &str| n == meant || n.strip_prefix(meant).is_some_and(|rest| rest.starts_with('.'));
+    (0..layout.blocks().len()).filter(|b| is(layout.blocks()[*b].name())).collect()
 }
 
 /// Checks what every such model requires of its operands.

@@ -13,4 +13,4 @@ pub(super) mod study;
 
 pub use recall::Recall;
 pub use run::{MetricRecord, check, run};
-pub use setup::{Setup, memory};
+pub use setup::{Setup, fuzz, memory};

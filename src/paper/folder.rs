@@ -75,6 +75,14 @@ fn elements<E: Elem>(values: &[E]) -> ArrayData {
     }
 }
 
+/// The fingerprint of a run of configuration `config` on data with this digest, if it has any outside the configuration.
+pub(super) fn with_data(config: &str, digest: Option<u64>) -> String {
+    digest.map_or(config.into(), |d| format!("{config}{DATA}{d:016x}\n"))
+}
+
+/// Begins the line of a fingerprint that says what the data were.
+const DATA: &str = "# data ";
+
 /// The state that `folder` holds; none for a new run or one that was stopped before its first checkpoint.
 pub(super) fn load<E: Elem>(
     folder: &Path,
@@ -101,6 +109,11 @@ pub(super) fn load<E: Elem>(
     }
     let Checkpoint { step, kind, config_fingerprint, mut state, extra } = Checkpoint::load(&path)?;
     if kind != KIND || config_fingerprint != fingerprint {
+        let config = |text: &str| text.split(DATA).next().map(String::from);
+        if kind == KIND && config(&config_fingerprint) == config(fingerprint) {
+            let problem = "checkpoint of a run on another corpus: its text or counts have changed since";
+            return Err(Error::format(&path, problem));
+        }
         let problem =
             format!("checkpoint of another run; expected one of the configuration in {CONFIG_FILE}");
         return Err(Error::format(&path, problem));

@@ -116,7 +116,12 @@ impl Trained {
                 return Err(Error::invalid("run", problem, "the folder of a run with a checkpoint"));
             }
         }
-        let config = config::resolve(&[config::read_file(&folder.join(folder::CONFIG_FILE))?])?;
+        let path = folder.join(folder::CONFIG_FILE);
+        if config::birth::is_of(&config::read_table(&path)?) {
+            let problem = format!("{} holds a run on trigger bigrams", folder.display());
+            return Err(Error::invalid("run", problem, "a run of the causal-structure paper"));
+        }
+        let config = config::resolve(&[config::read_file(&path)?])?;
         let task = causal::tree(&config)?;
         let spec = ModelSpec { eps: config.eps.unwrap_or(0.0), ..causal::spec(&config) };
         let model = model::build::<f64>(&spec)?;

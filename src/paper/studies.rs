@@ -184,6 +184,30 @@ pub const NAMED: [Named; 11] = [
     birth_studies::DEPTH,
 ];
 
+/// Keys of size, which drafts set and whoever asks may set again: nothing names its runs by them.
+const SIZES: [&str; 3] = ["steps", "T", "batch"];
+
+/// Keys that every run of a study on trigger bigrams has its own of: what its drafts set, and what another model or more frozen
+/// blocks would take from them.
+fn own_keys(drafts: &[Draft]) -> Vec<&str> {
+    let mut keys: Vec<&str> = drafts.iter().flat_map(|d| d.keys.keys()).map(String::as_str).collect();
+    for (key, undone_by) in [
+        ("layers", "model"),
+        ("ff2", "model"),
+        ("freeze_until", "model"),
+        ("freeze_until", "frozen"),
+        ("triggers", "offset"),
+    ] {
+        if keys.contains(&key) {
+            keys.push(undone_by);
+        }
+    }
+    keys.retain(|k| !SIZES.contains(k));
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
 /// Keys that say what the graph is.
 const GRAPH_KEYS: [&str; 5] = ["task", "graph", "order", "parents", "parent_sets"];
 
@@ -219,8 +243,19 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
         let allowed = format!("not with {name}, whose graphs are its own; presets of one run take it");
         return Err(Error::invalid(key, "given", allowed));
     }
+    let drafts = (of.drafts)(&Form { quick, seeds });
+    if of.drawing.is_birth() {
+        // Groups are named by them.
+        let own = own_keys(&drafts);
+        if let Some(key) = own.iter().find(|k| layers.iter().any(|l| l.contains_key(**k))) {
+            let own = own.join(", ");
+            let allowed =
+                format!("not with {name}, whose runs have their own {own}; presets of one run take it");
+            return Err(Error::invalid(*key, "given", allowed));
+        }
+    }
     let mut runs: Vec<Member> = Vec::new();
-    for draft in (of.drafts)(&Form { quick, seeds }) {
+    for draft in drafts {
         let config = resolve(draft.base, quick, &draft.keys, layers, draft.seed)?;
         // A key given for all runs may make two the same.
         if runs.iter().any(|m| m.config == config) {
@@ -387,5 +422,63 @@ pub fn keys(name: &str) -> Result<&'static [Key]> {
         Some(study) if study.drawing.is_birth() => Ok(&config::birth::KEYS),
         Some(_) => Ok(&config::KEYS),
         None => Ok(keys_of(&[preset(name, true)?])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &str, word: &str) -> Result<Study> {
+        let layer = config::parse_overrides_of(&[word.to_string()], keys(name)?)?;
+        named(name, true, None, &[layer])
+    }
+
+    #[test]
+    fn keys_that_a_study_varies_are_its_own() {
+        for (name, own, free) in [
+            (
+                "birth-fig2",
+                &["triggers=fixed", "offset=3"][..],
+                &["K=3", "steps=8", "T=32", "loss=all", "outputs=bigram", "model=transformer"][..],
+            ),
+            (
+                "birth-fig3",
+                &["freeze_until=9:wk0", "frozen=wk0", "model=transformer"],
+                &["K=3", "steps=8", "triggers=random", "ff2=linear", "offset=3", "batch=8"],
+            ),
+            (
+                "birth-fig4",
+                &[
+                    "K=3",
+                    "triggers=random",
+                    "outputs=bigram",
+                    "test_outputs=uniform",
+                    "loss=head",
+                    "ff2=relu",
+                    "model=transformer",
+                    "offset=1",
+                ],
+                &["steps=8", "T=32", "freeze_until=3:wk0", "no_repeat=true", "lr=1", "seed=3"],
+            ),
+            (
+                "birth-depth",
+                &["layers=1", "model=memory"],
+                &["K=3", "heads=2", "loss=head", "triggers=fixed"],
+            ),
+        ] {
+            let all = with(name, "seed=0").unwrap();
+            for word in own {
+                let message = with(name, word).unwrap_err().to_string();
+                let key = word.split('=').next().unwrap();
+                let begins = format!("{key}: given; allowed: not with {name}, whose runs have their own ");
+                assert!(message.starts_with(&begins), "{message}");
+            }
+            for word in free {
+                let study = with(name, word).unwrap();
+                let names = |s: &Study| s.runs.iter().map(|m| m.group.clone()).collect::<Vec<_>>();
+                assert_eq!(names(&study), names(&all), "{name} {word}");
+            }
+        }
     }
 }

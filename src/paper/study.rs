@@ -251,6 +251,26 @@ impl Study {
         })
     }
 
+    /// What a command says of the study once it is over: its summary, or for runs on trigger bigrams, whose summary has a hundred lines, the
+    /// table of its section.
+    ///
+    /// # Errors
+    /// As [`Study::section`].
+    pub fn told(&self, folder: &Path, summary: &Summary) -> Result<String> {
+        if !self.drawing.is_birth() {
+            return Ok(summary.to_string());
+        }
+        let (columns, mut rows) = birth::study::key_numbers(self, folder)?;
+        rows.insert(0, columns.into_iter().map(String::from).collect());
+        let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}"));
+            format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+        };
+        Ok(rows.iter().map(line).collect())
+    }
+
     /// Of each cell of a grid, row by row: runs, how many recovered the graph, mean attention on the parent.
     ///
     /// # Errors

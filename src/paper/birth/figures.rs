@@ -41,7 +41,7 @@ pub(super) const KEYS: [&str; 24] = [
     "grad_norm",
 ];
 
-/// Positions of the sample text that pictures show.
+/// Positions of the sample text that pictures show. Captions and docs/figures.md say so.
 pub(super) const SHOWN: usize = 40;
 
 /// All records of a run.

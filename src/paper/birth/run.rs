@@ -20,7 +20,8 @@ use crate::train::{Evaluation, Labelled, Observer, State, Trainer};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use serde::{Deserialize, Serialize};
-use setup::Setup;
+use setup::{SAMPLES, Setup};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -128,16 +129,22 @@ fn run_typed<E: Elem>(
     let params = model.initial(&Draws(Key::new(config.seed, Purpose::Init)));
     let optimizer = PerBlock::new(&config.optimizer, thaws.clone(), &setup::hyper(config))?;
     let blocks = thaws.iter().map(|t| (t.range.clone(), t.from)).collect();
+    let late: Vec<(String, u64)> = thaws
+        .iter()
+        .filter_map(|t| Some((t.name.clone(), t.from.filter(|from| *from >= config.steps)?)))
+        .collect();
     let found = Rc::new(RefCell::new(Found::default()));
     let inner = Labelled::new(model, &train, &plan, thaws)?;
     let evaluator = Evaluator::new(model, &train, (config.batch, config.shards), &tests, config.test_size)?;
     let watched = Watched::new(inner, evaluator, plan.steps, blocks, found.clone());
     let mut trainer = Trainer::of(watched, Box::new(optimizer), plan, params)?;
 
-    let fingerprint = config.to_toml()?;
+    let written = config.to_toml()?;
     if !resumed {
-        write_bytes_atomic(&folder.join(folder::CONFIG_FILE), fingerprint.as_bytes())?;
+        write_bytes_atomic(&folder.join(folder::CONFIG_FILE), written.as_bytes())?;
     }
+    // The configuration names a corpus; its files may change between sittings.
+    let fingerprint = folder::with_data(&written, setup.digest);
     let _lock = folder::lock(folder)?;
     let logs = match folder::load(folder, resumed, &fingerprint, model.layout(), progress)? {
         Some(state) => {
@@ -148,6 +155,12 @@ fn run_typed<E: Elem>(
         }
         None => MetricsWriter::open(folder)?,
     };
+    for (block, from) in late {
+        progress.note(&format!(
+            "`{block}` waits for update {from}: it does not train within {} steps",
+            config.steps
+        ));
+    }
     folder::write_run_file(folder, (&config.preset, config.seed, &config.dtype), "symbols", &setup.symbols)?;
 
     let earlier = folder::last_seconds(folder)?;
@@ -174,7 +187,7 @@ fn run_typed<E: Elem>(
     recorder.progress.finished();
     let wants_figures = recorder.progress.wants_figures();
 
-    write_attention(folder, &setup, model, trainer.params())?;
+    write_attention(folder, config, &setup, model, trainer.params())?;
     let mut summary = Summary::new();
     let last = figures::records(folder)?.pop().ok_or_else(|| {
         Error::format(folder.join(crate::report::metrics::METRICS_FILE), "no record; expected one at the end")
@@ -191,13 +204,12 @@ fn run_typed<E: Elem>(
     Ok(Outcome { summary, figures })
 }
 
-/// Sequences among which the sample for pictures is chosen.
-const SAMPLES: usize = 64;
-
-/// Writes attention on a sample sequence: arrays `tokens` (T), `seen` (T), and `layer1`, `layer2`, .. (heads, T, T). It is the first of those
-/// in which most triggers occur a second time where pictures show it, and none is its own output.
+/// Writes attention on a sample sequence: arrays `tokens` (T), `seen` (T), and `layer1`, `layer2`, .. (heads, T, T); where these would be
+/// large, on its first positions only. It is the first of those in which most triggers occur a second time where pictures show it, and none
+/// is its own output.
 fn write_attention<E: Elem>(
     folder: &Path,
+    config: &BirthConfig,
     setup: &Setup,
     model: &dyn SequenceModel<E>,
     params: &[E],
@@ -216,10 +228,20 @@ fn write_attention<E: Elem>(
     };
     // The first of the best.
     let best = (0..SAMPLES).rev().max_by_key(returns).unwrap_or(0);
-    let row = best * t..(best + 1) * t;
     let [layers, heads] = model.attention_shape();
+    let kept = setup::kept([layers, heads], t);
+    let row = best * t..best * t + kept;
+    // No position sees a later one: a model of the first ones attends as this one does.
+    let of_kept;
+    let (model, params) = if kept == t {
+        (model, Cow::Borrowed(params))
+    } else {
+        of_kept = setup::build::<E>(&BirthConfig { T: kept, ..config.clone() }, n, Vec::new())?;
+        (of_kept.as_ref(), Cow::Owned(first_rows(model.layout(), params, of_kept.layout())?))
+    };
+    let t = kept;
     let mut attention = vec![0.0; layers * heads * t * t];
-    model.attention(params, &batch.tokens()[row.clone()], &mut model.workspace(1)?, &mut attention)?;
+    model.attention(&params, &batch.tokens()[row.clone()], &mut model.workspace(1)?, &mut attention)?;
     let integers = |values: &[u32]| Array::vector(values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>());
     let mut arrays = vec![
         ("tokens".to_string(), integers(&batch.tokens()[row.clone()])),
@@ -230,6 +252,17 @@ fn write_attention<E: Elem>(
     }
     let arrays: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (n.as_str(), a)).collect();
     write_arrays(&folder.join(folder::ATTENTION_FILE), &arrays, None)
+}
+
+/// `params` in a layout of the same blocks, of which some have fewer rows.
+fn first_rows<E: Elem>(layout: &Layout, params: &[E], to: &Layout) -> Result<Vec<E>> {
+    let mut out = vec![E::ZERO; to.len()];
+    for block in to.blocks() {
+        let own = layout.find(block.name()).filter(|own| own.len() >= block.len());
+        let own = own.ok_or_else(|| Error::invalid("layout", block.name(), "blocks of the run's model"))?;
+        out[block.range()].copy_from_slice(&params[own.range()][..block.len()]);
+    }
+    Ok(out)
 }
 
 /// Writes logs and checkpoints as training goes.
@@ -315,5 +348,41 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
         // The logs first: a checkpoint must never be ahead of the records that lead to it.
         self.logs.sync()?;
         folder::save(self.folder, self.layout(), self.fingerprint, state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paper::preset;
+
+    /// What is kept of a long sample is what the whole would show there.
+    #[test]
+    fn the_first_rows_of_a_model_attend_as_the_model_does() {
+        for base in ["birth", "birth-full"] {
+            let mut config = crate::config::birth::resolve(&[preset(base, true).unwrap()]).unwrap();
+            (config.T, config.dim, config.dtype) = (24, 8, "f64".into());
+            let (n, t, k) = (9, 24, 7);
+            let model = setup::build::<f64>(&config, n, Vec::new()).unwrap();
+            let of_first = BirthConfig { T: k, ..config };
+            let first = setup::build::<f64>(&of_first, n, Vec::new()).unwrap();
+            let params = model.initial(&Draws(Key::new(3, Purpose::Init)));
+            let cut = first_rows(model.layout(), &params, first.layout()).unwrap();
+            let tokens: Vec<u32> = (0..t as u32).map(|i| i * i % n as u32).collect();
+            let [layers, heads] = model.attention_shape();
+            let (mut whole, mut part) =
+                (vec![0.0; layers * heads * t * t], vec![0.0; layers * heads * k * k]);
+            model.attention(&params, &tokens, &mut model.workspace(1).unwrap(), &mut whole).unwrap();
+            first.attention(&cut, &tokens[..k], &mut first.workspace(1).unwrap(), &mut part).unwrap();
+            for (all, some) in whole.chunks(t * t).zip(part.chunks(k * k)) {
+                for (i, row) in some.chunks(k).enumerate() {
+                    for (a, b) in all[i * t..][..k].iter().zip(row) {
+                        // Entries of a row are at most 1, sums of d or fewer products: rounding alone.
+                        assert!((a - b).abs() <= 64.0 * f64::EPSILON, "{base}, row {i}: {a} against {b}");
+                    }
+                }
+            }
+            assert!(first_rows(first.layout(), &cut, model.layout()).is_err(), "no rows out of nothing");
+        }
     }
 }

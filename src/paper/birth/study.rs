@@ -173,7 +173,9 @@ pub(in crate::paper) fn key_numbers(
     let row = |(group, runs): (&str, Vec<&Found<'_>>)| {
         let mut row = vec![group.to_string(), runs.len().to_string()];
         row.extend(shown.iter().map(|(k, _)| short(spread(runs.iter().filter_map(|f| value(f, k))), 3)));
-        row.push(short(spread(runs.iter().filter_map(|f| came(f, "acc_end"))), 0));
+        let steps = spread(runs.iter().filter_map(|f| came(f, "acc_end")));
+        let some = steps.filter(|s| s.n < runs.len()).map(|s| format!(" ({} of {})", s.n, runs.len()));
+        row.push(short(steps, 0) + &some.unwrap_or_default());
         row
     };
     Ok((columns, groups(&found).into_iter().map(row).collect()))
@@ -185,22 +187,25 @@ pub(in crate::paper) fn names(drawing: Drawing) -> &'static [(&'static str, &'st
         Drawing::BirthMaps => &[
             (
                 "attention",
-                "Attention on a sample text, a row for each run: characters on both axes, ␣ a space, ↵ a line end; a dot marks triggers \
-                 that have occurred before.",
+                "Attention on the first 40 positions of a sample text and up to 4 heads of each layer, a row for each run: characters on both \
+                 axes, ␣ a space, ↵ a line end; a dot marks triggers that have occurred before.",
             ),
             ("accuracy", "Accuracy and recall of the memories over steps."),
         ],
         Drawing::BirthRecall => &[
-            ("accuracy", "Accuracy on what the context tells over steps: mean and one standard deviation."),
+            (
+                "accuracy",
+                "Accuracy on what the context tells over steps: mean, and one standard deviation where a group has several runs.",
+            ),
             (
                 "recall",
-                "Recall of each memory over steps, a panel for each group: mean and one standard deviation.",
+                "Recall of each memory over steps, a panel for each group: mean, and one standard deviation where a group has several runs.",
             ),
         ],
         Drawing::BirthLosses => &[
             (
                 "losses",
-                "Loss where the weights tell what follows, and where the context does: mean and one standard deviation.",
+                "Loss where the weights tell what follows, and where the context does: mean, and one standard deviation where a group has several runs.",
             ),
             ("laws", "Accuracy in context on held-out sequences, by the law of their outputs."),
             (
@@ -209,7 +214,10 @@ pub(in crate::paper) fn names(drawing: Drawing) -> &'static [(&'static str, &'st
             ),
         ],
         Drawing::BirthDepth => &[
-            ("accuracy", "Accuracy on what the context tells over steps: mean and one standard deviation."),
+            (
+                "accuracy",
+                "Accuracy on what the context tells over steps: mean, and one standard deviation where a group has several runs.",
+            ),
             ("losses", "Loss where the weights tell what follows, and where the context does."),
         ],
         _ => &[],

@@ -299,7 +299,9 @@ impl HeatMap {
         let cells = (cols * cell, rows * cell);
         // Never more than one a cell, or plotters labels between them. Numbers are equally dense on both sides.
         let fitting = |length: f64, room: f64, count: usize| ((length / room) as usize).clamp(1, count);
-        let apart = if lettered(&self.col_ticks) { 0.0 } else { widest(&self.col_ticks, self.cols) + 5.0 };
+        let widest_col = widest(&self.col_ticks, self.cols);
+        // Letters that are words after all are as many as fit.
+        let apart = if lettered(&self.col_ticks) && widest_col <= cell { 0.0 } else { widest_col + 5.0 };
         let col_room = LINE_HEIGHT.max(apart);
         let numbers = matches!((&self.row_ticks, &self.col_ticks), (Ticks::From(_), Ticks::From(_)));
         let row_room = if numbers { col_room } else { LINE_HEIGHT };
