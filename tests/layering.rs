@@ -19,7 +19,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("discover", &[]),
     ("train", &["source", "model", "optim", "batch"]),
     ("probe", &["task", "batch", "rng", "source", "model"]),
-    ("theory", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
+    // Theory may ask the probes: a construction is recalled, or it is none.
+    ("theory", &["task", "source", "exact", "batch", "rng", "model", "optim", "train", "probe"]),
     ("report", &[]),
     (
         "paper",

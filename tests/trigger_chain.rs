@@ -373,4 +373,32 @@ fn large_chains_stay_probabilities() {
     let (start, pi) = drawn(n, &key(8));
     let chain = TriggerChain::bigram(&start, &pi, 3, 17, 256).unwrap();
     assert!(chain.marginals().chunks_exact(n).all(|p| (p.iter().sum::<f64>() - 1.0).abs() < 1e-13));
+    // The steps at these sizes: N T a is 1 up to order T/N, rows sum to 0, and the key path remembers t − 1.
+    let (len, steps) = (512, Steps::uniform(1000, 512).unwrap());
+    assert!(((1000 * len) as f64 * steps.token - 1.0).abs() < len as f64 / 1e3, "{}", steps.token);
+    assert!(steps.key_gap > 0.0);
+    let third: Vec<f64> = steps.rows.key.iter().zip(&steps.rows.cross).map(|(k, x)| k + x).collect();
+    for t in 1..len {
+        let row = &third[t * len..t * len + t + 1];
+        let best = (0..=t).max_by(|i, j| row[*i].total_cmp(&row[*j]));
+        assert!(t < 2 || best == Some(t - 1), "{t}: {best:?}");
+    }
+    rows_sum_to_zero(&steps.rows, len);
+    let worth = |x: usize| (0..n).map(|v| hot(v == x)).collect::<Vec<f64>>();
+    let found = Conditional::new(&chain, &worth(17), &worth(17));
+    assert!(found.key_gap.iter().all(|x| x.is_finite()));
+    rows_sum_to_zero(&found, 256);
+}
+
+/// Rows of c_v, c_k and c_x over s <= t, up to the rounding of T terms and of the sums over states before them.
+#[track_caller]
+fn rows_sum_to_zero(of: &Conditional, len: usize) {
+    for (name, table) in [("c_v", &of.value), ("c_k", &of.key), ("c_x", &of.cross)] {
+        for (t, row) in table.chunks_exact(len).enumerate() {
+            let bound = 4.0 * len as f64 * f64::EPSILON * largest(table);
+            let sum: f64 = row.iter().sum();
+            assert!(sum.abs() <= bound, "{name}, row {t}: {sum:e} beside {bound:e}");
+            assert!(row[t + 1..].iter().all(|x| *x == 0.0), "{name}, row {t}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use popgrad::exact::transition::Transition;
 use popgrad::exact::trigger_chain::{Averaged, Steps, TriggerChain};
+use popgrad::model::{Memories, Memory, SequenceModel};
 use popgrad::task::Forest;
 use popgrad::theory::{CLAIMS, Formulas, MemoryFormulas, Outcome, Settings, Verdict, run, select};
 use std::fs;
@@ -104,6 +105,21 @@ fn wrong_formulas_are_seen() {
     );
 }
 
+/// The memories, one of them transposed.
+fn written_turned(
+    model: &Memory<f64>,
+    params: &mut [f64],
+    what: &Memories<'_>,
+    block: &str,
+) -> Result<(), popgrad::Error> {
+    model.write_memories(params, what)?;
+    let block = model.layout().find(&format!("{block}.weight")).expect("a block of the model");
+    let d = block.shape()[0];
+    let right = params[block.range()].to_vec();
+    params[block.range()].iter_mut().enumerate().for_each(|(i, x)| *x = right[i % d * d + i / d]);
+    Ok(())
+}
+
 #[test]
 fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
     let right = MemoryFormulas::default();
@@ -204,7 +220,15 @@ fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
         MemoryFormulas {
             averaged: |start, pi, t| {
                 let (mut a, n) = (Averaged::new(start, pi, t)?, start.len());
-                a.token.iter_mut().for_each(|x| *x += 1e-6 / n as f64);
+                // Σ_q Σ_t P(z_t = v | q, o) as it is.
+                a.token.fill(0.0);
+                for (q, o) in (0..n * n).map(|i| (i / n, i % n)).filter(|(q, o)| q != o) {
+                    let chain = TriggerChain::bigram(start, pi, q, o, t)?;
+                    for law in chain.marginals().chunks_exact(n) {
+                        let row = &mut a.token[o * n..(o + 1) * n];
+                        row.iter_mut().zip(law).for_each(|(x, p)| *x += p / (n * (n - 1) * t) as f64);
+                    }
+                }
                 Ok(a)
             },
             ..right
@@ -238,6 +262,21 @@ fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
             ..right
         },
         &["bigram-steps"],
+    );
+    caught(
+        "the position after for the one before",
+        MemoryFormulas { written: |m, p, what| written_turned(m, p, what, "layers.0.attention.wk"), ..right },
+        &["memory-model"],
+    );
+    caught(
+        "w_1(v) w_E(v)ᵀ for w_E(v) w_1(v)ᵀ",
+        MemoryFormulas { written: |m, p, what| written_turned(m, p, what, "layers.1.attention.wk"), ..right },
+        &["memory-model"],
+    );
+    caught(
+        "values that call up outputs the wrong way round",
+        MemoryFormulas { written: |m, p, what| written_turned(m, p, what, "layers.1.attention.wo"), ..right },
+        &["memory-model"],
     );
     caught(
         "noise of the other pairs alone",

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::exact::trigger_chain::{Averaged, Steps};
+use crate::model::{Memories, Memory};
 use crate::num::Sum;
 
 /// The pieces that they are made of.
@@ -17,6 +18,8 @@ pub struct MemoryFormulas {
     pub averaged: fn(&[f64], &[f64], usize) -> Result<Averaged>,
     /// c_v + C (c_k + c_x) (T, T).
     pub third: fn(&Steps, f64) -> Vec<f64>,
+    /// Writes the three memories into parameters.
+    pub written: fn(&Memory<f64>, &mut [f64], &Memories<'_>) -> Result<()>,
     /// From (n, d): variances of the scores of one wrong output (about 0) and of the right one (about 1) in a memory of n
     /// random pairs in d dimensions, both over ‖w_U(i)‖ ‖w_E(i)‖, which moves them together. n/d² of the other pairs;
     /// 2/d of the overlaps with the wrong pair; 1/d of the two lengths.
@@ -31,6 +34,7 @@ impl Default for MemoryFormulas {
             steps: Steps::uniform,
             averaged: Averaged::new,
             third: Steps::third,
+            written: |model, params, what| model.write_memories(params, what),
             noise: |n, d| {
                 let (n, d) = (n as f64, d as f64);
                 [(n - 2.0) / (d * d) + 2.0 / d, (n - 1.0) / (d * d) + 1.0 / d]
