@@ -23,7 +23,8 @@ pub(super) const CLAIM: Claim = Claim {
     title: "The engine's model and the theory's",
     statement: "`memory` with orthonormal embeddings (d = 4(N + T) + N) has on all sequences the gradients of the model of the three steps, \
                 and their gaps; lemmas 1 to 3 are its gradients in W_F, W_O² and W_K². The construction, \
-                written down, is recalled and predicts o. With Gaussian embeddings of d dimensions the first two steps differ from the orthonormal ones by order 1/√d.",
+                written down, is recalled and predicts o. With Gaussian embeddings of d dimensions the first two steps differ \
+                from the orthonormal ones by order 1/√d.",
     source: "Bietti et al. 2023, lemmas and gradient steps; the construction of the basis is ours",
     run,
 };
