@@ -1,7 +1,7 @@
 //! The engine's `memory` is the model of the three steps, and lemmas 1 to 3 are its gradients; what is left of the steps at finite d.
 //!
 //! The basis of [`Plain`] as coordinates of R^d, d = 4B + N, B = N + T: w_E(v) and p_t, their images under Φ₁, the images of both under
-//! W_V², w_U(k). Every map shifts coordinates.
+//! W_V², w_U(k). Every map shifts coordinates. Past 400 lines, since every check needs this one translation.
 
 use super::any_bigrams::all_words;
 use super::first_steps::{after_first, uniform_words};
