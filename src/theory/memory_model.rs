@@ -1,7 +1,7 @@
 //! The engine's `memory` is the model of the three steps, and lemmas 1 to 3 are its gradients; what is left of the steps at finite d.
 //!
 //! The basis of [`Plain`] as coordinates of R^d, d = 4B + N, B = N + T: w_E(v) and p_t, their images under Φ₁, the images of both under
-//! W_V², w_U(k). Every map shifts coordinates.
+//! W_V², w_U(k). Every map shifts coordinates. Past 400 lines, since every check needs this one translation.
 
 use super::any_bigrams::all_words;
 use super::first_steps::{after_first, uniform_words};
@@ -23,7 +23,8 @@ pub(super) const CLAIM: Claim = Claim {
     title: "The engine's model and the theory's",
     statement: "`memory` with orthonormal embeddings (d = 4(N + T) + N) has on all sequences the gradients of the model of the three steps, \
                 and their gaps; lemmas 1 to 3 are its gradients in W_F, W_O² and W_K². The construction, \
-                written down, is recalled and predicts o. With Gaussian embeddings of d dimensions the first two steps differ from the orthonormal ones by order 1/√d.",
+                written down, is recalled and predicts o. With Gaussian embeddings of d dimensions the first two steps differ \
+                from the orthonormal ones by order 1/√d.",
     source: "Bietti et al. 2023, lemmas and gradient steps; the construction of the basis is ours",
     run,
 };
