@@ -1,5 +1,5 @@
 //! Runs and studies on trigger bigrams, through the binary: every metric under its name, the same bits for any thread count and after a
-//! kill, frozen blocks, and what is refused.
+//! kill, frozen blocks, the order of learning, and what is refused. Long, as every command on this task is driven here.
 
 use popgrad::paper::Progress;
 use popgrad::paper::experiment::Experiment;

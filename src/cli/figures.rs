@@ -165,7 +165,8 @@ fn check_overrides(plan: &Plan, overrides: &[String]) -> Result<()> {
                 return Err(Error::unknown("key", name, known));
             }
             1 => {}
-            _ if COMMON.contains(&name) => {}
+            // The parser says where a preset is given.
+            _ if COMMON.contains(&name) || name == "preset" => {}
             _ => {
                 let allowed = "with --only and figures of one paper (causal-.. or birth-..): it means other things in the other";
                 return Err(Error::invalid(name, "given", allowed));

@@ -2,6 +2,8 @@
 //!
 //! Nichani, Damian, Lee 2024; numbers of figures are the paper's, parameters those of its public code. Those of Bietti et al. 2023 are in
 //! `birth_studies`.
+//!
+//! Past 400 lines: the studies are one list, with the words that a page says of each.
 
 use super::experiment::{Experiment, keys_of};
 use super::study::{Axis, Drawing, Member, Study, slug};
@@ -247,7 +249,11 @@ pub fn named(name: &str, quick: bool, seeds: Option<u64>, layers: &[Table]) -> R
     if of.drawing.is_birth() {
         // Groups are named by them.
         let own = own_keys(&drafts);
-        if let Some(key) = own.iter().find(|k| layers.iter().any(|l| l.contains_key(**k))) {
+        // What every run has anyhow may be said.
+        let differs = |k: &str, v: &Value| drafts.iter().any(|d| d.keys.get(k) != Some(v));
+        if let Some(key) =
+            own.iter().find(|k| layers.iter().any(|l| l.get(**k).is_some_and(|v| differs(k, v))))
+        {
             let own = own.join(", ");
             let allowed =
                 format!("not with {name}, whose runs have their own {own}; presets of one run take it");

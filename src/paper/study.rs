@@ -3,6 +3,8 @@
 //! Every run has the bits that it has alone: it knows nothing of its neighbours, and its own pool of threads changes no bit
 //! of it. A study is written down in full (`study.toml`) before its first run starts, so that it resumes from its folder
 //! alone: finished runs are skipped, half ones go on from their checkpoints, and the drawing is made anew.
+//!
+//! Past 400 lines: a study's file, its runs side by side and what is told of them are one life.
 
 mod draw;
 pub(super) mod gather;

@@ -1,4 +1,6 @@
 //! What a configuration stands for: task, sources, model, schedule of freezing.
+//!
+//! Past 400 lines with its tests: names, aliases and refusals are tried one by one.
 
 use super::figures;
 use crate::config;
