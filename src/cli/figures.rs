@@ -150,7 +150,7 @@ fn check_overrides(plan: &Plan, overrides: &[String]) -> Result<()> {
     let mut families: Vec<&[config::Key]> = Vec::new();
     for name in &plan.studies {
         let keys = studies::keys(name)?;
-        if !families.iter().any(|f| std::ptr::eq(*f, keys)) {
+        if !families.iter().any(|f| f.iter().map(|k| k.name).eq(keys.iter().map(|k| k.name))) {
             families.push(keys);
         }
     }
@@ -273,6 +273,8 @@ mod tests {
             let message = plan(&both, &[word]).unwrap_err().to_string();
             assert!(message.contains(near), "{message}");
         }
+        // Two studies of one paper are one family.
+        assert!(plan(&["causal-fig2", "causal-fig5", "birth-fig2", "birth-depth"], &["S=4"]).is_ok());
         assert!(plan(&both, &["steps"]).is_err());
     }
 
