@@ -178,7 +178,7 @@ fn main() -> Result<()> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
     let [sampled, times] = pool.install(|| -> Result<[Vec<f64>; 2]> {
-        Ok([steps(&model, &source, plan.clone(), rounds)?, steps(&model, &drawn, plan, rounds)?])
+        Ok([steps(&model, &source, plan, rounds)?, steps(&model, &drawn, plan, rounds)?])
     })?;
     let (median, positions) = (times[rounds / 2], (batch * spec.seq_len) as f64);
     let ([all, left], peak) = (flops(&spec, positions, pairs as f64), threads as f64 * peak()?);
