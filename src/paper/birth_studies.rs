@@ -93,7 +93,7 @@ pub(super) const FIG4: Named = Named {
             ("K=1, random", base("random", 1, "uniform")),
             ("K=5, fixed, bigram outputs", base("fixed", 5, "bigram")),
         ];
-        repeated(form, 1, 3, groups)
+        repeated(form, 2, 3, groups)
     },
 };
 
