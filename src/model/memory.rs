@@ -14,6 +14,8 @@
 //! entries 2m, 2m + 1. W_V, W_O of layer 1, W_V of layer 2 and `pe` never train.
 //!
 //! Start: E, `pe` standard normal, or both divided by √d; W uniform on ±1/√(columns).
+//!
+//! Past 400 lines: the names of the blocks, where each begins and what may train are one table, and the trait's methods follow it.
 
 mod arena;
 mod construction;

@@ -1,4 +1,6 @@
 //! Forward and backward of one sequence.
+//!
+//! Past 400 lines: each layer's backward reads what its forward left a page above.
 
 use super::arena::{Activations, Tables, stride};
 use super::{CHUNK, Memory};

@@ -1,4 +1,4 @@
-//! The register tile: loops 2 and 1 of the product, and the kernel inside them.
+//! The register tile: loops 2 and 1 of the product, and the kernel inside them. Past 400 lines: one kernel, its edges and its finish.
 
 use crate::Write;
 use crate::arch::{Op, Simd};
