@@ -10,6 +10,7 @@ mod labelled;
 mod sharded;
 
 pub use labelled::{Labelled, labelled_memory};
+pub(crate) use sharded::part;
 pub use sharded::{Sharded, memory};
 
 use crate::batch::Batch;

@@ -43,7 +43,7 @@ impl<E: Elem> Shard<E> {
 }
 
 /// Range of part `i` of `n` items cut into `parts` nearly equal parts.
-pub(super) fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
+pub(crate) fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
     // In u128 because n * i may exceed 64 bits on the way.
     let cut = |i: usize| (n as u128 * i as u128 / parts as u128) as usize;
     (cut(i), cut(i + 1) - cut(i))

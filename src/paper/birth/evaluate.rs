@@ -5,7 +5,7 @@ use crate::model::{Report, SequenceModel, SequenceWorkspace};
 use crate::num::Sum;
 use crate::probe::birth::{Metrics, Tally};
 use crate::source::{LabelledSource, SourceWork, TriggerSource};
-use crate::train::{Labelled, Objective};
+use crate::train::{Labelled, Objective, part};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use rayon::prelude::*;
@@ -30,12 +30,6 @@ pub(super) struct Evaluator<'a, E: Elem> {
     source: &'a TriggerSource,
     batch: usize,
     shards: Vec<Shard<E>>,
-}
-
-/// Part `i` of `parts` of `total`: first and count. The first ones are one larger where it does not come out even.
-fn part(total: usize, parts: usize, i: usize) -> (usize, usize) {
-    let (share, extra) = (total / parts, total % parts);
-    (i * share + i.min(extra), share + usize::from(i < extra))
 }
 
 impl<'a, E: Elem> Evaluator<'a, E> {
