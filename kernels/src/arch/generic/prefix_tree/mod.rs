@@ -1,5 +1,7 @@
 //! Depth-first sum over all words of an alphabet, several prefixes at a time in the lanes of a vector.
 //!
+//! Past 400 lines: the walk and the eight reasons for how it goes are read together.
+//!
 //! Words are c_0 .. c_{n-1}, then the fixed query symbol k at position n = T − 1. A word reads the table row a = A[k, ·]
 //! through a row-stochastic lower-triangular M: z_i = Σ_{j<=i} M_ij a_{c_j}, and answers with
 //! f_s = Σ_i 1[c_i = s] e^{z_i} / Σ_i e^{z_i}. Its weights W_s come from the counts of its transitions.
