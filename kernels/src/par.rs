@@ -4,6 +4,8 @@
 //! (gradients of keys and values) are kept in parts whose number is a constant of the shape, and folded in order. So the bits depend
 //! neither on the threads nor on how many scratch buffers there are. `join` only: it allocates nothing.
 
+pub(crate) mod gemm;
+
 use crate::arch::generic::attention::{PLAN, Plan};
 use crate::attention::{Attention, Keep, Kept, KvGrad, Queries, check_backward, check_forward};
 use crate::{Elem, KernelError, Kernels, Mats, MatsMut, Scratch};
@@ -191,8 +193,9 @@ fn spread<E: Elem, J: Send>(
         }
         return;
     }
-    let (j1, j2) = jobs.split_at_mut(jobs.len() / 2);
-    let (s1, s2) = scratch.split_at_mut(scratch.len() / 2);
+    let tasks = scratch.len().min(jobs.len());
+    let (s1, s2) = scratch[..tasks].split_at_mut(tasks / 2);
+    let (j1, j2) = jobs.split_at_mut(jobs.len() * s1.len() / tasks);
     rayon::join(|| spread(j1, s1, run), || spread(j2, s2, run));
 }
 

@@ -40,9 +40,9 @@ impl<E: Elem> Scratch<E> {
         Ok(Scratch { data, start, len })
     }
 
-    /// The first element.
-    pub(crate) fn as_ptr(&self) -> *const E {
-        self.data[self.start..].as_ptr()
+    /// All of it, to read.
+    pub(crate) fn as_slice(&self) -> &[E] {
+        &self.data[self.start..self.start + self.len]
     }
 
     /// Elements.

@@ -268,6 +268,17 @@ impl<'a, E: Elem> MatMut<'a, E> {
         // SAFETY: the offset is that of an entry, inside the slice.
         MatMut { ptr: unsafe { self.ptr.add(off) }, rows: nr, cols: nc, ..self }
     }
+    /// Rows before `r` and rows from `r` on: two views that share no element. Columns: the same of [`MatMut::t`].
+    ///
+    /// # Panics
+    /// Out of range.
+    pub fn split_rows(self, r: usize) -> (Self, Self) {
+        assert!(r <= self.rows);
+        let lower = MatMut { life: PhantomData, ..self };
+        let (cols, rest) = (self.cols, self.rows - r);
+        // The rows are disjoint, the view being injective.
+        (self.sub(0, r, 0, cols), lower.sub(r, rest, 0, cols))
+    }
     /// Sets entry (i, j).
     ///
     /// # Panics
@@ -283,6 +294,16 @@ impl<'a, E: Elem> MatMut<'a, E> {
     /// Out of range.
     pub fn at(&self, i: usize, j: usize) -> E {
         self.as_ref().at(i, j)
+    }
+    /// Row i, where columns are contiguous.
+    ///
+    /// # Panics
+    /// Out of range; columns that are not contiguous.
+    #[cfg(feature = "parallel")]
+    pub(crate) fn row_mut(&mut self, i: usize) -> &mut [E] {
+        assert!(i < self.rows && (self.cs == 1 || self.cols <= 1));
+        // SAFETY: `cols` entries side by side, inside the slice, borrowed as long as the view is.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.rs), self.cols) }
     }
     pub(crate) fn ptr(&mut self) -> *mut E {
         self.ptr

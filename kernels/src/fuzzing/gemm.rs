@@ -38,6 +38,8 @@ pub enum Values {
     Integers,
     /// Reals in [−1, 1]: within the error bound.
     Reals,
+    /// Reals times powers of two from 2^−20 to 2^20: large and small terms side by side in every sum, within the error bound.
+    Scaled,
     /// Reals, some of them NaN or infinite: the same entries must be NaN or infinite as in the twin.
     Special,
 }
@@ -74,6 +76,7 @@ fn entry<E: Elem>(rng: &mut Rng, values: Values) -> E {
     E::from_f64(match values {
         Values::Integers => (r % 17) as f64 - 8.0,
         Values::Reals => real,
+        Values::Scaled => real * f64::from(rng.bits() as u32 % 41).exp2() / f64::from(1u32 << 20),
         Values::Special => match r % 97 {
             0 => f64::NAN,
             1 => f64::INFINITY,
@@ -166,7 +169,7 @@ impl GemmCase {
         let (m, k, n) = (byte() % 48, byte() % 80, byte() % 112);
         let layouts = [(); 3].map(|()| Layout::from_byte(byte() as u8));
         let flags = byte();
-        let values = [Values::Integers, Values::Reals, Values::Special][(flags >> 4) % 3];
+        let values = [Values::Integers, Values::Reals, Values::Special, Values::Scaled][(flags >> 4) % 4];
         let alpha_quarters = byte() as u8 as i8;
         let seed = byte() as u64 * 257 + byte() as u64;
         let blocks = (flags & 2 == 2)
@@ -197,7 +200,8 @@ impl GemmCase {
         let mut twin = fill(Layout::DENSE);
         reference::gemm(write, alpha, a.view(), b.view(), &mut twin.view_mut());
         let twin = twin.entries();
-        let close = (self.values == Values::Reals).then(|| self.interval(&a, &b, &old, alpha));
+        let real = matches!(self.values, Values::Reals | Values::Scaled);
+        let close = real.then(|| self.interval(&a, &b, &old, alpha));
 
         for isa in Isa::available() {
             let kernels = Kernels::<E>::new(isa).unwrap();
@@ -229,6 +233,8 @@ impl GemmCase {
             let rows = Layout { pad: self.layouts[2].pad, ..Layout::DENSE };
             self.same_bits_when_packed(&kernels, plan, write, alpha, [&a, &b], fill(rows), &found);
             self.same_bits_in_a_batch(&kernels, plan, write, alpha, &mut rng);
+            #[cfg(feature = "parallel")]
+            self.same_bits_in_parallel(&kernels, plan, write, alpha, [&a, &b], fill(self.layouts[2]), &found);
         }
     }
 
@@ -335,6 +341,70 @@ impl GemmCase {
         }
         for (e, (x, y)) in single.dense().into_iter().zip(c.dense()).enumerate() {
             assert!(same(x, y), "{} {} entry {e}: {x}, batch {y}: {self:?}", E::NAME, kernels.isa().name());
+        }
+    }
+
+    /// By several tasks: the bits of one call, or of the parts of k added in order.
+    #[cfg(feature = "parallel")]
+    #[allow(clippy::too_many_arguments)]
+    fn same_bits_in_parallel<E: Elem>(
+        &self,
+        kernels: &Kernels<E>,
+        plan: Plan,
+        write: Write,
+        alpha: E,
+        [a, b]: [&Held<E>; 2],
+        mut c: Held<E>,
+        found: &[E],
+    ) {
+        use crate::par::gemm::{SPREAD, Spread, k_cuts, shared_len};
+        let (m, k, n) = (self.m, self.k, self.n);
+        let bit = |i: u32| (self.seed >> i) as usize;
+        let how = match self.blocks {
+            None => Spread { task: 1, ..SPREAD },
+            Some(_) => Spread {
+                task: 1 + bit(1) % 2000,
+                small: [0, 1000][bit(4) % 2],
+                blocks: 1 + bit(5) % 3,
+                large: [0, 1 << 20][bit(6) % 2],
+                rows: 1 + bit(7) % 5,
+                shared: 1 + bit(2) % 5000,
+                solo: [0, 1 << 10][bit(3) % 2],
+            },
+        };
+        let mut expected = found.to_vec();
+        let cuts = k_cuts(&how, &plan, m, k, n);
+        if cuts.len() > 2 {
+            // The first part starts from the old C, which `c` holds.
+            let mut sum = c.entries();
+            for (p, cut) in cuts.windows(2).enumerate() {
+                let (p0, depth) = (cut[0], cut[1] - cut[0]);
+                let mut part = vec![E::NAN; m * n];
+                let write = if p == 0 { write } else { Write::Set };
+                if p == 0 {
+                    part.copy_from_slice(&sum);
+                }
+                let (a, b) = (a.view().sub(0, m, p0, depth), b.view().sub(p0, depth, 0, n));
+                let view = MatMut::new(&mut part, m, n).unwrap();
+                let mut scratch = Scratch::new(kernels.planned_scratch(&plan, m, depth, n));
+                kernels.gemm_planned(plan, write, alpha, a, b, view, &mut scratch).unwrap();
+                let add = |(s, x): (&mut E, E)| *s = if p == 0 { x } else { *s + x };
+                sum.iter_mut().zip(part).for_each(add);
+            }
+            expected = sum;
+        }
+        let each = kernels.planned_scratch(&plan, m, k, n);
+        let mut scratch: Vec<_> = (0..1 + bit(0) % 7).map(|_| Scratch::new(each)).collect();
+        let mut shared = Scratch::new(shared_len(&how, &plan, m, k, n));
+        shared.as_mut_slice().fill(E::NAN);
+        let (av, bv) = (a.view(), b.view());
+        kernels
+            .gemm_parallel_planned(how, plan, write, alpha, av, bv, c.view_mut(), &mut scratch, &mut shared)
+            .unwrap();
+        assert!(c.margins_intact(), "{} {}: parallel, outside of C: {self:?}", E::NAME, kernels.isa().name());
+        for (e, (x, y)) in expected.iter().zip(c.entries()).enumerate() {
+            let ok = same(x.to_f64(), y.to_f64());
+            assert!(ok, "{} {} entry {e}: {x}, parallel {y}: {self:?}", E::NAME, kernels.isa().name());
         }
     }
 

@@ -75,14 +75,16 @@ impl Plan {
         Plan { blocking: blocking::blocking(isa, size_of::<E>()), pack: None, staging: STAGING }
     }
 
-    /// Scratch elements for any strides: the problem or its transpose, behind the staging block. Nothing here can overflow,
+    /// Scratch elements for any strides, as many for the transposed problem: either may come behind the staging block. Nothing here can overflow,
     /// every factor being capped by a block size.
     fn scratch(&self, m: usize, k: usize, n: usize, lanes: usize) -> usize {
         if m == 0 || n == 0 {
             return 0;
         }
-        let staging = (m.min(self.staging.0) * n.min(self.staging.1)).next_multiple_of(ALIGN);
-        staging + pack_len(m, k, n, self.blocking, lanes).max(pack_len(n, k, m, self.blocking, lanes))
+        let (rows, cols) = self.staging;
+        let staging = (m.min(rows) * n.min(cols)).max(n.min(rows) * m.min(cols));
+        staging.next_multiple_of(ALIGN)
+            + pack_len(m, k, n, self.blocking, lanes).max(pack_len(n, k, m, self.blocking, lanes))
     }
 }
 
@@ -90,7 +92,7 @@ impl Plan {
 const ALIGN: usize = 16;
 
 /// Any number of lanes divides it: scratch depends on the sizes alone, not on the instruction set.
-const MAX_LANES: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 
 impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the strides. Grows with each

@@ -1,7 +1,7 @@
 //! B packed once for many products.
 
 use super::{MAX_LANES, Plan, blocking};
-use crate::arch::generic::gemm::{PackOp, Product, ProductOp, pack_len, prepacked_len};
+use crate::arch::generic::gemm::{PackOp, Product, ProductOp, prepacked_len};
 use crate::elem::Elem;
 use crate::{Isa, KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
 
@@ -53,14 +53,20 @@ impl<E: Elem> Kernels<E> {
         expect("repack_b", "b rows", packed.k, b.rows())?;
         expect("repack_b", "b columns", packed.n, b.cols())?;
         self.same_panels("repack_b", packed)?;
-        let (k, n) = (packed.k, packed.n);
-        let to = packed.data.get(k * n.next_multiple_of(MAX_LANES))?;
-        let (rs, cs) = (b.row_stride(), b.col_stride());
-        // SAFETY: the view is checked; the panels have the length just asked for, of which any instruction set uses as much or
-        // less.
-        let op = unsafe { PackOp::new([k, n], b.ptr(), [rs, cs], packed.plan.blocking, to.as_mut_ptr()) };
-        E::pack(self.isa, op);
+        let len = packed.k * packed.n.next_multiple_of(MAX_LANES);
+        self.pack_into(&packed.plan, b, packed.data.get(len)?);
         Ok(())
+    }
+
+    /// B (k, n) in panels into the front of `to`, which has k times n rounded up to 16 elements at least.
+    pub(crate) fn pack_into(&self, plan: &Plan, b: Mat<'_, E>, to: &mut [E]) {
+        let (k, n) = (b.rows(), b.cols());
+        assert!(prepacked_len(k, n, MAX_LANES).is_some_and(|len| len <= to.len()));
+        let (rs, cs) = (b.row_stride(), b.col_stride());
+        // SAFETY: the view is checked; the panels have the length just compared, of which any instruction set uses as much or
+        // less.
+        let op = unsafe { PackOp::new([k, n], b.ptr(), [rs, cs], plan.blocking, to.as_mut_ptr()) };
+        E::pack(self.isa, op);
     }
 
     /// `C = alpha A B` or `C += alpha A B` with B packed before: A (m, k) of any strides, C (m, n) with contiguous columns. The bits
@@ -75,7 +81,7 @@ impl<E: Elem> Kernels<E> {
         alpha: E,
         a: Mat<'_, E>,
         b: &PackedB<E>,
-        mut c: MatMut<'_, E>,
+        c: MatMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         let (m, k, n, plan) = (a.rows(), a.cols(), b.n, b.plan);
@@ -90,8 +96,28 @@ impl<E: Elem> Kernels<E> {
         if m == 0 || n == 0 {
             return Ok(());
         }
+        self.multiply_panels(&plan, write, alpha, a, b.data.as_slice(), c, scratch);
+        Ok(())
+    }
+
+    /// The product with panels that [`Kernels::pack_into`] wrote with the same plan, for a B of as many rows as A has columns, as
+    /// many columns as C. Columns of C are contiguous; scratch has room for a block of A, where it is packed.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn multiply_panels(
+        &self,
+        plan: &Plan,
+        write: Write,
+        alpha: E,
+        a: Mat<'_, E>,
+        panels: &[E],
+        mut c: MatMut<'_, E>,
+        scratch: &mut [E],
+    ) {
+        let (m, k, n) = (a.rows(), a.cols(), c.cols());
         let pack_a = plan.pack.map_or_else(|| blocking::pays_to_pack_a(k, n, a.col_stride()), |[a, _]| a);
-        assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
+        assert!(c.rows() == m && (c.col_stride() == 1 || n == 1));
+        assert!(prepacked_len(k, n, MAX_LANES).is_some_and(|len| len <= panels.len()));
+        assert!(scratch.len() >= k.min(plan.blocking.kc) * m.min(plan.blocking.mc) || !pack_a);
         let product = Product {
             count: 1,
             next: [0; 3],
@@ -102,7 +128,7 @@ impl<E: Elem> Kernels<E> {
             a: a.ptr(),
             rs_a: a.row_stride(),
             cs_a: a.col_stride(),
-            b: b.data.as_ptr(),
+            b: panels.as_ptr(),
             rs_b: 0,
             cs_b: 1,
             c: c.ptr(),
@@ -114,10 +140,9 @@ impl<E: Elem> Kernels<E> {
             prepacked: true,
             scratch: scratch.as_mut_ptr(),
         };
-        // SAFETY: the views are checked, C exclusive and injective, shapes compared above; scratch has the length asserted; the
-        // panels were written by `PackOp` with the same instruction set, shape and blocking, which `PackedB` keeps.
+        // SAFETY: the views are checked, C exclusive and injective; shapes and the lengths of panels and scratch are asserted above.
+        // Whatever panels hold, they are initialised numbers.
         E::multiply(self.isa, unsafe { ProductOp::new(&product) });
-        Ok(())
     }
 
     fn same_panels(&self, op: &'static str, packed: &PackedB<E>) -> Result<(), KernelError> {

@@ -22,7 +22,7 @@ fn shape() -> impl Strategy<Value = (usize, usize, usize)> {
 }
 
 fn values() -> impl Strategy<Value = Values> {
-    prop_oneof![Just(Values::Integers), Just(Values::Reals), Just(Values::Special)]
+    prop_oneof![Just(Values::Integers), Just(Values::Reals), Just(Values::Scaled), Just(Values::Special)]
 }
 
 fn case(

@@ -32,8 +32,18 @@ pub fn all(root: &Path, settings: &Settings) -> Vec<Program> {
     all.push(rust(root, "gemm-v4", "gemm-v4"));
     all.push(rust(root, "gemm", "gemm-default"));
     all.push(rust(root, "matrixmultiply", "matrixmultiply-worker"));
+    let has = |isa: &str| settings.isas.iter().any(|i| i == isa);
+    // Beside a narrower instruction set, rivals that are held to it too.
+    if has("portable") {
+        all.push(rust(root, "matrixmultiply-sse2", "matrixmultiply-portable"));
+    }
     if let Some((python, openblas)) = python(root) {
         let library = ("RIVAL_OPENBLAS".to_string(), openblas);
+        if !has("avx512") {
+            let core = ("OPENBLAS_CORETYPE".to_string(), "Haswell".to_string());
+            let env = vec![library.clone(), core];
+            all.push(Program { env, ..rust(root, "openblas-avx2", "openblas-worker") });
+        }
         all.push(Program { env: vec![library], ..rust(root, "openblas", "openblas-worker") });
         let script = root.join("benches/rivals/python/numpy_worker.py");
         all.push(Program {
@@ -57,7 +67,9 @@ pub fn all(root: &Path, settings: &Settings) -> Vec<Program> {
 /// fell back to a core without AVX-512 is told which core it has.
 pub fn start(program: &Program, cores: Option<&str>, threads: usize) -> Option<Process> {
     let started = Process::start(program, cores, threads).and_then(|p| {
+        let told = program.env.iter().any(|(name, _)| name == "OPENBLAS_CORETYPE");
         let blind = has_avx512()
+            && !told
             && ["Haswell", "Zen", "Prescott"].iter().any(|c| p.about.ends_with(&format!("core {c}")));
         if !blind {
             return Ok(p);

@@ -1,4 +1,5 @@
-//! matrixmultiply 0.3.11: AVX-512 kernels, feature `threading`; it allocates its packing buffers in every call.
+//! matrixmultiply 0.3.11: AVX-512 kernels, feature `threading`; it allocates its packing buffers in every call. Built by another
+//! package without its features, it has the kernels of the baseline alone and no threads.
 
 use rayon::prelude::*;
 use rival_worker::{Case, Gemm, Worker, serve};
@@ -35,7 +36,10 @@ rival!(f64, matrixmultiply::dgemm);
 
 impl Worker for Rival {
     fn describe(&self) -> String {
-        "matrixmultiply 0.3.11".into()
+        match env!("CARGO_PKG_NAME") {
+            "matrixmultiply-portable" => "matrixmultiply 0.3.11, no detection".into(),
+            _ => "matrixmultiply 0.3.11".into(),
+        }
     }
 }
 

@@ -6,13 +6,14 @@ use rival_worker::{Aligned, Case, Gemm, Scalar, Worker, nanoseconds, serve};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Flops below which a product stays on one thread: some ten microseconds.
+/// Flops below which a batch stays on one thread: some ten microseconds.
 const WORTH_A_TASK: f64 = 1e6;
 
 /// One scratch per part of the work, of which there are as many as threads.
 struct Ours<E> {
     kernels: Kernels<E>,
     scratch: Vec<Scratch<E>>,
+    shared: Scratch<E>,
     /// Input and output of each thread, kept while the case stays.
     machine: Option<(Case, Vec<(Aligned<E>, Aligned<E>)>)>,
 }
@@ -22,22 +23,14 @@ impl<E: Elem + Scalar> Ours<E> {
         Ours {
             kernels: Kernels::new(isa).expect("an instruction set of this CPU"),
             scratch: Vec::new(),
+            shared: Scratch::new(0),
             machine: None,
         }
     }
 }
 
-/// A product of rows `first ..` of one problem into all of `c`.
-fn one<E: Elem>(
-    k: &Kernels<E>,
-    case: &Case,
-    first: usize,
-    a: &[E],
-    b: &[E],
-    c: &mut [E],
-    scratch: &mut Scratch<E>,
-) {
-    let rows = c.len() / case.n;
+/// The operands of one problem.
+fn operands<'a, E: Elem>(case: &Case, a: &'a [E], b: &'a [E]) -> [Mat<'a, E>; 2] {
     let a = match case.op.as_str() {
         "tn" => Mat::new(a, case.k, case.m).expect("A").t(),
         _ => Mat::new(a, case.m, case.k).expect("A"),
@@ -46,14 +39,14 @@ fn one<E: Elem>(
         "nt" => Mat::new(b, case.n, case.k).expect("B").t(),
         _ => Mat::new(b, case.k, case.n).expect("B"),
     };
-    let c = MatMut::new(c, rows, case.n).expect("C");
-    k.gemm(Write::Set, E::ONE, a.sub(first, rows, 0, case.k), b, c, scratch).expect("operands that fit");
+    [a, b]
 }
 
 impl<E: Elem + Scalar> Ours<E> {
     fn prepare(&mut self, case: &Case) {
         let scratch = self.kernels.gemm_scratch(case.m, case.k, case.n);
         self.scratch = (0..case.threads).map(|_| Scratch::new(scratch)).collect();
+        self.shared.reserve(self.kernels.gemm_shared_scratch(case.m, case.k, case.n));
     }
 
     fn multiply(&mut self, case: &Case, a: &[E], b: &[E], c: &mut [E]) {
@@ -62,24 +55,19 @@ impl<E: Elem + Scalar> Ours<E> {
         let some = |b0: usize, c: &mut [E], scratch: &mut Scratch<E>| {
             for (i, c) in c.chunks_exact_mut(m * n).enumerate() {
                 let p = b0 + i;
-                one(
-                    &kernels,
-                    case,
-                    0,
-                    &a[p * m * k..(p + 1) * m * k],
-                    &b[p * k * n..(p + 1) * k * n],
-                    c,
-                    scratch,
-                );
+                let [a, b] =
+                    operands(case, &a[p * m * k..(p + 1) * m * k], &b[p * k * n..(p + 1) * k * n]);
+                let c = MatMut::new(c, m, n).expect("C");
+                kernels.gemm(Write::Set, E::ONE, a, b, c, scratch).expect("operands that fit");
             }
         };
-        if case.threads == 1 || case.flops() < WORTH_A_TASK {
+        if case.batch == 1 && case.threads > 1 {
+            let [a, b] = operands(case, a, b);
+            let c = MatMut::new(c, m, n).expect("C");
+            let (scratch, shared) = (&mut self.scratch, &mut self.shared);
+            kernels.gemm_parallel(Write::Set, E::ONE, a, b, c, scratch, shared).expect("operands that fit");
+        } else if case.threads == 1 || case.flops() < WORTH_A_TASK {
             some(0, c, &mut self.scratch[0]);
-        } else if case.batch == 1 {
-            // As training splits: disjoint rows of C. Rows in multiples of 12, which most tiles fill.
-            let rows = m.div_ceil(case.threads).next_multiple_of(if m >= 48 { 12 } else { 1 });
-            let parts = c.par_chunks_mut(rows * n).zip(&mut self.scratch).enumerate();
-            parts.for_each(|(i, (c, scratch))| one(&kernels, case, i * rows, a, b, c, scratch));
         } else {
             let problems = case.batch.div_ceil(case.threads);
             let parts = c.par_chunks_mut(problems * m * n).zip(&mut self.scratch).enumerate();

@@ -17,6 +17,7 @@ use super::tile::{Block, BlockOp};
 use crate::Write;
 use crate::arch::{Op, Simd};
 use crate::elem::Elem;
+use crate::gemm::MAX_LANES;
 use crate::gemm::blocking::Blocking;
 
 /// `count` products of one shape whose C have contiguous columns, and how to compute them.
@@ -48,7 +49,7 @@ pub(crate) struct Product<E> {
     pub(crate) scratch: *mut E,
 }
 
-/// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`.
+/// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`; with B packed before, those of a block of A.
 pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: usize) -> usize {
     let k = k.min(blocking.kc);
     k * (n.min(blocking.nc).next_multiple_of(lanes) + m.min(blocking.mc))
@@ -66,10 +67,18 @@ fn even_block(len: usize, block: usize) -> usize {
     if len <= block { len } else { len.div_ceil(len.div_ceil(block)) }
 }
 
-/// The same for columns, which are cut at whole vectors.
+/// The same for columns, which are cut at whole vectors of any instruction set. Asked for blocks of this size, n columns are cut
+/// as before.
 #[inline(always)]
-fn even_columns<E: Elem, S: Simd<E>>(n: usize, nc: usize) -> usize {
-    if n <= nc { n } else { even_block(n, nc).next_multiple_of(S::LANES) }
+pub(crate) fn even_columns(n: usize, mut nc: usize) -> usize {
+    while n > nc {
+        let even = even_block(n, nc).next_multiple_of(MAX_LANES);
+        if even == nc {
+            break;
+        }
+        nc = even;
+    }
+    n.min(nc)
 }
 
 /// [`Product`] as an operation.
@@ -79,7 +88,7 @@ pub(crate) struct ProductOp<'a, E>(&'a Product<E>);
 impl<'a, E> ProductOp<'a, E> {
     /// # Safety
     /// All entries of A and B are readable and those of C writable, readable too for [`Write::Add`], each entry of C an element
-    /// of its own, apart from A, B and scratch; the latter has [`pack_len`] elements. The blocks are at least 1, and B is
+    /// of its own, apart from A, B and scratch; the latter has [`pack_len`] elements, or room for a block of A where B is packed before. The blocks are at least 1, and B is
     /// packed where its columns are not contiguous.
     pub(crate) unsafe fn new(product: &'a Product<E>) -> Self {
         ProductOp(product)
@@ -93,7 +102,7 @@ impl<E: Elem> Op<E> for ProductOp<'_, E> {
         let x = self.0;
         let Blocking { mc, kc, nc } = x.blocking;
         debug_assert!(x.prepacked || x.pack_b || x.cs_b == 1 || x.n == 1);
-        let (mc, nc) = (even_block(x.m, mc), even_columns::<E, S>(x.n, nc));
+        let (mc, nc) = (even_block(x.m, mc), even_columns(x.n, nc));
         let pack = x.pack_b && !x.prepacked;
         let mut jc = 0;
         while jc < x.n {
@@ -104,7 +113,7 @@ impl<E: Elem> Op<E> for ProductOp<'_, E> {
                 let k = kc.min(x.k - pc);
                 // The first block sets what the others add to.
                 let write = if pc == 0 { x.write } else { Write::Add };
-                let a_room = x.scratch.wrapping_add(k * padded);
+                let a_room = if x.prepacked { x.scratch } else { x.scratch.wrapping_add(k * padded) };
                 for q in 0..x.count {
                     let [next_a, next_b, next_c] = x.next;
                     let mut b = if x.prepacked {
@@ -212,7 +221,7 @@ impl<E: Elem> Op<E> for PackOp<E> {
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
         let x = self;
-        let (kc, nc) = (x.blocking.kc, even_columns::<E, S>(x.n, x.blocking.nc));
+        let (kc, nc) = (x.blocking.kc, even_columns(x.n, x.blocking.nc));
         let mut jc = 0;
         while jc < x.n {
             let n = nc.min(x.n - jc);

@@ -7,6 +7,8 @@ mod tile;
 use super::super::Simd;
 use crate::Write;
 use crate::elem::Elem;
+#[cfg(feature = "parallel")]
+pub(crate) use blocked::even_columns;
 pub(crate) use blocked::{PackOp, Product, ProductOp, SmallOp, pack_len, prepacked_len};
 pub(crate) use tile::Block;
 use tile::BlockOp;
