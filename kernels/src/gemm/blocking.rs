@@ -31,7 +31,8 @@ pub(crate) const fn tile(isa: Isa) -> Tile {
     }
 }
 
-/// Cache blocks: A (mc, kc) stays in L2, a B panel of kc rows in L1, B (kc, nc) in L2 or L3.
+/// Cache blocks. B (kc, nc) stays in L2 while rows of A pass, a panel of them in L1 at a time. Where A is packed, a block (mc, kc)
+/// stays in L2, and twice as many columns of B pass ([`Blocking::columns`]), lest the copies cost more than they bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Blocking {
     pub(crate) mc: usize,
@@ -39,17 +40,25 @@ pub(crate) struct Blocking {
     pub(crate) nc: usize,
 }
 
+impl Blocking {
+    /// Columns of a block of B.
+    #[inline(always)]
+    pub(crate) const fn columns(self, pack_a: bool) -> usize {
+        if pack_a { self.nc.saturating_mul(2) } else { self.nc }
+    }
+}
+
 /// The blocks for elements of `bytes` bytes.
 pub(crate) const fn blocking(isa: Isa, bytes: usize) -> Blocking {
-    // B (kc, nc) takes 1 MiB and A (mc, kc) half, of an L2 of 2 MiB. With kc = 512 a panel of B no longer fits L1, but
-    // streaming it from L2 costs less than going through C twice as often (1024^3 f32: 121 -> 135 GFLOP/s).
+    // B (kc, nc) takes half of an L2 of 1 MiB, as A (mc, kc) does where it is packed. With kc = 512 a panel of B does not fit L1,
+    // but streaming it from L2 costs less than going through C twice as often (Intel Xeon, 1024^3 f32: 121 -> 135 GFLOP/s).
     match (isa, bytes) {
-        (Isa::Avx512, 4) => Blocking { mc: 256, kc: 512, nc: 512 },
-        (Isa::Avx512, _) => Blocking { mc: 128, kc: 512, nc: 256 },
-        (Isa::Avx2, 4) => Blocking { mc: 240, kc: 512, nc: 512 },
-        (Isa::Avx2, _) => Blocking { mc: 120, kc: 512, nc: 256 },
-        (Isa::Portable, 4) => Blocking { mc: 256, kc: 512, nc: 512 },
-        (Isa::Portable, _) => Blocking { mc: 128, kc: 512, nc: 256 },
+        (Isa::Avx512, 4) => Blocking { mc: 256, kc: 512, nc: 288 },
+        (Isa::Avx512, _) => Blocking { mc: 128, kc: 512, nc: 144 },
+        (Isa::Avx2, 4) => Blocking { mc: 240, kc: 512, nc: 256 },
+        (Isa::Avx2, _) => Blocking { mc: 120, kc: 512, nc: 128 },
+        (Isa::Portable, 4) => Blocking { mc: 256, kc: 512, nc: 256 },
+        (Isa::Portable, _) => Blocking { mc: 128, kc: 512, nc: 128 },
     }
 }
 

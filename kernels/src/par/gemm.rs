@@ -267,7 +267,7 @@ impl<E: Elem> Kernels<E> {
         let [pack_a, _] = job.packs();
         let Blocking { mc, kc, nc } = job.plan.blocking;
         // Where A is packed, each block of columns packs it again.
-        let nc = if pack_a { nc } else { nc.min(COLUMNS) };
+        let nc = if pack_a { job.plan.blocking.columns(true) } else { nc.min(COLUMNS) };
         let [depth, width] = shared_block(how, kc, nc, k, n);
         for j0 in (0..n).step_by(width) {
             let cols = width.min(n - j0);
@@ -395,8 +395,8 @@ pub(crate) fn shared_len(how: &Spread, plan: &Plan, m: usize, k: usize, n: usize
     if parts > 1 {
         return (parts - 1) * m * n;
     }
-    let Blocking { kc, nc, .. } = plan.blocking;
-    let most = how.shared.saturating_add(kc * (nc + 2 * MAX_LANES));
+    let kc = plan.blocking.kc;
+    let most = how.shared.saturating_add(kc * (plan.blocking.columns(true) + 2 * MAX_LANES));
     let panels = |n: usize| k.saturating_mul(n.next_multiple_of(MAX_LANES)).min(most);
     panels(m).max(panels(n))
 }

@@ -1,12 +1,12 @@
 //! Loops 5 to 3 of the product: blocks of B that stay in L2 or L3, blocks of A that stay in L2, packed where asked.
 //!
 //! ```text
-//! 5  for jc in n by nc
+//! 5  for jc in n by nc                  twice nc where A is packed
 //! 4    for pc in k by kc
 //!        for q in the batch         pack B (kc, nc)? once where all products share it, never where the caller has done so
 //! 3        for ic in m by mc        pack A (mc, kc)?
-//! 2          for jr in nc by a tile   |
-//! 1            for ir in mc by a tile | tile.rs
+//! 2          for ir in mc by a tile   |
+//! 1            for jr in nc by a tile | tile.rs, these two the other way round for some blocks
 //! ```
 //!
 //! Whether to pack, mc and nc do not touch the bits of the result: every entry of C is one FMA chain per kc block,
@@ -52,7 +52,7 @@ pub(crate) struct Product<E> {
 /// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`; with B packed before, those of a block of A.
 pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: usize) -> usize {
     let k = k.min(blocking.kc);
-    k * (n.min(blocking.nc).next_multiple_of(lanes) + m.min(blocking.mc))
+    k * (n.min(blocking.columns(true)).next_multiple_of(lanes) + m.min(blocking.mc))
 }
 
 /// Elements of all of B in panels, the last vector of each row padded; `None` on overflow.
@@ -100,7 +100,9 @@ impl<E: Elem> Op<E> for ProductOp<'_, E> {
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
         let x = self.0;
-        let Blocking { mc, kc, nc } = x.blocking;
+        let Blocking { mc, kc, .. } = x.blocking;
+        // Panels packed before were cut without knowing A.
+        let nc = x.blocking.columns(x.pack_a && !x.prepacked);
         debug_assert!(x.prepacked || x.pack_b || x.cs_b == 1 || x.n == 1);
         let (mc, nc) = (even_block(x.m, mc), even_columns(x.n, nc));
         let pack = x.pack_b && !x.prepacked;

@@ -9,6 +9,44 @@ use super::tile::{packed_row_split, vector_split};
 use crate::arch::Simd;
 use crate::elem::Elem;
 
+/// Rows or columns of an operand that are copied into all panels before the next ones.
+const RUN: usize = 16;
+
+/// Asks memory for the run after this one, line after line as they lie, a share with every panel.
+struct Ahead<E> {
+    at: *const E,
+    next: usize,
+    lines: usize,
+    line: usize,
+    share: usize,
+}
+
+impl<E> Ahead<E> {
+    const LINE: usize = 64 / size_of::<E>();
+
+    /// [`RUN`] times `width` elements from `at` on, which may lie behind the operand's end, `next` elements from one to the next.
+    #[inline(always)]
+    fn new(at: *const E, next: usize, width: usize, panels: usize) -> Self {
+        let lines = width.div_ceil(Self::LINE);
+        Ahead { at, next, lines, line: 0, share: (lines * RUN).div_ceil(panels.max(1)) }
+    }
+
+    #[inline(always)]
+    fn step<S: Simd<E>>(&mut self, s: S)
+    where
+        E: Elem,
+    {
+        for _ in 0..self.share {
+            s.prefetch(self.at.wrapping_add(self.line * Self::LINE));
+            self.line += 1;
+            if self.line == self.lines {
+                self.line = 0;
+                self.at = self.at.wrapping_add(self.next);
+            }
+        }
+    }
+}
+
 /// A (m, k) into `to`, m * k elements.
 ///
 /// # Safety
@@ -25,13 +63,15 @@ pub(super) unsafe fn pack_a<E: Elem, S: Simd<E>>(
 ) {
     let rows = packed_row_split::<E, S>(m);
     // A few columns of A at a time: memory is read in long runs, and the lines that two panels share stay in L1.
-    let columns = if rs == 1 { 16 } else { k };
+    let columns = if rs == 1 { RUN } else { k };
     let mut p0 = 0;
     while p0 < k {
         let p1 = (p0 + columns).min(k);
         let mut row = 0;
+        let mut ahead = Ahead::new(a.wrapping_add(p1 * cs), cs, if rs == 1 { m } else { 0 }, rows.pieces);
         for piece in 0..rows.pieces {
             let mr = rows.size(piece);
+            ahead.step(s);
             // SAFETY: row + mr <= m, p1 <= k; the panel starts after `row` whole rows.
             unsafe {
                 let (from, to) = (a.add(row * rs), to.add(row * k));
@@ -69,6 +109,28 @@ pub(super) unsafe fn pack_b<E: Elem, S: Simd<E>>(
     to: *mut E,
 ) {
     let vectors = vector_split::<E, S>(n);
+    if cs == 1 {
+        let mut p0 = 0;
+        while p0 < k {
+            let p1 = (p0 + RUN).min(k);
+            let mut ahead = Ahead::new(b.wrapping_add(p1 * rs), rs, n, vectors.pieces);
+            let mut col = 0;
+            for piece in 0..vectors.pieces {
+                let padded = vectors.size(piece) * S::LANES;
+                let width = padded.min(n - col);
+                ahead.step(s);
+                // SAFETY: rows p0..p1 of `width` columns from `col` on, p1 <= k and col + width <= n; the panel starts after k rows
+                // of `col` elements, `col` being whole vectors.
+                unsafe {
+                    let to = to.add(col * k + p0 * padded);
+                    copy_rows(s, p1 - p0, width, b.add(p0 * rs + col), rs, to, padded);
+                }
+                col += width;
+            }
+            p0 = p1;
+        }
+        return;
+    }
     let mut col = 0;
     for piece in 0..vectors.pieces {
         let padded = vectors.size(piece) * S::LANES;
@@ -76,9 +138,7 @@ pub(super) unsafe fn pack_b<E: Elem, S: Simd<E>>(
         // SAFETY: col + width <= n; the panel starts after k rows of `col` elements, `col` being whole vectors.
         unsafe {
             let (b, to) = (b.add(col * cs), to.add(col * k));
-            if cs == 1 {
-                copy_rows(s, k, width, b, rs, to, padded);
-            } else if rs == 1 {
+            if rs == 1 {
                 transpose(s, k, width, b, cs, to, padded);
             } else {
                 gather(k, width, b, rs, cs, to, padded);

@@ -143,39 +143,66 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
             (Write::Add, true) => Finish::Add,
             (Write::Add, false) => Finish::AddScaled,
         };
-        let vectors = vector_split::<E, S>(x.n);
-        let mut col = 0;
-        for piece in 0..vectors.pieces {
-            let nv = vectors.size(piece);
-            let width = (nv * S::LANES).min(x.n - col);
-            let last = width - (nv - 1) * S::LANES;
-            let edge = if last == S::LANES {
-                WHOLE
-            } else if S::Half::LANES < S::LANES && last <= S::Half::LANES {
-                HALF
-            } else {
-                MASKED
-            };
-            // SAFETY: the contract of `BlockOp::new`; column `col` is inside B and C, and a
-            // packed panel starts after the k rows of `col` elements before it.
-            unsafe {
-                let (b, rs_b) =
-                    if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
-                let c = x.c.add(col);
-                match (nv, edge) {
-                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-                }
-            }
-            col += width;
+        let rows = packed_row_split::<E, S>(x.m);
+        // A panel of A stays in L1 while all of B passes from L2. A small B is in L1 anyway, and column by column its tiles may be
+        // taller; one too large for L2 had better pass once only.
+        let bytes = x.k * x.n * size_of::<E>();
+        let by_rows = bytes > L1 && (bytes < L2 || !x.packed_a);
+        let mut row = 0;
+        for piece in 0..if by_rows { rows.pieces } else { 1 } {
+            let m = if by_rows { rows.size(piece) } else { x.m };
+            let a = x.a.wrapping_add(row * if x.packed_a { x.k } else { x.rs_a });
+            let part = Block { m, a, c: x.c.wrapping_add(row * x.rs_c), ..*x };
+            // SAFETY: rows `row..row + m` of the block, for which the contract of `BlockOp::new` holds; where A is packed, whole
+            // panels of it.
+            unsafe { columns(s, &part, finish) };
+            row += m;
         }
+    }
+}
+
+/// Bytes of B that are in L1 beside all else, and in L2, on CPUs of today.
+const L1: usize = 24 << 10;
+const L2: usize = 640 << 10;
+
+/// All column panels of B, one after another, beside the rows of `x`.
+///
+/// # Safety
+/// As for [`BlockOp::new`].
+#[inline(always)]
+unsafe fn columns<E: Elem, S: Simd<E>>(s: S, x: &Block<E>, finish: Finish) {
+    let vectors = vector_split::<E, S>(x.n);
+    let mut col = 0;
+    for piece in 0..vectors.pieces {
+        let nv = vectors.size(piece);
+        let width = (nv * S::LANES).min(x.n - col);
+        let last = width - (nv - 1) * S::LANES;
+        let edge = if last == S::LANES {
+            WHOLE
+        } else if S::Half::LANES < S::LANES && last <= S::Half::LANES {
+            HALF
+        } else {
+            MASKED
+        };
+        // SAFETY: the contract above; column `col` is inside B and C, and a
+        // packed panel starts after the k rows of `col` elements before it.
+        unsafe {
+            let (b, rs_b) =
+                if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
+            let c = x.c.add(col);
+            match (nv, edge) {
+                (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+            }
+        }
+        col += width;
     }
 }
 
@@ -279,6 +306,17 @@ unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
     }
     let mut b = t.b;
     let mut left = t.k;
+    if left >= AHEAD {
+        // C is wanted at the end of the sums: until then its lines have come, from wherever they are.
+        let mut row = c;
+        for _ in 0..M {
+            for j in 0..NV {
+                s.prefetch(row.wrapping_add(j * S::LANES));
+            }
+            s.prefetch(row.wrapping_add(NV * S::LANES - 1));
+            row = row.wrapping_add(rs_c);
+        }
+    }
     while left > 0 {
         let mut steps = left;
         if t.ahead != 0 {
