@@ -15,7 +15,7 @@
 //! Scores need no triangle: what is behind the mask is computed with its tile and never used.
 
 use super::{In, Out};
-use crate::arch::{Isa, Op, Simd};
+use crate::arch::{BASELINE_REGISTERS, Isa, Op, Simd};
 use crate::elem::Elem;
 
 /// Vectors of the widest tile.
@@ -31,6 +31,7 @@ const fn tallest(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 => 12,
         Isa::Avx2 => 6,
+        Isa::Portable if BASELINE_REGISTERS == 32 => 12,
         Isa::Portable => 4,
     }
 }
