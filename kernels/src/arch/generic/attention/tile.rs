@@ -26,7 +26,7 @@ pub(super) const fn panel<E: Elem, S: Simd<E>>() -> usize {
     WIDE * S::LANES
 }
 
-/// Rows of the tallest tile: 24 + 2 + 1 of 32 registers, else 12 + 2 + 1 of 16 or 8 + 2 + 1.
+/// Rows of the tallest tile: 24 + 2 + 1 of 32 registers (AVX-512, NEON), else 12 + 2 + 1 of 16 or 8 + 2 + 1.
 const fn tallest(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 => 12,
