@@ -1,21 +1,23 @@
 //! What the machine could do: the multiply-add rate and the load bandwidth that other kernels are measured against.
 
 use crate::Kernels;
-use crate::arch::{Op, Simd};
+use crate::arch::{BASELINE_REGISTERS, Op, Simd};
 use crate::elem::Elem;
 use std::hint::black_box;
 
 /// Independent chains of multiply-adds. A CPU hides latency times pipes of them: 4 x 2 = 8 on today's x86 cores, 4 x 4 = 16
-/// on none that the 16 registers of AVX2 could serve; 12, the factor and the summand fit.
-const CHAINS: usize = 12;
+/// on none that the 16 registers of AVX2 could serve; 12, the factor and the summand fit. aarch64 has such cores, and the 32
+/// registers of NEON hold 24.
+const CHAINS: usize = if BASELINE_REGISTERS == 32 { 24 } else { 12 };
 
 /// Independent sums of a load sweep: additions, 3 or 4 cycles each on 2 pipes, keep up with two loads a cycle.
 const SUMS: usize = 8;
 
 impl<E: Elem> Kernels<E> {
-    /// Runs `iterations` rounds of 12 independent vector multiply-adds on registers and returns the flops they are, two per lane
-    /// and multiply-add. Over the time it takes: the peak that a GEMM of this instruction set and type cannot pass. Where the
-    /// instruction set lacks FMA (portable on x86) a multiplication and an addition stand for it, as in every kernel.
+    /// Runs `iterations` rounds of independent vector multiply-adds on registers, 12 or (aarch64) 24, and returns the flops they
+    /// are, two per lane and multiply-add. Over the time it takes: the peak that a GEMM of this instruction set and type cannot
+    /// pass. Where the instruction set lacks FMA (portable on x86) a multiplication and an addition stand for it, as in every
+    /// kernel.
     pub fn fma_peak(&self, iterations: u32) -> u64 {
         let (chains, lanes) = self.fma_chains(iterations, black_box(E::ONE), black_box(E::ONE));
         // The value is what keeps the work from being removed.
@@ -133,11 +135,11 @@ mod tests {
         for k in every_isa::<f32>() {
             let (_, lanes) = k.fma_chains(0, 1.0, 1.0);
             assert_eq!(k.fma_peak(0), 0);
-            assert_eq!(k.fma_peak(7), 2 * 12 * 7 * lanes as u64);
+            assert_eq!(k.fma_peak(7), 2 * CHAINS as u64 * 7 * lanes as u64);
         }
         for k in every_isa::<f64>() {
             let (_, lanes) = k.fma_chains(0, 1.0, 1.0);
-            assert_eq!(k.fma_peak(7), 2 * 12 * 7 * lanes as u64);
+            assert_eq!(k.fma_peak(7), 2 * CHAINS as u64 * 7 * lanes as u64);
         }
     }
 

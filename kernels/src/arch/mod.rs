@@ -15,6 +15,13 @@ use crate::elem::Elem;
 use crate::error::KernelError;
 use std::sync::OnceLock;
 
+/// Vector registers of the baseline that [`Isa::Portable`] stands for: 32 on aarch64, else 16 (or LLVM's business, on WASM).
+pub(crate) const BASELINE_REGISTERS: usize = if cfg!(target_arch = "aarch64") { 32 } else { 16 };
+
+/// Does the baseline have multiply-adds that round once? Every NEON of aarch64 does; x86 only where the build asks for FMA.
+pub(crate) const BASELINE_FUSED: bool =
+    cfg!(any(target_feature = "fma", all(target_arch = "aarch64", target_feature = "neon")));
+
 /// The instruction set of this process, once decided.
 static CHOICE: OnceLock<Result<Isa, KernelError>> = OnceLock::new();
 

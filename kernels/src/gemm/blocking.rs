@@ -3,7 +3,7 @@
 //! `kc` fixes where a sum over k is cut, hence the bits of the result; it is a constant of the instruction set and the type and
 //! must never follow the machine. `mc` and `nc` only move work between cache levels.
 
-use crate::arch::Isa;
+use crate::arch::{BASELINE_REGISTERS, Isa};
 
 /// Register tiles: up to `nv` vectors wide; a tile of `v` vectors has up to `mr[v - 1]` rows, all accumulators in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub(crate) const fn tile(isa: Isa) -> Tile {
         Isa::Avx512 => Tile { mr: [16, 12, 8], nv: 3 },
         // 12 + 2 + 1 + 1 of 16 registers; 12 FMAs for 8 loads.
         Isa::Avx2 => Tile { mr: [6, 6, 0], nv: 2 },
+        // NEON: 24 + 3 + 1 of 32 registers, as on AVX-512; narrow tiles keep their 24 or 16 chains, what four pipes of latency 4
+        // need.
+        Isa::Portable if BASELINE_REGISTERS == 32 => Tile { mr: [16, 12, 8], nv: 3 },
         // 8 + 2 + 1 of 16 (SSE2 multiplies into a temporary).
         Isa::Portable => Tile { mr: [4, 4, 0], nv: 2 },
     }

@@ -3,7 +3,7 @@
 //! `wide` picks its layout at compile time, which is exactly what a baseline wants. Exponent surgery goes lane by lane
 //! through arrays; the compiler vectorises it where the target can.
 
-use super::{Isa, Op, Simd, Words};
+use super::{BASELINE_FUSED, Isa, Op, Simd, Words};
 use crate::elem::Elem;
 use wide::{f32x4, f64x2};
 
@@ -25,7 +25,7 @@ impl Simd<f32> for Portable {
     const LANES: usize = 4;
     const ISA: Isa = Isa::Portable;
     type Half = Self;
-    const FUSED: bool = false;
+    const FUSED: bool = BASELINE_FUSED;
 
     #[inline(always)]
     fn half(self) -> Self {
@@ -189,7 +189,7 @@ impl Simd<f64> for Portable {
     const LANES: usize = 2;
     const ISA: Isa = Isa::Portable;
     type Half = Self;
-    const FUSED: bool = false;
+    const FUSED: bool = BASELINE_FUSED;
 
     #[inline(always)]
     fn half(self) -> Self {

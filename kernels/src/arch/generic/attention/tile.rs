@@ -15,7 +15,7 @@
 //! Scores need no triangle: what is behind the mask is computed with its tile and never used.
 
 use super::{In, Out};
-use crate::arch::{Isa, Op, Simd};
+use crate::arch::{BASELINE_REGISTERS, Isa, Op, Simd};
 use crate::elem::Elem;
 
 /// Vectors of the widest tile.
@@ -26,11 +26,12 @@ pub(super) const fn panel<E: Elem, S: Simd<E>>() -> usize {
     WIDE * S::LANES
 }
 
-/// Rows of the tallest tile: 24 + 2 + 1 of 32 registers, else 12 + 2 + 1 of 16 or 8 + 2 + 1.
+/// Rows of the tallest tile: 24 + 2 + 1 of 32 registers (AVX-512, NEON), else 12 + 2 + 1 of 16 or 8 + 2 + 1.
 const fn tallest(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 => 12,
         Isa::Avx2 => 6,
+        Isa::Portable if BASELINE_REGISTERS == 32 => 12,
         Isa::Portable => 4,
     }
 }
