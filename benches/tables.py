@@ -10,6 +10,12 @@ import sys
 root = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- tables of the record: begin -->\n", "<!-- tables of the record: end -->\n"
 ORDER = ["popgrad-avx512", "popgrad-avx2", "popgrad-portable", "faer", "gemm-v4", "gemm", "matrixmultiply", "openblas", "numpy"]
+# Which are compared with one another: at their best, and held to one instruction set.
+GROUPS = [
+    ("", [n for n in ORDER if n != "popgrad-portable"]),
+    (", AVX2 alone", ["popgrad-avx2", "gemm", "openblas-avx2"]),
+    (", baseline alone (SSE2)", ["popgrad-portable", "matrixmultiply-sse2"]),
+]
 
 
 def table(head, rows):
@@ -23,11 +29,14 @@ def shape(row):
     return f"{batch}{row['m']}x{row['k']}x{row['n']}{form}"
 
 
-def products(rows, dtype, threads):
+def products(rows, dtype, threads, group, order):
     rows = [r for r in rows if r["op"] in ("nn", "tn", "nt") and (r["dtype"], r["threads"]) == (dtype, threads)]
-    if not rows:
+    rows = [r for r in rows if r["impl"] in order]
+    names = [n for n in order if any(r["impl"] == n for r in rows)]
+    # A comparison needs both sides, and one of its own beyond the first table.
+    own = any(n not in ORDER or n == "popgrad-portable" for n in names)
+    if len(names) < 2 or group and not own:
         return ""
-    names = [n for n in ORDER if any(r["impl"] == n for r in rows)]
     cases = {}
     for r in rows:
         cases.setdefault(shape(r), {})[r["impl"]] = r
@@ -49,7 +58,7 @@ def products(rows, dtype, threads):
         ratio = f"{ours / rival:.2f}" if ours and rival else ""
         lines.append([name, *cells, ratio])
     peak = f", peak {sorted(peaks)[len(peaks) // 2]:.1f} GFLOP/s" if peaks else ""
-    title = f"\n**{dtype}, {threads} thread{'s' if threads != '1' else ''}{peak}**: GFLOP/s (share of peak)\n\n"
+    title = f"\n**{dtype}, {threads} thread{'s' if threads != '1' else ''}{group}{peak}**: GFLOP/s (share of peak)\n\n"
     return title + table(["m x k x n", *names, "ours / best rival"], lines)
 
 
@@ -91,9 +100,10 @@ def main():
     text = f"Record: `{where}`. CPU: {about('cpu')}. Commit: {about('commit')}. Rounds: {about('rounds')}.\n"
     text += f"Rivals: {'; '.join(versions)}.\n" if versions else ""
     text += machine(rows)
-    for threads in ("1", "2"):
-        for dtype in ("f32", "f64"):
-            text += products(rows, dtype, threads)
+    for group, order in GROUPS:
+        for threads in ("1", "2"):
+            for dtype in ("f32", "f64"):
+                text += products(rows, dtype, threads, group, order)
     page = root / "docs" / "benchmarks.md"
     old = page.read_text()
     before, after = old.split(BEGIN)[0], old.split(END)[1]

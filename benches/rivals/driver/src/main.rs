@@ -27,7 +27,8 @@ Options
                      [default: squares,odd,batch; large is 384 to 2048, tall sums or runs over 131072]
   --types A,B        f32, f64 [default: both]
   --threads A,B      [default: 1,2]
-  --isa A,B          instruction sets of ours [default: avx512,avx2, those that this CPU has]
+  --isa A,B          instruction sets of ours: avx512, avx2, portable [default: avx512,avx2, those that this CPU has];
+                     without avx512, OpenBLAS held to AVX2 joins, with portable, matrixmultiply without detection
   --only A,B         implementations, by name [default: all]
   --rounds N         interleaved rounds of each case [default: 15]
   --round-ms X       length of one round [default: 2]
