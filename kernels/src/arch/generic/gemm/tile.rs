@@ -144,10 +144,10 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
             (Write::Add, false) => Finish::AddScaled,
         };
         let rows = packed_row_split::<E, S>(x.m);
-        // A panel of A stays in L1 while all of B passes from L2. A small B is in L1 anyway, and column by column its tiles may be
-        // taller; one too large for L2 had better pass once only.
-        let bytes = x.k * x.n * size_of::<E>();
-        let by_rows = bytes > L1 && (bytes < L2 || !x.packed_a);
+        // Where a panel of B is small enough for L1, it stays there while all of A passes, and tiles beside narrow panels may be
+        // taller. Else a panel of A stays and all of B passes, from L2; if it fits L2, or A costs nothing to read once more.
+        let row_bytes = x.n.min(const { tile_shape(S::ISA).nv * S::LANES }) * size_of::<E>();
+        let by_rows = x.k * row_bytes > L1 && (x.k * x.n * size_of::<E>() < L2 || !x.packed_a);
         let mut row = 0;
         for piece in 0..if by_rows { rows.pieces } else { 1 } {
             let m = if by_rows { rows.size(piece) } else { x.m };
@@ -161,8 +161,9 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
     }
 }
 
-/// Bytes of B that are in L1 beside all else, and in L2, on CPUs of today.
-const L1: usize = 24 << 10;
+/// Bytes of B that stay in L1 and in L2 beside all else, on CPUs of today. 256x128x128 f32 on Zen 4: 113 GFLOP/s with a panel of B
+/// in L1, 105 with all of B from L2.
+const L1: usize = 26 << 10;
 const L2: usize = 640 << 10;
 
 /// All column panels of B, one after another, beside the rows of `x`.
