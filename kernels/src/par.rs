@@ -1,4 +1,4 @@
-//! Kernels spread over the threads of the current rayon pool: the only file that knows of threads.
+//! Kernels spread over the threads of the current rayon pool: this file (attention) and those below it alone know of threads.
 //!
 //! Work is cut where outputs part: between problems, or where these are few between query rows of one. Sums that cross a cut
 //! (gradients of keys and values) are kept in parts whose number is a constant of the shape, and folded in order. So the bits depend

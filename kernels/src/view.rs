@@ -302,6 +302,9 @@ impl<'a, E: Elem> MatMut<'a, E> {
     #[cfg(feature = "parallel")]
     pub(crate) fn row_mut(&mut self, i: usize) -> &mut [E] {
         assert!(i < self.rows && (self.cs == 1 || self.cols <= 1));
+        if self.cols == 0 {
+            return &mut [];
+        }
         // SAFETY: `cols` entries side by side, inside the slice, borrowed as long as the view is.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.rs), self.cols) }
     }

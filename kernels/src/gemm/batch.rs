@@ -1,6 +1,6 @@
 //! Many products of one shape in one call: one check, one decision what to pack, one dispatch.
 
-use super::{MAX_LANES, Plan, blocking};
+use super::{MAX_LANES, Plan};
 use crate::arch::generic::gemm::{Product, ProductOp, pack_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, Write, expect};
@@ -97,9 +97,7 @@ impl<E: Elem> Kernels<E> {
             }
         }
         let tall = m != a.rows;
-        let [pack_a, pack_b] = plan.pack.unwrap_or_else(|| {
-            [blocking::pays_to_pack_a(k, n, a.cs), blocking::pays_to_pack_b(m, k, n, b.rs, size_of::<E>())]
-        });
+        let [pack_a, pack_b] = plan.packs::<E>([m, k, n], a.cs, b.rs);
         assert!(scratch.len() >= pack_len(a.rows, k, n, plan.blocking, MAX_LANES));
         let product = Product {
             count,

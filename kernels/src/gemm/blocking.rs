@@ -34,7 +34,7 @@ pub(crate) const fn tile(isa: Isa) -> Tile {
     }
 }
 
-/// Cache blocks. B (kc, nc) stays in L2 while rows of A pass, a panel of them in L1 at a time. Where A is packed, a block (mc, kc)
+/// Cache blocks. B (kc, nc) stays in L2 while rows of A pass, one panel in L1 at a time (a panel of B, where it fits). Where A is packed, a block (mc, kc)
 /// stays in L2, and twice as many columns of B pass ([`Blocking::columns`]), lest the copies cost more than they bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Blocking {
@@ -53,7 +53,8 @@ impl Blocking {
 
 /// The blocks for elements of `bytes` bytes.
 pub(crate) const fn blocking(isa: Isa, bytes: usize) -> Blocking {
-    // B (kc, nc) takes half of an L2 of 1 MiB, as A (mc, kc) does where it is packed. With kc = 512 a panel of B does not fit L1,
+    // B (kc, nc) takes about half of an L2 of 1 MiB. Where A is packed, its block takes the other half and the wider one of B
+    // comes from L3, panel by panel. With kc = 512 a panel of B does not fit L1,
     // but streaming it from L2 costs less than going through C twice as often (Intel Xeon, 1024^3 f32: 121 -> 135 GFLOP/s).
     match (isa, bytes) {
         (Isa::Avx512, 4) => Blocking { mc: 256, kc: 512, nc: 288 },

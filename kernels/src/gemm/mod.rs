@@ -75,6 +75,17 @@ impl Plan {
         Plan { blocking: blocking::blocking(isa, size_of::<E>()), pack: None, staging: STAGING }
     }
 
+    /// Pack A, and B even where its columns are contiguous? Sizes and strides alone decide, and only over time: the bits are the
+    /// same either way.
+    pub(crate) fn packs<E: Elem>(&self, [m, k, n]: [usize; 3], a_cols: usize, b_rows: usize) -> [bool; 2] {
+        self.pack.unwrap_or_else(|| {
+            [
+                blocking::pays_to_pack_a(k, n, a_cols),
+                blocking::pays_to_pack_b(m, k, n, b_rows, size_of::<E>()),
+            ]
+        })
+    }
+
     /// Scratch elements for any strides, as many for the transposed problem: either may come behind the staging block. Nothing here can overflow,
     /// every factor being capped by a block size.
     fn scratch(&self, m: usize, k: usize, n: usize, lanes: usize) -> usize {
@@ -177,13 +188,7 @@ impl<E: Elem> Kernels<E> {
         scratch: &mut [E],
     ) {
         let (m, k, n) = (a.rows(), a.cols(), b.cols());
-        // Sizes and strides alone decide, and only over time: the bits of the result are the same either way.
-        let [pack_a, pack_b] = plan.pack.unwrap_or_else(|| {
-            [
-                blocking::pays_to_pack_a(k, n, a.col_stride()),
-                blocking::pays_to_pack_b(m, k, n, b.row_stride(), size_of::<E>()),
-            ]
-        });
+        let [pack_a, pack_b] = plan.packs::<E>([m, k, n], a.col_stride(), b.row_stride());
         let contiguous = b.col_stride() == 1 || n == 1;
         let pack_b = pack_b || !contiguous;
         let Blocking { mc, kc, nc } = plan.blocking;

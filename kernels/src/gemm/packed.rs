@@ -1,6 +1,6 @@
 //! B packed once for many products.
 
-use super::{MAX_LANES, Plan, blocking};
+use super::{MAX_LANES, Plan};
 use crate::arch::generic::gemm::{PackOp, Product, ProductOp, prepacked_len};
 use crate::elem::Elem;
 use crate::{Isa, KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
@@ -114,7 +114,7 @@ impl<E: Elem> Kernels<E> {
         scratch: &mut [E],
     ) {
         let (m, k, n) = (a.rows(), a.cols(), c.cols());
-        let pack_a = plan.pack.map_or_else(|| blocking::pays_to_pack_a(k, n, a.col_stride()), |[a, _]| a);
+        let [pack_a, _] = plan.packs::<E>([m, k, n], a.col_stride(), 1);
         assert!(c.rows() == m && (c.col_stride() == 1 || n == 1));
         assert!(prepacked_len(k, n, MAX_LANES).is_some_and(|len| len <= panels.len()));
         assert!(scratch.len() >= k.min(plan.blocking.kc) * m.min(plan.blocking.mc) || !pack_a);

@@ -75,6 +75,7 @@ proptest! {
         for isa in Isa::available() {
             let f = |m, k, n| Kernels::<f32>::new(isa).unwrap().gemm_scratch(m, k, n);
             prop_assert!(f(m, k, n) <= f(m + dm, k + dk, n + dn));
+            prop_assert_eq!(f(m, k, n), f(n, k, m));
         }
     }
 }

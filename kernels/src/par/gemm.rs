@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! C small, k long     parts of k, their number a constant of the shape; added in order
-//! large               B packed by all, then rows of C          per block of B
+//! large, rows of C    B packed by all, then rows of C          per block of B, where B is worth packing at all
 //! else                a grid of blocks of C
 //! ```
 //!
@@ -11,7 +11,7 @@
 
 use super::spread;
 use crate::arch::generic::gemm::even_columns;
-use crate::gemm::blocking::{Blocking, pays_to_pack_a, pays_to_pack_b, tile};
+use crate::gemm::blocking::{Blocking, tile};
 use crate::gemm::{MAX_LANES, Plan};
 use crate::{Elem, KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
 
@@ -38,7 +38,7 @@ pub(crate) const SPREAD: Spread = Spread {
     task: 1 << 18,
     small: 1 << 17,
     blocks: 4,
-    large: 1 << 25,
+    large: 1 << 28,
     rows: 64,
     shared: 1 << 20,
     solo: 1 << 16,
@@ -46,7 +46,7 @@ pub(crate) const SPREAD: Spread = Spread {
 
 /// Parts of k at most: as many tasks have work.
 const K_PARTS: usize = 16;
-/// Columns of a block of B that one task packs, at most: panels of all widths fill it.
+/// Columns of a block of B that one task packs, at most, unless A is packed too: panels of all widths fill it.
 const COLUMNS: usize = 192;
 
 /// Parts of k: a constant of the shape.
@@ -92,18 +92,14 @@ impl<'a, E: Elem> Job<'a, E> {
     }
     /// What gets packed: A and B.
     fn packs(&self) -> [bool; 2] {
-        let [m, k, n] = self.sizes();
-        let strided = self.b.col_stride() != 1 && n != 1;
-        let [a, b] = self.plan.pack.unwrap_or_else(|| {
-            let bytes = size_of::<E>();
-            [pays_to_pack_a(k, n, self.a.col_stride()), pays_to_pack_b(m, k, n, self.b.row_stride(), bytes)]
-        });
+        let strided = self.b.col_stride() != 1 && self.b.cols() != 1;
+        let [a, b] = self.plan.packs::<E>(self.sizes(), self.a.col_stride(), self.b.row_stride());
         [a, b || strided]
     }
 }
 
 impl<E: Elem> Kernels<E> {
-    /// Elements of `shared` in [`Kernels::gemm_parallel`], whatever the strides.
+    /// Elements of `shared` in [`Kernels::gemm_parallel`], whatever the strides. A smaller product may need more: ask for each shape.
     pub fn gemm_shared_scratch(&self, m: usize, k: usize, n: usize) -> usize {
         shared_len(&SPREAD, &Plan::new::<E>(self.isa), m, k, n)
     }
@@ -112,11 +108,12 @@ impl<E: Elem> Kernels<E> {
     /// [`Kernels::gemm_scratch`] elements; `shared` has [`Kernels::gemm_shared_scratch`]. Few flops stay on the calling thread.
     ///
     /// The bits depend neither on the threads nor on the number of tasks. They are those of [`Kernels::gemm`], unless C has at most
-    /// 131072 entries and k is longer than 8 blocks of kc: then k is cut into up to 16 parts, whose products are added in order. The
-    /// error bound is the same. Allocates nothing.
+    /// 131072 entries and k at least 8 blocks of kc: then k is cut into up to 16 parts, whose products are added in order. The
+    /// error bound is the same. Inside a pool it allocates nothing.
     ///
     /// # Errors
-    /// As [`Kernels::gemm`]; no scratch at all is too little.
+    /// As [`Kernels::gemm`]; no scratch at all is too little. A product that stays on the calling thread looks at the first scratch
+    /// alone.
     #[allow(clippy::too_many_arguments)]
     pub fn gemm_parallel(
         &self,
@@ -170,12 +167,12 @@ impl<E: Elem> Kernels<E> {
         let transpose = c.col_stride() != 1 && c.row_stride() == 1 && n > 1;
         let (a, b, c) = if transpose { (b.t(), a.t(), c.t()) } else { (a, b, c) };
         let job = Job { plan, write, alpha, a, b };
+        let tasks = scratch.len().min(work / how.task.max(1)).max(1);
+        let scratch = &mut scratch[..tasks];
         let parts = k_parts(&how, &plan, m, k, n);
         if parts > 1 {
             return self.long(&how, job, parts, c, scratch, shared);
         }
-        let tasks = scratch.len().min(work / how.task.max(1)).max(1);
-        let scratch = &mut scratch[..tasks];
         let rows = c.col_stride() == 1 || c.cols() == 1;
         if tasks > 1 && work >= how.large && rows && job.packs()[1] && job.a.rows() >= how.rows * tasks {
             self.blocks_of_b(&how, job, c, scratch, shared);
@@ -212,9 +209,8 @@ impl<E: Elem> Kernels<E> {
             *slot = Some((Job { write, ..job.ks(p0, p1) }, c));
         }
         spread(&mut jobs[..parts], scratch, &|(x, c): (Job<'_, E>, MatMut<'_, E>), scratch| {
-            // Shapes were compared before.
             let done = self.gemm_planned(x.plan, x.write, x.alpha, x.a, x.b, c, scratch);
-            debug_assert!(done.is_ok());
+            assert!(done.is_ok(), "shapes and scratch were checked for all of k");
         });
         add_parts(c, &shared[..(parts - 1) * m * n], m * n, scratch.len(), how.solo);
         Ok(())
@@ -372,7 +368,7 @@ fn grid_shape<E: Elem>(job: &Job<'_, E>, tasks: usize) -> [usize; 2] {
     let cost = |rows: usize| {
         let cols = tasks / rows;
         let (r, c) = (m.div_ceil(rows), n.div_ceil(cols).next_multiple_of(column_unit(n, cols)));
-        let packs = if pack_a { r * PACKING } else { 0 } + if pack_b { c * PACKING } else { 0 };
+        let packs = PACKING * (usize::from(pack_a) * r + usize::from(pack_b) * c);
         k.saturating_mul(r.saturating_mul(c).saturating_add(packs))
     };
     let rows = (1..=tasks.min(m)).min_by_key(|r| cost(*r)).unwrap_or(1);
@@ -397,7 +393,8 @@ pub(crate) fn shared_len(how: &Spread, plan: &Plan, m: usize, k: usize, n: usize
     }
     let kc = plan.blocking.kc;
     let most = how.shared.saturating_add(kc * (plan.blocking.columns(true) + 2 * MAX_LANES));
-    let panels = |n: usize| k.saturating_mul(n.next_multiple_of(MAX_LANES)).min(most);
+    let padded = |n: usize| n.checked_next_multiple_of(MAX_LANES).unwrap_or(usize::MAX);
+    let panels = |n: usize| k.saturating_mul(padded(n)).min(most);
     panels(m).max(panels(n))
 }
 

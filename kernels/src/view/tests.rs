@@ -87,3 +87,44 @@ fn shortcuts_agree_with_the_rules() {
         }
     }
 }
+
+#[test]
+fn splitting_rows_gives_disjoint_halves() {
+    for r in 0..=4 {
+        for transposed in [false, true] {
+            let mut d = [0.0f32; 40];
+            let view = MatMut::with_strides(&mut d, 4, 3, 8, 2).unwrap();
+            let (mut a, mut b) = if transposed { view.t().split_rows(r.min(3)) } else { view.split_rows(r) };
+            for (half, x) in [(&mut a, 1.0), (&mut b, 2.0)] {
+                for i in 0..half.rows() {
+                    for j in 0..half.cols() {
+                        half.set(i, j, half.at(i, j) + x);
+                    }
+                }
+            }
+            for i in 0..40 {
+                let (row, col) = (i / 8, i % 8 / 2);
+                let inside = row < 4 && i % 2 == 0 && col < 3;
+                let first = if transposed { col < r.min(3) } else { row < r };
+                let expected = if !inside {
+                    0.0
+                } else if first {
+                    1.0
+                } else {
+                    2.0
+                };
+                assert_eq!(d[i], expected, "{r} {transposed} {i}");
+            }
+        }
+    }
+    let mut none = [0.0f32; 0];
+    let (a, b) = MatMut::new(&mut none, 3, 0).unwrap().split_rows(2);
+    assert_eq!([a.rows(), b.rows(), a.cols()], [2, 1, 0]);
+}
+
+#[test]
+#[should_panic = "assertion failed"]
+fn splitting_rows_out_of_range() {
+    let mut d = [0.0f32; 6];
+    let _ = MatMut::new(&mut d, 3, 2).unwrap().split_rows(4);
+}

@@ -1,7 +1,7 @@
 //! Loops 5 to 3 of the product: blocks of B that stay in L2 or L3, blocks of A that stay in L2, packed where asked.
 //!
 //! ```text
-//! 5  for jc in n by nc                  twice nc where A is packed
+//! 5  for jc in n by nc                  twice nc where A is packed, unless the caller has packed B
 //! 4    for pc in k by kc
 //!        for q in the batch         pack B (kc, nc)? once where all products share it, never where the caller has done so
 //! 3        for ic in m by mc        pack A (mc, kc)?
@@ -49,7 +49,7 @@ pub(crate) struct Product<E> {
     pub(crate) scratch: *mut E,
 }
 
-/// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`; with B packed before, those of a block of A.
+/// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`. (With B packed before, a block of A is enough.)
 pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: usize) -> usize {
     let k = k.min(blocking.kc);
     k * (n.min(blocking.columns(true)).next_multiple_of(lanes) + m.min(blocking.mc))
@@ -88,7 +88,8 @@ pub(crate) struct ProductOp<'a, E>(&'a Product<E>);
 impl<'a, E> ProductOp<'a, E> {
     /// # Safety
     /// All entries of A and B are readable and those of C writable, readable too for [`Write::Add`], each entry of C an element
-    /// of its own, apart from A, B and scratch; the latter has [`pack_len`] elements, or room for a block of A where B is packed before. The blocks are at least 1, and B is
+    /// of its own, apart from A, B and scratch; the latter has [`pack_len`] elements, or room for a block of A where B is packed before. The
+    /// blocks are at least 1, and B is
     /// packed where its columns are not contiguous.
     pub(crate) unsafe fn new(product: &'a Product<E>) -> Self {
         ProductOp(product)

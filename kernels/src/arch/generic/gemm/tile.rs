@@ -143,20 +143,24 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
             (Write::Add, true) => Finish::Add,
             (Write::Add, false) => Finish::AddScaled,
         };
-        let rows = packed_row_split::<E, S>(x.m);
         // Where a panel of B is small enough for L1, it stays there while all of A passes, and tiles beside narrow panels may be
-        // taller. Else a panel of A stays and all of B passes, from L2; if it fits L2, or A costs nothing to read once more.
+        // taller. Else a panel of A stays and all of B passes, from L2, where it fits: beside a packed A it may not.
         let row_bytes = x.n.min(const { tile_shape(S::ISA).nv * S::LANES }) * size_of::<E>();
-        let by_rows = x.k * row_bytes > L1 && (x.k * x.n * size_of::<E>() < L2 || !x.packed_a);
-        let mut row = 0;
-        for piece in 0..if by_rows { rows.pieces } else { 1 } {
-            let m = if by_rows { rows.size(piece) } else { x.m };
-            let a = x.a.wrapping_add(row * if x.packed_a { x.k } else { x.rs_a });
-            let part = Block { m, a, c: x.c.wrapping_add(row * x.rs_c), ..*x };
-            // SAFETY: rows `row..row + m` of the block, for which the contract of `BlockOp::new` holds; where A is packed, whole
-            // panels of it.
-            unsafe { columns(s, &part, finish) };
+        let by_rows = x.k * row_bytes > L1 && x.k * x.n * size_of::<E>() < L2;
+        // All rows at once otherwise: no division on the way to a small product.
+        let rows = if by_rows { packed_row_split::<E, S>(x.m) } else { Split::new(x.m, x.m) };
+        let (mut row, mut part) = (0, None);
+        for piece in 0..rows.pieces {
+            let m = rows.size(piece);
+            let block = if by_rows {
+                let a = x.a.wrapping_add(row * if x.packed_a { x.k } else { x.rs_a });
+                &*part.insert(Block { m, a, c: x.c.wrapping_add(row * x.rs_c), ..*x })
+            } else {
+                x
+            };
             row += m;
+            // SAFETY: rows of the block, for which the contract of `BlockOp::new` holds; where A is packed, whole panels of it.
+            unsafe { columns(s, block, finish) };
         }
     }
 }
@@ -207,7 +211,7 @@ unsafe fn columns<E: Elem, S: Simd<E>>(s: S, x: &Block<E>, finish: Finish) {
     }
 }
 
-/// Loop 1: all row panels against one panel of B, `NV` vectors wide with `last` lanes in the last one.
+/// The row panels of `x` against one panel of B, `NV` vectors wide with `last` lanes in the last one.
 ///
 /// # Safety
 /// `b` and `c` point at a column panel of the operands of `x`, which are valid.
@@ -234,7 +238,7 @@ unsafe fn column<E: Elem, S: Simd<E>, const NV: usize, const EDGE: u8>(
                 (x.a.add(row * x.rs_a), x.rs_a, x.cs_a)
             };
             let ahead = if first && !x.packed_a && x.cs_a == 1 && x.k >= AHEAD {
-                mr * rs_a * size_of::<E>()
+                mr.wrapping_mul(rs_a).wrapping_mul(size_of::<E>())
             } else {
                 0
             };
@@ -278,7 +282,7 @@ struct Operands<E> {
     ahead: usize,
 }
 
-/// Shorter rows are not asked for ahead of time: they come with what lies beside them.
+/// With fewer steps of k nothing is asked for ahead of time: rows of A come with what lies beside them, and C is soon needed.
 const AHEAD: usize = 64;
 
 /// M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain over k in order.

@@ -1,6 +1,8 @@
-//! Attention allocates nothing, not over threads either.
+//! Attention and products allocate nothing, not over threads either.
 
-use popgrad_kernels::{Attention, Keep, Kept, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch};
+use popgrad_kernels::{
+    Attention, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Scratch, Write,
+};
 use rayon::prelude::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
@@ -13,8 +15,8 @@ fn view_mut([count, t, d]: [usize; 3], m: &mut [f32]) -> MatsMut<'_, f32> {
     MatsMut::new(m, [count, t, d], t * d, d).unwrap()
 }
 
-/// Allocations of some calls forward and backward: one test in this file, so that no other thread of the harness allocates meanwhile.
-fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize) -> usize {
+/// Allocations of some calls forward and backward.
+fn attention(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize) -> usize {
     let k = Kernels::<f32>::from_env().unwrap();
     let data: Vec<f32> = (0..count * t * d).map(|i| (i * 7919 % 1000) as f32 / 1000.0).collect();
     let (mut out, mut rows) = (data.clone(), vec![0.0; count * t * 2]);
@@ -24,7 +26,7 @@ fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize
     let x = Attention { q: view, k: view, v: view, scale: 0.2, queries: Queries::Last };
     let mut scratch: Vec<_> = (0..tasks).map(|_| Scratch::new(k.attention_scratch(t, t, d, d))).collect();
     let mut fold = Scratch::new(k.attention_fold_scratch(&x));
-    let mut call = || {
+    let call = || {
         let keep = Keep::Rows(MatsMut::new(&mut rows, [count, t, 2], t * 2, 2).unwrap());
         k.attention_parallel(&x, view_mut(shape, &mut out), keep, &mut scratch).unwrap();
         let kept = Kept::Rows(Mats::new(&rows, [count, t, 2], t * 2, 2).unwrap());
@@ -42,6 +44,24 @@ fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize
         )
         .unwrap();
     };
+    count_in(pool, call)
+}
+
+/// Allocations of some products by several tasks.
+fn products(pool: &rayon::ThreadPool, [m, k, n]: [usize; 3], tasks: usize) -> usize {
+    let kernels = Kernels::<f32>::from_env().unwrap();
+    let (a, b, mut c) = (vec![0.5; m * k], vec![0.25; k * n], vec![0.0; m * n]);
+    let (a, b) = (Mat::new(&a, k, m).unwrap().t(), Mat::new(&b, k, n).unwrap());
+    let mut scratch: Vec<_> = (0..tasks).map(|_| Scratch::new(kernels.gemm_scratch(m, k, n))).collect();
+    let mut shared = Scratch::new(kernels.gemm_shared_scratch(m, k, n));
+    count_in(pool, || {
+        let c = MatMut::new(&mut c, m, n).unwrap();
+        kernels.gemm_parallel(Write::Set, 1.0, a, b, c, &mut scratch, &mut shared).unwrap();
+    })
+}
+
+/// Allocations of some calls within a pool: one test in this file, so that no other thread of the harness allocates meanwhile.
+fn count_in(pool: &rayon::ThreadPool, mut call: impl FnMut() + Send) -> usize {
     pool.install(|| {
         // A worker's first steal registers it with the deques' garbage collector, once in its life.
         let all_here = Barrier::new(pool.current_num_threads());
@@ -62,7 +82,7 @@ fn allocations(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize
 }
 
 #[test]
-fn attention_allocates_nothing() {
+fn kernels_over_threads_allocate_nothing() {
     let before = GLOBAL.stats().allocations;
     std::hint::black_box(vec![0u8; 100]);
     assert!(GLOBAL.stats().allocations > before, "the counter counts");
@@ -72,7 +92,11 @@ fn attention_allocates_nothing() {
         .collect();
     for pool in &pools {
         for shape in [[40, 20, 30], [2, 500, 16]] {
-            assert_eq!(allocations(pool, shape, pool.current_num_threads()), 0, "{shape:?}");
+            assert_eq!(attention(pool, shape, pool.current_num_threads()), 0, "{shape:?}");
+        }
+        // On one thread, a grid of C, parts of k, blocks of B packed by all.
+        for shape in [[20, 30, 20], [200, 100, 150], [30, 5000, 40], [700, 600, 700]] {
+            assert_eq!(products(pool, shape, pool.current_num_threads()), 0, "{shape:?}");
         }
     }
 }
