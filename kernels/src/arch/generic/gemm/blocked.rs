@@ -13,7 +13,7 @@
 //! and the blocks are added in order.
 
 use super::pack::{pack_a, pack_b};
-use super::tile::{Block, BlockOp};
+use super::tile::{Block, BlockOp, block_split};
 use crate::Write;
 use crate::arch::{Op, Simd};
 use crate::elem::Elem;
@@ -157,9 +157,20 @@ impl<E: Elem> Op<E> for ProductOp<'_, E> {
                             rs_c: x.rs_c,
                             write,
                         };
-                        // SAFETY: the contract of `ProductOp::new`; the three corners are those of blocks inside A, B and C,
-                        // and what is packed was packed with the same sizes.
-                        s.outline(unsafe { BlockOp::new(&block) });
+                        let rows = block_split::<E, S>(&block);
+                        let mut row = 0;
+                        for piece in 0..rows.pieces {
+                            let part = Block {
+                                m: rows.size(piece),
+                                a: block.a.wrapping_add(row * if x.pack_a { k } else { x.rs_a }),
+                                c: block.c.wrapping_add(row * x.rs_c),
+                                ..block
+                            };
+                            row += part.m;
+                            // SAFETY: the contract of `ProductOp::new`; the three corners are those of blocks inside A, B and C,
+                            // and what is packed was packed with the same sizes, the rows of a part being whole panels.
+                            s.outline(unsafe { BlockOp::new(&part) });
+                        }
                         ic += m;
                     }
                 }

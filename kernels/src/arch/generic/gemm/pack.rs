@@ -12,6 +12,9 @@ use crate::elem::Elem;
 /// Rows or columns of an operand that are copied into all panels before the next ones.
 const RUN: usize = 16;
 
+/// Bytes that rows of B span from which on they are copied in runs: what is near needs neither these nor to be asked for.
+const FAR: usize = 256 << 10;
+
 /// Asks memory for the run after this one, line after line as they lie, a share with every panel.
 struct Ahead<E> {
     at: *const E,
@@ -110,10 +113,12 @@ pub(super) unsafe fn pack_b<E: Elem, S: Simd<E>>(
 ) {
     let vectors = vector_split::<E, S>(n);
     if cs == 1 {
+        let far = k.saturating_mul(rs).saturating_mul(size_of::<E>()) > FAR;
+        let (run, wanted) = if far { (RUN, n) } else { (k, 0) };
         let mut p0 = 0;
         while p0 < k {
-            let p1 = (p0 + RUN).min(k);
-            let mut ahead = Ahead::new(b.wrapping_add(p1 * rs), rs, n, vectors.pieces);
+            let p1 = (p0 + run).min(k);
+            let mut ahead = Ahead::new(b.wrapping_add(p1 * rs), rs, wanted, vectors.pieces);
             let mut col = 0;
             for piece in 0..vectors.pieces {
                 let padded = vectors.size(piece) * S::LANES;

@@ -143,24 +143,38 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
             (Write::Add, true) => Finish::Add,
             (Write::Add, false) => Finish::AddScaled,
         };
-        // Where a panel of B is small enough for L1, it stays there while all of A passes, and tiles beside narrow panels may be
-        // taller. Else a panel of A stays and all of B passes, from L2, where it fits: beside a packed A it may not.
-        let row_bytes = x.n.min(const { tile_shape(S::ISA).nv * S::LANES }) * size_of::<E>();
-        let by_rows = x.k * row_bytes > L1 && x.k * x.n * size_of::<E>() < L2;
-        // All rows at once otherwise: no division on the way to a small product.
-        let rows = if by_rows { packed_row_split::<E, S>(x.m) } else { Split::new(x.m, x.m) };
-        let (mut row, mut part) = (0, None);
-        for piece in 0..rows.pieces {
-            let m = rows.size(piece);
-            let block = if by_rows {
-                let a = x.a.wrapping_add(row * if x.packed_a { x.k } else { x.rs_a });
-                &*part.insert(Block { m, a, c: x.c.wrapping_add(row * x.rs_c), ..*x })
+        let vectors = vector_split::<E, S>(x.n);
+        let mut col = 0;
+        for piece in 0..vectors.pieces {
+            let nv = vectors.size(piece);
+            let width = (nv * S::LANES).min(x.n - col);
+            let last = width - (nv - 1) * S::LANES;
+            let edge = if last == S::LANES {
+                WHOLE
+            } else if S::Half::LANES < S::LANES && last <= S::Half::LANES {
+                HALF
             } else {
-                x
+                MASKED
             };
-            row += m;
-            // SAFETY: rows of the block, for which the contract of `BlockOp::new` holds; where A is packed, whole panels of it.
-            unsafe { columns(s, block, finish) };
+            // SAFETY: the contract of `BlockOp::new`; column `col` is inside B and C, and a
+            // packed panel starts after the k rows of `col` elements before it.
+            unsafe {
+                let (b, rs_b) =
+                    if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
+                let c = x.c.add(col);
+                match (nv, edge) {
+                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                }
+            }
+            col += width;
         }
     }
 }
@@ -170,44 +184,16 @@ impl<E: Elem> Op<E> for BlockOp<'_, E> {
 const L1: usize = 26 << 10;
 const L2: usize = 640 << 10;
 
-/// All column panels of B, one after another, beside the rows of `x`.
-///
-/// # Safety
-/// As for [`BlockOp::new`].
+/// How the rows of a block are cut into blocks of their own. Where a panel of B is small enough for L1, not at all: it stays there
+/// while all of A passes, and tiles beside narrow panels may be taller. Else into panels: one of A stays while all of B passes from
+/// L2, if B fits there: beside a packed A it may not.
 #[inline(always)]
-unsafe fn columns<E: Elem, S: Simd<E>>(s: S, x: &Block<E>, finish: Finish) {
-    let vectors = vector_split::<E, S>(x.n);
-    let mut col = 0;
-    for piece in 0..vectors.pieces {
-        let nv = vectors.size(piece);
-        let width = (nv * S::LANES).min(x.n - col);
-        let last = width - (nv - 1) * S::LANES;
-        let edge = if last == S::LANES {
-            WHOLE
-        } else if S::Half::LANES < S::LANES && last <= S::Half::LANES {
-            HALF
-        } else {
-            MASKED
-        };
-        // SAFETY: the contract above; column `col` is inside B and C, and a
-        // packed panel starts after the k rows of `col` elements before it.
-        unsafe {
-            let (b, rs_b) =
-                if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
-            let c = x.c.add(col);
-            match (nv, edge) {
-                (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-                (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-                (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-            }
-        }
-        col += width;
+pub(super) fn block_split<E: Elem, S: Simd<E>>(x: &Block<E>) -> Split {
+    let row_bytes = x.n.min(const { tile_shape(S::ISA).nv * S::LANES }) * size_of::<E>();
+    if x.k * row_bytes > L1 && x.k * x.n * size_of::<E>() < L2 {
+        packed_row_split::<E, S>(x.m)
+    } else {
+        Split::new(x.m, x.m)
     }
 }
 
@@ -282,8 +268,10 @@ struct Operands<E> {
     ahead: usize,
 }
 
-/// With fewer steps of k nothing is asked for ahead of time: rows of A come with what lies beside them, and C is soon needed.
+/// Steps of k from which on rows of A are asked for ahead of time: shorter ones come with what lies beside them; and those of C,
+/// which otherwise is soon needed.
 const AHEAD: usize = 64;
+const AHEAD_OF_C: usize = 192;
 
 /// M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain over k in order.
 ///
@@ -311,7 +299,7 @@ unsafe fn tile<E: Elem, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
     }
     let mut b = t.b;
     let mut left = t.k;
-    if left >= AHEAD {
+    if left >= AHEAD_OF_C {
         // C is wanted at the end of the sums: until then its lines have come, from wherever they are.
         let mut row = c;
         for _ in 0..M {
