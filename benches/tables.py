@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Put the tables of a record into docs/benchmarks.md, between its two marks.
 
-`python3 benches/tables.py benches/record/CPU/DATE-gemm.csv`. Standard library only.
+`python3 benches/tables.py benches/record/CPU/DATE-gemm.csv [benches/record/CPU/DATE-gemm-held.csv]`: of the second, what was held to one
+instruction set, measured in runs of its own. Standard library only.
 """
 import csv
 import pathlib
@@ -88,14 +89,15 @@ def slow(r):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         raise SystemExit(__doc__)
     path = pathlib.Path(sys.argv[1]).resolve()
     rows = list(csv.DictReader(path.open()))
+    held = list(csv.DictReader(open(sys.argv[2]))) if len(sys.argv) == 3 else []
     if not rows:
         raise SystemExit(f"{path}: no rows")
     about = lambda key: ", ".join(sorted({r[key] for r in rows if r[key]}))
-    versions = sorted({f"{r['impl']} = {r['version']}" for r in rows if not r["impl"].startswith("popgrad")})
+    versions = sorted({f"{r['impl']} = {r['version']}" for r in rows + held if not r["impl"].startswith("popgrad")})
     where = path.relative_to(root) if path.is_relative_to(root) else path.name
     text = f"Record: `{where}`. CPU: {about('cpu')}. Commit: {about('commit')}. Rounds: {about('rounds')}.\n"
     text += f"Rivals: {'; '.join(versions)}.\n" if versions else ""
@@ -106,7 +108,7 @@ def main():
                 # That build of matrixmultiply has no threads.
                 if threads != "1" and "matrixmultiply-sse2" in order:
                     continue
-                text += products(rows, dtype, threads, group, order)
+                text += products(held if group else rows, dtype, threads, group, order)
     page = root / "docs" / "benchmarks.md"
     old = page.read_text()
     before, after = old.split(BEGIN)[0], old.split(END)[1]
