@@ -50,9 +50,14 @@ const K_PARTS: usize = 16;
 const COLUMNS: usize = 192;
 
 /// Parts of k: a constant of the shape.
+#[inline]
 fn k_parts(spread: &Spread, plan: &Plan, m: usize, k: usize, n: usize) -> usize {
     let least = plan.blocking.kc.saturating_mul(spread.blocks);
-    if m.saturating_mul(n) > spread.small { 1 } else { (k / least.max(1)).clamp(1, K_PARTS) }
+    // Small products come by here: no division for them.
+    if k < least.saturating_mul(2) || m.saturating_mul(n) > spread.small {
+        return 1;
+    }
+    (k / least.max(1)).clamp(1, K_PARTS)
 }
 
 /// Where k is cut, for the tests: 0, .., k.
