@@ -16,6 +16,8 @@
 //! O(T³ S³) for all pairs: for each t and m < T (conjugates halve it) and each clamped s_i = t one pass over the forest.
 //!
 //! One file past 400 lines: the four passes share one set of messages, and read together or not at all.
+//!
+//! Past 400 lines: one enumeration, what it counts and the sums over it, read together.
 
 use super::marginals::MAX_LEN;
 use super::transition::Transition;
