@@ -1,7 +1,6 @@
 //! The two element types.
 
 use crate::arch::generic::consts::MathConsts;
-use crate::arch::{Isa, Op};
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -15,9 +14,16 @@ mod sealed {
 pub trait Elem:
     sealed::Sealed
     + MathConsts
-    + crate::gemm::Multiply
-    + crate::attention::Attend
-    + crate::one_hot::LookUp
+    + crate::gemm::GemmBodies
+    + crate::attention::AttentionBodies
+    + crate::one_hot::OneHotBodies
+    + crate::prefix_tree::PrefixTreeBodies
+    + crate::elementwise::ElementwiseBodies
+    + crate::elementwise::GatherBodies
+    + crate::elementwise::LossBodies
+    + crate::elementwise::NormBodies
+    + crate::elementwise::UpdateBodies
+    + crate::peak::PeakBodies
     + Copy
     + Default
     + PartialOrd
@@ -58,11 +64,6 @@ pub trait Elem:
     fn is_nan(self) -> bool;
     /// Neither infinite nor NaN?
     fn is_finite(self) -> bool;
-
-    /// Runs `op` compiled for `isa`.
-    #[doc(hidden)]
-    #[allow(private_bounds, private_interfaces)]
-    fn dispatch<O: Op<Self>>(isa: Isa, op: O) -> O::Out;
 }
 
 impl Elem for f32 {
@@ -90,11 +91,6 @@ impl Elem for f32 {
     fn is_finite(self) -> bool {
         self.is_finite()
     }
-    #[inline]
-    #[allow(private_bounds, private_interfaces)]
-    fn dispatch<O: Op<f32>>(isa: Isa, op: O) -> O::Out {
-        crate::arch::dispatch_f32(isa, op)
-    }
 }
 
 impl Elem for f64 {
@@ -121,10 +117,5 @@ impl Elem for f64 {
     #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
-    }
-    #[inline]
-    #[allow(private_bounds, private_interfaces)]
-    fn dispatch<O: Op<f64>>(isa: Isa, op: O) -> O::Out {
-        crate::arch::dispatch_f64(isa, op)
     }
 }

@@ -1,7 +1,7 @@
 //! What the machine could do: the multiply-add rate and the load bandwidth that other kernels are measured against.
 
 use crate::Kernels;
-use crate::arch::{BASELINE_REGISTERS, Op, Simd};
+use crate::arch::{BASELINE_REGISTERS, Op, Simd, compiled_once};
 use crate::elem::Elem;
 use std::hint::black_box;
 
@@ -12,6 +12,14 @@ const CHAINS: usize = if BASELINE_REGISTERS == 32 { 24 } else { 12 };
 
 /// Independent sums of a load sweep: additions, 3 or 4 cycles each on 2 pipes, keep up with two loads a cycle.
 const SUMS: usize = 8;
+
+compiled_once! {
+    /// What the machine can do.
+    PeakBodies {
+        fn run_fma_chains(FmaChains<Self>) -> ([Self; CHAINS], usize);
+        fn run_load_sweep(LoadSweep<'_, Self>) -> Self;
+    }
+}
 
 impl<E: Elem> Kernels<E> {
     /// Runs `iterations` rounds of independent vector multiply-adds on registers, 12 or (aarch64) 24, and returns the flops they
@@ -28,14 +36,14 @@ impl<E: Elem> Kernels<E> {
     /// Chain c starts at c in every lane, and `x <- scale x + step` runs `iterations` times; the sum of each chain's lanes, and
     /// how many there are.
     pub(crate) fn fma_chains(&self, iterations: u32, scale: E, step: E) -> ([E; CHAINS], usize) {
-        E::dispatch(self.isa(), FmaChains { iterations, scale, step })
+        E::run_fma_chains(self.isa(), FmaChains { iterations, scale, step })
     }
 
     /// Reads every element of `x` once, as fast as loads go, and returns their sum, n elements within
     /// γ(n / (8 lanes) + 20) Σ |x|. Bytes over the time it takes: the load bandwidth of the cache that holds `x`.
     /// For a sum to compute with, see [`Kernels::sum`].
     pub fn load_sweep(&self, x: &[E]) -> E {
-        E::dispatch(self.isa(), LoadSweep { x })
+        E::run_load_sweep(self.isa(), LoadSweep { x })
     }
 }
 

@@ -111,6 +111,41 @@ pub(crate) trait Op<E: Elem> {
     fn run<S: Simd<E>>(self, s: S) -> Self::Out;
 }
 
+/// Declares what an operation compiles: one function for each body and element type, instantiated in this crate.
+///
+/// The public entries are generic and so are instantiated by whoever calls them; behind these functions they find code that is
+/// compiled once, at this crate's optimisation level. The trait is a supertrait of [`Elem`].
+macro_rules! compiled_once {
+    ($(#[$doc:meta])* $trait:ident { $(fn $name:ident($op:ty) $(-> $out:ty)?;)+ }) => {
+        $(#[$doc])*
+        #[doc(hidden)]
+        pub trait $trait: Sized {
+            $(
+                #[doc(hidden)]
+                #[allow(private_interfaces)]
+                fn $name(isa: $crate::Isa, op: $op) $(-> $out)?;
+            )+
+        }
+        impl $trait for f32 {
+            $(
+                #[allow(private_interfaces)]
+                fn $name(isa: $crate::Isa, op: $op) $(-> $out)? {
+                    $crate::arch::dispatch_f32(isa, op)
+                }
+            )+
+        }
+        impl $trait for f64 {
+            $(
+                #[allow(private_interfaces)]
+                fn $name(isa: $crate::Isa, op: $op) $(-> $out)? {
+                    $crate::arch::dispatch_f64(isa, op)
+                }
+            )+
+        }
+    };
+}
+pub(crate) use compiled_once;
+
 /// Vectors of one instruction set. The value is a token: that it exists proves that the CPU has the instructions.
 ///
 /// Memory operations are `unsafe` because of the pointers; arithmetic is not. Order of lanes is memory order.
@@ -274,4 +309,4 @@ pub(crate) fn dispatch_f64<O: Op<f64>>(isa: Isa, op: O) -> O::Out {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,6 +2,23 @@
 
 use super::*;
 
+/// Any operation on any instruction set: for tests of bodies that have no entry.
+pub(crate) trait Dispatch: Elem {
+    fn dispatch<O: Op<Self>>(isa: Isa, op: O) -> O::Out;
+}
+
+impl Dispatch for f32 {
+    fn dispatch<O: Op<f32>>(isa: Isa, op: O) -> O::Out {
+        dispatch_f32(isa, op)
+    }
+}
+
+impl Dispatch for f64 {
+    fn dispatch<O: Op<f64>>(isa: Isa, op: O) -> O::Out {
+        dispatch_f64(isa, op)
+    }
+}
+
 /// Applies every operation of `S` lane by lane and compares with scalar code.
 struct Check;
 

@@ -6,9 +6,9 @@ pub use bilinear::Bilinear;
 
 use crate::arch::generic::attention as generic;
 use crate::arch::generic::attention::{In, Out, PLAN, Plan, Rows, Shape, scratch_len};
-use crate::arch::{Op, Simd};
+use crate::arch::{Op, Simd, compiled_once};
 use crate::elem::Elem;
-use crate::{Isa, KernelError, Kernels, Mats, MatsMut, Scratch, expect};
+use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, expect};
 
 /// A batch of problems: Q (count, tq, d), K (count, tk, d), V (count, tk, dv); scores are `scale q·k`.
 #[derive(Debug, Clone, Copy)]
@@ -192,7 +192,7 @@ impl<E: Elem> Kernels<E> {
         keep: Keep<'_, E>,
         scratch: &mut [E],
     ) {
-        E::forward(self.isa(), Forward { plan, x: *x, out, keep, scratch });
+        E::run_attention(self.isa(), Forward { plan, x: *x, out, keep, scratch });
     }
 
     /// Gradients through [`Kernels::attention`] from its `out`, what it kept, and `dout` (count, tq, dv): `dq` (count, tq, d) is set,
@@ -245,7 +245,7 @@ impl<E: Elem> Kernels<E> {
         dkv: KvGrad<'_, E>,
         scratch: &mut [E],
     ) {
-        E::backward(self.isa(), Backward { plan, x: *x, kept, out, dout, dq, dkv, scratch });
+        E::run_attention_backward(self.isa(), Backward { plan, x: *x, kept, out, dout, dq, dkv, scratch });
     }
 }
 
@@ -306,35 +306,11 @@ pub(crate) fn check_backward<E: Elem>(
     }
 }
 
-/// One function per element type and direction that nothing downstream has to instantiate: see `gemm::Multiply`.
-pub trait Attend: Sized {
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn forward(isa: Isa, op: Forward<'_, Self>);
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn backward(isa: Isa, op: Backward<'_, Self>);
-}
-
-impl Attend for f32 {
-    #[allow(private_interfaces)]
-    fn forward(isa: Isa, op: Forward<'_, f32>) {
-        crate::arch::dispatch_f32(isa, op);
-    }
-    #[allow(private_interfaces)]
-    fn backward(isa: Isa, op: Backward<'_, f32>) {
-        crate::arch::dispatch_f32(isa, op);
-    }
-}
-
-impl Attend for f64 {
-    #[allow(private_interfaces)]
-    fn forward(isa: Isa, op: Forward<'_, f64>) {
-        crate::arch::dispatch_f64(isa, op);
-    }
-    #[allow(private_interfaces)]
-    fn backward(isa: Isa, op: Backward<'_, f64>) {
-        crate::arch::dispatch_f64(isa, op);
+compiled_once! {
+    /// Both directions.
+    AttentionBodies {
+        fn run_attention(Forward<'_, Self>);
+        fn run_attention_backward(Backward<'_, Self>);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rows of a table by token, and their gradient.
 
 use crate::arch::generic::optim::add_row;
-use crate::arch::{Op, Simd};
+use crate::arch::{Op, Simd, compiled_once};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, expect};
 
@@ -10,6 +10,13 @@ fn check_tokens(op: &'static str, tokens: &[u32], rows: usize) -> Result<(), Ker
         return Ok(());
     }
     Err(KernelError::Domain { op, what: "a token", allowed: "below the number of rows of the table" })
+}
+
+compiled_once! {
+    /// The gradient of a look-up.
+    GatherBodies {
+        fn run_scatter_add(ScatterAdd<'_, Self>);
+    }
 }
 
 impl<E: Elem> Kernels<E> {
@@ -60,7 +67,7 @@ impl<E: Elem> Kernels<E> {
         expect("scatter_add", "dout rows", tokens.len(), dout.rows())?;
         expect("scatter_add", "dout columns", dtable.cols(), dout.cols())?;
         check_tokens("scatter_add", tokens, dtable.rows())?;
-        E::dispatch(self.isa(), ScatterAdd { dout, tokens, dtable });
+        E::run_scatter_add(self.isa(), ScatterAdd { dout, tokens, dtable });
         Ok(())
     }
 }

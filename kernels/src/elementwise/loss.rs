@@ -1,7 +1,7 @@
 //! Losses of rows and their gradients: cross-entropy of logits against soft targets or labels, log loss of probabilities.
 
 use crate::arch::generic::{softmax, sum::sum};
-use crate::arch::{Op, Simd};
+use crate::arch::{Op, Simd, compiled_once};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, expect};
 
@@ -23,6 +23,17 @@ fn check_eps(op: &'static str, eps: f64) -> Result<(), KernelError> {
     Err(KernelError::Domain { op, what: "eps", allowed: "finite, >= 0" })
 }
 
+compiled_once! {
+    /// Losses and their gradients.
+    LossBodies {
+        fn run_log_softmax(LogSoftmaxRows<'_, Self>);
+        fn run_cross_entropy(CrossEntropy<'_, Self>);
+        fn run_cross_entropy_backward(CrossEntropyBackward<'_, Self>);
+        fn run_label_cross_entropy(LabelCrossEntropy<'_, Self>);
+        fn run_label_cross_entropy_backward(LabelCrossEntropyBackward<'_, Self>);
+    }
+}
+
 impl<E: Elem> Kernels<E> {
     /// Logarithm of the softmax of every row: `out[i][s] = x_is − lse_i`, lse as in [`Kernels::cross_entropy`]. x, out (B, S). A row with
     /// NaN or +∞, or of −∞ alone, becomes NaN.
@@ -32,7 +43,7 @@ impl<E: Elem> Kernels<E> {
     pub fn log_softmax_rows(&self, x: Mat<'_, E>, out: MatMut<'_, E>) -> Result<(), KernelError> {
         expect("log_softmax_rows", "out rows", x.rows(), out.rows())?;
         expect("log_softmax_rows", "out columns", x.cols(), out.cols())?;
-        E::dispatch(self.isa(), LogSoftmaxRows { x, out });
+        E::run_log_softmax(self.isa(), LogSoftmaxRows { x, out });
         Ok(())
     }
 
@@ -56,7 +67,7 @@ impl<E: Elem> Kernels<E> {
         expect("cross_entropy", "losses length", b, losses.len())?;
         expect("cross_entropy", "probs rows", b, probs.rows())?;
         expect("cross_entropy", "probs columns", s, probs.cols())?;
-        E::dispatch(self.isa(), CrossEntropy { logits, targets, losses, probs });
+        E::run_cross_entropy(self.isa(), CrossEntropy { logits, targets, losses, probs });
         Ok(())
     }
 
@@ -78,7 +89,7 @@ impl<E: Elem> Kernels<E> {
         expect("cross_entropy_backward", "weights length", b, weights.len())?;
         expect("cross_entropy_backward", "dlogits rows", b, dlogits.rows())?;
         expect("cross_entropy_backward", "dlogits columns", s, dlogits.cols())?;
-        E::dispatch(self.isa(), CrossEntropyBackward { probs, targets, weights, dlogits });
+        E::run_cross_entropy_backward(self.isa(), CrossEntropyBackward { probs, targets, weights, dlogits });
         Ok(())
     }
 
@@ -101,7 +112,7 @@ impl<E: Elem> Kernels<E> {
         expect("cross_entropy_labels", "probs rows", b, probs.rows())?;
         expect("cross_entropy_labels", "probs columns", s, probs.cols())?;
         check_labels("cross_entropy_labels", labels, s)?;
-        E::dispatch(self.isa(), LabelCrossEntropy { logits, labels, losses, probs });
+        E::run_label_cross_entropy(self.isa(), LabelCrossEntropy { logits, labels, losses, probs });
         Ok(())
     }
 
@@ -123,7 +134,10 @@ impl<E: Elem> Kernels<E> {
         expect("cross_entropy_labels_backward", "dlogits rows", b, dlogits.rows())?;
         expect("cross_entropy_labels_backward", "dlogits columns", s, dlogits.cols())?;
         check_labels("cross_entropy_labels_backward", labels, s)?;
-        E::dispatch(self.isa(), LabelCrossEntropyBackward { probs, labels, weights, dlogits });
+        E::run_label_cross_entropy_backward(
+            self.isa(),
+            LabelCrossEntropyBackward { probs, labels, weights, dlogits },
+        );
         Ok(())
     }
 

@@ -5,16 +5,31 @@ mod loss;
 mod norm;
 mod update;
 
+pub(crate) use gather::GatherBodies;
 pub use loss::IGNORED;
+pub(crate) use loss::LossBodies;
+pub(crate) use norm::NormBodies;
+pub(crate) use update::UpdateBodies;
 pub use update::{AdamW, Sgd};
 
 use crate::arch::generic::exp::exp_slice;
 use crate::arch::generic::log::ln_slice;
 use crate::arch::generic::softmax;
 use crate::arch::generic::sum::{dot, sum};
-use crate::arch::{Op, Simd};
+use crate::arch::{Op, Simd, compiled_once};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, MatMut, expect};
+
+compiled_once! {
+    /// exp, ln, sums and softmax.
+    ElementwiseBodies {
+        fn run_exp(Exp<'_, Self>);
+        fn run_ln(Ln<'_, Self>);
+        fn run_sum(Sum<'_, Self>) -> f64;
+        fn run_dot(Dot<'_, Self>) -> f64;
+        fn run_softmax_rows(SoftmaxRows<'_, Self>);
+    }
+}
 
 impl<E: Elem> Kernels<E> {
     /// exp of each element of `x`: within 1 ulp (f32) or 1.05 ulp (f64), subnormal results included; exp 0 = 1, overflow gives +∞, NaN stays.
@@ -23,7 +38,7 @@ impl<E: Elem> Kernels<E> {
     /// Lengths differ.
     pub fn exp(&self, x: &[E], out: &mut [E]) -> Result<(), KernelError> {
         expect("exp", "out length", x.len(), out.len())?;
-        E::dispatch(self.isa(), Exp { x, out });
+        E::run_exp(self.isa(), Exp { x, out });
         Ok(())
     }
 
@@ -33,14 +48,14 @@ impl<E: Elem> Kernels<E> {
     /// Lengths differ.
     pub fn ln(&self, x: &[E], out: &mut [E]) -> Result<(), KernelError> {
         expect("ln", "out length", x.len(), out.len())?;
-        E::dispatch(self.isa(), Ln { x, out });
+        E::run_ln(self.isa(), Ln { x, out });
         Ok(())
     }
 
     /// Sum of the elements in f64, compensated: |result − Σ x| <= u |Σ x| + (n u)² Σ |x|, u = 2⁻⁵³. The order is fixed by the
     /// length alone: the same bits on every instruction set.
     pub fn sum(&self, x: &[E]) -> f64 {
-        E::dispatch(self.isa(), Sum { x })
+        E::run_sum(self.isa(), Sum { x })
     }
 
     /// Σ x_i y_i in f64, compensated: |result − Σ x y| <= 2 u |Σ x y| + (n u)² Σ |x y|, u = 2⁻⁵³, barring underflow. The same bits on
@@ -50,12 +65,12 @@ impl<E: Elem> Kernels<E> {
     /// Lengths differ.
     pub fn dot(&self, x: &[E], y: &[E]) -> Result<f64, KernelError> {
         expect("dot", "y length", x.len(), y.len())?;
-        Ok(E::dispatch(self.isa(), Dot { x, y }))
+        Ok(E::run_dot(self.isa(), Dot { x, y }))
     }
 
     /// Σ x_i², as [`Kernels::dot`].
     pub fn norm2(&self, x: &[E]) -> f64 {
-        E::dispatch(self.isa(), Dot { x, y: x })
+        E::run_dot(self.isa(), Dot { x, y: x })
     }
 
     /// Softmax of every row, in place. A row with NaN or +∞, or of −∞ alone, becomes NaN. Entries below e^−80 (f32) or e^−700
@@ -67,7 +82,7 @@ impl<E: Elem> Kernels<E> {
     /// # Errors
     /// None today; rows of any strides are accepted.
     pub fn softmax_rows(&self, x: MatMut<'_, E>) -> Result<(), KernelError> {
-        E::dispatch(self.isa(), SoftmaxRows { x });
+        E::run_softmax_rows(self.isa(), SoftmaxRows { x });
         Ok(())
     }
 }

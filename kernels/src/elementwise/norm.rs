@@ -1,9 +1,17 @@
 //! Layer norm.
 
 use crate::arch::generic::norm::{backward_columns, backward_row, forward_row};
-use crate::arch::{Op, Simd};
+use crate::arch::{Op, Simd, compiled_once};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, expect};
+
+compiled_once! {
+    /// Layer norm, both directions.
+    NormBodies {
+        fn run_layer_norm(Forward<'_, Self>);
+        fn run_layer_norm_backward(Backward<'_, Self>);
+    }
+}
 
 impl<E: Elem> Kernels<E> {
     /// Layer norm of every row: with μ the mean and σ² the mean square deviation, r = 1 / sqrt(σ² + eps),
@@ -35,7 +43,7 @@ impl<E: Elem> Kernels<E> {
         if !(eps >= 0.0 && eps.is_finite()) {
             return Err(KernelError::Domain { op: "layer_norm", what: "eps", allowed: "finite, >= 0" });
         }
-        E::dispatch(self.isa(), Forward { x, weight, bias, eps, out, mean, rstd });
+        E::run_layer_norm(self.isa(), Forward { x, weight, bias, eps, out, mean, rstd });
         Ok(())
     }
 
@@ -69,7 +77,7 @@ impl<E: Elem> Kernels<E> {
         expect("layer_norm_backward", "dx columns", d, dx.cols())?;
         expect("layer_norm_backward", "dweight length", d, dweight.len())?;
         expect("layer_norm_backward", "dbias length", d, dbias.len())?;
-        E::dispatch(self.isa(), Backward { x, weight, mean, rstd, dout, dx, dweight, dbias });
+        E::run_layer_norm_backward(self.isa(), Backward { x, weight, mean, rstd, dout, dx, dweight, dbias });
         Ok(())
     }
 }

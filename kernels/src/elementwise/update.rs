@@ -1,7 +1,7 @@
 //! Updates of parameters, and the rectifier: flat vectors in place.
 
 use crate::arch::generic::optim::{self, AdamFactors};
-use crate::arch::{Op, Simd};
+use crate::arch::{Op, Simd, compiled_once};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, expect};
 
@@ -44,6 +44,17 @@ fn check(
 const FINITE: &str = "finite, >= 0";
 const SHARE: &str = ">= 0, < 1";
 
+compiled_once! {
+    /// Optimiser steps, the fold of gradients, the rectifier.
+    UpdateBodies {
+        fn run_sgd(SgdOp<'_, Self>);
+        fn run_adamw(AdamOp<'_, Self>);
+        fn run_accumulate(Accumulate<'_, Self>);
+        fn run_relu(Relu<'_, Self>);
+        fn run_relu_backward(ReluBackward<'_, Self>);
+    }
+}
+
 impl<E: Elem> Kernels<E> {
     /// A step of gradient descent in PyTorch's convention: b ← m b + (g + λ θ), θ ← θ − lr b. Without momentum (m = 0) θ ← θ − lr (g + λ θ) and
     /// `buf` is empty; before the first step with momentum it holds zeros. Each operation is rounded to E: the same bits on every
@@ -57,7 +68,7 @@ impl<E: Elem> Kernels<E> {
         check("sgd", "lr", step.lr, f64::INFINITY, FINITE)?;
         check("sgd", "momentum", step.momentum, f64::INFINITY, FINITE)?;
         check("sgd", "weight_decay", step.weight_decay, f64::INFINITY, FINITE)?;
-        E::dispatch(self.isa(), SgdOp { step, params, grad, buf });
+        E::run_sgd(self.isa(), SgdOp { step, params, grad, buf });
         Ok(())
     }
 
@@ -88,7 +99,7 @@ impl<E: Elem> Kernels<E> {
         if t == 0 {
             return Err(KernelError::Domain { op: "adamw", what: "t", allowed: ">= 1" });
         }
-        E::dispatch(self.isa(), AdamOp { factors: step.factors(t), params, grad, m, v });
+        E::run_adamw(self.isa(), AdamOp { factors: step.factors(t), params, grad, m, v });
         Ok(())
     }
 
@@ -98,13 +109,13 @@ impl<E: Elem> Kernels<E> {
     /// Lengths differ.
     pub fn accumulate(&self, x: &[E], acc: &mut [f64]) -> Result<(), KernelError> {
         expect("accumulate", "acc length", x.len(), acc.len())?;
-        E::dispatch(self.isa(), Accumulate { x, acc });
+        E::run_accumulate(self.isa(), Accumulate { x, acc });
         Ok(())
     }
 
     /// x ← max(x, 0) in place; NaN stays, and −0.
     pub fn relu(&self, x: &mut [E]) {
-        E::dispatch(self.isa(), Relu { x });
+        E::run_relu(self.isa(), Relu { x });
     }
 
     /// Gradient through [`Kernels::relu`] in place, given what it left in `out`: 0 where out <= 0, unchanged elsewhere.
@@ -113,7 +124,7 @@ impl<E: Elem> Kernels<E> {
     /// Lengths differ.
     pub fn relu_backward(&self, out: &[E], grad: &mut [E]) -> Result<(), KernelError> {
         expect("relu_backward", "grad length", out.len(), grad.len())?;
-        E::dispatch(self.isa(), ReluBackward { out, grad });
+        E::run_relu_backward(self.isa(), ReluBackward { out, grad });
         Ok(())
     }
 }

@@ -124,7 +124,7 @@ impl<E: Elem> Kernels<E> {
         // SAFETY: the views are checked, C exclusive and injective, shapes and counts compared above; rows that line up are
         // entries of the same views. Scratch has the length asserted above, to which A adds nothing where there are more rows.
         // `pack_b` holds where the columns are not contiguous.
-        E::multiply(self.isa, unsafe { ProductOp::new(&product) });
+        E::run_product(self.isa, unsafe { ProductOp::new(&product) });
         Ok(())
     }
 }

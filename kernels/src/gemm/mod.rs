@@ -8,52 +8,18 @@ mod packed;
 pub use batch::Batch;
 pub use packed::PackedB;
 
+use crate::arch::compiled_once;
 use crate::arch::generic::gemm::{Block, PackOp, Product, ProductOp, SmallOp, pack_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
 use blocking::Blocking;
 
-/// One function per element type that nothing downstream has to instantiate: the loops are compiled once, in this crate and
-/// at its optimisation level, not in every test and bench that multiplies.
-pub trait Multiply: Sized {
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: ProductOp<'_, Self>);
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn multiply_small(isa: crate::Isa, block: SmallOp<'_, Self>);
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn pack(isa: crate::Isa, op: PackOp<Self>);
-}
-
-impl Multiply for f32 {
-    #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: ProductOp<'_, f32>) {
-        crate::arch::dispatch_f32(isa, product);
-    }
-    #[allow(private_interfaces)]
-    fn multiply_small(isa: crate::Isa, block: SmallOp<'_, f32>) {
-        crate::arch::dispatch_f32(isa, block);
-    }
-    #[allow(private_interfaces)]
-    fn pack(isa: crate::Isa, op: PackOp<f32>) {
-        crate::arch::dispatch_f32(isa, op);
-    }
-}
-
-impl Multiply for f64 {
-    #[allow(private_interfaces)]
-    fn multiply(isa: crate::Isa, product: ProductOp<'_, f64>) {
-        crate::arch::dispatch_f64(isa, product);
-    }
-    #[allow(private_interfaces)]
-    fn multiply_small(isa: crate::Isa, block: SmallOp<'_, f64>) {
-        crate::arch::dispatch_f64(isa, block);
-    }
-    #[allow(private_interfaces)]
-    fn pack(isa: crate::Isa, op: PackOp<f64>) {
-        crate::arch::dispatch_f64(isa, op);
+compiled_once! {
+    /// The loops of a product, of a small one, and packing.
+    GemmBodies {
+        fn run_product(ProductOp<'_, Self>);
+        fn run_small_product(SmallOp<'_, Self>);
+        fn run_pack(PackOp<Self>);
     }
 }
 
@@ -210,7 +176,7 @@ impl<E: Elem> Kernels<E> {
                 write,
             };
             // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller.
-            E::multiply_small(self.isa, unsafe { SmallOp::new(&block) });
+            E::run_small_product(self.isa, unsafe { SmallOp::new(&block) });
             return;
         }
         assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
@@ -238,7 +204,7 @@ impl<E: Elem> Kernels<E> {
         };
         // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller; scratch has the length
         // asserted above; `pack_b` holds where the columns are not contiguous.
-        E::multiply(self.isa, unsafe { ProductOp::new(&product) });
+        E::run_product(self.isa, unsafe { ProductOp::new(&product) });
     }
 
     /// C of general strides, block by block through contiguous memory; the same bits as in place.

@@ -66,7 +66,7 @@ impl<E: Elem> Kernels<E> {
         // SAFETY: the view is checked; the panels have the length just compared, of which any instruction set uses as much or
         // less.
         let op = unsafe { PackOp::new([k, n], b.ptr(), [rs, cs], plan.blocking, to.as_mut_ptr()) };
-        E::pack(self.isa, op);
+        E::run_pack(self.isa, op);
     }
 
     /// `C = alpha A B` or `C += alpha A B` with B packed before: A (m, k) of any strides, C (m, n) with contiguous columns. The bits
@@ -142,7 +142,7 @@ impl<E: Elem> Kernels<E> {
         };
         // SAFETY: the views are checked, C exclusive and injective; shapes and the lengths of panels and scratch are asserted above.
         // Whatever panels hold, they are initialised numbers.
-        E::multiply(self.isa, unsafe { ProductOp::new(&product) });
+        E::run_product(self.isa, unsafe { ProductOp::new(&product) });
     }
 
     fn same_panels(&self, op: &'static str, packed: &PackedB<E>) -> Result<(), KernelError> {

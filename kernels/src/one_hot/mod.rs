@@ -14,9 +14,9 @@
 
 use crate::arch::generic::one_hot as generic;
 use crate::arch::generic::one_hot::{GROUP, PatternGrad, Words, padded, triangle};
-use crate::arch::{Op, Simd};
+use crate::arch::{Op, Simd, compiled_once};
 use crate::elem::Elem;
-use crate::{Isa, KernelError, Kernels, Mat, MatMut, Scratch, expect};
+use crate::{KernelError, Kernels, Mat, MatMut, Scratch, expect};
 
 /// Sequences whose tokens are checked once, for all kernels that look them up.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +92,7 @@ impl<'a> OneHot<'a> {
 
 type Check = Result<(), KernelError>;
 
-/// Checked operands of one call. One instantiation per element type, in this crate: see `gemm::Multiply`.
+/// Checked operands of one call.
 pub(crate) enum OneHotOp<'a, E> {
     Patterns {
         w: Words,
@@ -192,24 +192,10 @@ impl<E: Elem> Op<E> for OneHotOp<'_, E> {
     }
 }
 
-/// One function per element type that nothing downstream has to instantiate.
-pub trait LookUp: Sized {
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn look_up(isa: Isa, op: OneHotOp<'_, Self>);
-}
-
-impl LookUp for f32 {
-    #[allow(private_interfaces)]
-    fn look_up(isa: Isa, op: OneHotOp<'_, f32>) {
-        crate::arch::dispatch_f32(isa, op);
-    }
-}
-
-impl LookUp for f64 {
-    #[allow(private_interfaces)]
-    fn look_up(isa: Isa, op: OneHotOp<'_, f64>) {
-        crate::arch::dispatch_f64(isa, op);
+compiled_once! {
+    /// All entries of this module.
+    OneHotBodies {
+        fn run_one_hot(OneHotOp<'_, Self>);
     }
 }
 
@@ -252,7 +238,7 @@ impl<E: Elem> Kernels<E> {
         expect(op, "table column stride", 1, table.col_stride())?;
         expect(op, "patterns length", x.patterns_len(), patterns.len())?;
         let q = scratch.get(self.one_hot_scratch(x.len, x.symbols).ok_or(KernelError::Overflow)?)?;
-        E::look_up(self.isa(), OneHotOp::Patterns { w: x.words(), table, q, out: patterns });
+        E::run_one_hot(self.isa(), OneHotOp::Patterns { w: x.words(), table, q, out: patterns });
         Ok(())
     }
 
@@ -286,7 +272,7 @@ impl<E: Elem> Kernels<E> {
         let (q, ds) = scratch.split_at_mut((x.symbols + GROUP) * padded(x.width()));
         let from =
             PatternGrad { left: from.left.ptr(), right: from.right.ptr(), terms, last: from.last.ptr(), ld };
-        E::look_up(
+        E::run_one_hot(
             self.isa(),
             OneHotOp::PatternsBackward { w: x.words(), pattern: patterns, from, dtable, q, ds },
         );
@@ -300,7 +286,7 @@ impl<E: Elem> Kernels<E> {
     pub fn one_hot_mul(&self, x: &OneHot<'_>, v: Mat<'_, E>, out: MatMut<'_, E>) -> Result<(), KernelError> {
         x.columns("one_hot_mul", "v rows", x.width(), &v)?;
         x.columns_mut("one_hot_mul", "out rows", x.len, &out)?;
-        E::look_up(self.isa(), OneHotOp::Read { w: x.words(), x: v, out });
+        E::run_one_hot(self.isa(), OneHotOp::Read { w: x.words(), x: v, out });
         Ok(())
     }
 
@@ -317,7 +303,7 @@ impl<E: Elem> Kernels<E> {
     ) -> Result<(), KernelError> {
         x.columns("one_hot_mul_t", "v rows", x.len, &v)?;
         x.columns_mut("one_hot_mul_t", "out rows", x.width(), &out)?;
-        E::look_up(self.isa(), OneHotOp::Collect { w: x.words(), x: v, out });
+        E::run_one_hot(self.isa(), OneHotOp::Collect { w: x.words(), x: v, out });
         Ok(())
     }
 
@@ -336,7 +322,7 @@ impl<E: Elem> Kernels<E> {
         x.columns("patterns_mul_add", "v rows", x.len, &v)?;
         x.columns_mut("patterns_mul_add", "y rows", x.len, &y)?;
         let shape = [x.padded() / GROUP, x.len];
-        E::look_up(self.isa(), OneHotOp::Apply { shape, p: patterns, x: v, y });
+        E::run_one_hot(self.isa(), OneHotOp::Apply { shape, p: patterns, x: v, y });
         Ok(())
     }
 
@@ -355,7 +341,7 @@ impl<E: Elem> Kernels<E> {
         x.columns("patterns_mul_t", "v rows", x.len, &v)?;
         x.columns_mut("patterns_mul_t", "y rows", x.len, &y)?;
         let shape = [x.padded() / GROUP, x.len];
-        E::look_up(self.isa(), OneHotOp::ApplyT { shape, p: patterns, x: v, y });
+        E::run_one_hot(self.isa(), OneHotOp::ApplyT { shape, p: patterns, x: v, y });
         Ok(())
     }
 
@@ -383,7 +369,7 @@ impl<E: Elem> Kernels<E> {
     /// No rows; columns that are not contiguous or no multiple of 16.
     pub fn softmax_columns(&self, x: MatMut<'_, E>) -> Result<(), KernelError> {
         check_groups("softmax_columns", &x.as_ref())?;
-        E::look_up(self.isa(), OneHotOp::Softmax { x });
+        E::run_one_hot(self.isa(), OneHotOp::Softmax { x });
         Ok(())
     }
 
@@ -396,7 +382,7 @@ impl<E: Elem> Kernels<E> {
         check_groups("softmax_columns_backward", &dp.as_ref())?;
         expect("softmax_columns_backward", "dp rows", p.rows(), dp.rows())?;
         expect("softmax_columns_backward", "dp columns", p.cols(), dp.cols())?;
-        E::look_up(self.isa(), OneHotOp::SoftmaxBackward { p, dp });
+        E::run_one_hot(self.isa(), OneHotOp::SoftmaxBackward { p, dp });
         Ok(())
     }
 }

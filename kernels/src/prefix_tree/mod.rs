@@ -1,5 +1,6 @@
 //! Loss and gradient of a soft average over words, summed over every word of an alphabet.
 
+use crate::arch::compiled_once;
 use crate::arch::generic::prefix_tree::{WalkOp, scratch_len};
 use crate::elem::Elem;
 use crate::{KernelError, Kernels, Mat, Scratch, expect};
@@ -234,6 +235,13 @@ impl Accumulator {
     }
 }
 
+compiled_once! {
+    /// The walk.
+    PrefixTreeBodies {
+        fn run_walk(WalkOp<'_, Self>);
+    }
+}
+
 impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::prefix_tree`] needs.
     ///
@@ -263,7 +271,7 @@ impl<E: Elem> Kernels<E> {
         expect(op, "accumulator symbols", walk.plan.tracked(), acc.symbols)?;
         expect(op, "accumulator length", walk.plan.word_len(), acc.len)?;
         let scratch = scratch.get(scratch_len(walk))?;
-        E::dispatch(self.isa(), WalkOp { walk, first: prefixes.start, last: prefixes.end, acc, scratch });
+        E::run_walk(self.isa(), WalkOp { walk, first: prefixes.start, last: prefixes.end, acc, scratch });
         Ok(())
     }
 }

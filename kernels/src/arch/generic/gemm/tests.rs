@@ -1,6 +1,7 @@
 //! The unpacked product against the naive twin, on small integers: exact, on every instruction set.
 
 use super::*;
+use crate::arch::tests::Dispatch;
 use crate::arch::{Isa, Op};
 use crate::{Mat, MatMut, reference};
 
@@ -26,7 +27,7 @@ impl<E: Elem> Op<E> for Unpacked<'_, E> {
     }
 }
 
-fn exact_on_small_integers<E: Elem>() {
+fn exact_on_small_integers<E: Dispatch>() {
     let ints = |n: usize, seed: usize| -> Vec<E> {
         (0..n).map(|i| E::from_f64(((i * 7 + seed) * 2654435761 % 31) as f64 - 15.0)).collect()
     };
