@@ -7,7 +7,7 @@ use popgrad::rng::{Key, Purpose};
 use popgrad::source::Sampled;
 use popgrad::task::{CausalTree, Forest, Roots};
 use popgrad::train::{Plan, Trainer};
-use popgrad_kernels::{Elem, Isa, Kernels};
+use popgrad_kernels::{Elem, Isa, Kernels, Real};
 use proptest::prelude::*;
 
 fn noise(seed: u64) -> impl FnMut() -> f64 {

@@ -3,4 +3,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad_kernels::fuzzing::gemm(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad_kernels::checks::gemm(data));

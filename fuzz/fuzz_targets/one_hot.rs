@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad_kernels::fuzzing::one_hot(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad_kernels::checks::one_hot(data));

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p popgrad-kernels --example ulp [f64 points] [f32 stride]`
 
-use popgrad_kernels::fuzzing::ulps::{exp_ulps, ln_ulps, ulps_f32};
+use popgrad_kernels::checks::ulps::{exp_ulps, ln_ulps, ulps_f32};
 use popgrad_kernels::{Isa, KernelError, Kernels};
 
 const CHUNK: usize = 1 << 14;

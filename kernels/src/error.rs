@@ -92,3 +92,13 @@ impl fmt::Display for KernelError {
 }
 
 impl std::error::Error for KernelError {}
+
+/// `Ok` when a dimension is what the other operands require.
+pub(crate) fn expect(
+    op: &'static str,
+    what: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), KernelError> {
+    if expected == found { Ok(()) } else { Err(KernelError::Shape { op, what, expected, found }) }
+}

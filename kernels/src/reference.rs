@@ -8,9 +8,9 @@ mod vecmath;
 pub use one_hot::*;
 pub use vecmath::*;
 
+use crate::attention::problem::KvGrad;
 use crate::elem::Elem;
-use crate::view::{Mat, MatMut};
-use crate::{KvGrad, Write};
+use crate::view::{Mat, MatMut, Write};
 
 fn put<E: Elem>(write: Write, c: &mut MatMut<'_, E>, i: usize, j: usize, x: f64) {
     let old = match write {

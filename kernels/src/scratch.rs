@@ -1,6 +1,6 @@
 //! Aligned scratch memory, allocated once by the caller and lent to kernels.
 
-use crate::elem::Elem;
+use crate::elem::Real;
 use crate::error::KernelError;
 
 const ALIGN: usize = 64;
@@ -14,7 +14,7 @@ pub struct Scratch<E> {
     len: usize,
 }
 
-impl<E: Elem> Scratch<E> {
+impl<E: Real> Scratch<E> {
     /// Room for `len` elements.
     pub fn new(len: usize) -> Self {
         let slack = ALIGN / size_of::<E>();

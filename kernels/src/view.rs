@@ -5,12 +5,21 @@
 //!
 //! Past 400 lines because every view is here: what kernels trust is proved on one page.
 
-use crate::elem::Elem;
+use crate::elem::Real;
 use crate::error::KernelError;
 use std::marker::PhantomData;
 
 /// Numbers below this have products whose sum of three is below `isize::MAX / 8`: nothing can overflow.
 const SMALL: usize = 1 << (usize::BITS / 2 - 3);
+
+/// What a kernel does to its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Overwrites; old contents are never read, so NaN in uninitialised memory cannot leak.
+    Set,
+    /// Adds to what is there.
+    Add,
+}
 
 /// Elements that (shape, strides) reach: one past the largest offset, 0 for an empty shape.
 fn extent(shape: [usize; 3], strides: [usize; 3]) -> Result<usize, KernelError> {
@@ -114,19 +123,19 @@ pub struct MatsMut<'a, E> {
 }
 
 // SAFETY: a view is a shared borrow of elements, which are Sync.
-unsafe impl<E: Elem> Send for Mat<'_, E> {}
+unsafe impl<E: Real> Send for Mat<'_, E> {}
 // SAFETY: as above.
-unsafe impl<E: Elem> Sync for Mat<'_, E> {}
+unsafe impl<E: Real> Sync for Mat<'_, E> {}
 // SAFETY: as above.
-unsafe impl<E: Elem> Send for Mats<'_, E> {}
+unsafe impl<E: Real> Send for Mats<'_, E> {}
 // SAFETY: as above.
-unsafe impl<E: Elem> Sync for Mats<'_, E> {}
+unsafe impl<E: Real> Sync for Mats<'_, E> {}
 // SAFETY: a mutable view is an exclusive borrow of elements, which are Send; it is not Clone.
-unsafe impl<E: Elem> Send for MatMut<'_, E> {}
+unsafe impl<E: Real> Send for MatMut<'_, E> {}
 // SAFETY: as above.
-unsafe impl<E: Elem> Send for MatsMut<'_, E> {}
+unsafe impl<E: Real> Send for MatsMut<'_, E> {}
 
-impl<'a, E: Elem> Mat<'a, E> {
+impl<'a, E: Real> Mat<'a, E> {
     /// Row-major, contiguous.
     ///
     /// # Errors
@@ -195,7 +204,7 @@ impl<'a, E: Elem> Mat<'a, E> {
     }
 }
 
-impl<'a, E: Elem> MatMut<'a, E> {
+impl<'a, E: Real> MatMut<'a, E> {
     /// Row-major, contiguous.
     ///
     /// # Errors
@@ -313,7 +322,7 @@ impl<'a, E: Elem> MatMut<'a, E> {
     }
 }
 
-impl<'a, E: Elem> Mats<'a, E> {
+impl<'a, E: Real> Mats<'a, E> {
     /// `count` matrices of `rows` x `cols`; columns are contiguous.
     ///
     /// # Errors
@@ -403,7 +412,7 @@ impl<'a, E: Elem> Mats<'a, E> {
     }
 }
 
-impl<'a, E: Elem> MatsMut<'a, E> {
+impl<'a, E: Real> MatsMut<'a, E> {
     /// `count` matrices of `rows` x `cols`; columns are contiguous, no two indices name the same element.
     ///
     /// # Errors

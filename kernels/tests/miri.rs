@@ -3,7 +3,7 @@
 //!
 //! `cargo +nightly miri test -p popgrad-kernels --test miri`
 
-use popgrad_kernels::fuzzing;
+use popgrad_kernels::checks;
 
 /// `head`, then bytes from a generator.
 fn bytes(head: &[u8], len: usize) -> Vec<u8> {
@@ -26,7 +26,7 @@ fn gemm() {
         [1, 6, 5, 0, 1, 0, 0x2F, 4],
         [6, 0, 3, 0, 0, 0, 0x01, 4],
     ] {
-        fuzzing::gemm(&bytes(&head, 12));
+        checks::gemm(&bytes(&head, 12));
     }
 }
 
@@ -34,7 +34,7 @@ fn gemm() {
 fn attention() {
     // Problems, queries, further keys, columns; layout; which gradients.
     for head in [[2, 4, 0, 3, 5, 0, 0], [1, 5, 2, 6, 0, 5, 8], [2, 3, 1, 4, 4, 9, 4], [1, 0, 4, 5, 3, 2, 1]] {
-        fuzzing::attention(&bytes(&head, 6));
+        checks::attention(&bytes(&head, 6));
     }
 }
 
@@ -45,7 +45,7 @@ fn elementwise() {
         for (cols, layouts) in [(11, [0; 4]), (6, [0x11, 0x02, 0x13, 0x24])] {
             let mut head = vec![what, cols, 2];
             head.extend(layouts);
-            fuzzing::elementwise(&bytes(&head, 90));
+            checks::elementwise(&bytes(&head, 90));
         }
     }
 }
@@ -58,7 +58,7 @@ fn vecmath() {
             let mut head = vec![what, cols, 2];
             head.extend(layouts);
             head.extend([200, 230, 250, 12]);
-            fuzzing::vecmath(&bytes(&head, 120));
+            checks::vecmath(&bytes(&head, 120));
         }
     }
 }
@@ -67,8 +67,8 @@ fn vecmath() {
 fn prefix_tree() {
     // Symbols − 2, positions − 2, weights.
     for weights in 0..3 {
-        fuzzing::prefix_tree(&bytes(&[0, 2, weights, 1, 2, 0], 4));
-        fuzzing::prefix_tree(&bytes(&[1, 1, weights, 3, 0, 1], 4));
+        checks::prefix_tree(&bytes(&[0, 2, weights, 1, 2, 0], 4));
+        checks::prefix_tree(&bytes(&[1, 1, weights, 3, 0, 1], 4));
     }
 }
 
@@ -76,6 +76,6 @@ fn prefix_tree() {
 fn sampling() {
     // Entries, rows, envelope, depth, positions, lanes.
     for head in [[2, 2, 85, 0, 1, 4, 6, 0], [8, 1, 0, 3, 5, 3, 2, 1], [0, 3, 255, 7, 6, 2, 0, 1]] {
-        fuzzing::sampling(&bytes(&head, 4));
+        checks::sampling(&bytes(&head, 4));
     }
 }

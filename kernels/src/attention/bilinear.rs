@@ -1,7 +1,11 @@
 //! The papers' form of attention: scores x_iᵀ A x_j, one matrix instead of queries and keys.
 
-use super::{Attention, Keep, Kept, KvGrad, Queries};
-use crate::{Elem, KernelError, Kernels, Mat, MatMut, Mats, MatsMut, Scratch, Write, expect};
+use crate::attention::problem::{Attention, Keep, Kept, KvGrad, Queries};
+use crate::elem::Elem;
+use crate::error::{KernelError, expect};
+use crate::kernels::Kernels;
+use crate::scratch::Scratch;
+use crate::view::{Mat, MatMut, Mats, MatsMut, Write};
 
 /// A batch of problems: X (count, T, d), A (d, d), V (count, T, dv); scores are `scale x_iᵀ A x_j`.
 #[derive(Debug, Clone, Copy)]

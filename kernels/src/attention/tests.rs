@@ -1,9 +1,14 @@
 //! Attention against its naive twin within composed error bounds, its gradient against differences, and the mask.
 
-use crate::fuzzing::attention::{Case, check, check_shared, small};
-use crate::fuzzing::mask::{check_key_reach, check_query_reach};
-use crate::fuzzing::testkit::{Block, Rng, every_isa, gamma, tiny};
-use crate::{Attention, Elem, Keep, Kept, KernelError, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch};
+use crate::attention::problem::{Attention, Keep, Kept, KvGrad, Queries};
+use crate::checks::attention::{Case, check, check_shared, small};
+use crate::checks::mask::{check_key_reach, check_query_reach};
+use crate::checks::testkit::{Block, Rng, every_isa, gamma, tiny};
+use crate::elem::Elem;
+use crate::error::KernelError;
+use crate::kernels::Kernels;
+use crate::scratch::Scratch;
+use crate::view::{Mats, MatsMut};
 use proptest::prelude::*;
 
 /// With the library's blocks and with the smallest, all queries and some of them.

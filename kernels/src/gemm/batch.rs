@@ -1,9 +1,13 @@
 //! Many products of one shape in one call: one check, one decision what to pack, one dispatch.
 
-use super::{MAX_LANES, Plan};
-use crate::arch::generic::gemm::{Product, ProductOp, pack_len};
 use crate::elem::Elem;
-use crate::{KernelError, Kernels, Mats, MatsMut, Scratch, Write, expect};
+use crate::error::{KernelError, expect};
+use crate::gemm::loops::{Product, ProductOp, pack_len};
+use crate::gemm::plan::Plan;
+use crate::kernels::Kernels;
+use crate::scratch::Scratch;
+use crate::simd::tiles::MAX_LANES;
+use crate::view::{Mats, MatsMut, Write};
 
 /// An operand of [`Kernels::gemm_batch`]: the matrices of a view, or their transposes.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +65,7 @@ impl<E: Elem> Kernels<E> {
         c: MatsMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        self.gemm_batch_planned(Plan::new::<E>(self.isa), write, alpha, a.into(), b.into(), c, scratch)
+        self.gemm_batch_planned(Plan::new::<E>(self.isa()), write, alpha, a.into(), b.into(), c, scratch)
     }
 
     /// [`Kernels::gemm_batch`] with blocks of any size (at least 1) and packing as told.
@@ -124,7 +128,7 @@ impl<E: Elem> Kernels<E> {
         // SAFETY: the views are checked, C exclusive and injective, shapes and counts compared above; rows that line up are
         // entries of the same views. Scratch has the length asserted above, to which A adds nothing where there are more rows.
         // `pack_b` holds where the columns are not contiguous.
-        E::run_product(self.isa, unsafe { ProductOp::new(&product) });
+        E::run_product(self.isa(), unsafe { ProductOp::new(&product) });
         Ok(())
     }
 }

@@ -1,38 +1,9 @@
-//! Tile and block sizes of the matrix product: one page of data.
+//! Block sizes of the matrix product: one page of data.
 //!
 //! `kc` fixes where a sum over k is cut, hence the bits of the result; it is a constant of the instruction set and the type and
 //! must never follow the machine. `mc` and `nc` only move work between cache levels.
 
-use crate::arch::{BASELINE_REGISTERS, Isa};
-
-/// Register tiles: up to `nv` vectors wide; a tile of `v` vectors has up to `mr[v - 1]` rows, all accumulators in registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tile {
-    pub(crate) mr: [usize; 3],
-    pub(crate) nv: usize,
-}
-
-/// The tallest tile that the ladder of kernels can name.
-pub(crate) const MAX_ROWS: usize = 16;
-
-/// The register tiles. What has to fit: rows times vectors accumulators, the vectors of B, one broadcast of A, and one mask on
-/// AVX2. On AVX-512 narrow tiles are taller, so that as many FMAs as the registers hold hide one another's latency (against 8 rows
-/// throughout, f32, on an Intel Xeon with two 512-bit FMA units: 32^3 142 -> 155, 65^3 138 -> 149, 20x30x30 113 -> 120 GFLOP/s;
-/// on Zen 4, which has the like of one, 8 and 12 rows are within 1 % where all tiles are equal, see `Split::equal`); on AVX2
-/// that gained nothing.
-pub(crate) const fn tile(isa: Isa) -> Tile {
-    match isa {
-        // 24 + 3 + 1 of 32 registers; 24 FMAs for 11 loads (three vectors) or 14 (two).
-        Isa::Avx512 => Tile { mr: [16, 12, 8], nv: 3 },
-        // 12 + 2 + 1 + 1 of 16 registers; 12 FMAs for 8 loads.
-        Isa::Avx2 => Tile { mr: [6, 6, 0], nv: 2 },
-        // NEON: 24 + 3 + 1 of 32 registers, as on AVX-512; narrow tiles keep their 24 or 16 chains, what four pipes of latency 4
-        // need.
-        Isa::Portable if BASELINE_REGISTERS == 32 => Tile { mr: [16, 12, 8], nv: 3 },
-        // 8 + 2 + 1 of 16 (SSE2 multiplies into a temporary).
-        Isa::Portable => Tile { mr: [4, 4, 0], nv: 2 },
-    }
-}
+use crate::simd::Isa;
 
 /// Cache blocks. B (kc, nc) stays in L2 while rows of A pass, one panel in L1 at a time (a panel of B, where it fits). Where A is packed, a block (mc, kc)
 /// stays in L2, and twice as many columns of B pass ([`Blocking::columns`]), lest the copies cost more than they bring.

@@ -1,81 +1,35 @@
 //! General matrix product: the entry, which turns any strides into a product with contiguous columns of C, and
 //! chooses what to pack. The loops are in `arch/generic/gemm`, the sizes in `blocking`.
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod blocking;
-mod packed;
+pub(crate) mod loops;
+pub(crate) mod pack;
+pub(crate) mod packed;
+#[cfg(feature = "parallel")]
+pub(crate) mod parallel;
+pub(crate) mod plan;
+pub(crate) mod tile;
 
 pub use batch::Batch;
 pub use packed::PackedB;
 
-use crate::arch::compiled_once;
-use crate::arch::generic::gemm::{Block, PackOp, Product, ProductOp, SmallOp, pack_len};
 use crate::elem::Elem;
-use crate::{KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
-use blocking::Blocking;
-
-compiled_once! {
-    /// The loops of a product, of a small one, and packing.
-    GemmBodies {
-        fn run_product(ProductOp<'_, Self>);
-        fn run_small_product(SmallOp<'_, Self>);
-        fn run_pack(PackOp<Self>);
-    }
-}
-
-/// What the tests vary and the public entry derives from shapes and strides.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
-    pub(crate) blocking: Blocking,
-    /// Packs A, and B even where its columns are contiguous; `None`: as sizes and strides suggest.
-    pub(crate) pack: Option<[bool; 2]>,
-    /// Where C has neither contiguous rows nor columns: the block that it is computed in.
-    pub(crate) staging: (usize, usize),
-}
-
-const STAGING: (usize, usize) = (64, 256);
-
-impl Plan {
-    /// What the library chooses: a constant of instruction set and type.
-    pub(crate) fn new<E: Elem>(isa: crate::Isa) -> Self {
-        Plan { blocking: blocking::blocking(isa, size_of::<E>()), pack: None, staging: STAGING }
-    }
-
-    /// Pack A, and B even where its columns are contiguous? Sizes and strides alone decide, and only over time: the bits are the
-    /// same either way.
-    pub(crate) fn packs<E: Elem>(&self, [m, k, n]: [usize; 3], a_cols: usize, b_rows: usize) -> [bool; 2] {
-        self.pack.unwrap_or_else(|| {
-            [
-                blocking::pays_to_pack_a(k, n, a_cols),
-                blocking::pays_to_pack_b(m, k, n, b_rows, size_of::<E>()),
-            ]
-        })
-    }
-
-    /// Scratch elements for any strides, as many for the transposed problem: either may come behind the staging block. Nothing here can overflow,
-    /// every factor being capped by a block size.
-    fn scratch(&self, m: usize, k: usize, n: usize, lanes: usize) -> usize {
-        if m == 0 || n == 0 {
-            return 0;
-        }
-        let (rows, cols) = self.staging;
-        let staging = (m.min(rows) * n.min(cols)).max(n.min(rows) * m.min(cols));
-        staging.next_multiple_of(ALIGN)
-            + pack_len(m, k, n, self.blocking, lanes).max(pack_len(n, k, m, self.blocking, lanes))
-    }
-}
-
-/// Packed panels start on a cache line: 16 elements of f32 or more.
-const ALIGN: usize = 16;
-
-/// Any number of lanes divides it: scratch depends on the sizes alone, not on the instruction set.
-pub(crate) const MAX_LANES: usize = 16;
+use crate::error::{KernelError, expect};
+use crate::gemm::blocking::Blocking;
+use crate::gemm::loops::{Product, ProductOp, SmallOp, pack_len};
+use crate::gemm::plan::{ALIGN, Plan};
+use crate::gemm::tile::Block;
+use crate::kernels::Kernels;
+use crate::scratch::Scratch;
+use crate::simd::tiles::MAX_LANES;
+use crate::view::{Mat, MatMut, Write};
 
 impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the strides. Grows with each
     /// argument, so that the largest product's scratch serves smaller ones, up to a few MiB at most.
     pub fn gemm_scratch(&self, m: usize, k: usize, n: usize) -> usize {
-        self.planned_scratch(&Plan::new::<E>(self.isa), m, k, n)
+        self.planned_scratch(&Plan::new::<E>(self.isa()), m, k, n)
     }
 
     /// `C = alpha A B` ([`Write::Set`]) or `C += alpha A B` ([`Write::Add`]); A (m, k), B (k, n), C (m, n), any strides:
@@ -97,7 +51,7 @@ impl<E: Elem> Kernels<E> {
         c: MatMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        self.gemm_planned(Plan::new::<E>(self.isa), write, alpha, a, b, c, scratch)
+        self.gemm_planned(Plan::new::<E>(self.isa()), write, alpha, a, b, c, scratch)
     }
 
     /// Scratch elements for [`Kernels::gemm_planned`].
@@ -176,7 +130,7 @@ impl<E: Elem> Kernels<E> {
                 write,
             };
             // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller.
-            E::run_small_product(self.isa, unsafe { SmallOp::new(&block) });
+            E::run_small_product(self.isa(), unsafe { SmallOp::new(&block) });
             return;
         }
         assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));
@@ -204,7 +158,7 @@ impl<E: Elem> Kernels<E> {
         };
         // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller; scratch has the length
         // asserted above; `pack_b` holds where the columns are not contiguous.
-        E::run_product(self.isa, unsafe { ProductOp::new(&product) });
+        E::run_product(self.isa(), unsafe { ProductOp::new(&product) });
     }
 
     /// C of general strides, block by block through contiguous memory; the same bits as in place.

@@ -1,9 +1,14 @@
 //! B packed once for many products.
 
-use super::{MAX_LANES, Plan};
-use crate::arch::generic::gemm::{PackOp, Product, ProductOp, prepacked_len};
 use crate::elem::Elem;
-use crate::{Isa, KernelError, Kernels, Mat, MatMut, Scratch, Write, expect};
+use crate::error::{KernelError, expect};
+use crate::gemm::loops::{PackOp, Product, ProductOp, prepacked_len};
+use crate::gemm::plan::Plan;
+use crate::kernels::Kernels;
+use crate::scratch::Scratch;
+use crate::simd::Isa;
+use crate::simd::tiles::MAX_LANES;
+use crate::view::{Mat, MatMut, Write};
 
 /// A right operand in the panels that one instruction set reads: made by [`Kernels::pack_b`], used by
 /// [`Kernels::gemm_packed`] as often as wanted. Pays where B is transposed or large and A has few rows: the product alone would
@@ -34,13 +39,13 @@ impl<E: Elem> Kernels<E> {
     /// # Errors
     /// [`KernelError::Overflow`] where that is more than memory holds.
     pub fn pack_b(&self, b: Mat<'_, E>) -> Result<PackedB<E>, KernelError> {
-        self.pack_b_planned(Plan::new::<E>(self.isa), b)
+        self.pack_b_planned(Plan::new::<E>(self.isa()), b)
     }
 
     pub(crate) fn pack_b_planned(&self, plan: Plan, b: Mat<'_, E>) -> Result<PackedB<E>, KernelError> {
         let (k, n) = (b.rows(), b.cols());
         let len = prepacked_len(k, n, MAX_LANES).ok_or(KernelError::Overflow)?;
-        let mut packed = PackedB { isa: self.isa, k, n, data: Scratch::try_new(len)?, plan };
+        let mut packed = PackedB { isa: self.isa(), k, n, data: Scratch::try_new(len)?, plan };
         self.repack_b(b, &mut packed)?;
         Ok(packed)
     }
@@ -66,7 +71,7 @@ impl<E: Elem> Kernels<E> {
         // SAFETY: the view is checked; the panels have the length just compared, of which any instruction set uses as much or
         // less.
         let op = unsafe { PackOp::new([k, n], b.ptr(), [rs, cs], plan.blocking, to.as_mut_ptr()) };
-        E::run_pack(self.isa, op);
+        E::run_pack(self.isa(), op);
     }
 
     /// `C = alpha A B` or `C += alpha A B` with B packed before: A (m, k) of any strides, C (m, n) with contiguous columns. The bits
@@ -142,11 +147,11 @@ impl<E: Elem> Kernels<E> {
         };
         // SAFETY: the views are checked, C exclusive and injective; shapes and the lengths of panels and scratch are asserted above.
         // Whatever panels hold, they are initialised numbers.
-        E::run_product(self.isa, unsafe { ProductOp::new(&product) });
+        E::run_product(self.isa(), unsafe { ProductOp::new(&product) });
     }
 
     fn same_panels(&self, op: &'static str, packed: &PackedB<E>) -> Result<(), KernelError> {
-        if packed.isa == self.isa {
+        if packed.isa == self.isa() {
             return Ok(());
         }
         Err(KernelError::Domain { op, what: "packed b", allowed: "panels of the same instruction set" })

@@ -1,8 +1,10 @@
 //! The product against its twin, an oracle of twice the precision, matrixmultiply, and itself along every other path.
 
 use super::*;
-use crate::fuzzing::{GemmCase, Layout, Values, gamma};
-use crate::{Isa, Mats, MatsMut};
+use crate::Real;
+use crate::checks::{GemmCase, Layout, Values, gamma};
+use crate::simd::Isa;
+use crate::view::{Mats, MatsMut};
 use proptest::prelude::*;
 
 fn layout() -> impl Strategy<Value = Layout> {

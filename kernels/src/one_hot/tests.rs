@@ -1,8 +1,11 @@
 //! Every kernel against its naive twin, on every instruction set.
 
-use crate::fuzzing::one_hot::{Case, check};
-use crate::fuzzing::testkit::every_isa;
-use crate::{Elem, Mat, MatMut, OneHot, PatternTerms, Scratch};
+use crate::checks::one_hot::{Case, check};
+use crate::checks::testkit::every_isa;
+use crate::elem::Elem;
+use crate::one_hot::problem::{OneHot, PatternTerms};
+use crate::scratch::Scratch;
+use crate::view::{Mat, MatMut};
 use proptest::prelude::*;
 
 proptest! {

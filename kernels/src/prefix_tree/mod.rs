@@ -1,246 +1,19 @@
 //! Loss and gradient of a soft average over words, summed over every word of an alphabet.
 
-use crate::arch::compiled_once;
-use crate::arch::generic::prefix_tree::{WalkOp, scratch_len};
 use crate::elem::Elem;
-use crate::{KernelError, Kernels, Mat, Scratch, expect};
+use crate::error::{KernelError, expect};
+use crate::kernels::Kernels;
+use crate::prefix_tree::loops::{WalkOp, scratch_len};
+use crate::scratch::Scratch;
 
-mod plan;
-pub use plan::{MAX_PREFIXES, MAX_SUFFIXES, Plan, Shape};
-pub(crate) use plan::{NONE, TREE};
+pub(crate) mod accumulator;
+pub(crate) mod loops;
+pub(crate) mod plan;
+pub(crate) mod problem;
 
-/// Longest word: a count of binary words fits 63 bits.
-pub const MAX_LEN: usize = 64;
-
-/// How much each word weighs, by its transitions: position j with a parent q is a transition c_q → c_j, one without is a root.
-#[derive(Debug, Clone, Copy)]
-pub enum Weights<'a, E> {
-    /// Rows of the transition matrix i.i.d. Dirichlet(α, .., α), integrated in closed form.
-    Dirichlet {
-        /// α > 0.
-        alpha: E,
-        /// Roots follow one Dirichlet(α) law drawn once per word; otherwise they are uniform.
-        shared_roots: bool,
-    },
-    /// A finite mixture: transition matrix and root law q with probability weight_q.
-    Atoms {
-        /// (Q).
-        weight: &'a [E],
-        /// (Q, S, S), row = from.
-        pi: &'a [E],
-        /// (Q, S).
-        roots: &'a [E],
-    },
-    /// Looked up by classes: `values` (prefix classes, suffix classes, W) holds the weights of the targets of one word, in labels
-    /// where the query is symbol 0, symbols 0 and k having changed places. W = S; of canonical words one more than the tracked
-    /// symbols, the last being the weight of each symbol that is not used, and every word's weight is that of its orbit.
-    Table {
-        /// Every factor included.
-        values: &'a [E],
-    },
-}
-
-/// One query symbol's share of the sum.
-///
-/// Words c_0 .. c_{T−2} of S symbols, then the query k at position T − 1; M (T, T) lower triangular, rows summing to 1; a
-/// (S) a table. z_i = Σ_{j<=i} M_ij a_{c_j}, v = softmax(z), f_s = Σ_i v_i 1[c_i = s]; L = −Σ_words Σ_s W_s ln(f_s + ε).
-#[derive(Debug, Clone, Copy)]
-pub struct Walk<'a, E> {
-    /// The words; prefixes and suffixes are in labels where the query is symbol 0, symbols 0 and k having changed places.
-    pub plan: &'a Plan,
-    /// k; 0 for canonical words.
-    pub query: usize,
-    /// a (S); for canonical words all but a_0 are equal.
-    pub table: &'a [E],
-    /// M; only its lower triangle is read.
-    pub mix: Mat<'a, E>,
-    /// ε >= 0.
-    pub eps: E,
-    /// W.
-    pub weights: Weights<'a, E>,
-}
-
-impl<E: Elem> Walk<'_, E> {
-    /// The middle of the range of a.
-    pub(crate) fn shift(&self) -> f64 {
-        let (lo, hi) = self.range();
-        0.5 * (lo + hi)
-    }
-
-    pub(crate) fn range(&self) -> (f64, f64) {
-        self.table
-            .iter()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), a| (lo.min(a.to_f64()), hi.max(a.to_f64())))
-    }
-
-    /// The symbol behind a label of prefixes and suffixes, and the other way round.
-    #[inline(always)]
-    pub(crate) fn symbol(&self, label: usize) -> usize {
-        if label == 0 {
-            self.query
-        } else if label == self.query {
-            0
-        } else {
-            label
-        }
-    }
-
-    fn check(&self) -> Result<(), KernelError> {
-        let op = "prefix_tree";
-        let (s, t) = (self.plan.symbols(), self.plan.word_len());
-        let domain = |what, allowed| Err(KernelError::Domain { op, what, allowed });
-        expect(op, "table length", s, self.table.len())?;
-        expect(op, "mix rows", t, self.mix.rows())?;
-        expect(op, "mix columns", t, self.mix.cols())?;
-        if self.query >= s || self.plan.canonical().is_some() && self.query != 0 {
-            return domain("query", "a symbol; 0 for canonical words");
-        }
-        if self.plan.canonical().is_some() && self.table[2..].iter().any(|a| *a != self.table[1]) {
-            return domain("table", "equal but for the query's entry, for canonical words");
-        }
-        if !(self.eps >= E::ZERO && self.eps.is_finite()) {
-            return domain("eps", "finite, >= 0");
-        }
-        let (lo, hi) = self.range();
-        // e^{±range/2} times T stays a normal number.
-        let most = if size_of::<E>() == 4 { 120.0 } else { 1200.0 };
-        if !(self.table.iter().all(|a| a.is_finite()) && hi - lo <= most) {
-            return domain("table", "finite, range at most 120 (f32) or 1200 (f64)");
-        }
-        match self.weights {
-            Weights::Dirichlet { alpha, shared_roots } => {
-                if !(alpha > E::ZERO && alpha.is_finite()) {
-                    return domain("alpha", "finite, > 0");
-                }
-                if shared_roots && !self.plan.root_counts() {
-                    return domain("weights", "roots that the plan counts");
-                }
-            }
-            Weights::Atoms { weight, pi, roots } => {
-                let q = weight.len();
-                expect(op, "pi length", q * s * s, pi.len())?;
-                expect(op, "roots length", q * s, roots.len())?;
-                if !self.plan.root_counts() {
-                    return domain("weights", "roots that the plan counts");
-                }
-            }
-            Weights::Table { values } => {
-                let rows = self.plan.prefix_classes() * self.plan.suffix_classes();
-                expect(op, "values length", rows * self.plan.row(), values.len())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A compensated sum in f64.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Compensated {
-    hi: f64,
-    lo: f64,
-}
-
-impl Compensated {
-    /// Adds `x`, keeping the rounding error.
-    #[inline(always)]
-    pub fn add(&mut self, x: f64) {
-        let s = self.hi + x;
-        let t = s - self.hi;
-        self.lo += (self.hi - (s - t)) + (x - t);
-        self.hi = s;
-    }
-
-    /// The sum.
-    pub fn value(self) -> f64 {
-        if self.lo.is_finite() { self.hi + self.lo } else { self.hi }
-    }
-}
-
-/// What a walk sums up, in f64 and compensated.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Accumulator {
-    symbols: usize,
-    len: usize,
-    /// Σ_s W_s ln(f_s + ε): minus the loss.
-    pub(crate) loss: Compensated,
-    pub(crate) weight: Compensated,
-    sums: Vec<Compensated>,
-}
-
-impl Accumulator {
-    /// Zeros for `symbols` (as [`Plan::tracked`]) and T = `len`.
-    pub fn new(symbols: usize, len: usize) -> Self {
-        Accumulator {
-            symbols,
-            len,
-            loss: Compensated::default(),
-            weight: Compensated::default(),
-            sums: vec![Compensated::default(); len * len * symbols],
-        }
-    }
-
-    pub(crate) fn fits(&self, plan: &Plan) -> bool {
-        (self.symbols, self.len) == (plan.tracked(), plan.word_len())
-    }
-
-    #[inline(always)]
-    pub(crate) fn add(&mut self, j: usize, c: usize, i: usize, x: f64) {
-        self.sums[(j * self.symbols + c) * self.len + i].add(x);
-    }
-
-    /// Symbols told apart.
-    pub fn symbols(&self) -> usize {
-        self.symbols
-    }
-
-    /// Back to zeros.
-    pub fn clear(&mut self) {
-        (self.loss, self.weight) = Default::default();
-        self.sums.fill(Compensated::default());
-    }
-
-    /// Adds `other`.
-    ///
-    /// # Panics
-    /// When it is of another size.
-    pub fn merge(&mut self, other: &Accumulator) {
-        assert_eq!((self.symbols, self.len), (other.symbols, other.len));
-        let both = |a: &mut Compensated, b: Compensated| {
-            a.add(b.hi);
-            // An infinite sum has no rounding error to speak of.
-            if b.lo.is_finite() {
-                a.add(b.lo);
-            }
-        };
-        both(&mut self.loss, other.loss);
-        both(&mut self.weight, other.weight);
-        for (a, b) in self.sums.iter_mut().zip(&other.sums) {
-            both(a, *b);
-        }
-    }
-
-    /// L.
-    pub fn loss(&self) -> f64 {
-        -self.loss.value()
-    }
-
-    /// Σ W over words and s.
-    pub fn weight(&self) -> f64 {
-        self.weight.value()
-    }
-
-    /// `C[j][c][i]` = Σ over words with c_j = c of δ_i = v_i (W_{c_i}/(f_{c_i} + ε) − Σ_s f_s W_s/(f_s + ε)), i >= j.
-    pub fn sum(&self, j: usize, c: usize, i: usize) -> f64 {
-        self.sums[(j * self.symbols + c) * self.len + i].value()
-    }
-}
-
-compiled_once! {
-    /// The walk.
-    PrefixTreeBodies {
-        fn run_walk(WalkOp<'_, Self>);
-    }
-}
+pub use accumulator::{Accumulator, Compensated};
+pub use plan::{MAX_LEN, MAX_PREFIXES, MAX_SUFFIXES, Plan, Shape};
+pub use problem::{Walk, Weights};
 
 impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::prefix_tree`] needs.
@@ -268,8 +41,8 @@ impl<E: Elem> Kernels<E> {
         if prefixes.end > walk.plan.prefixes() {
             return Err(KernelError::Domain { op, what: "prefixes", allowed: "up to those of the plan" });
         }
-        expect(op, "accumulator symbols", walk.plan.tracked(), acc.symbols)?;
-        expect(op, "accumulator length", walk.plan.word_len(), acc.len)?;
+        expect(op, "accumulator symbols", walk.plan.tracked(), acc.symbols())?;
+        expect(op, "accumulator length", walk.plan.word_len(), acc.len())?;
         let scratch = scratch.get(scratch_len(walk))?;
         E::run_walk(self.isa(), WalkOp { walk, first: prefixes.start, last: prefixes.end, acc, scratch });
         Ok(())

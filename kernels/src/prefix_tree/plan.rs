@@ -1,9 +1,11 @@
 //! What a sum over words needs to know before it meets numbers: which prefixes there are, and which suffixes weigh the same.
 
-use super::MAX_LEN;
-use crate::KernelError;
+use crate::elem::Real;
+use crate::error::KernelError;
 use std::collections::HashMap;
 
+/// Longest word: a count of binary words fits 63 bits.
+pub const MAX_LEN: usize = 64;
 /// Most words below a prefix.
 pub const MAX_SUFFIXES: u64 = 1 << 16;
 /// Most prefixes of a plan.
@@ -190,7 +192,7 @@ impl Plan {
     }
 
     /// How many factors f + ε, each between ε and 1 + ε, can be multiplied before their logarithm is taken; at least 1.
-    pub fn class_limit<E: crate::Elem>(eps: f64) -> u64 {
+    pub fn class_limit<E: Real>(eps: f64) -> u64 {
         let room = if size_of::<E>() == 4 { 75.0 } else { 600.0 };
         let each = eps.ln().abs().max(eps.ln_1p());
         ((room / each) as u64).max(1)

@@ -1,8 +1,9 @@
 //! The tree against word-by-word enumeration; refusals.
 
 use super::*;
-use crate::fuzzing::prefix_tree::check;
-use crate::fuzzing::testkit::every_isa;
+use crate::checks::prefix_tree::check;
+use crate::checks::testkit::every_isa;
+use crate::view::Mat;
 use proptest::prelude::*;
 
 proptest! {

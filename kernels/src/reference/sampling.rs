@@ -1,8 +1,8 @@
 //! Twins of the sampling kernels, one problem at a time. Lanes have exactly these bits: every operation here is theirs, in their order.
 
-use crate::arch::generic::exact::{EXP, EXP_LOWEST, LN, LN2_HI, LN2_LO, SQRT_HALF_BITS};
-use crate::arch::generic::sampling::{M0, M1, W0, W1};
-use crate::sampling::{Envelope, MAX_ATTEMPTS, RowOf};
+use crate::sampling::exact::{EXP, EXP_LOWEST, LN, LN2_HI, LN2_LO, SQRT_HALF_BITS};
+use crate::sampling::philox::{M0, M1, W0, W1};
+use crate::sampling::problem::{Envelope, MAX_ATTEMPTS, RowOf};
 
 /// Philox4x32-10.
 pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {

@@ -1,8 +1,9 @@
 //! Naive twins of losses, layer norm, updates and table rows.
 
 use crate::elem::Elem;
+use crate::vecmath::loss::problem::IGNORED;
+use crate::vecmath::update::problem::{AdamW, Sgd};
 use crate::view::{Mat, MatMut};
-use crate::{AdamW, IGNORED, Sgd};
 
 /// `x_is − lse_i`, as f64 rows.
 pub fn log_softmax(row: &[f64]) -> Vec<f64> {

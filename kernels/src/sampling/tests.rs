@@ -1,9 +1,9 @@
 use super::*;
-use crate::arch::generic::exact::{exp_above, exp_exact, ln_exact};
-use crate::arch::{WordOp, Words};
-use crate::fuzzing::sampling::{check_forest, check_gamma, check_simplex, check_stationary, envelope};
-use crate::fuzzing::testkit::{Rng, every_isa};
+use crate::checks::sampling::{check_forest, check_gamma, check_simplex, check_stationary, envelope};
+use crate::checks::testkit::{Rng, every_isa};
 use crate::reference::sampling as twin;
+use crate::sampling::exact::{exp_above, exp_exact, ln_exact};
+use crate::simd::{WordOp, Words};
 use proptest::prelude::*;
 
 /// Vector operations on words, against scalar ones.

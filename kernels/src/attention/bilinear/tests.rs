@@ -1,8 +1,13 @@
 //! The bilinear form against differences of its own forward pass, and that against queries multiplied out.
 
-use super::Bilinear;
-use crate::fuzzing::testkit::{Block, Rng, every_isa, gamma};
-use crate::{Keep, Kept, KernelError, Kernels, KvGrad, Mat, MatMut, Scratch, Write, reference};
+use crate::attention::bilinear::Bilinear;
+use crate::attention::problem::{Keep, Kept, KvGrad};
+use crate::checks::testkit::{Block, Rng, every_isa, gamma};
+use crate::error::KernelError;
+use crate::kernels::Kernels;
+use crate::reference;
+use crate::scratch::Scratch;
+use crate::view::{Mat, MatMut, Write};
 
 struct Problem {
     x: Block<f64>,
@@ -151,6 +156,6 @@ fn misfits_are_refused() {
         let r = k.bilinear_attention(&b, q.mats_mut(), out.mats_mut(), Keep::Nothing, &mut scratch);
         assert_eq!(r.is_ok(), good, "{r:?}");
         assert!(good || matches!(r, Err(KernelError::Shape { .. })));
-        assert!(good || q.data.iter().all(|x| x.is_nan() || *x == crate::fuzzing::testkit::CANARY));
+        assert!(good || q.data.iter().all(|x| x.is_nan() || *x == crate::checks::testkit::CANARY));
     }
 }

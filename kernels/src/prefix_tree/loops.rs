@@ -1,0 +1,520 @@
+//! Depth-first sum over all words of an alphabet, several prefixes at a time in the lanes of a vector.
+//!
+//! Past 400 lines: the walk and the eight reasons for how it goes are read together.
+//!
+//! Words are c_0 .. c_{n-1}, then the fixed query symbol k at position n = T − 1. A word reads the table row a = A[k, ·]
+//! through a row-stochastic lower-triangular M: z_i = Σ_{j<=i} M_ij a_{c_j}, and answers with
+//! f_s = Σ_i 1[c_i = s] e^{z_i} / Σ_i e^{z_i}. Its weights W_s come from the counts of its transitions.
+//!
+//! 1. e^{z_i} is a product of factors e^{M_ij (a_c − shift)} that are tabulated once, so that no word costs an exponential.
+//!    `shift` is the middle of the range of a: factors multiply up to within e^{±range/2}.
+//! 2. One step down the tree multiplies the T − j factors that are still open: S^j nodes do that at depth j, O(1) per word.
+//! 3. Going up, only sums of e_i Q_s over the leaves below are kept: E_i = Σ δ_i. Σ δ_i z_i needs no accumulator of its own, it
+//!    is Σ_j M_ij Σ_c a_c C[j][c][i] with what is accumulated anyway, C[j][c][i] = Σ δ_i over words with c_j = c.
+//! 4. A lane is one prefix: the suffixes are walked in step, so that symbols below the prefix are scalars. Where a parent lies in
+//!    the prefix its symbol differs by lane, and a one-hot vector per symbol picks the count.
+//! 5. Suffixes with the same transitions weigh the same under every prefix ([`Plan`]): weights are
+//!    computed once per class of them, and Σ W ln(f + ε) is W ln Π(f + ε) over a class, one logarithm for all its words.
+//! 6. Labels are such that the query is 0, which keeps the hot loops free of a variable index: 0 and k change places.
+//! 7. One division per word: the reciprocals of Z and of all f_s + ε come from that of their product, where it is a normal number.
+//! 8. Sums over leaves are nested like the tree; the long ones, over blocks of prefixes, are compensated.
+//!
+//! Past 400 lines because going down and up share one layout of scratch and one state, and read as one loop.
+
+mod leaf;
+mod weights;
+
+use crate::elem::Real;
+use crate::prefix_tree::accumulator::Accumulator;
+use crate::prefix_tree::plan::{MAX_LEN, Plan, TREE};
+use crate::prefix_tree::problem::{Walk, Weights};
+use crate::simd::tiles::MAX_LANES;
+use crate::simd::{Op, Simd, compiled_once};
+
+compiled_once! {
+    /// The walk.
+    PrefixTreeBodies {
+        fn run_walk(WalkOp<'_, Self>);
+    }
+}
+
+/// Where things lie in scratch, in vectors.
+#[derive(Clone, Copy, Default)]
+struct Room {
+    /// Symbols that words hold.
+    symbols: usize,
+    /// Levels below the prefix.
+    levels: usize,
+    /// Open positions p .. T.
+    width: usize,
+    /// Atoms of the prior, 0 if it has none.
+    atoms: usize,
+    prefix: usize,
+    /// Classes of suffixes.
+    classes: usize,
+    /// Weights of a class.
+    row: usize,
+    // Where each block of vectors begins. Level by level:
+    /// Products of the factors that positions p .. T have so far.
+    open: usize,
+    /// e^{z} of the position that a level sets.
+    own: usize,
+    /// F_s.
+    mass: usize,
+    /// E_i.
+    sums: usize,
+    /// Q_s.
+    pulls: usize,
+    /// What `counts` held before a step whose parent lies in the prefix.
+    saved: usize,
+    /// Numerator and denominator of a Dirichlet weight.
+    ratio: usize,
+    atom_weights: usize,
+    // Of the block:
+    counts: usize,
+    totals: usize,
+    root_counts: usize,
+    /// Is the symbol at a prefix position c?
+    one_hot: usize,
+    prefix_own: usize,
+    /// C of the suffix positions, (levels, S, width).
+    sum_c: usize,
+    /// Products at a leaf.
+    inverse: usize,
+    /// By class: weights, then products of f + ε.
+    class: usize,
+    class_len: usize,
+    end: usize,
+}
+
+impl Room {
+    fn new<E>(w: &Walk<'_, E>) -> Self {
+        let mut room = Room {
+            symbols: w.plan.tracked(),
+            levels: w.plan.levels(),
+            width: w.plan.word_len() - w.plan.prefix_len(),
+            atoms: if let Weights::Atoms { weight, .. } = w.weights { weight.len() } else { 0 },
+            prefix: w.plan.prefix_len(),
+            classes: w.plan.suffix_classes(),
+            row: w.plan.row(),
+            ..Room::default()
+        };
+        let (n, depth) = (room.symbols, room.levels + 1);
+        room.class_len = room.row + n;
+        let mut at = 0;
+        for (begin, len) in [
+            (&mut room.open, depth * room.width),
+            (&mut room.own, depth),
+            (&mut room.mass, depth * n),
+            (&mut room.sums, depth * room.width),
+            (&mut room.pulls, depth * n),
+            (&mut room.saved, depth * 2 * n),
+            (&mut room.ratio, depth * 2),
+            (&mut room.atom_weights, depth * room.atoms),
+            (&mut room.counts, n * n),
+            (&mut room.totals, n),
+            (&mut room.root_counts, n),
+            (&mut room.one_hot, room.prefix * n),
+            (&mut room.prefix_own, room.prefix),
+            (&mut room.sum_c, room.levels * n * room.width),
+            (&mut room.inverse, 2 * n),
+            (&mut room.class, room.classes * room.class_len),
+        ] {
+            *begin = at;
+            at += len;
+        }
+        room.end = at;
+        room
+    }
+}
+
+/// Scratch elements of a walk.
+pub(crate) fn scratch_len<E>(w: &Walk<'_, E>) -> usize {
+    let t = w.plan.word_len();
+    let room = Room::new(w);
+    factors_len(t, room.symbols) + room.end * (64 / size_of::<E>())
+}
+
+/// Whole cache lines, so that vectors stay aligned.
+fn factors_len(t: usize, symbols: usize) -> usize {
+    (t * t * symbols).next_multiple_of(MAX_LANES)
+}
+
+/// Prefixes `first .. last` of a checked walk.
+pub(crate) struct WalkOp<'a, E> {
+    pub(crate) walk: &'a Walk<'a, E>,
+    pub(crate) first: usize,
+    pub(crate) last: usize,
+    pub(crate) acc: &'a mut Accumulator,
+    pub(crate) scratch: &'a mut [E],
+}
+
+impl<E: Real> Op<E> for WalkOp<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, s: S) {
+        let WalkOp { walk, first, last, acc, scratch } = self;
+        assert!(scratch.len() >= scratch_len(walk) && acc.fits(walk.plan));
+        let room = Room::new(walk);
+        let t = walk.plan.word_len();
+        let (factors, vectors) = scratch.split_at_mut(factors_len(t, room.symbols));
+        tabulate(walk, room.symbols, factors);
+        let (next, first_leaf) = walk.plan.graph();
+        let fast = is_fast(walk);
+        let mut b = Block::<E, S> {
+            s,
+            w: walk,
+            next,
+            first_leaf: first_leaf as usize,
+            parents: walk.plan.parents(),
+            room,
+            t,
+            factors: factors.as_ptr(),
+            vectors: vectors.as_mut_ptr(),
+            fast,
+            sym: [0; MAX_LEN],
+            prefix: [[0; MAX_LANES]; MAX_LEN],
+            lanes: 0,
+        };
+        let mut at = first;
+        while at < last {
+            let lanes = if last - at < S::LANES { last - at } else { S::LANES };
+            // SAFETY: scratch has the length asserted above; the walk is checked (`Kernels::prefix_tree`).
+            unsafe {
+                b.start(at, lanes);
+                b.weigh(at);
+                let loss = match (fast && walk.plan.canonical().is_none(), room.symbols) {
+                    (true, 2) => b.walk::<2>(),
+                    (true, 3) => b.walk::<3>(),
+                    (true, 4) => b.walk::<4>(),
+                    _ => b.walk::<0>(),
+                };
+                b.sum_classes(loss, acc);
+                b.finish(acc);
+            }
+            at += lanes;
+        }
+    }
+}
+
+/// `factors[j][c][i]` = e^{M_ij (a_c − shift)}; those of the query multiply the last position's.
+fn tabulate<E: Real>(w: &Walk<'_, E>, symbols: usize, factors: &mut [E]) {
+    let t = w.plan.word_len();
+    let shift = w.shift();
+    for j in 0..t {
+        for c in 0..symbols {
+            let a = w.table[w.symbol(c)].to_f64() - shift;
+            let row = &mut factors[(j * symbols + c) * t..][..t];
+            row[..j].fill(E::ONE);
+            for i in j..t {
+                row[i] = E::from_f64((w.mix.at(i, j).to_f64() * a).exp());
+            }
+        }
+    }
+    let query = factors[(t - 1) * symbols * t + t - 1];
+    for c in 0..symbols {
+        factors[((t - 2) * symbols + c) * t + t - 1] *= query;
+    }
+}
+
+/// Are the product of Z and all f_s + ε at a leaf, and that of f_s + ε over a class, normal numbers?
+fn is_fast<E: Real>(w: &Walk<'_, E>) -> bool {
+    let eps = w.eps.to_f64();
+    if eps == 0.0 {
+        return false;
+    }
+    let room = if size_of::<E>() == 4 { 80.0 } else { 680.0 };
+    let (lo, hi) = w.range();
+    // ln Z is within ±half; f_s + ε is F_s + ε Z.
+    let half = 0.5 * (hi - lo) + (w.plan.word_len() as f64).ln();
+    let each = half + eps.ln().abs().max(eps.ln_1p());
+    half + each * w.plan.tracked() as f64 <= room
+        && (w.plan.largest_class() == 1 || w.plan.largest_class() <= Plan::class_limit::<E>(eps))
+}
+
+/// One block of prefixes, one per lane.
+struct Block<'a, E, S> {
+    s: S,
+    w: &'a Walk<'a, E>,
+    next: &'a [u32],
+    first_leaf: usize,
+    parents: &'a [Option<usize>],
+    room: Room,
+    t: usize,
+    factors: *const E,
+    vectors: *mut E,
+    /// Products are safe.
+    fast: bool,
+    /// Symbols below the prefix, by level (from 1).
+    sym: [u8; MAX_LEN],
+    /// Symbols of the prefix by position and lane.
+    prefix: [[u8; MAX_LANES]; MAX_LEN],
+    lanes: usize,
+}
+
+impl<E: Real, S: Simd<E>> Block<'_, E, S> {
+    /// # Safety
+    /// `slot` is inside the room.
+    #[inline(always)]
+    unsafe fn get(&self, slot: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { self.s.load(self.vectors.add(slot * S::LANES)) }
+    }
+    /// # Safety
+    /// As [`Self::get`].
+    #[inline(always)]
+    unsafe fn put(&self, slot: usize, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { self.s.store(self.vectors.add(slot * S::LANES), v) }
+    }
+    /// # Safety
+    /// As [`Self::get`], lane below LANES.
+    #[inline(always)]
+    unsafe fn lane(&self, slot: usize, lane: usize) -> *mut E {
+        // SAFETY: the caller's promise.
+        unsafe { self.vectors.add(slot * S::LANES + lane) }
+    }
+    /// # Safety
+    /// j, i < T, c < S.
+    #[inline(always)]
+    unsafe fn factor(&self, j: usize, c: usize, i: usize) -> E {
+        // SAFETY: the caller's promise.
+        unsafe { *self.factors.add((j * self.room.symbols + c) * self.t + i) }
+    }
+    /// The node behind an edge.
+    ///
+    /// # Safety
+    /// A node of a level above the last, a symbol.
+    #[inline(always)]
+    unsafe fn edge(&self, node: usize, c: usize) -> u32 {
+        debug_assert!(node * self.room.symbols + c < self.next.len());
+        // SAFETY: the plan has an edge, or NONE, for every symbol at every such node.
+        unsafe { *self.next.get_unchecked(node * self.room.symbols + c) }
+    }
+    /// Symbols that the words below a node may go on with, where `used` are in use.
+    #[inline(always)]
+    fn kids(&self, used: usize) -> usize {
+        if used < self.room.symbols { used + 1 } else { used }
+    }
+    /// Symbols in use at the root: all, unless words are canonical.
+    #[inline(always)]
+    fn used_at_start(&self) -> usize {
+        self.w.plan.canonical().unwrap_or(self.room.symbols)
+    }
+
+    /// Brings the prefixes `first .. first + lanes` into the lanes; lanes without one walk the first with weight 0.
+    ///
+    /// # Safety
+    /// The walk is checked, `vectors` has its room.
+    #[inline(always)]
+    unsafe fn start(&mut self, first: usize, lanes: usize) {
+        let (s, room, n) = (self.s, self.room, self.room.symbols);
+        let p = room.prefix;
+        self.lanes = lanes;
+        for l in 0..S::LANES {
+            let word = self.w.plan.prefix(if l < lanes { first + l } else { first });
+            for i in 0..p {
+                self.prefix[i][l] = word[i];
+            }
+        }
+        let (zero, one) = (s.splat(E::ZERO), s.splat(E::ONE));
+        // SAFETY: slots of the room throughout.
+        unsafe {
+            for i in 0..p * n {
+                self.put(room.one_hot + i, zero);
+            }
+            for i in 0..p {
+                for l in 0..S::LANES {
+                    *self.lane(room.one_hot + i * n + self.prefix[i][l] as usize, l) = E::ONE;
+                }
+            }
+            // Open factors, mass of each symbol.
+            for c in 0..n {
+                self.put(room.mass + c, zero);
+            }
+            for i in 0..self.t {
+                let mut x = one;
+                let last = if i < p { i + 1 } else { p };
+                for j in 0..last {
+                    let mut g = [E::ONE; MAX_LANES];
+                    for (l, g) in g.iter_mut().enumerate().take(S::LANES) {
+                        *g = self.factor(j, self.prefix[j][l] as usize, i);
+                    }
+                    x = s.mul(x, s.load(g.as_ptr()));
+                }
+                if i < p {
+                    self.put(room.prefix_own + i, x);
+                    for c in 0..n {
+                        let f = s.fma(x, self.get(room.one_hot + i * n + c), self.get(room.mass + c));
+                        self.put(room.mass + c, f);
+                    }
+                } else {
+                    self.put(room.open + i - p, x);
+                }
+            }
+            for i in 0..room.levels * n * room.width {
+                self.put(room.sum_c + i, zero);
+            }
+        }
+    }
+
+    /// All suffixes, depth first. `SYM`: S where leaves are taken together and reciprocals by products, 0 otherwise. Returns what
+    /// the leaves did not leave to their classes.
+    ///
+    /// # Safety
+    /// After [`Self::weigh`].
+    #[inline(always)]
+    unsafe fn walk<const SYM: usize>(&mut self) -> S::V {
+        let (s, room, t) = (self.s, self.room, self.t);
+        let n = if SYM == 0 { room.symbols } else { SYM };
+        let canonical = self.w.plan.canonical().is_some();
+        let (p, width) = (room.prefix, room.width);
+        // The level whose children are leaves, or of the leaves.
+        let bottom = if SYM == 0 { room.levels } else { room.levels - 1 };
+        let mut next = [0u8; MAX_LEN];
+        let mut node = [0u32; MAX_LEN];
+        let mut used = [self.used_at_start(); MAX_LEN];
+        let mut loss = s.splat(E::ZERO);
+        let mut l = 0;
+        // SAFETY: levels up to `bottom`, positions p .. t, symbols below n: slots of the room; edges where the plan has some.
+        unsafe {
+            if SYM != 0 && bottom == 0 {
+                self.leaves::<SYM>(0, 0);
+                return loss;
+            }
+            loop {
+                let c = next[l] as usize;
+                if c == (if canonical { self.kids(used[l]) } else { n }) {
+                    if l == 0 {
+                        return loss;
+                    }
+                    self.up(l, n, used[l]);
+                    l -= 1;
+                    continue;
+                }
+                next[l] += 1;
+                // Down.
+                let (up, j) = (l, p + l);
+                l += 1;
+                self.sym[l] = c as u8;
+                node[l] = self.edge(node[up] as usize, c) & !TREE;
+                used[l] = if c < used[up] { used[up] } else { c + 1 };
+                let own = s.mul(self.get(room.open + up * width + j - p), s.splat(self.factor(j, c, j)));
+                self.put(room.own + l, own);
+                let seen = if canonical { used[up] } else { n };
+                if c == seen {
+                    self.put(room.mass + l * n + c, own);
+                }
+                for b in 0..seen {
+                    let f = self.get(room.mass + up * n + b);
+                    self.put(room.mass + l * n + b, if b == c { s.add(f, own) } else { f });
+                }
+                for i in j + 1..t {
+                    let g = s.splat(self.factor(j, c, i));
+                    let x = s.mul(self.get(room.open + up * width + i - p), g);
+                    self.put(room.open + l * width + i - p, x);
+                }
+                if l == bottom {
+                    if SYM == 0 {
+                        loss = s.add(loss, self.leaf(l, used[l], node[l] as usize - self.first_leaf));
+                    } else {
+                        self.leaves::<SYM>(l, node[l] as usize);
+                    }
+                    self.up(l, n, if canonical { used[l] } else { n });
+                    l = up;
+                } else {
+                    next[l] = 0;
+                }
+            }
+        }
+    }
+
+    /// All words below the node at level `l` are done: what they sum up joins C and the node above.
+    ///
+    /// # Safety
+    /// A level from 1 on whose `sums` (its open positions) and `pulls` (its `used` symbols) are set; children come in order.
+    #[inline(always)]
+    unsafe fn up(&mut self, l: usize, n: usize, used: usize) {
+        let (s, room) = (self.s, self.room);
+        let (width, own, c) = (room.width, l - 1, self.sym[l] as usize);
+        let row = room.sum_c + (own * n + c) * width;
+        let (from, to) = (room.sums + l * width, room.sums + own * width);
+        let (pulls, pulls_up) = (room.pulls + l * n, room.pulls + own * n);
+        // SAFETY: rows of C, sums and pulls of the two levels.
+        unsafe {
+            let e = s.mul(self.get(room.own + l), self.get(pulls + c));
+            self.put(row + own, s.add(self.get(row + own), e));
+            // The first child sets, so that nothing needs clearing.
+            if c == 0 {
+                self.put(to + own, e);
+                for i in own + 1..width {
+                    let e = self.get(from + i);
+                    self.put(row + i, s.add(self.get(row + i), e));
+                    self.put(to + i, e);
+                }
+                for b in 0..used {
+                    self.put(pulls_up + b, self.get(pulls + b));
+                }
+            } else {
+                self.put(to + own, s.add(self.get(to + own), e));
+                for i in own + 1..width {
+                    let e = self.get(from + i);
+                    self.put(row + i, s.add(self.get(row + i), e));
+                    self.put(to + i, s.add(self.get(to + i), e));
+                }
+                for b in 0..used {
+                    self.put(pulls_up + b, s.add(self.get(pulls_up + b), self.get(pulls + b)));
+                }
+            }
+        }
+    }
+
+    /// Adds the block to the accumulator: suffix positions as they are, prefix positions by the symbols of each lane.
+    ///
+    /// # Safety
+    /// After [`Self::walk`].
+    #[inline(always)]
+    unsafe fn finish(&mut self, acc: &mut Accumulator) {
+        let (s, room, n, t) = (self.s, self.room, self.room.symbols, self.t);
+        let p = room.prefix;
+        // SAFETY: slots of the room.
+        unsafe {
+            for lc in 0..room.levels * n {
+                let (j, c) = (p + lc / n, lc % n);
+                for i in j..t {
+                    let v = self.get(room.sum_c + lc * room.width + i - p);
+                    acc.add(j, self.w.symbol(c), i, s.reduce_add(v).to_f64());
+                }
+            }
+            let mut query = 0.0;
+            for i in 0..t {
+                let e = if i < p {
+                    let mut q = s.splat(E::ZERO);
+                    for c in 0..self.used_at_start() {
+                        q = s.fma(self.get(room.one_hot + i * n + c), self.get(room.pulls + c), q);
+                    }
+                    s.mul(self.get(room.prefix_own + i), q)
+                } else {
+                    self.get(room.sums + i - p)
+                };
+                let mut lane = [E::ZERO; MAX_LANES];
+                s.store(lane.as_mut_ptr(), e);
+                let all = s.reduce_add(e).to_f64();
+                if i + 1 == t {
+                    query = all;
+                }
+                for j in 0..if i < p { i + 1 } else { p } {
+                    let c = self.prefix[j][0];
+                    if self.prefix[j][..S::LANES].iter().all(|x| *x == c) {
+                        acc.add(j, self.w.symbol(c as usize), i, all);
+                    } else {
+                        for l in 0..self.lanes {
+                            acc.add(j, self.w.symbol(self.prefix[j][l] as usize), i, lane[l].to_f64());
+                        }
+                    }
+                }
+            }
+            acc.add(t - 1, self.w.query, t - 1, query);
+        }
+    }
+}

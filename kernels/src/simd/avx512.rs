@@ -1,0 +1,476 @@
+//! AVX-512 (F, BW, DQ, VL): 16 lanes of f32, 8 of f64, masked edges.
+//!
+//! Past 400 lines because both element types spell out every operation of the trait.
+
+use crate::elem::Real;
+use crate::simd::avx2::Avx2;
+use crate::simd::{Isa, Op, Simd, WordOp, Words};
+use std::arch::x86_64::*;
+
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
+}
+
+/// Token: the CPU has AVX-512. Only [`run`] makes one.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// Runs `op` with the features on.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn run<E: Real, O: Op<E>>(op: O) -> O::Out
+where
+    Avx512: Simd<E>,
+{
+    op.run(Avx512(()))
+}
+
+/// [`run`] for operations on words.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn run_words<O: WordOp>(op: O) -> O::Out {
+    op.run(Avx512(()))
+}
+
+/// [`run`] as a call that stays a call.
+///
+/// # Safety
+/// `is_available()` is true.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+#[inline(never)]
+unsafe fn outlined<E: Real, O: Op<E>>(op: O) -> O::Out
+where
+    Avx512: Simd<E>,
+{
+    op.run(Avx512(()))
+}
+
+// Throughout: SAFETY of the intrinsics is the token's: it exists only inside `run`.
+
+impl Simd<f32> for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+    const ISA: Isa = Isa::Avx512;
+    type Half = Avx2;
+    const FUSED: bool = true;
+
+    #[inline(always)]
+    fn half(self) -> Avx2 {
+        Avx2(())
+    }
+    #[inline(always)]
+    fn low(self, v: __m512) -> __m256 {
+        // SAFETY: token.
+        unsafe { _mm512_castps512_ps256(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(self, p: *const f32, n: usize) -> __m256 {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskz_loadu_ps(_bzhi_u32(0xFF, n as u32) as __mmask8, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f32, n: usize, v: __m256) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_mask_storeu_ps(p, _bzhi_u32(0xFF, n as u32) as __mmask8, v) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a hint: no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        // SAFETY: token; the caller vouches for 16 readable elements.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        // SAFETY: token; the caller vouches for 16 writable elements.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m512 {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm512_maskz_loadu_ps(_bzhi_u32(0xFFFF, n as u32) as __mmask16, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m512) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm512_mask_storeu_ps(p, _bzhi_u32(0xFFFF, n as u32) as __mmask16, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, mut p: *mut f32, n: usize, v: __m512) {
+        // SAFETY: token; the halves have n elements together, which the caller vouches for.
+        unsafe {
+            if n == 16 {
+                return Simd::<f32>::store(self, p, v);
+            }
+            let mut h = _mm512_castps512_ps256(v);
+            if n & 8 != 0 {
+                _mm256_storeu_ps(p, h);
+                h = _mm512_extractf32x8_ps::<1>(v);
+                p = p.add(8);
+            }
+            super::avx2::store_pieces_f32(p, n % 8, h);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn scale2(self, x: __m512, n: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: __m512, n: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+    #[inline(always)]
+    fn split(self, x: __m512) -> (__m512, __m512) {
+        // SAFETY: token.
+        unsafe { (_mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(x), _mm512_getexp_ps(x)) }
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: __m512) -> f32 {
+        // SAFETY: token.
+        unsafe {
+            let h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps::<1>(h));
+            let d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+            _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps::<1>(d, d)))
+        }
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: __m512) -> f32 {
+        // SAFETY: token.
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+    #[inline(always)]
+    fn outline<O: Op<f32>>(self, op: O) -> O::Out {
+        // SAFETY: token.
+        unsafe { outlined::<f32, O>(op) }
+    }
+    const EDGE: usize = 8;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f32,
+        stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        // SAFETY: token; the caller vouches for runs and rows.
+        unsafe { super::avx2::transpose_f32(rows, cols, from, stride, to, to_stride) }
+    }
+}
+
+impl Simd<f64> for Avx512 {
+    type V = __m512d;
+    const LANES: usize = 8;
+    const ISA: Isa = Isa::Avx512;
+    type Half = Avx2;
+    const FUSED: bool = true;
+
+    #[inline(always)]
+    fn half(self) -> Avx2 {
+        Avx2(())
+    }
+    #[inline(always)]
+    fn low(self, v: __m512d) -> __m256d {
+        // SAFETY: token.
+        unsafe { _mm512_castpd512_pd256(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(self, p: *const f64, n: usize) -> __m256d {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_maskz_loadu_pd(_bzhi_u32(0xF, n as u32) as __mmask8, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f64, n: usize, v: __m256d) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm256_mask_storeu_pd(p, _bzhi_u32(0xF, n as u32) as __mmask8, v) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f64) {
+        // SAFETY: a hint: no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn splat(self, x: f64) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_set1_pd(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f64) -> __m512d {
+        // SAFETY: token; the caller vouches for 8 readable elements.
+        unsafe { _mm512_loadu_pd(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f64, v: __m512d) {
+        // SAFETY: token; the caller vouches for 8 writable elements.
+        unsafe { _mm512_storeu_pd(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f64, n: usize) -> __m512d {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm512_maskz_loadu_pd(_bzhi_u32(0xFF, n as u32) as __mmask8, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f64, n: usize, v: __m512d) {
+        // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
+        unsafe { _mm512_mask_storeu_pd(p, _bzhi_u32(0xFF, n as u32) as __mmask8, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_pieces(self, mut p: *mut f64, n: usize, v: __m512d) {
+        // SAFETY: token; the halves have n elements together, which the caller vouches for.
+        unsafe {
+            if n == 8 {
+                return Simd::<f64>::store(self, p, v);
+            }
+            let mut h = _mm512_castpd512_pd256(v);
+            if n & 4 != 0 {
+                _mm256_storeu_pd(p, h);
+                h = _mm512_extractf64x4_pd::<1>(v);
+                p = p.add(4);
+            }
+            super::avx2::store_pieces_f64(p, n % 4, h);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_add_pd(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_sub_pd(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_mul_pd(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_div_pd(a, b) }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_sqrt_pd(a) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_fmadd_pd(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_max_pd(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_min_pd(a, b) }
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m512d, b: __m512d, x: __m512d, y: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_LT_OQ>(a, b), y, x) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_roundscale_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn scale2(self, x: __m512d, n: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_pd(x, n) }
+    }
+    #[inline(always)]
+    fn scale2_normal(self, x: __m512d, n: __m512d) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_scalef_pd(x, n) }
+    }
+    #[inline(always)]
+    fn split(self, x: __m512d) -> (__m512d, __m512d) {
+        // SAFETY: token.
+        unsafe { (_mm512_getmant_pd::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(x), _mm512_getexp_pd(x)) }
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: __m512d) -> f64 {
+        // SAFETY: token.
+        unsafe {
+            let h = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd::<1>(v));
+            let q = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd::<1>(h));
+            _mm_cvtsd_f64(_mm_add_sd(q, _mm_unpackhi_pd(q, q)))
+        }
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: __m512d) -> f64 {
+        // SAFETY: token.
+        unsafe { _mm512_reduce_max_pd(v) }
+    }
+    #[inline(always)]
+    fn outline<O: Op<f64>>(self, op: O) -> O::Out {
+        // SAFETY: token.
+        unsafe { outlined::<f64, O>(op) }
+    }
+    const EDGE: usize = 4;
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        from: *const f64,
+        stride: usize,
+        to: *mut f64,
+        to_stride: usize,
+    ) {
+        // SAFETY: token; the caller vouches for runs and rows.
+        unsafe { super::avx2::transpose_f64(rows, cols, from, stride, to, to_stride) }
+    }
+}
+
+impl Words for Avx512 {
+    type W = __m512i;
+
+    #[inline(always)]
+    fn splat_word(self, x: u64) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_set1_epi64(x as i64) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u64) -> __m512i {
+        // SAFETY: token; the caller vouches for 8 readable words.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u64, w: __m512i) {
+        // SAFETY: token; the caller vouches for 8 writable words.
+        unsafe { _mm512_storeu_si512(p.cast(), w) }
+    }
+    #[inline(always)]
+    fn add_words(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_add_epi64(a, b) }
+    }
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn mul_low(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_mul_epu32(a, b) }
+    }
+    #[inline(always)]
+    fn shift_left(self, a: __m512i, n: u32) -> __m512i {
+        // SAFETY: token. A constant count becomes the immediate form.
+        unsafe { _mm512_sll_epi64(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn shift_right(self, a: __m512i, n: u32) -> __m512i {
+        // SAFETY: token. A constant count becomes the immediate form.
+        unsafe { _mm512_srl_epi64(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn bits(self, v: __m512d) -> __m512i {
+        // SAFETY: token.
+        unsafe { _mm512_castpd_si512(v) }
+    }
+    #[inline(always)]
+    fn value(self, w: __m512i) -> __m512d {
+        // SAFETY: token.
+        unsafe { _mm512_castsi512_pd(w) }
+    }
+    #[inline(always)]
+    fn mask_lt(self, a: __m512d, b: __m512d) -> u32 {
+        // SAFETY: token.
+        unsafe { u32::from(_mm512_cmp_pd_mask::<_CMP_LT_OQ>(a, b)) }
+    }
+}
