@@ -1,6 +1,6 @@
 //! Jobs over the threads of the current rayon pool: what the `parallel.rs` files of the operations share.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::scratch::Scratch;
 
 /// Runs the jobs, on both halves of the scratch at once where there is more than one of both.

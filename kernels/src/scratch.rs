@@ -1,6 +1,6 @@
 //! Aligned scratch memory, allocated once by the caller and lent to kernels.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::error::KernelError;
 
 const ALIGN: usize = 64;

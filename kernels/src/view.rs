@@ -5,7 +5,7 @@
 //!
 //! Past 400 lines because every view is here: what kernels trust is proved on one page.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::error::KernelError;
 use std::marker::PhantomData;
 

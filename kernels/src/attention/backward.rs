@@ -6,7 +6,7 @@ use crate::attention::plan::{
 use crate::attention::softmax;
 use crate::attention::softmax::{Grad, Prob, probabilities};
 use crate::attention::tile::{Chains, Scores, Start, height};
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::rows::{combine, dot, dots, outer};
 

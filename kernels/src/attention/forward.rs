@@ -5,7 +5,7 @@ use crate::attention::plan::{
 };
 use crate::attention::softmax::{Raw, exp_neg, exp_row, probabilities, row_max, scaled, short_row};
 use crate::attention::tile::{Chains, Scores, Start, height};
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::rows::{combine, dots};
 

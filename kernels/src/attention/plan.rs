@@ -15,7 +15,7 @@
 //! A row's bits depend on its query, on the keys and values that it sees and on `bk`: not on the other rows of the call.
 
 use super::tile::panel;
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 
 /// Shapes: Q (tq, d), K (tk, d), V (tk, dv), 1 <= tq <= tk.

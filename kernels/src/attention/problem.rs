@@ -2,7 +2,7 @@
 
 use crate::attention::plan::{In, Out, Plan, Rows, Shape, scratch_len};
 use crate::attention::{backward, forward};
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::error::{KernelError, expect};
 use crate::simd::{Op, Simd, compiled_once};
 use crate::view::{Mats, MatsMut};

@@ -2,7 +2,7 @@
 
 use crate::attention::plan::{In, Out};
 use crate::attention::tile::Finish;
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::exp::horner;
 use crate::vecmath::rows::{load, store};

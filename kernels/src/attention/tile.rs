@@ -15,7 +15,7 @@
 //! Scores need no triangle: what is behind the mask is computed with its tile and never used.
 
 use crate::attention::plan::{In, Out};
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::tiles::attention_rows;
 use crate::simd::{Isa, Op, Simd};
 

@@ -7,6 +7,7 @@ use crate::prefix_tree::plan::{Plan, Shape};
 use crate::prefix_tree::problem::{Walk, Weights};
 use crate::reference;
 use crate::scratch::Scratch;
+use crate::simd::Isa;
 use crate::view::Mat;
 
 /// Bytes as a small case: sizes, kind of weights, query, prefix, scale of the table, seed.
@@ -205,7 +206,7 @@ fn compare(
     (loss, weight, sums, sizes): &(f64, f64, Vec<f64>, Vec<f64>),
     [s, t, apart]: [usize; 3],
     tol: f64,
-    isa: crate::Isa,
+    isa: Isa,
 ) {
     if loss.is_finite() {
         assert!((acc.loss() - loss).abs() <= tol * loss.abs().max(*weight), "{isa:?} {} {loss}", acc.loss());

@@ -12,7 +12,7 @@
 //! Whether to pack, mc and nc do not touch the bits of the result: every entry of C is one FMA chain per kc block,
 //! and the blocks are added in order.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::pack::{pack_a, pack_b};
 use crate::gemm::tile::{Block, BlockOp, block_split};

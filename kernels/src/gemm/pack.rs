@@ -5,7 +5,7 @@
 //!   panel: k columns of rows elements       panel: k rows of whole vectors, the last one padded
 //! ```
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::gemm::tile::{packed_row_split, vector_split};
 use crate::simd::Simd;
 

@@ -1,6 +1,6 @@
 //! How a product is computed: its blocks, what is packed, and the scratch that this takes.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::gemm::blocking::{Blocking, blocking, pays_to_pack_a, pays_to_pack_b};
 use crate::gemm::loops::pack_len;
 use crate::simd::Isa;

@@ -1,6 +1,6 @@
 //! The register tile: loops 2 and 1 of the product, and the kernel inside them. Past 400 lines: one kernel, its edges and its finish.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::tiles::{MAX_ROWS, gemm_tile as tile_shape};
 use crate::simd::{Op, Simd};
 use crate::view::Write;

@@ -3,7 +3,7 @@
 //!
 //! Past 400 lines: every kernel on the layout of the first paragraph, which none makes sense without.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::rows;
 use crate::vecmath::softmax::exp_below;

@@ -1,6 +1,6 @@
 //! Checked sequences, and the operations on checked operands.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::error::{KernelError, expect};
 use crate::one_hot::loops;
 use crate::one_hot::loops::{GROUP, PatternGrad, Words, triangle};

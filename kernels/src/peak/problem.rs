@@ -1,6 +1,6 @@
 //! Chains of multiply-adds and sweeps of loads as operations.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::{BASELINE_REGISTERS, Op, Simd, compiled_once};
 
 /// Independent chains of multiply-adds. A CPU hides latency times pipes of them: 4 x 2 = 8 on today's x86 cores, 4 x 4 = 16

@@ -24,7 +24,7 @@
 mod leaf;
 mod weights;
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::prefix_tree::accumulator::Accumulator;
 use crate::prefix_tree::plan::{MAX_LEN, Plan, TREE};
 use crate::prefix_tree::problem::{Walk, Weights};

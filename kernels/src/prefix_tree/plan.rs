@@ -1,6 +1,6 @@
 //! What a sum over words needs to know before it meets numbers: which prefixes there are, and which suffixes weigh the same.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::error::KernelError;
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
 //! One sum over words: what weighs them and what is asked of them.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::error::{KernelError, expect};
 use crate::prefix_tree::plan::Plan;
 use crate::view::Mat;

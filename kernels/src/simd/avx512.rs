@@ -2,7 +2,7 @@
 //!
 //! Past 400 lines because both element types spell out every operation of the trait.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::avx2::Avx2;
 use crate::simd::{Isa, Op, Simd, WordOp, Words};
 use std::arch::x86_64::*;

@@ -1,6 +1,6 @@
 //! What an instruction set can do ([`Simd`], [`Words`]), and what is written over it ([`Op`], [`WordOp`]).
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Isa;
 
 /// An operation on elements of type `E`, written once for every instruction set.

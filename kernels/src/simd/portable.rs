@@ -3,7 +3,7 @@
 //! `wide` picks its layout at compile time, which is exactly what a baseline wants. Exponent surgery goes lane by lane
 //! through arrays; the compiler vectorises it where the target can.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::{BASELINE_FUSED, Isa, Op, Simd, Words};
 use wide::{f32x4, f64x2};
 

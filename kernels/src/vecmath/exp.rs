@@ -1,6 +1,6 @@
 //! exp of a vector.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 
 /// exp of every lane: x = n ln 2 + r, |r| <= ln 2 / 2, then 2^n (1 + r (1 + r q(r))).

@@ -1,6 +1,6 @@
 //! Natural logarithm of a vector.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::exp::horner;
 

@@ -1,6 +1,6 @@
 //! exp, ln, sums and softmax as operations on checked operands.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::exp::exp_slice;
 use crate::vecmath::log::ln_slice;

@@ -1,6 +1,6 @@
 //! Small row operations: what attention needs besides block products.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 
 /// First `len <= LANES` elements, zeros beyond.

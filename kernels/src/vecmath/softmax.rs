@@ -2,7 +2,7 @@
 //!
 //! NaN anywhere, or +∞ (∞ − ∞), or nothing but −∞, makes an exponential NaN and with it the sum: no test for them is needed.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::exp::exp_normal;
 

@@ -1,6 +1,6 @@
 //! Ordered, compensated sums in f64.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 
 /// Partial sums. Eight on every instruction set: the order of additions depends on the length alone, and the result has the
 /// same bits everywhere.

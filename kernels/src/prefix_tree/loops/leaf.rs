@@ -2,7 +2,7 @@
 //!
 //! With D_s = F_s + εZ and g_s = W_s / D_s: f_s + ε = D_s/Z and W_s/(f_s + ε) = Z g_s, so Q_s = g_s − Σ F g / Z.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::prefix_tree::loops::Block;
 use crate::prefix_tree::plan::TREE;
 use crate::simd::Simd;

@@ -1,6 +1,6 @@
 //! Weights of the classes of suffixes under a block of prefixes.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::prefix_tree::accumulator::Accumulator;
 use crate::prefix_tree::loops::Block;
 use crate::prefix_tree::plan::{MAX_LEN, NONE, TREE};

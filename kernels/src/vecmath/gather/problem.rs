@@ -1,6 +1,6 @@
 //! The gradient of a look-up as an operation on checked operands.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::update::loops::add_row;
 use crate::view::{Mat, MatMut};

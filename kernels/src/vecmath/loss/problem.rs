@@ -1,6 +1,6 @@
 //! Losses as operations on checked operands.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::softmax;
 use crate::vecmath::sum::sum;

@@ -1,7 +1,7 @@
 //! Layer norm of rows. Arithmetic is f64 and without fma whatever the element type, results are rounded once: the same bits on
 //! every instruction set. Sums go to sixteen lanes by index, whatever the vector length.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 
 const LANES: usize = 16;
 

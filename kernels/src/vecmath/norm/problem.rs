@@ -1,6 +1,6 @@
 //! Layer norm as operations on checked operands.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::norm::loops::{backward_columns, backward_row, forward_row};
 use crate::view::{Mat, MatMut};

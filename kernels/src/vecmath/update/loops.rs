@@ -1,6 +1,6 @@
 //! Updates of flat vectors, in the element type and without fma: every operation rounds once, the same bits on every instruction set.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::rows::{load, store};
 

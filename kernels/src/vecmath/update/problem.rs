@@ -1,6 +1,6 @@
 //! Steps of optimisers and other updates: what they take, and the operations on checked operands.
 
-use crate::elem::Real;
+use crate::elem::real::Real;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::update::loops;
 use crate::vecmath::update::loops::AdamFactors;
