@@ -3,7 +3,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use popgrad_kernels::{
-    Attention, Elem, Keep, Kept, KernelError, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch,
+    Attention, AttentionGrad, Elem, KernelError, Kernels, KvGrad, Mats, MatsMut, ParallelScratch, Queries,
+    Save, Saved, Scratch,
 };
 use std::hint::black_box;
 
@@ -48,7 +49,7 @@ fn bench<E: Elem>(c: &mut Criterion) -> Result<(), KernelError> {
             let mut scratch: Vec<Scratch<E>> = (0..threads).map(|_| room()).collect();
             let mut fold = Scratch::new(kernels.attention_fold_scratch(&x));
             let mut call = |with_backward: bool| -> Result<(), KernelError> {
-                let keep = Keep::Rows(MatsMut::new(&mut rows, [count, tq, 2], tq * 2, 2)?);
+                let keep = Save::Rows(MatsMut::new(&mut rows, [count, tq, 2], tq * 2, 2)?);
                 let to = MatsMut::new(&mut out, sq, tq * d, d)?;
                 kernels.attention_parallel(black_box(&x), to, keep, &mut scratch)?;
                 if !with_backward {
@@ -56,16 +57,17 @@ fn bench<E: Elem>(c: &mut Criterion) -> Result<(), KernelError> {
                 }
                 kernels.attention_backward_parallel(
                     black_box(&x),
-                    Kept::Rows(Mats::new(&rows, [count, tq, 2], tq * 2, 2)?),
-                    Mats::new(&out, sq, tq * d, d)?,
-                    Mats::new(&dout, sq, tq * d, d)?,
-                    MatsMut::new(&mut dq, sq, tq * d, d)?,
-                    KvGrad::Separate {
-                        dk: Some(MatsMut::new(&mut dk, sk, tk * d, d)?),
-                        dv: Some(MatsMut::new(&mut dv, sk, tk * d, d)?),
+                    AttentionGrad {
+                        saved: Saved::Rows(Mats::new(&rows, [count, tq, 2], tq * 2, 2)?),
+                        out: Mats::new(&out, sq, tq * d, d)?,
+                        dout: Mats::new(&dout, sq, tq * d, d)?,
+                        dq: MatsMut::new(&mut dq, sq, tq * d, d)?,
+                        dkv: KvGrad::Separate {
+                            dk: Some(MatsMut::new(&mut dk, sk, tk * d, d)?),
+                            dv: Some(MatsMut::new(&mut dv, sk, tk * d, d)?),
+                        },
                     },
-                    &mut scratch,
-                    &mut fold,
+                    ParallelScratch { tasks: &mut scratch, shared: &mut fold },
                 )
             };
             for (name, with_backward, factor) in [("forward", false, 2), ("with backward", true, 7)] {

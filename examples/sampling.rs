@@ -5,7 +5,7 @@
 
 use popgrad::rng::{Key, LogGamma, Purpose};
 use popgrad::task::{CausalTree, CausalTreeBlock, Forest, Roots};
-use popgrad_kernels::sampling::{Addresses, RowOf, SIDE};
+use popgrad_kernels::sampling::{Addresses, RowOf, SAMPLE_LANES};
 use popgrad_kernels::{Isa, Kernels};
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -82,18 +82,19 @@ fn main() {
 /// Every kernel on its own, in the order of the sampler.
 fn stages(k: Kernels<f64>) {
     let envelope = LogGamma::new(0.1).unwrap().envelope();
-    let (n, stride) = (S * S * SIDE, S * S + S + SIDE);
-    let (mut logs, mut p, mut sums) = (vec![0.0; n], vec![0.0; n], vec![0.0; S * SIDE]);
-    let (mut table, mut mu, mut pending) = (vec![0.0; stride * SIDE], vec![0.0; S * SIDE], vec![0; n]);
-    let (mut words, mut tokens) = (vec![0u64; T * SIDE], vec![0u32; T * SIDE]);
+    let (n, stride) = (S * S * SAMPLE_LANES, S * S + S + SAMPLE_LANES);
+    let (mut logs, mut p, mut sums) = (vec![0.0; n], vec![0.0; n], vec![0.0; S * SAMPLE_LANES]);
+    let (mut table, mut mu, mut pending) =
+        (vec![0.0; stride * SAMPLE_LANES], vec![0.0; S * SAMPLE_LANES], vec![0; n]);
+    let (mut words, mut tokens) = (vec![0u64; T * SAMPLE_LANES], vec![0u32; T * SAMPLE_LANES]);
     let mut rows = vec![RowOf::Fixed(S as u32)];
     rows.extend((0..T as u32 - 1).map(RowOf::Symbol));
     let at = |step: u64, variate| Addresses {
         key: [1, 2],
-        sample: std::array::from_fn(|l| step * SIDE as u64 + l as u64),
-        variate: [variate; SIDE],
+        sample: std::array::from_fn(|l| step * SAMPLE_LANES as u64 + l as u64),
+        variate: [variate; SAMPLE_LANES],
     };
-    let blocks = (BATCH / SIDE) as u64;
+    let blocks = (BATCH / SAMPLE_LANES) as u64;
     let gamma = median(|step| {
         for b in 0..blocks {
             k.log_gamma(&envelope, &at(step * blocks + b, 1 << 31), &mut logs, &mut pending).unwrap();
@@ -121,8 +122,8 @@ fn stages(k: Kernels<f64>) {
         }
     });
     for b in 1..S {
-        for l in 0..SIDE {
-            mu[b * SIDE + l] += mu[(b - 1) * SIDE + l];
+        for l in 0..SAMPLE_LANES {
+            mu[b * SAMPLE_LANES + l] += mu[(b - 1) * SAMPLE_LANES + l];
         }
     }
     k.lanes_to_rows(&mu, &mut table, stride, S * S).unwrap();

@@ -1,7 +1,8 @@
 //! Attention and products allocate nothing, not over threads either.
 
 use popgrad_kernels::{
-    Attention, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Scratch, Write,
+    Attention, AttentionGrad, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, ParallelScratch, Queries, Save,
+    Saved, Scratch, Write,
 };
 use rayon::prelude::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -27,22 +28,14 @@ fn attention(pool: &rayon::ThreadPool, [count, t, d]: [usize; 3], tasks: usize) 
     let mut scratch: Vec<_> = (0..tasks).map(|_| Scratch::new(k.attention_scratch(t, t, d, d))).collect();
     let mut fold = Scratch::new(k.attention_fold_scratch(&x));
     let call = || {
-        let keep = Keep::Rows(MatsMut::new(&mut rows, [count, t, 2], t * 2, 2).unwrap());
+        let keep = Save::Rows(MatsMut::new(&mut rows, [count, t, 2], t * 2, 2).unwrap());
         k.attention_parallel(&x, view_mut(shape, &mut out), keep, &mut scratch).unwrap();
-        let kept = Kept::Rows(Mats::new(&rows, [count, t, 2], t * 2, 2).unwrap());
+        let kept = Saved::Rows(Mats::new(&rows, [count, t, 2], t * 2, 2).unwrap());
         let out = Mats::new(&out, shape, t * d, d).unwrap();
         let dkv = KvGrad::Separate { dk: Some(view_mut(shape, &mut dk)), dv: Some(view_mut(shape, &mut dv)) };
-        k.attention_backward_parallel(
-            &x,
-            kept,
-            out,
-            view,
-            view_mut(shape, &mut dq),
-            dkv,
-            &mut scratch,
-            &mut fold,
-        )
-        .unwrap();
+        let grad = AttentionGrad { saved: kept, out, dout: view, dq: view_mut(shape, &mut dq), dkv };
+        let scratch = ParallelScratch { tasks: &mut scratch, shared: &mut fold };
+        k.attention_backward_parallel(&x, grad, scratch).unwrap();
     };
     count_in(pool, call)
 }
@@ -56,7 +49,8 @@ fn products(pool: &rayon::ThreadPool, [m, k, n]: [usize; 3], tasks: usize) -> us
     let mut shared = Scratch::new(kernels.gemm_shared_scratch(m, k, n));
     count_in(pool, || {
         let c = MatMut::new(&mut c, m, n).unwrap();
-        kernels.gemm_parallel(Write::Set, 1.0, a, b, c, &mut scratch, &mut shared).unwrap();
+        let scratch = ParallelScratch { tasks: &mut scratch, shared: &mut shared };
+        kernels.gemm_parallel(Write::Set, 1.0, a, b, c, scratch).unwrap();
     })
 }
 

@@ -5,7 +5,7 @@
 use popgrad::rng::{Key, LogGamma, Purpose};
 use popgrad::task::dirichlet::{DirichletRows, kernels};
 use popgrad::task::{CausalTree, Forest, Roots};
-use popgrad_kernels::sampling::SIDE;
+use popgrad_kernels::sampling::SAMPLE_LANES;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -92,9 +92,9 @@ fn dirichlet_rows_in_lanes_are_normalised_gamma_variates() {
         let mut rows = DirichletRows::new(kernels(), S, ROWS, 0);
         let (mut fast, mut log_row, mut n) = (Vec::with_capacity(DRAWS), [0.0; S], 0);
         while fast.len() < DRAWS {
-            rows.draw(&gamma, &key, std::array::from_fn(|l| n + l as u64), [7; SIDE]);
-            n += SIDE as u64;
-            for (l, r) in (0..SIDE).flat_map(|l| (0..ROWS).map(move |r| (l, r))) {
+            rows.draw(&gamma, &key, std::array::from_fn(|l| n + l as u64), [7; SAMPLE_LANES]);
+            n += SAMPLE_LANES as u64;
+            for (l, r) in (0..SAMPLE_LANES).flat_map(|l| (0..ROWS).map(move |r| (l, r))) {
                 rows.copy_log_row(l, r, &mut log_row);
                 fast.push(unless_one(log_row[(l + r) % S]));
             }
@@ -117,7 +117,7 @@ fn gamma_variates_in_lanes_are_marsaglias() {
         let at = popgrad_kernels::sampling::Addresses {
             key: [3, 4],
             sample: std::array::from_fn(|l| key.block(l as u64, 0, 0)[0]),
-            variate: [0; SIDE],
+            variate: [0; SAMPLE_LANES],
         };
         k.log_gamma(&envelope, &at, &mut fast, &mut pending).unwrap();
         let mut plain: Vec<f64> = (0..DRAWS).map(|_| plain_log_gamma(alpha, &mut rng)).collect();

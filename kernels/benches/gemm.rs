@@ -1,7 +1,9 @@
-//! Matrix product against matrixmultiply: squares from 16 to 512, and the shapes that training meets (many short rows;
-//! gradients of weights, which sum over them). `POPGRAD_ISA` picks our instruction set; matrixmultiply takes the CPU's best.
+//! Matrix product against matrixmultiply: squares from 16 to 512, and the shapes that training
+//! meets (many short rows; gradients of weights, which sum over them). `POPGRAD_ISA` picks our
+//! instruction set; matrixmultiply takes the CPU's best.
 //!
-//! matrixmultiply allocates its packing buffers in every call, and the times include that: it is what a caller would pay.
+//! matrixmultiply allocates its packing buffers in every call, and the times include that: it is
+//! what a caller would pay.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Mats, MatsMut, Scratch, Write};
@@ -86,8 +88,8 @@ fn bench<E: Rival>(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// 1024 products of 20 x 30 by 30 x 30 in one call, each with a B of its own and all with the same; and a short A with B packed
-/// before.
+/// 1024 products of 20 x 30 by 30 x 30 in one call, each with a B of its own and all with the same;
+/// and a short A with B packed before.
 fn reuse<E: Rival>(criterion: &mut Criterion) {
     let kernels = Kernels::<E>::from_env().expect("POPGRAD_ISA");
     let mut group = criterion.benchmark_group(format!("gemm reuse/{}", E::NAME));

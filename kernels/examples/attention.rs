@@ -1,11 +1,15 @@
-//! Times of causal attention, forward and with backward: median ms, GFLOP/s counted as 2 B T² D forward and 3.5 times that with
-//! backward, and the share of the FMA peak measured beside it (of one core, times the tasks). More tasks than one need the feature
-//! `parallel`.
+//! Times of causal attention, forward and with backward: median ms, GFLOP/s counted as 2 B T² D
+//! forward and 3.5 times that with backward, and the share of the FMA peak measured beside it (of
+//! one core, times the tasks). More tasks than one need the feature `parallel`.
 //!
-//! `cargo run --release -p popgrad-kernels --features parallel --example attention [isa [substring of a shape [tasks]]]`
+//! ```text
+//! cargo run --release -p popgrad-kernels --features parallel --example attention \
+//!     [isa [substring of a shape [tasks]]]
+//! ```
 
 use popgrad_kernels::{
-    Attention, Elem, Isa, Keep, Kept, KernelError, Kernels, KvGrad, Mats, MatsMut, Queries, Scratch,
+    Attention, AttentionGrad, Elem, Isa, KernelError, Kernels, KvGrad, Mats, MatsMut, Queries, Save, Saved,
+    Scratch,
 };
 use std::hint::black_box;
 use std::time::Instant;
@@ -58,33 +62,30 @@ fn forward<E: Elem>(
     k: &Kernels<E>,
     x: &Attention<'_, E>,
     out: MatsMut<'_, E>,
-    keep: Keep<'_, E>,
+    save: Save<'_, E>,
     scratch: &mut [Scratch<E>],
 ) -> Result<(), KernelError> {
     #[cfg(feature = "parallel")]
     if scratch.len() > 1 {
-        return k.attention_parallel(x, out, keep, scratch);
+        return k.attention_parallel(x, out, save, scratch);
     }
-    k.attention(x, out, keep, &mut scratch[0])
+    k.attention(x, out, save, &mut scratch[0])
 }
 
-#[allow(clippy::too_many_arguments)]
 fn backward<E: Elem>(
     k: &Kernels<E>,
     x: &Attention<'_, E>,
-    kept: Kept<'_, E>,
-    out: Mats<'_, E>,
-    dout: Mats<'_, E>,
-    dq: MatsMut<'_, E>,
-    dkv: KvGrad<'_, E>,
+    grad: AttentionGrad<'_, E>,
     scratch: &mut [Scratch<E>],
     _fold: &mut Scratch<E>,
 ) -> Result<(), KernelError> {
     #[cfg(feature = "parallel")]
     if scratch.len() > 1 {
-        return k.attention_backward_parallel(x, kept, out, dout, dq, dkv, scratch, _fold);
+        let scratch = popgrad_kernels::ParallelScratch { tasks: scratch, shared: _fold };
+        return k.attention_backward_parallel(x, grad, scratch);
     }
-    k.attention_backward(x, kept, out, dout, dq, dkv, &mut scratch[0])
+    let AttentionGrad { saved, out, dout, dq, dkv } = grad;
+    k.attention_backward(x, saved, out, dout, dq, dkv, &mut scratch[0])
 }
 
 fn shape<E: Elem>(
@@ -117,18 +118,18 @@ fn shape<E: Elem>(
             continue;
         }
         let forward_s = median(|| {
-            let keep = if with_probs {
-                Keep::Probs(MatsMut::new(&mut probs, [count, tq, tk], tq * tk, tk)?)
+            let save = if with_probs {
+                Save::Probs(MatsMut::new(&mut probs, [count, tq, tk], tq * tk, tk)?)
             } else {
-                Keep::Rows(MatsMut::new(&mut rows, [count, tq, 2], tq * 2, 2)?)
+                Save::Rows(MatsMut::new(&mut rows, [count, tq, 2], tq * 2, 2)?)
             };
-            forward(k, &x, MatsMut::new(&mut out, sq, tq * d, d)?, keep, &mut scratch)
+            forward(k, &x, MatsMut::new(&mut out, sq, tq * d, d)?, save, &mut scratch)
         })?;
         let backward_s = median(|| {
-            let kept = if with_probs {
-                Kept::Probs(Mats::new(&probs, [count, tq, tk], tq * tk, tk)?)
+            let saved = if with_probs {
+                Saved::Probs(Mats::new(&probs, [count, tq, tk], tq * tk, tk)?)
             } else {
-                Kept::Rows(Mats::new(&rows, [count, tq, 2], tq * 2, 2)?)
+                Saved::Rows(Mats::new(&rows, [count, tq, 2], tq * 2, 2)?)
             };
             let (out, dout) = (Mats::new(&out, sq, tq * d, d)?, Mats::new(&dout, sq, tq * d, d)?);
             let dkv = KvGrad::Separate {
@@ -136,7 +137,7 @@ fn shape<E: Elem>(
                 dv: Some(MatsMut::new(&mut dv, sk, tk * d, d)?),
             };
             let dq = MatsMut::new(&mut dq, sq, tq * d, d)?;
-            backward(k, &x, kept, out, dout, dq, dkv, &mut scratch, &mut fold)
+            backward(k, &x, AttentionGrad { saved, out, dout, dq, dkv }, &mut scratch, &mut fold)
         })?;
         let (f, b) = (flops / forward_s / 1e9, 3.5 * flops / (forward_s + backward_s) / 1e9);
         println!(

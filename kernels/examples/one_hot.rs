@@ -1,5 +1,5 @@
-//! Look-ups over one-hot rows and the products between them, at the shapes of a training step: microseconds per call on 64 sequences,
-//! median of 31 rounds, per instruction set.
+//! Look-ups over one-hot rows and the products between them, at the shapes of a training step:
+//! microseconds per call on 64 sequences, median of 31 rounds, per instruction set.
 //!
 //! `cargo run --release -p popgrad-kernels --example one_hot [isa]`; pin it to one core.
 

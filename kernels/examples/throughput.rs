@@ -1,4 +1,5 @@
-//! Throughput of the vector mathematics from the first-level cache, per instruction set: median, least and most of 15 rounds.
+//! Throughput of the vector mathematics from the first-level cache, per instruction set: median,
+//! least and most of 15 rounds.
 //!
 //! `cargo run --release -p popgrad-kernels --example throughput [name part]`; pin it to one core.
 

@@ -1,4 +1,5 @@
-//! Largest error of exp and ln in ulps, per instruction set: every f32, and as many f64 as asked (default 20 million).
+//! Largest error of exp and ln in ulps, per instruction set: every f32, and as many f64 as asked
+//! (default 20 million).
 //!
 //! `cargo run --release -p popgrad-kernels --example ulp [f64 points] [f32 stride]`
 
@@ -57,7 +58,8 @@ fn double(isas: &[Isa], points: usize) -> Result<(), KernelError> {
     for _ in 0..points.div_ceil(CHUNK) {
         for i in 0..CHUNK {
             let unit = (draw() >> 11) as f64 / (1u64 << 53) as f64;
-            // Half over the whole range, half where the result is near 1 (exp) or the argument is (ln).
+            // Half over the whole range, half where the result is near 1 (exp) or the argument is
+            // (ln).
             let near = draw() & 1 == 0;
             x[i] = if near { unit * 2.0 - 1.0 } else { unit * 1456.0 - 746.0 };
             y[i] = if near {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A refused call: operands that do not fit together, views that do not fit their memory, an instruction set that
-/// this CPU lacks. Nothing has been written when a kernel returns one.
+/// A refused call: operands that do not fit together, views that do not fit their memory, an
+/// instruction set that this CPU lacks. Nothing has been written when a kernel returns one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KernelError {

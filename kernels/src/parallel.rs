@@ -1,7 +1,17 @@
-//! Jobs over the threads of the current rayon pool: what the `parallel.rs` files of the operations share.
+//! Jobs over the threads of the current rayon pool: what the `parallel.rs` files of the operations
+//! share.
 
 use crate::elem::real::Real;
 use crate::scratch::Scratch;
+
+/// Scratch of a call over the threads of a pool.
+#[derive(Debug)]
+pub struct ParallelScratch<'a, E> {
+    /// A buffer for each task; there are at most so many tasks.
+    pub tasks: &'a mut [Scratch<E>],
+    /// What the tasks write for one another.
+    pub shared: &'a mut Scratch<E>,
+}
 
 /// Runs the jobs, on both halves of the scratch at once where there is more than one of both.
 pub(crate) fn spread<E: Real, J: Send>(

@@ -1,4 +1,5 @@
-//! What the machine could do: the multiply-add rate and the load bandwidth that other kernels are measured against.
+//! What the machine could do: the multiply-add rate and the load bandwidth that other kernels are
+//! measured against.
 
 pub(crate) mod problem;
 
@@ -8,9 +9,10 @@ use crate::peak::problem::{CHAINS, FmaChains, LoadSweep};
 use std::hint::black_box;
 
 impl<E: Elem> Kernels<E> {
-    /// Runs `iterations` rounds of independent vector multiply-adds on registers, 12 or (aarch64) 24, and returns the flops they
-    /// are, two per lane and multiply-add. Over the time it takes: the peak that a GEMM of this instruction set and type cannot
-    /// pass. Where the instruction set lacks FMA (portable on x86) a multiplication and an addition stand for it, as in every
+    /// Runs `iterations` rounds of independent vector multiply-adds on registers, 12 or (aarch64)
+    /// 24, and returns the flops they are, two per lane and multiply-add. Over the time it takes:
+    /// the peak that a GEMM of this instruction set and type cannot pass. Where the instruction set
+    /// lacks FMA (portable on x86) a multiplication and an addition stand for it, as in every
     /// kernel.
     pub fn fma_peak(&self, iterations: u32) -> u64 {
         let (chains, lanes) = self.fma_chains(iterations, black_box(E::ONE), black_box(E::ONE));
@@ -19,15 +21,15 @@ impl<E: Elem> Kernels<E> {
         2 * CHAINS as u64 * lanes as u64 * u64::from(iterations)
     }
 
-    /// Chain c starts at c in every lane, and `x <- scale x + step` runs `iterations` times; the sum of each chain's lanes, and
-    /// how many there are.
+    /// Chain c starts at c in every lane, and `x <- scale x + step` runs `iterations` times; the
+    /// sum of each chain's lanes, and how many there are.
     pub(crate) fn fma_chains(&self, iterations: u32, scale: E, step: E) -> ([E; CHAINS], usize) {
         E::run_fma_chains(self.isa(), FmaChains { iterations, scale, step })
     }
 
-    /// Reads every element of `x` once, as fast as loads go, and returns their sum, n elements within
-    /// γ(n / (8 lanes) + 20) Σ |x|. Bytes over the time it takes: the load bandwidth of the cache that holds `x`.
-    /// For a sum to compute with, see [`Kernels::sum`].
+    /// Reads every element of `x` once, as fast as loads go, and returns their sum, n elements
+    /// within γ(n / (8 lanes) + 20) Σ |x|. Bytes over the time it takes: the load bandwidth of the
+    /// cache that holds `x`. For a sum to compute with, see [`Kernels::sum`].
     pub fn load_sweep(&self, x: &[E]) -> E {
         E::run_load_sweep(self.isa(), LoadSweep { x })
     }
@@ -40,7 +42,8 @@ mod tests {
     use crate::{Elem, reference};
     use proptest::prelude::*;
 
-    /// Small integers are exact with and without FMA, so every chain equals its twin; x + 1 counts the rounds that were run.
+    /// Small integers are exact with and without FMA, so every chain equals its twin; x + 1 counts
+    /// the rounds that were run.
     fn chains_equal_their_twin<E: Elem>(iterations: u32, scale: i32, step: i32) {
         let (scale, step) = (E::from_f64(scale.into()), E::from_f64(step.into()));
         for k in every_isa::<E>() {

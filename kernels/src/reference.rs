@@ -1,5 +1,5 @@
-//! The naive twin of every kernel: textbook loops, sums in f64 in index order, no blocking. Slow, and the oracle of every
-//! test. Shapes are asserted, not reported.
+//! The naive twin of every kernel: textbook loops, sums in f64 in index order, no blocking. Slow,
+//! and the oracle of every test. Shapes are asserted, not reported.
 
 mod one_hot;
 pub mod sampling;
@@ -8,7 +8,7 @@ mod vecmath;
 pub use one_hot::*;
 pub use vecmath::*;
 
-use crate::attention::problem::KvGrad;
+use crate::attention::problem::{Attention, AttentionGrad, KvGrad, Saved};
 use crate::elem::Elem;
 use crate::view::{Mat, MatMut, Write};
 
@@ -57,7 +57,8 @@ pub fn fma_chain<E: Elem>(start: E, iterations: u32, scale: E, step: E) -> E {
     (0..iterations).fold(start, |x, _| scale * x + step)
 }
 
-/// Softmax of a row, and its log-sum-exp. An entry of +∞, or NaN, gives NaN; all −∞ gives NaN; an empty row gives −∞.
+/// Softmax of a row, and its log-sum-exp. An entry of +∞, or NaN, gives NaN; all −∞ gives NaN; an
+/// empty row gives −∞.
 pub fn softmax(row: &[f64]) -> (Vec<f64>, f64) {
     let max = row.iter().fold(f64::NEG_INFINITY, |m, x| if x.is_nan() { *x } else { m.max(*x) });
     let e: Vec<f64> = row.iter().map(|x| (x - max).exp()).collect();
@@ -75,7 +76,8 @@ pub fn softmax_rows<E: Elem>(x: &mut MatMut<'_, E>) {
     }
 }
 
-/// `losses[i] = Σ_s y_is (lse_i − z_is)` over s with y_is ≠ 0; `probs` = softmax of each row of logits.
+/// `losses[i] = Σ_s y_is (lse_i − z_is)` over s with y_is ≠ 0; `probs` = softmax of each row of
+/// logits.
 pub fn cross_entropy<E: Elem>(
     logits: Mat<'_, E>,
     targets: Mat<'_, f64>,
@@ -111,13 +113,15 @@ pub fn cross_entropy_backward<E: Elem>(
     }
 }
 
-/// Keys that query `i` of `tq` sees among `tk`: all up to its own position, the queries being the last `tq` positions.
+/// Keys that query `i` of `tq` sees among `tk`: all up to its own position, the queries being the
+/// last `tq` positions.
 pub fn visible(i: usize, tq: usize, tk: usize) -> usize {
     i + 1 + (tk - tq)
 }
 
-/// Causal softmax attention, one problem. Q (tq, d), K (tk, d), V (tk, dv), tq <= tk; query i stands at position
-/// i + tk − tq. `probs[i][j]` = softmax over j <= position of `scale q_i·k_j`, 0 beyond; `out = probs V`.
+/// Causal softmax attention, one problem. Q (tq, d), K (tk, d), V (tk, dv), tq <= tk; query i
+/// stands at position i + tk − tq. `probs[i][j]` = softmax over j <= position of `scale q_i·k_j`, 0
+/// beyond; `out = probs V`.
 pub fn attention<E: Elem>(
     q: Mat<'_, E>,
     k: Mat<'_, E>,
@@ -145,22 +149,17 @@ pub fn attention<E: Elem>(
     }
 }
 
-/// Gradient of a scalar through [`attention`], given its gradient `dout` with respect to `out`:
-/// dP = dO Vᵀ, dS = P ∘ (dP − rowsum(dO ∘ O)), dQ = scale dS K, dK = scale dSᵀ Q, dV = Pᵀ dO. `dq` is set; problem `b` of
-/// `dkv` is added to.
-#[allow(clippy::too_many_arguments)]
-pub fn attention_backward<E: Elem>(
-    q: Mat<'_, E>,
-    k: Mat<'_, E>,
-    v: Mat<'_, E>,
-    scale: E,
-    probs: Mat<'_, E>,
-    out: Mat<'_, E>,
-    dout: Mat<'_, E>,
-    dq: &mut MatMut<'_, E>,
-    dkv: &mut KvGrad<'_, E>,
-    b: usize,
-) {
+/// Gradient of a scalar through [`attention`] of problem `b`, the last queries, given its gradient
+/// `dout` with respect to `out`: dP = dO Vᵀ, dS = P ∘ (dP − rowsum(dO ∘ O)), dQ = scale dS K, dK =
+/// scale dSᵀ Q, dV = Pᵀ dO. `dq` is set, `dkv` is added to.
+///
+/// # Panics
+/// When something else than the probabilities was saved.
+pub fn attention_backward<E: Elem>(x: &Attention<'_, E>, grad: &mut AttentionGrad<'_, E>, b: usize) {
+    let (q, k, v, scale) = (x.q.mat(b), x.k.mat(b), x.v.mat(b), x.scale);
+    let Saved::Probs(probs) = grad.saved else { panic!("the textbook keeps the probabilities") };
+    let (probs, out, dout) = (probs.mat(b), grad.out.mat(b), grad.dout.mat(b));
+    let (mut dq, dkv) = (grad.dq.mat(b), &mut grad.dkv);
     let (tq, tk) = (q.rows(), k.rows());
     let mut ds = vec![0.0; tq * tk];
     for i in 0..tq {
@@ -197,11 +196,12 @@ pub fn attention_backward<E: Elem>(
     }
 }
 
-/// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: L, Σ W, `C[j][c][i]` row-major (T, S, T), and the same
-/// sums with nothing cancelling, v_i (W/(f + ε) + Σ f W/(f + ε)), which errors are relative to.
+/// What [`Kernels::prefix_tree`](crate::Kernels::prefix_tree) sums up, word by word: L, Σ W,
+/// `C[j][c][i]` row-major (T, S, T), and the same sums with nothing cancelling, v_i (W/(f + ε) + Σ
+/// f W/(f + ε)), which errors are relative to.
 ///
-/// Softmax with the largest z subtracted, weights as products over the word: nothing of the tree. Looked-up weights alone use the
-/// plan's classes.
+/// Softmax with the largest z subtracted, weights as products over the word: nothing of the tree.
+/// Looked-up weights alone use the plan's classes.
 ///
 /// # Panics
 /// When the plan is of canonical words.

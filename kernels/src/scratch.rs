@@ -5,8 +5,8 @@ use crate::error::KernelError;
 
 const ALIGN: usize = 64;
 
-/// A buffer of elements that starts on a cache line. Kernels ask for a length through their `*_scratch` functions; the
-/// largest of them serves all.
+/// A buffer of elements that starts on a cache line. Kernels ask for a length through their
+/// `*_scratch` functions; the largest of them serves all.
 #[derive(Debug)]
 pub struct Scratch<E> {
     data: Vec<E>,

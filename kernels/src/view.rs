@@ -1,15 +1,15 @@
 //! Matrix views, checked once when they are made.
 //!
-//! A view is a pointer, a shape and strides (in elements). The constructors prove that every index stays inside the slice
-//! and, for mutable views, that no two indices name the same element; the kernels rely on nothing else.
-//!
-//! Past 400 lines because every view is here: what kernels trust is proved on one page.
+//! A view is a pointer, a shape and strides (in elements). The constructors prove that every index
+//! stays inside the slice and, for mutable views, that no two indices name the same element; the
+//! kernels rely on nothing else.
 
 use crate::elem::real::Real;
 use crate::error::KernelError;
 use std::marker::PhantomData;
 
-/// Numbers below this have products whose sum of three is below `isize::MAX / 8`: nothing can overflow.
+/// Numbers below this have products whose sum of three is below `isize::MAX / 8`: nothing can
+/// overflow.
 const SMALL: usize = 1 << (usize::BITS / 2 - 3);
 
 /// What a kernel does to its output.
@@ -54,8 +54,8 @@ fn check_bounds(shape: [usize; 3], strides: [usize; 3], have: usize) -> Result<(
     if needed > have { Err(KernelError::OutOfBounds { needed, have }) } else { Ok(()) }
 }
 
-/// Distinct indices name distinct elements if, from the fastest dimension up, each stride exceeds the extent of all
-/// faster ones. Sufficient, and every layout in use has it.
+/// Distinct indices name distinct elements if, from the fastest dimension up, each stride exceeds
+/// the extent of all faster ones. Sufficient, and every layout in use has it.
 fn check_injective(shape: [usize; 3], strides: [usize; 3]) -> Result<(), KernelError> {
     if shape.contains(&0) {
         return Ok(());
@@ -76,7 +76,8 @@ fn check_injective(shape: [usize; 3], strides: [usize; 3]) -> Result<(), KernelE
     Ok(())
 }
 
-/// A read-only matrix: entry (i, j) at offset `i * row_stride + j * col_stride`. Strides may be zero (broadcast).
+/// A read-only matrix: entry (i, j) at offset `i * row_stride + j * col_stride`. Strides may be
+/// zero (broadcast).
 #[derive(Debug, Clone, Copy)]
 pub struct Mat<'a, E> {
     ptr: *const E,
@@ -98,7 +99,8 @@ pub struct MatMut<'a, E> {
     life: PhantomData<&'a mut [E]>,
 }
 
-/// A batch of `count` read-only row-major matrices of one shape: entry (b, i, j) at `b * batch_stride + i * row_stride + j`.
+/// A batch of `count` read-only row-major matrices of one shape: entry (b, i, j) at
+/// `b * batch_stride + i * row_stride + j`.
 #[derive(Debug, Clone, Copy)]
 pub struct Mats<'a, E> {
     ptr: *const E,
@@ -225,7 +227,8 @@ impl<'a, E: Real> MatMut<'a, E> {
         col_stride: usize,
     ) -> Result<Self, KernelError> {
         check_matrix(rows, cols, row_stride, col_stride, data.len())?;
-        // Rows or columns one after the other, the common layouts, share nothing; the full rule for the others.
+        // Rows or columns one after the other, the common layouts, share nothing; the full rule for
+        // the others.
         if !(col_stride == 1 && row_stride >= cols || row_stride == 1 && col_stride >= rows) {
             check_injective([1, rows, cols], [0, row_stride, col_stride])?;
         }
@@ -277,7 +280,8 @@ impl<'a, E: Real> MatMut<'a, E> {
         // SAFETY: the offset is that of an entry, inside the slice.
         MatMut { ptr: unsafe { self.ptr.add(off) }, rows: nr, cols: nc, ..self }
     }
-    /// Rows before `r` and rows from `r` on: two views that share no element. Columns: the same of [`MatMut::t`].
+    /// Rows before `r` and rows from `r` on: two views that share no element. Columns: the same of
+    /// [`MatMut::t`].
     ///
     /// # Panics
     /// Out of range.
@@ -399,7 +403,8 @@ impl<'a, E: Real> Mats<'a, E> {
         // SAFETY: the offset of the first entry of a matrix, inside the slice.
         Mats { ptr: unsafe { self.ptr.add(off) }, count: n, ..self }
     }
-    /// All rows of all matrices as one matrix of `count * rows` rows; `None` where the strides do not line up.
+    /// All rows of all matrices as one matrix of `count * rows` rows; `None` where the strides do
+    /// not line up.
     pub fn flatten(&self) -> Option<Mat<'a, E>> {
         let (rows, rs) = if self.rows == 1 {
             (self.count, self.bs)
@@ -413,7 +418,8 @@ impl<'a, E: Real> Mats<'a, E> {
 }
 
 impl<'a, E: Real> MatsMut<'a, E> {
-    /// `count` matrices of `rows` x `cols`; columns are contiguous, no two indices name the same element.
+    /// `count` matrices of `rows` x `cols`; columns are contiguous, no two indices name the same
+    /// element.
     ///
     /// # Errors
     /// When the view reaches past `data`, overlaps itself, or the size overflows.
@@ -483,7 +489,8 @@ impl<'a, E: Real> MatsMut<'a, E> {
     pub fn mat(&mut self, b: usize) -> MatMut<'_, E> {
         assert!(b < self.count);
         let off = if self.rows == 0 || self.cols == 0 { 0 } else { b * self.bs };
-        // SAFETY: the offset of the matrix's first entry, inside the slice; the borrow of self keeps it exclusive.
+        // SAFETY: the offset of the matrix's first entry, inside the slice; the borrow of self
+        // keeps it exclusive.
         let ptr = unsafe { self.ptr.add(off) };
         MatMut { ptr, rows: self.rows, cols: self.cols, rs: self.rs, cs: 1, life: PhantomData }
     }
@@ -521,7 +528,8 @@ impl<'a, E: Real> MatsMut<'a, E> {
         // The rows are disjoint, the view being injective.
         (self.sub(0, r, 0, cols), lower.sub(r, rest, 0, cols))
     }
-    /// Columns before `c` and columns from `c` on, of every matrix: two views that share no element.
+    /// Columns before `c` and columns from `c` on, of every matrix: two views that share no
+    /// element.
     ///
     /// # Panics
     /// Out of range.
@@ -529,10 +537,12 @@ impl<'a, E: Real> MatsMut<'a, E> {
         assert!(c <= self.cols);
         let right = MatsMut { life: PhantomData, ..self };
         let (rows, rest) = (self.rows, self.cols - c);
-        // The two column ranges are disjoint and the view is injective, so the halves share no element.
+        // The two column ranges are disjoint and the view is injective, so the halves share no
+        // element.
         (self.sub(0, rows, 0, c), right.sub(0, rows, c, rest))
     }
-    /// All rows of all matrices as one matrix of `count * rows` rows; `None` where the strides do not line up.
+    /// All rows of all matrices as one matrix of `count * rows` rows; `None` where the strides do
+    /// not line up.
     pub fn flatten(self) -> Option<MatMut<'a, E>> {
         let f = self.as_ref().flatten()?;
         Some(MatMut { ptr: self.ptr, rows: f.rows, cols: f.cols, rs: f.rs, cs: 1, life: PhantomData })

@@ -1,4 +1,5 @@
-//! Which folder of the crate may name which: the table below against the paths in every source file.
+//! Which folder of the crate may name which: the table below against the paths in every source
+//! file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -189,6 +190,20 @@ fn threads_are_named_only_in_files_called_parallel() {
     for file in files() {
         let rayon = file.code.contains("rayon::");
         assert!(!rayon || file.module.last().unwrap() == "parallel", "{}", file.module.join("/"));
+    }
+}
+
+#[test]
+fn comments_end_by_column_100() {
+    let mut paths = Vec::new();
+    for dir in ["src", "tests", "examples", "benches"] {
+        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut paths);
+    }
+    for path in paths {
+        for (n, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let comment = line.trim_start().starts_with("//");
+            assert!(!comment || line.chars().count() <= 100, "{}:{}", path.display(), n + 1);
+        }
     }
 }
 

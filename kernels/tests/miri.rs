@@ -1,5 +1,6 @@
-//! Small shapes of every kernel, through the bodies of the fuzz targets: what Miri can run in a minute or two. Miri reports no vector
-//! extensions, so that only the portable path runs there; pointers, strides and edges are those of every instruction set.
+//! Small shapes of every kernel, through the bodies of the fuzz targets: what Miri can run in a
+//! minute or two. Miri reports no vector extensions, so that only the portable path runs there;
+//! pointers, strides and edges are those of every instruction set.
 //!
 //! `cargo +nightly miri test -p popgrad-kernels --test miri`
 
@@ -18,7 +19,8 @@ fn bytes(head: &[u8], len: usize) -> Vec<u8> {
 
 #[test]
 fn gemm() {
-    // Sizes m, k, n; layouts; flags: unpacked, packed with tiny blocks, transposed operands, added to.
+    // Sizes m, k, n; layouts; flags: unpacked, packed with tiny blocks, transposed operands, added
+    // to.
     for head in [
         [5, 7, 9, 0, 0, 0, 0x00, 4],
         [7, 5, 6, 1, 1, 1, 0x11, 4],

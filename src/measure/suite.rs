@@ -11,7 +11,7 @@ use crate::source::{Sampled, Source};
 use crate::task::{CausalTree, Forest, Roots};
 use crate::train::{Plan, Trainer};
 use popgrad_kernels::{
-    Attention, Elem, Isa, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Scratch, Write,
+    Attention, Elem, Isa, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
 use std::hint::black_box;
 use std::time::Duration;
@@ -127,13 +127,13 @@ fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_
         // Gradients of keys and values are added to: they must not grow from call to call.
         dk.fill(0.0);
         dv.fill(0.0);
-        let keep = Keep::Rows(MatsMut::new(&mut kept, [count, t, 2], 2 * t, 2)?);
+        let keep = Save::Rows(MatsMut::new(&mut kept, [count, t, 2], 2 * t, 2)?);
         kernels.attention(&problem, MatsMut::new(&mut out, shape, t * d, d)?, keep, &mut scratch)?;
         let grads = KvGrad::Separate {
             dk: Some(MatsMut::new(&mut dk, shape, t * d, d)?),
             dv: Some(MatsMut::new(&mut dv, shape, t * d, d)?),
         };
-        let kept = Kept::Rows(Mats::new(&kept, [count, t, 2], 2 * t, 2)?);
+        let kept = Saved::Rows(Mats::new(&kept, [count, t, 2], 2 * t, 2)?);
         let dq = MatsMut::new(&mut dq, shape, t * d, d)?;
         Ok(kernels.attention_backward(&problem, kept, rows(&out)?, rows(&dout)?, dq, grads, &mut scratch)?)
     }));

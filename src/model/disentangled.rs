@@ -19,7 +19,7 @@ use super::{Layout, Model, Workspace, check_operands};
 use crate::batch::Batch;
 use crate::{Error, Result};
 use popgrad_kernels::{
-    Attention, Elem, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Write,
+    Attention, Elem, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Write,
 };
 
 /// How forward and backward are computed. The same function; different roundings.
@@ -251,7 +251,7 @@ impl<E: Elem> Model<E> for Disentangled<E> {
                     let q = Mats::new(q, [n, t, d], t * d, d)?;
                     let pattern = MatsMut::new(p, [n, t, t], t * t, t)?;
                     let out = rest.sub(0, t, cols - d, d);
-                    self.kernels.attention(&attention(q, x), out, Keep::Probs(pattern), kernel)?;
+                    self.kernels.attention(&attention(q, x), out, Save::Probs(pattern), kernel)?;
                 } else {
                     let x = Mats::new(act.x, [n, t, d], t * d, d)?;
                     let last = x.sub(t - 1, 1, 0, d).flatten().expect("one row per sequence");
@@ -259,7 +259,7 @@ impl<E: Elem> Model<E> for Disentangled<E> {
                     let q = Mats::new(q, [n, 1, d], d, d)?;
                     let pattern = MatsMut::new(p, [n, 1, t], t, t)?;
                     let f = MatsMut::new(act.f, [n, 1, f_width], f_width, f_width)?.sub(0, 1, cols, d);
-                    self.kernels.attention(&attention(q, x), f, Keep::Probs(pattern), kernel)?;
+                    self.kernels.attention(&attention(q, x), f, Save::Probs(pattern), kernel)?;
                 }
             }
         }
@@ -331,7 +331,7 @@ impl<E: Elem> Model<E> for Disentangled<E> {
                 q_end -= n * rows * d;
                 p_end -= n * rows * t;
                 let q = Mats::new(&q[q_end..], [n, rows, d], rows * d, d)?;
-                let pattern = Kept::Probs(Mats::new(&probs[p_end..], [n, rows, t], rows * t, t)?);
+                let pattern = Saved::Probs(Mats::new(&probs[p_end..], [n, rows, t], rows * t, t)?);
                 let activations = Mats::new(x, [n, t, width], t * width, width)?;
                 let x = activations.sub(0, t, 0, d);
                 let queries = x.sub(t - rows, rows, 0, d).flatten().expect("rows of x are evenly spaced");

@@ -21,7 +21,7 @@ use crate::num::exp;
 use crate::rng::{Key, LogGamma, lemire, unit};
 use crate::{Error, Result};
 use popgrad_kernels::Kernels;
-use popgrad_kernels::sampling::{Addresses, SIDE};
+use popgrad_kernels::sampling::{Addresses, SAMPLE_LANES};
 
 /// The law of tokens without parents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -196,13 +196,13 @@ impl CausalDag {
             whole,
             rows: DirichletRows::new(kernels, s, rows, 0),
             kernels,
-            words: vec![0; t.next_multiple_of(2) * SIDE],
+            words: vec![0; t.next_multiple_of(2) * SAMPLE_LANES],
             vocab: s,
         }
     }
 
     /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are those of
-    /// [`sample`](Self::sample); [`SIDE`] samples go side by side.
+    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples go side by side.
     ///
     /// Allocates nothing.
     ///
@@ -221,13 +221,13 @@ impl CausalDag {
         assert!(tokens.len() == n * t && targets.len() == n * s, "outputs are not whole rows");
         let fits = (work.len, work.vocab, work.whole) == (t, s, self.whole_rows());
         assert!(fits, "work storage of another task");
-        let groups = tokens.chunks_mut(SIDE * t).zip(targets.chunks_mut(SIDE * s));
+        let groups = tokens.chunks_mut(SAMPLE_LANES * t).zip(targets.chunks_mut(SAMPLE_LANES * s));
         for (i, (tokens, targets)) in groups.enumerate() {
-            self.fill_lanes(key, first.wrapping_add((i * SIDE) as u64), work, tokens, targets);
+            self.fill_lanes(key, first.wrapping_add((i * SAMPLE_LANES) as u64), work, tokens, targets);
         }
     }
 
-    /// At most SIDE samples; lanes beyond are drawn and thrown away.
+    /// At most SAMPLE_LANES samples; lanes beyond are drawn and thrown away.
     fn fill_lanes(
         &self,
         key: &Key,
@@ -237,26 +237,26 @@ impl CausalDag {
         targets: &mut [f64],
     ) {
         let (t, s) = (self.dag.seq_len(), self.vocab);
-        let sample: [u64; SIDE] = std::array::from_fn(|l| first.wrapping_add(l as u64));
-        let at = Addresses { key: key.words(), sample, variate: [0; SIDE] };
+        let sample: [u64; SAMPLE_LANES] = std::array::from_fn(|l| first.wrapping_add(l as u64));
+        let at = Addresses { key: key.words(), sample, variate: [0; SAMPLE_LANES] };
         work.kernels.philox_words(&at, &mut work.words).expect("whole blocks");
         if work.whole.is_some() {
-            work.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SIDE]);
+            work.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SAMPLE_LANES]);
         }
         for i in 0..=t {
             if i < t && self.is_uniform(i) {
                 for (l, tokens) in tokens.chunks_exact_mut(t).enumerate() {
-                    tokens[i] = self.uniform_symbol(key, sample[l], i, work.words[i * SIDE + l]);
+                    tokens[i] = self.uniform_symbol(key, sample[l], i, work.words[i * SAMPLE_LANES + l]);
                 }
                 continue;
             }
-            let mut row = [0; SIDE];
+            let mut row = [0; SAMPLE_LANES];
             for (row, tokens) in row.iter_mut().zip(tokens.chunks_exact(t)) {
                 *row = self.row(self.dag.parents(i), tokens);
             }
             if work.whole.is_none() {
                 work.rows.draw(&self.gamma, key, sample, row.map(|r| PI_VARIATES + r * s as u32));
-                row = [0; SIDE];
+                row = [0; SAMPLE_LANES];
             }
             if i == t {
                 for ((l, target), row) in targets.chunks_exact_mut(s).enumerate().zip(row) {
@@ -267,7 +267,7 @@ impl CausalDag {
             let (table, stride) = work.rows.table();
             for ((l, tokens), row) in tokens.chunks_exact_mut(t).enumerate().zip(row) {
                 let sums = &table[l * stride + row as usize * s..][..s];
-                tokens[i] = invert(sums, unit(work.words[i * SIDE + l]));
+                tokens[i] = invert(sums, unit(work.words[i * SAMPLE_LANES + l]));
             }
         }
     }
@@ -321,7 +321,7 @@ pub struct CausalDagBlock {
     /// Rows held, at their numbers, where that is all of them; else one is, drawn as it is needed.
     whole: Option<usize>,
     rows: DirichletRows,
-    /// (T rounded up to even, SIDE).
+    /// (T rounded up to even, SAMPLE_LANES).
     words: Vec<u64>,
 }
 

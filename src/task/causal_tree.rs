@@ -19,7 +19,7 @@ use crate::num::{exp, ln};
 use crate::rng::{Key, LogGamma, lemire, unit};
 use crate::{Error, Result};
 use popgrad_kernels::Kernels;
-use popgrad_kernels::sampling::{Addresses, RowOf, SIDE};
+use popgrad_kernels::sampling::{Addresses, RowOf, SAMPLE_LANES};
 
 /// The law of root tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -199,16 +199,16 @@ struct Lanes {
     rows: DirichletRows,
     /// Where each position's symbol comes from; row S of the table is μ.
     row_of: Vec<RowOf>,
-    /// (T rounded up to even, SIDE).
+    /// (T rounded up to even, SAMPLE_LANES).
     words: Vec<u64>,
-    /// (S, SIDE).
+    /// (S, SAMPLE_LANES).
     mu: Vec<f64>,
-    /// (SIDE, S): the laws that the elimination in lanes cannot find.
+    /// (SAMPLE_LANES, S): the laws that the elimination in lanes cannot find.
     wide_mu: Vec<f64>,
 }
 
 impl CausalTree {
-    /// Largest alphabet that goes in lanes, which hold [`SIDE`] samples' π at once: 3 MiB here.
+    /// Largest alphabet that goes in lanes, which hold [`SAMPLE_LANES`] samples' π at once: 3 MiB here.
     const MAX_LANE_VOCAB: usize = 128;
 
     /// Where the law of position `i` stands in a lane's table: rows of π, then μ.
@@ -228,15 +228,15 @@ impl CausalTree {
         let lanes = (s <= Self::MAX_LANE_VOCAB).then(|| Lanes {
             rows: DirichletRows::new(kernels, s, s, 1),
             row_of: (0..t).map(|i| self.row_of(i)).collect(),
-            words: vec![0; t.next_multiple_of(2) * SIDE],
-            mu: vec![0.0; s * SIDE],
-            wide_mu: vec![0.0; s * SIDE],
+            words: vec![0; t.next_multiple_of(2) * SAMPLE_LANES],
+            mu: vec![0.0; s * SAMPLE_LANES],
+            wide_mu: vec![0.0; s * SAMPLE_LANES],
         });
         CausalTreeBlock { kernels, single: self.work(), lanes }
     }
 
     /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are those of
-    /// [`sample`](Self::sample); [`SIDE`] samples go side by side.
+    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples go side by side.
     ///
     /// Allocates nothing.
     ///
@@ -265,11 +265,11 @@ impl CausalTree {
         };
         let same = lanes.row_of.len() == t && (0..t).all(|i| lanes.row_of[i] == self.row_of(i));
         assert!(same, "work storage of another task");
-        let blocks = tokens.chunks_mut(SIDE * t).zip(targets.chunks_mut(SIDE * s));
+        let blocks = tokens.chunks_mut(SAMPLE_LANES * t).zip(targets.chunks_mut(SAMPLE_LANES * s));
         for (i, (tokens, targets)) in blocks.enumerate() {
             self.fill_lanes(
                 key,
-                first.wrapping_add((i * SIDE) as u64),
+                first.wrapping_add((i * SAMPLE_LANES) as u64),
                 kernels,
                 single,
                 lanes,
@@ -279,7 +279,7 @@ impl CausalTree {
         }
     }
 
-    /// At most SIDE samples; lanes beyond are drawn and thrown away.
+    /// At most SAMPLE_LANES samples; lanes beyond are drawn and thrown away.
     #[allow(clippy::too_many_arguments)]
     fn fill_lanes(
         &self,
@@ -292,14 +292,14 @@ impl CausalTree {
         targets: &mut [f64],
     ) {
         let (s, t) = (self.vocab, self.seq_len());
-        let sample: [u64; SIDE] = std::array::from_fn(|l| first.wrapping_add(l as u64));
-        lanes.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SIDE]);
-        let at = Addresses { key: key.words(), sample, variate: [0; SIDE] };
+        let sample: [u64; SAMPLE_LANES] = std::array::from_fn(|l| first.wrapping_add(l as u64));
+        lanes.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SAMPLE_LANES]);
+        let at = Addresses { key: key.words(), sample, variate: [0; SAMPLE_LANES] };
         kernels.philox_words(&at, &mut lanes.words).expect("whole blocks");
         // The query, and roots that do not depend on π.
         for i in (0..t).filter(|&i| lanes.row_of[i] == RowOf::Given) {
             for (l, tokens) in tokens.chunks_exact_mut(t).enumerate() {
-                let word = lanes.words[i * SIDE + l];
+                let word = lanes.words[i * SAMPLE_LANES + l];
                 tokens[i] = self.uniform_symbol(key, sample[l], i, word);
             }
         }
@@ -310,7 +310,7 @@ impl CausalTree {
             self.stationary_lanes(kernels, single, lanes, tokens.len() / t);
         }
         let (table, stride) = lanes.rows.table();
-        let words = &lanes.words[..t * SIDE];
+        let words = &lanes.words[..t * SAMPLE_LANES];
         kernels.invert_forest(s, &lanes.row_of, words, table, stride, tokens).expect("sizes fit");
     }
 
@@ -338,12 +338,12 @@ impl CausalTree {
         }
         for l in (0..count).filter(|l| below >> l & 1 == 1) {
             for b in 0..s {
-                lanes.mu[b * SIDE + l] = lanes.wide_mu[l * s + b];
+                lanes.mu[b * SAMPLE_LANES + l] = lanes.wide_mu[l * s + b];
             }
         }
         for b in 1..s {
-            for l in 0..SIDE {
-                lanes.mu[b * SIDE + l] += lanes.mu[(b - 1) * SIDE + l];
+            for l in 0..SAMPLE_LANES {
+                lanes.mu[b * SAMPLE_LANES + l] += lanes.mu[(b - 1) * SAMPLE_LANES + l];
             }
         }
         lanes.rows.set_row(s, &lanes.mu);

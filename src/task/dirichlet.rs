@@ -2,7 +2,7 @@
 
 use crate::num::ln;
 use crate::rng::{Key, LogGamma};
-use popgrad_kernels::sampling::{Addresses, SIDE};
+use popgrad_kernels::sampling::{Addresses, SAMPLE_LANES};
 use popgrad_kernels::{Isa, Kernels};
 
 /// The kernels of this process. Samples do not depend on the instruction set, so a name in `POPGRAD_ISA` that means nothing is left to
@@ -11,7 +11,7 @@ pub fn kernels() -> Kernels<f64> {
     Kernels::from_env().unwrap_or_else(|_| Kernels::new(Isa::Portable).expect("available everywhere"))
 }
 
-/// `rows` rows of S probabilities for each of [`SIDE`] samples, by normalising gamma variates on the log scale: at α = 10⁻³ most of
+/// `rows` rows of S probabilities for each of [`SAMPLE_LANES`] samples, by normalising gamma variates on the log scale: at α = 10⁻³ most of
 /// them underflow as plain numbers, and a whole row would be 0/0 now and then. Allocated once.
 #[derive(Debug, Clone)]
 pub struct DirichletRows {
@@ -28,22 +28,28 @@ pub struct DirichletRows {
 impl DirichletRows {
     /// Storage for `rows` rows of `vocab` (S) entries, and a table with room for `further` rows more.
     pub fn new(kernels: Kernels<f64>, vocab: usize, rows: usize, further: usize) -> Self {
-        let (n, stride) = (rows * vocab * SIDE, (rows + further) * vocab + SIDE);
+        let (n, stride) = (rows * vocab * SAMPLE_LANES, (rows + further) * vocab + SAMPLE_LANES);
         DirichletRows {
             kernels,
             vocab,
             stride,
             logs: vec![0.0; n],
             p: vec![0.0; n],
-            sums: vec![0.0; vocab * SIDE],
-            table: vec![0.0; stride * SIDE],
+            sums: vec![0.0; vocab * SAMPLE_LANES],
+            table: vec![0.0; stride * SAMPLE_LANES],
             pending: vec![0; n],
         }
     }
 
     /// Draws all rows: entry b of row r of lane l from the gamma variate r S + b past `variate[l]` of sample `sample[l]` under `key`,
     /// the bits of one sample alone.
-    pub fn draw(&mut self, gamma: &LogGamma, key: &Key, sample: [u64; SIDE], variate: [u32; SIDE]) {
+    pub fn draw(
+        &mut self,
+        gamma: &LogGamma,
+        key: &Key,
+        sample: [u64; SAMPLE_LANES],
+        variate: [u32; SAMPLE_LANES],
+    ) {
         let at = Addresses { key: key.words(), sample, variate };
         let (k, s) = (&self.kernels, self.vocab);
         k.log_gamma(&gamma.envelope(), &at, &mut self.logs, &mut self.pending).expect("sizes fit");
@@ -51,7 +57,7 @@ impl DirichletRows {
         k.simplex_rows(s, &mut self.logs, p, sums, &mut self.table, self.stride).expect("sizes fit");
     }
 
-    /// The probabilities (rows, S, SIDE).
+    /// The probabilities (rows, S, SAMPLE_LANES).
     pub fn p(&self) -> &[f64] {
         &self.p
     }
@@ -63,9 +69,9 @@ impl DirichletRows {
 
     /// Row `row` of lane `lane` into `out` (S).
     pub fn copy_row(&self, lane: usize, row: usize, out: &mut [f64]) {
-        let at = row * self.vocab * SIDE + lane;
+        let at = row * self.vocab * SAMPLE_LANES + lane;
         for (b, out) in out.iter_mut().enumerate().take(self.vocab) {
-            *out = self.p[at + b * SIDE];
+            *out = self.p[at + b * SAMPLE_LANES];
         }
     }
 
@@ -74,16 +80,16 @@ impl DirichletRows {
         let s = self.vocab;
         let log_total = ln(self.table[lane * self.stride + row * s + s - 1]);
         for (b, out) in out.iter_mut().enumerate().take(s) {
-            *out = self.logs[(row * s + b) * SIDE + lane] - log_total;
+            *out = self.logs[(row * s + b) * SAMPLE_LANES + lane] - log_total;
         }
     }
 
-    /// The table (SIDE, stride): each lane's rows as prefix sums, not normalised, and its stride.
+    /// The table (SAMPLE_LANES, stride): each lane's rows as prefix sums, not normalised, and its stride.
     pub fn table(&self) -> (&[f64], usize) {
         (&self.table, self.stride)
     }
 
-    /// Prefix sums (S, SIDE) as row `row` of every lane.
+    /// Prefix sums (S, SAMPLE_LANES) as row `row` of every lane.
     pub fn set_row(&mut self, row: usize, sums: &[f64]) {
         let column = row * self.vocab;
         self.kernels.lanes_to_rows(sums, &mut self.table, self.stride, column).expect("sizes fit");

@@ -1,4 +1,5 @@
-//! Backward: P recomputed (or read), dS beside it, for a block of queries and one of keys; then three products from both.
+//! Backward: P recomputed (or read), dS beside it, for a block of queries and one of keys; then
+//! three products from both.
 
 use crate::attention::plan::{
     Block, In, Out, Plan, Rows, Shape, block_stride, copy, fill, next_block, pack, padded, per_row,
@@ -10,26 +11,28 @@ use crate::elem::real::Real;
 use crate::simd::Simd;
 use crate::vecmath::rows::{combine, dot, dots, outer};
 
-/// What the forward pass kept.
+/// What the forward pass saved.
 #[derive(Clone, Copy)]
-pub(crate) enum Kept<E> {
-    /// Two columns: see [`super::Keep::Rows`].
+pub(crate) enum SavedFrom<E> {
+    /// Two columns: see [`crate::Save::Rows`].
     Rows(In<E>),
     Probs(In<E>),
 }
 
-/// What the backward pass reads: the forward operands, what was kept, O and dO.
+/// What the backward pass reads: the forward operands, what was saved, O and dO.
 #[derive(Clone, Copy)]
-pub(crate) struct Saved<E> {
+pub(crate) struct Inputs<E> {
+    pub(crate) scale: E,
     pub(crate) q: In<E>,
     pub(crate) k: In<E>,
     pub(crate) v: In<E>,
-    pub(crate) kept: Kept<E>,
+    pub(crate) saved: SavedFrom<E>,
     pub(crate) out: In<E>,
     pub(crate) dout: In<E>,
 }
 
-/// What it writes: the rows of dQ are set, to zeros where they are not listed, dK and dV, where wanted, are added to.
+/// What it writes: the rows of dQ are set, to zeros where they are not listed, dK and dV, where
+/// wanted, are added to.
 #[derive(Clone, Copy)]
 pub(crate) struct Grads<E> {
     pub(crate) dq: Out<E>,
@@ -40,22 +43,20 @@ pub(crate) struct Grads<E> {
 /// dP = dO Vᵀ, dS = scale P ∘ (dP − rowsum(dO ∘ O)), then dQ = dS K, dK += dSᵀ Q, dV += Pᵀ dO.
 ///
 /// # Safety
-/// As [`super::forward`]; dQ, dK, dV are writable and share nothing with anything, save that dK and dV may be the same matrix
-/// (d = dv): each is added to in a pass of its own.
+/// As [`super::forward`]; dQ, dK, dV are writable and share nothing with anything, save that dK and
+/// dV may be the same matrix (d = dv): each is added to in a pass of its own.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn backward<E: Real, S: Simd<E>>(
     s: S,
     x: Shape,
     plan: Plan,
-    scale: E,
-    saved: Saved<E>,
+    inputs: Inputs<E>,
     rows: Rows<'_>,
     grads: Grads<E>,
     scratch: *mut E,
 ) {
     let Shape { tq, tk, d, dv: e } = x;
-    let bk = plan.bk_backward;
+    let (bk, scale) = (plan.bk_backward, inputs.scale);
     let (ld, per_row, most) = (block_stride(bk, tk), per_row(plan, tq), tq.min(plan.bq));
     let (kt, vt) = (scratch, scratch.wrapping_add(d * padded(tk)));
     let p = Out(vt.wrapping_add(e * padded(tk)), ld);
@@ -66,10 +67,11 @@ pub(crate) unsafe fn backward<E: Real, S: Simd<E>>(
     let gather_q = Out(gathered, d);
     let gather_dq = Out(gathered.wrapping_add(most * d), d);
     let gather_do = Out(gathered.wrapping_add(2 * most * d), e);
-    // SAFETY: rows and columns inside the shapes throughout; scratch laid out above, within its length.
+    // SAFETY: rows and columns inside the shapes throughout; scratch laid out above, within its
+    // length.
     unsafe {
         if let (1, Rows::Last) = (tq, rows) {
-            return single::<E, S>(s, x, scale, saved, grads, scratch);
+            return single::<E, S>(s, x, inputs, grads, scratch);
         }
         let seen = match rows {
             Rows::Last => tk,
@@ -81,51 +83,51 @@ pub(crate) unsafe fn backward<E: Real, S: Simd<E>>(
                 fill(grads.dq.row(i), d, E::ZERO);
             }
         }
-        if let Kept::Rows(_) = saved.kept {
-            pack::<E, S>(s, seen, d, saved.k, kt);
+        if let SavedFrom::Rows(_) = inputs.saved {
+            pack::<E, S>(s, seen, d, inputs.k, kt);
         }
-        pack::<E, S>(s, seen, e, saved.v, vt);
+        pack::<E, S>(s, seen, e, inputs.v, vt);
         let mut i0 = 0;
         while let Some(block) = next_block(x, plan.bq, rows, i0) {
             i0 += block.rows;
             for r in 0..block.rows {
                 let i = block.row(r);
-                *mean.add(r) = dot::<E, S>(s, e, saved.dout.row(i), saved.out.row(i));
-                if let Kept::Rows(kept) = saved.kept {
-                    *max.add(r) = *kept.row(i);
-                    *inv.add(r) = *kept.row(i).add(1);
+                *mean.add(r) = dot::<E, S>(s, e, inputs.dout.row(i), inputs.out.row(i));
+                if let SavedFrom::Rows(saved) = inputs.saved {
+                    *max.add(r) = *saved.row(i);
+                    *inv.add(r) = *saved.row(i).add(1);
                 }
             }
             let (q, dout, dq) = if block.list.is_some() {
                 for r in 0..block.rows {
                     let i = block.row(r);
-                    copy(d, saved.q.row(i), gather_q.row(r));
-                    copy(e, saved.dout.row(i), gather_do.row(r));
+                    copy(d, inputs.q.row(i), gather_q.row(r));
+                    copy(e, inputs.dout.row(i), gather_do.row(r));
                 }
                 (gather_q.input(), gather_do.input(), gather_dq)
             } else {
-                (saved.q.skip(block.i0), saved.dout.skip(block.i0), grads.dq.skip(block.i0))
+                (inputs.q.skip(block.i0), inputs.dout.skip(block.i0), grads.dq.skip(block.i0))
             };
             let mut j0 = 0;
             while j0 <= block.last {
                 let end = block.last < j0 + bk;
                 // P of this block of keys: in scratch, or where the forward pass left it.
                 let mut p_at = p.input();
-                if let (Kept::Probs(at), None) = (saved.kept, block.list) {
+                if let (SavedFrom::Probs(at), None) = (inputs.saved, block.list) {
                     p_at = In(at.row(block.i0).wrapping_add(j0), at.1);
                 }
                 let mut r = 0;
                 while r < block.rows {
                     let m = height(S::ISA, block.rows - r);
                     let n = if end { block.position(r + m - 1) + 1 - j0 } else { bk };
-                    match saved.kept {
-                        Kept::Rows(_) => {
+                    match inputs.saved {
+                        SavedFrom::Rows(_) => {
                             let (max, inv) = (max.add(r), inv.add(r));
                             let finish = Prob { to: p.skip(r), scale, max, inv };
                             let panels = kt.wrapping_add(j0 * d).cast_const();
                             s.outline(Scores { m, k: d, n, a: q.skip(r), panels, finish });
                         }
-                        Kept::Probs(at) => {
+                        SavedFrom::Probs(at) => {
                             if block.list.is_some() {
                                 for r in r..r + m {
                                     copy(n, at.row(block.row(r)).add(j0), p.row(r));
@@ -140,7 +142,7 @@ pub(crate) unsafe fn backward<E: Real, S: Simd<E>>(
                     r += m;
                 }
                 let at = At { x, bk, j0, end };
-                query_rows::<E, S>(s, at, &block, ds.input(), saved.k, dq);
+                query_rows::<E, S>(s, at, &block, ds.input(), inputs.k, dq);
                 if let Some(dk) = grads.dk {
                     key_rows::<E, S>(s, at, &block, d, ds.input(), q, dk);
                 }
@@ -188,13 +190,14 @@ unsafe fn query_rows<E: Real, S: Simd<E>>(s: S, at: At, block: &Block<'_>, a: In
             s.outline(Chains::<E, false> { m, k: all, n, tri: false, a, b, c, start, by });
             for r in 0..m {
                 let more = block.position(r) + 1 - j0 - all;
-                combine::<E, S, false>(s, n, more, a.row(r).add(all), 1, b.row(all), b.1, c.row(r));
+                combine::<E, S, false>(s, n, more, (a.row(r).add(all), 1), (b.row(all), b.1), c.row(r));
             }
         }
     }
 }
 
-/// `c_j += Σ_i a_ij b_i` over the queries of this block that see key j, for the keys of this block; c has n columns.
+/// `c_j += Σ_i a_ij b_i` over the queries of this block that see key j, for the keys of this block;
+/// c has n columns.
 ///
 /// # Safety
 /// As [`backward`].
@@ -242,31 +245,24 @@ unsafe fn key_rows<E: Real, S: Simd<E>>(
 /// # Safety
 /// As [`backward`].
 #[inline(always)]
-unsafe fn single<E: Real, S: Simd<E>>(
-    s: S,
-    x: Shape,
-    scale: E,
-    saved: Saved<E>,
-    grads: Grads<E>,
-    scratch: *mut E,
-) {
+unsafe fn single<E: Real, S: Simd<E>>(s: S, x: Shape, inputs: Inputs<E>, grads: Grads<E>, scratch: *mut E) {
     let Shape { tk, d, dv: e, .. } = x;
-    let Saved { q, k, v, kept, out, dout } = saved;
+    let Inputs { scale, q, k, v, saved, out, dout } = inputs;
     // SAFETY: scratch holds twice tk elements rounded up to whole vectors.
     unsafe {
         let ds = scratch.add(padded(tk));
-        let p = match kept {
-            Kept::Probs(p) => p.0,
-            Kept::Rows(kept) => {
-                dots::<E, S>(s, d, scale, q.0, tk, k.0, k.1, scratch);
-                probabilities::<E, S>(s, tk, scratch, *kept.0, *kept.0.add(1), scratch);
+        let p = match saved {
+            SavedFrom::Probs(p) => p.0,
+            SavedFrom::Rows(saved) => {
+                dots::<E, S>(s, d, scale, q.0, tk, (k.0, k.1), scratch);
+                probabilities::<E, S>(s, tk, scratch, *saved.0, *saved.0.add(1), scratch);
                 scratch.cast_const()
             }
         };
         let mean = dot::<E, S>(s, e, dout.0, out.0);
-        dots::<E, S>(s, e, E::ONE, dout.0, tk, v.0, v.1, ds);
+        dots::<E, S>(s, e, E::ONE, dout.0, tk, (v.0, v.1), ds);
         softmax::score_gradient::<E, S>(s, tk, scale, p, mean, ds);
-        combine::<E, S, true>(s, d, tk, ds, 1, k.0, k.1, grads.dq.0);
+        combine::<E, S, true>(s, d, tk, (ds, 1), (k.0, k.1), grads.dq.0);
         if let Some(dk) = grads.dk {
             outer::<E, S>(s, tk, d, ds, q.0, dk.0, dk.1);
         }

@@ -1,6 +1,9 @@
 //! The papers' form of attention: scores x_iᵀ A x_j, one matrix instead of queries and keys.
 
-use crate::attention::problem::{Attention, Keep, Kept, KvGrad, Queries};
+use crate::attention::plan::PLAN;
+use crate::attention::problem::{
+    Attention, AttentionGrad, KvGrad, Queries, Save, check_backward, check_forward,
+};
 use crate::elem::Elem;
 use crate::error::{KernelError, expect};
 use crate::kernels::Kernels;
@@ -49,7 +52,8 @@ impl<'a, E: Elem> Bilinear<'a, E> {
 }
 
 impl<E: Elem> Kernels<E> {
-    /// Scratch elements of [`Kernels::bilinear_attention`] and its backward pass. Grows with every argument.
+    /// Scratch elements of [`Kernels::bilinear_attention`] and its backward pass. Grows with every
+    /// argument.
     pub fn bilinear_attention_scratch(
         &self,
         count: usize,
@@ -63,7 +67,8 @@ impl<E: Elem> Kernels<E> {
         products.max(self.attention_scratch(tq, tk, d, dv))
     }
 
-    /// [`Kernels::attention`] with Q = X A for the last tq positions; `q` (count, tq, d) receives it, for the backward pass.
+    /// [`Kernels::attention`] with Q = X A for the last tq positions; `q` (count, tq, d) receives
+    /// it, for the backward pass.
     ///
     /// # Errors
     /// As [`Kernels::attention`].
@@ -72,42 +77,39 @@ impl<E: Elem> Kernels<E> {
         x: &Bilinear<'_, E>,
         mut q: MatsMut<'_, E>,
         out: MatsMut<'_, E>,
-        keep: Keep<'_, E>,
+        save: Save<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         let (count, tq, d) = (q.count(), q.rows(), q.cols());
         x.check(count, tq, d)?;
-        super::check_forward(&x.attention(q.as_ref()), &out, &keep)?;
+        check_forward(&x.attention(q.as_ref()), &out, &save)?;
         let needed = self.bilinear_attention_scratch(count, tq, x.x.rows(), d, x.v.cols());
         scratch.get(needed)?;
         self.each_or_all(Write::Set, x.asking(tq), x.a, q.rb(), scratch)?;
-        self.attention(&x.attention(q.as_ref()), out, keep, scratch)
+        self.attention(&x.attention(q.as_ref()), out, save, scratch)
     }
 
-    /// Gradients through [`Kernels::bilinear_attention`] from what it left and `dout` (count, tq, dv). `dq` (count, tq, d) receives the
-    /// gradient of Q = X A. dA = Σ X^T dQ is added to `da`; to `dx`, read as gradients of keys (X) and values, the gradients of keys and
-    /// values, and dQ Aᵀ to those of X in the rows that asked.
+    /// Gradients through [`Kernels::bilinear_attention`] from what it left: `grad.dq` (count, tq,
+    /// d) receives the gradient of Q = X A. dA = Σ Xᵀ dQ is added to `da`; to `grad.dkv`, read as
+    /// gradients of keys (X) and values, the gradients of keys and values, and dQ Aᵀ to those of X
+    /// in the rows that asked.
     ///
     /// # Errors
     /// As [`Kernels::attention_backward`].
-    #[allow(clippy::too_many_arguments)]
     pub fn bilinear_attention_backward(
         &self,
         x: &Bilinear<'_, E>,
         q: Mats<'_, E>,
-        kept: Kept<'_, E>,
-        out: Mats<'_, E>,
-        dout: Mats<'_, E>,
-        mut dq: MatsMut<'_, E>,
+        grad: AttentionGrad<'_, E>,
         mut da: MatMut<'_, E>,
-        mut dx: KvGrad<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
         let (count, tq, tk, d) = (q.count(), q.rows(), x.x.rows(), q.cols());
         x.check(count, tq, d)?;
         expect(OP, "da rows", d, da.rows())?;
         expect(OP, "da columns", d, da.cols())?;
-        super::check_backward(&x.attention(q), &kept, &out, &dout, &dq, &dx)?;
+        check_backward(&x.attention(q), &grad)?;
+        let AttentionGrad { saved, out, dout, mut dq, dkv: mut dx } = grad;
         scratch.get(self.bilinear_attention_scratch(count, tq, tk, d, x.v.cols()))?;
         let shorter = match &mut dx {
             KvGrad::Separate { dk, dv } => {
@@ -115,7 +117,8 @@ impl<E: Elem> Kernels<E> {
             }
             KvGrad::Shared(m) => KvGrad::Shared(m.rb()),
         };
-        self.attention_backward(&x.attention(q), kept, out, dout, dq.rb(), shorter, scratch)?;
+        let inner = AttentionGrad { saved, out, dout, dq: dq.rb(), dkv: shorter };
+        self.attention_backward_planned(PLAN, &x.attention(q), inner, scratch)?;
         let (asking, dq) = (x.asking(tq), dq.as_ref());
         match (asking.flatten(), dq.flatten()) {
             (Some(rows), Some(dq)) => self.gemm(Write::Add, E::ONE, rows.t(), dq, da, scratch)?,

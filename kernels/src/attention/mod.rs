@@ -11,7 +11,7 @@ pub(crate) mod softmax;
 pub(crate) mod tile;
 
 pub use bilinear::Bilinear;
-pub use problem::{Attention, Keep, Kept, KvGrad, Queries};
+pub use problem::{Attention, AttentionGrad, KvGrad, Queries, Save, Saved};
 
 use crate::attention::plan::{PLAN, Plan, Shape, scratch_len};
 use crate::attention::problem::{Backward, Forward, check_backward, check_forward};
@@ -22,27 +22,30 @@ use crate::scratch::Scratch;
 use crate::view::{Mats, MatsMut};
 
 impl<E: Elem> Kernels<E> {
-    /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need. Grows with every argument, so the
-    /// largest shape serves all; saturates instead of overflowing.
+    /// Scratch elements that [`Kernels::attention`] and [`Kernels::attention_backward`] need. Grows
+    /// with every argument, so the largest shape serves all; saturates instead of overflowing.
     pub fn attention_scratch(&self, tq: usize, tk: usize, d: usize, dv: usize) -> usize {
         scratch_len(Shape { tq, tk, d, dv }, PLAN)
     }
 
-    /// Causal attention: out (count, tq, dv) = P V, P the softmax of `scale q·k` over the visible keys. As in
-    /// [`Kernels::softmax_rows`], probabilities below e^−80 (f32) or e^−700 (f64) of the row's largest are 0. Computed as
-    /// (Σ e_j v_j) / Σ e_j with e_j <= 1: tk times the largest |v| must not overflow. Nothing behind the mask is read into a result, not even
-    /// a NaN times zero. A query's bits do not depend on which others the call has, save that a last query alone adds in another order.
+    /// Causal attention: out (count, tq, dv) = P V, P the softmax of `scale q·k` over the visible
+    /// keys. As in [`Kernels::softmax_rows`], probabilities below e^−80 (f32) or e^−700 (f64) of
+    /// the row's largest are 0. Computed as (Σ e_j v_j) / Σ e_j with e_j <= 1: tk times the largest
+    /// |v| must not overflow. Nothing behind the mask is read into a result, not even a NaN times
+    /// zero. A query's bits do not depend on which others the call has, save that a last query
+    /// alone adds in another order.
     ///
     /// # Errors
-    /// Shapes that do not fit together; lists that do not ascend or leave the keys; scratch too small.
+    /// Shapes that do not fit together; lists that do not ascend or leave the keys; scratch too
+    /// small.
     pub fn attention(
         &self,
         x: &Attention<'_, E>,
         out: MatsMut<'_, E>,
-        keep: Keep<'_, E>,
+        save: Save<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        self.attention_planned(PLAN, x, out, keep, scratch)
+        self.attention_planned(PLAN, x, out, save, scratch)
     }
 
     /// [`Kernels::attention`] with blocks of any size that [`Plan`] allows.
@@ -51,11 +54,11 @@ impl<E: Elem> Kernels<E> {
         plan: Plan,
         x: &Attention<'_, E>,
         out: MatsMut<'_, E>,
-        keep: Keep<'_, E>,
+        save: Save<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        check_forward(x, &out, &keep)?;
-        self.run_forward(plan, x, out, keep, scratch.get(x.scratch_len(plan))?);
+        check_forward(x, &out, &save)?;
+        self.run_forward(plan, x, out, save, scratch.get(x.scratch_len(plan))?);
         Ok(())
     }
 
@@ -65,63 +68,56 @@ impl<E: Elem> Kernels<E> {
         plan: Plan,
         x: &Attention<'_, E>,
         out: MatsMut<'_, E>,
-        keep: Keep<'_, E>,
+        save: Save<'_, E>,
         scratch: &mut [E],
     ) {
-        E::run_attention(self.isa(), Forward { plan, x: *x, out, keep, scratch });
+        E::run_attention(self.isa(), Forward { plan, x: *x, out, save, scratch });
     }
 
-    /// Gradients through [`Kernels::attention`] from its `out`, what it kept, and `dout` (count, tq, dv): `dq` (count, tq, d) is set,
-    /// the gradients of keys and values are added to `dkv`.
+    /// Gradients through [`Kernels::attention`] from its `out`, what it saved, and `dout` (count,
+    /// tq, dv): `dq` (count, tq, d) is set, the gradients of keys and values are added to `dkv`.
     ///
     /// # Errors
     /// As [`Kernels::attention`].
-    #[allow(clippy::too_many_arguments)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the operands of one formula, which callers hold as separate views"
+    )]
     pub fn attention_backward(
         &self,
         x: &Attention<'_, E>,
-        kept: Kept<'_, E>,
+        saved: Saved<'_, E>,
         out: Mats<'_, E>,
         dout: Mats<'_, E>,
         dq: MatsMut<'_, E>,
         dkv: KvGrad<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        self.attention_backward_planned(PLAN, x, kept, out, dout, dq, dkv, scratch)
+        self.attention_backward_planned(PLAN, x, AttentionGrad { saved, out, dout, dq, dkv }, scratch)
     }
 
     /// [`Kernels::attention_backward`] with blocks of any size that [`Plan`] allows.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn attention_backward_planned(
         &self,
         plan: Plan,
         x: &Attention<'_, E>,
-        kept: Kept<'_, E>,
-        out: Mats<'_, E>,
-        dout: Mats<'_, E>,
-        dq: MatsMut<'_, E>,
-        dkv: KvGrad<'_, E>,
+        grad: AttentionGrad<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        check_backward(x, &kept, &out, &dout, &dq, &dkv)?;
-        self.run_backward(plan, x, kept, out, dout, dq, dkv, scratch.get(x.scratch_len(plan))?);
+        check_backward(x, &grad)?;
+        self.run_backward(plan, x, grad, scratch.get(x.scratch_len(plan))?);
         Ok(())
     }
 
     /// The operands have been checked.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn run_backward(
         &self,
         plan: Plan,
         x: &Attention<'_, E>,
-        kept: Kept<'_, E>,
-        out: Mats<'_, E>,
-        dout: Mats<'_, E>,
-        dq: MatsMut<'_, E>,
-        dkv: KvGrad<'_, E>,
+        grad: AttentionGrad<'_, E>,
         scratch: &mut [E],
     ) {
-        E::run_attention_backward(self.isa(), Backward { plan, x: *x, kept, out, dout, dq, dkv, scratch });
+        E::run_attention_backward(self.isa(), Backward { plan, x: *x, grad, scratch });
     }
 }
 

@@ -1,15 +1,19 @@
-//! Kernels spread over the threads of the current rayon pool: this file (attention) and those below it alone know of threads.
+//! Kernels spread over the threads of the current rayon pool: this file (attention) and those below
+//! it alone know of threads.
 //!
-//! Work is cut where outputs part: between problems, or where these are few between query rows of one. Sums that cross a cut
-//! (gradients of keys and values) are kept in parts whose number is a constant of the shape, and folded in order. So the bits depend
-//! neither on the threads nor on how many scratch buffers there are. `join` only: it allocates nothing.
+//! Work is cut where outputs part: between problems, or where these are few between query rows of
+//! one. Sums that cross a cut (gradients of keys and values) are kept in parts whose number is a
+//! constant of the shape, and folded in order. So the bits depend neither on the threads nor on how
+//! many scratch buffers there are. `join` only: it allocates nothing.
 
 use crate::attention::plan::{PLAN, Plan};
-use crate::attention::problem::{Attention, Keep, Kept, KvGrad, Queries, check_backward, check_forward};
+use crate::attention::problem::{
+    Attention, AttentionGrad, KvGrad, Queries, Save, Saved, check_backward, check_forward,
+};
 use crate::elem::Elem;
 use crate::error::KernelError;
 use crate::kernels::Kernels;
-use crate::parallel::spread;
+use crate::parallel::{ParallelScratch, spread};
 use crate::scratch::Scratch;
 use crate::view::{Mats, MatsMut};
 
@@ -39,7 +43,8 @@ fn first_row<E: Elem>(x: &Attention<'_, E>, plan: Plan, parts: usize, p: usize) 
     (position - (tk - tq)).min(tq - 2)
 }
 
-/// Query rows i0..i1 of problem b as a problem of its own: the queries are the last of the keys that they see.
+/// Query rows i0..i1 of problem b as a problem of its own: the queries are the last of the keys
+/// that they see.
 fn part_of<'a, E: Elem>(x: &Attention<'a, E>, b: usize, i0: usize, i1: usize) -> Attention<'a, E> {
     let keys = x.k.rows() - x.q.rows() + i1;
     Attention {
@@ -67,42 +72,42 @@ fn problems<'a, E: Elem>(x: &Attention<'a, E>, b0: usize, n: usize) -> Attention
 /// What a forward task writes.
 struct Written<'a, E> {
     out: MatsMut<'a, E>,
-    keep: Keep<'a, E>,
+    save: Save<'a, E>,
 }
 
 impl<'a, E: Elem> Written<'a, E> {
     fn split(self, cut: impl Fn(MatsMut<'a, E>) -> (MatsMut<'a, E>, MatsMut<'a, E>)) -> (Self, Self) {
         let (out, out2) = cut(self.out);
-        let (keep, keep2) = match self.keep {
-            Keep::Nothing => (Keep::Nothing, Keep::Nothing),
-            Keep::Rows(m) => {
+        let (save, save2) = match self.save {
+            Save::Nothing => (Save::Nothing, Save::Nothing),
+            Save::Rows(m) => {
                 let (a, b) = cut(m);
-                (Keep::Rows(a), Keep::Rows(b))
+                (Save::Rows(a), Save::Rows(b))
             }
-            Keep::Probs(m) => {
+            Save::Probs(m) => {
                 let (a, b) = cut(m);
-                (Keep::Probs(a), Keep::Probs(b))
+                (Save::Probs(a), Save::Probs(b))
             }
         };
-        (Written { out, keep }, Written { out: out2, keep: keep2 })
+        (Written { out, save }, Written { out: out2, save: save2 })
     }
 }
 
 /// What a backward task reads beside the operands.
 #[derive(Clone, Copy)]
 struct Read<'a, E> {
-    kept: Kept<'a, E>,
+    saved: Saved<'a, E>,
     out: Mats<'a, E>,
     dout: Mats<'a, E>,
 }
 
 impl<'a, E: Elem> Read<'a, E> {
     fn map(self, f: impl Fn(Mats<'a, E>) -> Mats<'a, E>) -> Self {
-        let kept = match self.kept {
-            Kept::Rows(m) => Kept::Rows(f(m)),
-            Kept::Probs(m) => Kept::Probs(f(m)),
+        let saved = match self.saved {
+            Saved::Rows(m) => Saved::Rows(f(m)),
+            Saved::Probs(m) => Saved::Probs(f(m)),
         };
-        Read { kept, out: f(self.out), dout: f(self.dout) }
+        Read { saved, out: f(self.out), dout: f(self.dout) }
     }
 }
 
@@ -190,13 +195,14 @@ fn fold_len<E: Elem>(x: &Attention<'_, E>, plan: Plan) -> usize {
 }
 
 impl<E: Elem> Kernels<E> {
-    /// Scratch elements of `fold` in [`Kernels::attention_backward_parallel`]: 0 for many problems, few queries or lists.
+    /// Elements of `scratch.shared` in [`Kernels::attention_backward_parallel`]: 0 for many
+    /// problems, few queries or lists.
     pub fn attention_fold_scratch(&self, x: &Attention<'_, E>) -> usize {
         fold_len(x, PLAN)
     }
 
-    /// [`Kernels::attention`] over the threads of the current pool, at most one task per element of `scratch`, each of which has
-    /// [`Kernels::attention_scratch`] elements. The same bits.
+    /// [`Kernels::attention`] over the threads of the current pool, at most one task per element of
+    /// `scratch`, each of which has [`Kernels::attention_scratch`] elements. The same bits.
     ///
     /// # Errors
     /// As [`Kernels::attention`]; no scratch at all is too little.
@@ -204,10 +210,10 @@ impl<E: Elem> Kernels<E> {
         &self,
         x: &Attention<'_, E>,
         out: MatsMut<'_, E>,
-        keep: Keep<'_, E>,
+        save: Save<'_, E>,
         scratch: &mut [Scratch<E>],
     ) -> Result<(), KernelError> {
-        self.attention_parallel_planned(PLAN, x, out, keep, scratch)
+        self.attention_parallel_planned(PLAN, x, out, save, scratch)
     }
 
     pub(crate) fn attention_parallel_planned(
@@ -215,12 +221,12 @@ impl<E: Elem> Kernels<E> {
         plan: Plan,
         x: &Attention<'_, E>,
         out: MatsMut<'_, E>,
-        keep: Keep<'_, E>,
+        save: Save<'_, E>,
         scratch: &mut [Scratch<E>],
     ) -> Result<(), KernelError> {
-        check_forward(x, &out, &keep)?;
+        check_forward(x, &out, &save)?;
         check_scratch(plan, x, scratch)?;
-        let (parts, mut all) = (parts(x, plan), Written { out, keep });
+        let (parts, mut all) = (parts(x, plan), Written { out, save });
         if parts == 1 {
             self.forward_problems(plan, x, all, scratch);
             return Ok(());
@@ -237,63 +243,54 @@ impl<E: Elem> Kernels<E> {
             }
             spread(&mut jobs[..parts], scratch, &|(part, w), scratch| {
                 let keys = part.k.rows();
-                let keep = match w.keep {
-                    Keep::Probs(m) => {
+                let save = match w.save {
+                    Save::Probs(m) => {
                         let (seen, mut behind) = m.split_cols(keys);
                         let (rows, cols) = (behind.rows(), behind.cols());
                         let mut behind = behind.mat(0);
                         for (i, j) in (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))) {
                             behind.set(i, j, E::ZERO);
                         }
-                        Keep::Probs(seen)
+                        Save::Probs(seen)
                     }
-                    keep => keep,
+                    save => save,
                 };
-                self.run_forward(plan, &part, w.out, keep, scratch.as_mut_slice());
+                self.run_forward(plan, &part, w.out, save, scratch.as_mut_slice());
             });
         }
         Ok(())
     }
 
-    /// [`Kernels::attention_backward`] over the threads of the current pool, at most one task per element of `scratch`, each of
-    /// which has [`Kernels::attention_scratch`] elements; `fold` has [`Kernels::attention_fold_scratch`] elements. The bits are those of any
-    /// other number of threads and tasks; where `fold` is not empty, dK and dV differ in the last places from those of
-    /// [`Kernels::attention_backward`].
+    /// [`Kernels::attention_backward`] over the threads of the current pool, at most one task per
+    /// buffer in `scratch.tasks`, each of which has [`Kernels::attention_scratch`] elements;
+    /// `scratch.shared` has [`Kernels::attention_fold_scratch`]. The bits are those of any other
+    /// number of threads and tasks; where that is not 0, dK and dV differ in the last places from
+    /// those of [`Kernels::attention_backward`].
     ///
     /// # Errors
     /// As [`Kernels::attention_backward`]; no scratch at all is too little.
-    #[allow(clippy::too_many_arguments)]
     pub fn attention_backward_parallel(
         &self,
         x: &Attention<'_, E>,
-        kept: Kept<'_, E>,
-        out: Mats<'_, E>,
-        dout: Mats<'_, E>,
-        dq: MatsMut<'_, E>,
-        dkv: KvGrad<'_, E>,
-        scratch: &mut [Scratch<E>],
-        fold: &mut Scratch<E>,
+        grad: AttentionGrad<'_, E>,
+        scratch: ParallelScratch<'_, E>,
     ) -> Result<(), KernelError> {
-        self.attention_backward_parallel_planned(PLAN, x, kept, out, dout, dq, dkv, scratch, fold)
+        self.attention_backward_parallel_planned(PLAN, x, grad, scratch)
     }
 
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn attention_backward_parallel_planned(
         &self,
         plan: Plan,
         x: &Attention<'_, E>,
-        kept: Kept<'_, E>,
-        out: Mats<'_, E>,
-        dout: Mats<'_, E>,
-        mut dq: MatsMut<'_, E>,
-        mut dkv: KvGrad<'_, E>,
-        scratch: &mut [Scratch<E>],
-        fold: &mut Scratch<E>,
+        grad: AttentionGrad<'_, E>,
+        scratch: ParallelScratch<'_, E>,
     ) -> Result<(), KernelError> {
-        check_backward(x, &kept, &out, &dout, &dq, &dkv)?;
+        check_backward(x, &grad)?;
+        let AttentionGrad { saved, out, dout, mut dq, mut dkv } = grad;
+        let ParallelScratch { tasks: scratch, shared: fold } = scratch;
         check_scratch(plan, x, scratch)?;
         let fold = fold.get(fold_len(x, plan))?;
-        let (parts, read) = (parts(x, plan), Read { kept, out, dout });
+        let (parts, read) = (parts(x, plan), Read { saved, out, dout });
         if parts == 1 {
             self.backward_problems(plan, x, read, Gradients { dq, dkv }, scratch);
             return Ok(());
@@ -324,13 +321,15 @@ impl<E: Elem> Kernels<E> {
                 };
                 let cut = |m| rows_of(m, b, i0, i1);
                 let mut read = read.map(cut);
-                if let Kept::Probs(m) = &mut read.kept {
+                if let Saved::Probs(m) = &mut read.saved {
                     *m = m.sub(0, i1 - i0, 0, keys);
                 }
                 *job = (i0 < i1).then_some((part, read, Gradients { dq: rows, dkv }));
             }
             spread(&mut jobs[..parts], scratch, &|(part, r, g), scratch| {
-                self.run_backward(plan, &part, r.kept, r.out, r.dout, g.dq, g.dkv, scratch.as_mut_slice());
+                let Read { saved, out, dout } = r;
+                let grad = AttentionGrad { saved, out, dout, dq: g.dq, dkv: g.dkv };
+                self.run_backward(plan, &part, grad, scratch.as_mut_slice());
             });
             for part in fold.chunks_exact(each.max(1)).take(parts - 1) {
                 let (a, v) = part.split_at(x.k.rows() * d);
@@ -356,7 +355,7 @@ impl<E: Elem> Kernels<E> {
     ) {
         let (n, tasks) = (x.q.count(), scratch.len());
         if tasks == 1 || n <= 1 {
-            return self.run_forward(plan, x, w.out, w.keep, scratch[0].as_mut_slice());
+            return self.run_forward(plan, x, w.out, w.save, scratch[0].as_mut_slice());
         }
         let (left, (s1, s2)) = (n * (tasks / 2) / tasks, scratch.split_at_mut(tasks / 2));
         let (w1, w2) = w.split(|m| m.split_matrices(left));
@@ -375,9 +374,10 @@ impl<E: Elem> Kernels<E> {
     ) {
         let (n, tasks) = (x.q.count(), scratch.len());
         if tasks == 1 || n <= 1 {
-            let Read { kept, out, dout } = read;
+            let Read { saved, out, dout } = read;
             let scratch = scratch[0].as_mut_slice();
-            return self.run_backward(plan, x, kept, out, dout, g.dq, g.dkv, scratch);
+            let grad = AttentionGrad { saved, out, dout, dq: g.dq, dkv: g.dkv };
+            return self.run_backward(plan, x, grad, scratch);
         }
         let (left, (s1, s2)) = (n * (tasks / 2) / tasks, scratch.split_at_mut(tasks / 2));
         let (dq1, dq2) = g.dq.split_matrices(left);

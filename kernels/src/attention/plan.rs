@@ -1,9 +1,10 @@
 //! Causal softmax attention of one problem, forward and backward, block by block.
 //!
-//! Query i at position p sees keys j <= p. The mask is nowhere a value, only a loop bound: what a query does not see is not
-//! exponentiated and in sums over keys or queries not even multiplied by zero, so that a NaN or infinity behind the mask stays
-//! there. Blocks start at multiples of `bq` (queries) and `bk` (keys) in position, `bq` divides `bk`: a block of queries crosses
-//! no border of key blocks, and its last block of keys ends in the triangle of [`tile`]:
+//! Query i at position p sees keys j <= p. The mask is nowhere a value, only a loop bound: what a
+//! query does not see is not exponentiated and in sums over keys or queries not even multiplied by
+//! zero, so that a NaN or infinity behind the mask stays there. Blocks start at multiples of `bq`
+//! (queries) and `bk` (keys) in position, `bq` divides `bk`: a block of queries crosses no border
+//! of key blocks, and its last block of keys ends in the triangle of [`tile`]:
 //!
 //! ```text
 //!   keys          0 ........ bk ....... first ... last
@@ -12,7 +13,8 @@
 //!   block row 2   [           ][            ] x x x
 //! ```
 //!
-//! A row's bits depend on its query, on the keys and values that it sees and on `bk`: not on the other rows of the call.
+//! A row's bits depend on its query, on the keys and values that it sees and on `bk`: not on the
+//! other rows of the call.
 
 use super::tile::panel;
 use crate::elem::real::Real;
@@ -27,7 +29,8 @@ pub(crate) struct Shape {
     pub(crate) dv: usize,
 }
 
-/// Block sizes. `bq` divides both others, which are multiples of 32: whole panels for every type and instruction set.
+/// Block sizes. `bq` divides both others, which are multiples of 32: whole panels for every type
+/// and instruction set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) bq: usize,
@@ -45,7 +48,8 @@ pub(super) fn padded(n: usize) -> usize {
     n.saturating_add(31) & !31
 }
 
-/// Row stride of a block of scores: an odd number of cache lines, so that rows do not fall on the same sets.
+/// Row stride of a block of scores: an odd number of cache lines, so that rows do not fall on the
+/// same sets.
 pub(super) fn block_stride(bk: usize, tk: usize) -> usize {
     padded(tk).min(bk) + 16
 }
@@ -75,7 +79,8 @@ pub(crate) struct In<E>(pub(crate) *const E, pub(crate) usize);
 #[derive(Clone, Copy)]
 pub(crate) struct Out<E>(pub(crate) *mut E, pub(crate) usize);
 
-// Wrapping: a matrix without columns may have row offsets beyond its allocation; they are never read.
+// Wrapping: a matrix without columns may have row offsets beyond its allocation; they are never
+// read.
 impl<E: Real> In<E> {
     #[inline(always)]
     pub(super) fn row(self, i: usize) -> *const E {
@@ -104,8 +109,8 @@ impl<E: Real> Out<E> {
     }
 }
 
-/// Which queries: the last tq positions, row i being at i + tk − tq; or the listed ones of tk rows, each at its own position,
-/// ascending.
+/// Which queries: the last tq positions, row i being at i + tk − tq; or the listed ones of tk rows,
+/// each at its own position, ascending.
 #[derive(Clone, Copy)]
 pub(crate) enum Rows<'a> {
     Last,
@@ -171,8 +176,8 @@ pub(super) fn next_block<'a>(x: Shape, bq: usize, rows: Rows<'a>, i0: usize) -> 
     }
 }
 
-/// X (rows, cols) transposed into panels of [`tile::panel`] rows: panel after panel, each `cols` rows of whole vectors. Lanes beyond
-/// `rows` receive anything or nothing.
+/// X (rows, cols) transposed into panels of [`tile::panel`] rows: panel after panel, each `cols`
+/// rows of whole vectors. Lanes beyond `rows` receive arbitrary values or none.
 ///
 /// # Safety
 /// X is readable; `to` is writable for cols * padded(rows) elements.
@@ -189,7 +194,8 @@ pub(super) unsafe fn pack<E: Real, S: Simd<E>>(s: S, rows: usize, cols: usize, x
             let mut c = 0;
             while c < cols {
                 let high = if cols - c < S::EDGE { cols - c } else { S::EDGE };
-                // SAFETY: `runs` rows of X, `high` elements from c on; rows c.. of the panel, columns j..j + EDGE <= width.
+                // SAFETY: `runs` rows of X, `high` elements from c on; rows c.. of the panel,
+                // columns j..j + EDGE <= width.
                 unsafe {
                     let (from, to) = (x.row(j0 + j).add(c), to.add(c * width + j));
                     s.transpose(high, runs, from, x.1, to, width);

@@ -1,4 +1,5 @@
-//! What attention is asked to do: operands, their checks, and the two operations on checked operands.
+//! What attention is asked to do: operands, their checks, and the two operations on checked
+//! operands.
 
 use crate::attention::plan::{In, Out, Plan, Rows, Shape, scratch_len};
 use crate::attention::{backward, forward};
@@ -7,7 +8,8 @@ use crate::error::{KernelError, expect};
 use crate::simd::{Op, Simd, compiled_once};
 use crate::view::{Mats, MatsMut};
 
-/// A batch of problems: Q (count, tq, d), K (count, tk, d), V (count, tk, dv); scores are `scale q·k`.
+/// A batch of problems: Q (count, tq, d), K (count, tk, d), V (count, tk, dv); scores are
+/// `scale q·k`.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a, E> {
     /// Queries.
@@ -27,8 +29,9 @@ pub struct Attention<'a, E> {
 pub enum Queries<'a> {
     /// The last tq of the tk positions, 1 <= tq <= tk: all of them, or the last one only.
     Last,
-    /// Some of tk rows, those of problem b at `positions[starts[b]..starts[b + 1]]`, ascending. Everything that has a row per query
-    /// has tk rows; those not listed are not read, and only gradients are written to them: zeros.
+    /// Some of tk rows, those of problem b at `positions[starts[b]..starts[b + 1]]`, ascending.
+    /// Everything that has a row per query has tk rows; those not listed are not read, and only
+    /// gradients are written to them: zeros.
     Listed {
         /// count + 1 indices into `positions`: 0 first, ascending, its length last.
         starts: &'a [usize],
@@ -39,26 +42,28 @@ pub enum Queries<'a> {
 
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug)]
-pub enum Keep<'a, E> {
+pub enum Save<'a, E> {
     /// Nothing: no backward pass follows.
     Nothing,
-    /// (count, tq, 2), per query its largest score m and r = 1 / Σ exp(score − m): log-sum-exp is m − ln r. In two numbers, because
-    /// next to a large m one would lose the logarithm of the number of ties.
+    /// (count, tq, 2), per query its largest score m and r = 1 / Σ exp(score − m): log-sum-exp is m
+    /// − ln r. In two numbers, because next to a large m one would lose the logarithm of the number
+    /// of ties.
     Rows(MatsMut<'a, E>),
     /// (count, tq, tk), the probabilities; 0 behind the mask.
     Probs(MatsMut<'a, E>),
 }
 
-/// What the backward pass starts from: see [`Keep`].
+/// What the backward pass starts from: see [`Save`].
 #[derive(Debug, Clone, Copy)]
-pub enum Kept<'a, E> {
+pub enum Saved<'a, E> {
     /// (count, tq, 2): the probabilities are computed again.
     Rows(Mats<'a, E>),
     /// (count, tq, tk).
     Probs(Mats<'a, E>),
 }
 
-/// Where the gradients of keys and values go. They are added to what is there; what is absent costs nothing.
+/// Where the gradients of keys and values go. They are added to what is there; what is absent costs
+/// nothing.
 #[derive(Debug)]
 pub enum KvGrad<'a, E> {
     /// Keys and values are different arrays.
@@ -70,6 +75,21 @@ pub enum KvGrad<'a, E> {
     },
     /// Keys and values are one array (d = dv), and so is its gradient (count, tk, d).
     Shared(MatsMut<'a, E>),
+}
+
+/// What the backward pass starts from beside the operands, and where its gradients go.
+#[derive(Debug)]
+pub struct AttentionGrad<'a, E> {
+    /// What the forward pass saved.
+    pub saved: Saved<'a, E>,
+    /// O (count, tq, dv), the output of the forward pass.
+    pub out: Mats<'a, E>,
+    /// Gradient of O (count, tq, dv).
+    pub dout: Mats<'a, E>,
+    /// Gradient of Q (count, tq, d), which is set.
+    pub dq: MatsMut<'a, E>,
+    /// Gradients of K and V, which are added to.
+    pub dkv: KvGrad<'a, E>,
 }
 
 impl<E> KvGrad<'_, E> {
@@ -145,14 +165,16 @@ const BACKWARD: &str = "attention_backward";
 pub(crate) fn check_forward<E: Real>(
     x: &Attention<'_, E>,
     out: &MatsMut<'_, E>,
-    keep: &Keep<'_, E>,
+    save: &Save<'_, E>,
 ) -> Result<(), KernelError> {
     x.check(FORWARD)?;
     x.expect_rows(FORWARD, &out.as_ref(), x.v.cols(), ["out count", "out rows", "out columns"])?;
-    match keep {
-        Keep::Nothing => Ok(()),
-        Keep::Rows(m) => x.expect_rows(FORWARD, &m.as_ref(), 2, ["kept count", "kept rows", "kept columns"]),
-        Keep::Probs(m) => {
+    match save {
+        Save::Nothing => Ok(()),
+        Save::Rows(m) => {
+            x.expect_rows(FORWARD, &m.as_ref(), 2, ["saved count", "saved rows", "saved columns"])
+        }
+        Save::Probs(m) => {
             let what = ["probs count", "probs rows", "probs columns"];
             x.expect_rows(FORWARD, &m.as_ref(), x.k.rows(), what)
         }
@@ -161,16 +183,13 @@ pub(crate) fn check_forward<E: Real>(
 
 pub(crate) fn check_backward<E: Real>(
     x: &Attention<'_, E>,
-    kept: &Kept<'_, E>,
-    out: &Mats<'_, E>,
-    dout: &Mats<'_, E>,
-    dq: &MatsMut<'_, E>,
-    dkv: &KvGrad<'_, E>,
+    grad: &AttentionGrad<'_, E>,
 ) -> Result<(), KernelError> {
+    let AttentionGrad { saved, out, dout, dq, dkv } = grad;
     x.check(BACKWARD)?;
-    match kept {
-        Kept::Rows(m) => x.expect_rows(BACKWARD, m, 2, ["kept count", "kept rows", "kept columns"])?,
-        Kept::Probs(m) => {
+    match saved {
+        Saved::Rows(m) => x.expect_rows(BACKWARD, m, 2, ["saved count", "saved rows", "saved columns"])?,
+        Saved::Probs(m) => {
             x.expect_rows(BACKWARD, m, x.k.rows(), ["probs count", "probs rows", "probs columns"])?;
         }
     }
@@ -207,12 +226,13 @@ compiled_once! {
     }
 }
 
-/// A batch whose operands are checked and fit together: one entry into the instruction set per call.
+/// A batch whose operands are checked and fit together: one entry into the instruction set per
+/// call.
 pub(crate) struct Forward<'a, E> {
     pub(crate) plan: Plan,
     pub(crate) x: Attention<'a, E>,
     pub(crate) out: MatsMut<'a, E>,
-    pub(crate) keep: Keep<'a, E>,
+    pub(crate) save: Save<'a, E>,
     pub(crate) scratch: &'a mut [E],
 }
 
@@ -225,15 +245,17 @@ impl<E: Real> Op<E> for Forward<'_, E> {
         for b in 0..x.q.count() {
             let (q, k, v) = (input(&x.q, b), input(&x.k, b), input(&x.v, b));
             let out = output(&mut self.out, b);
-            let keep = match &mut self.keep {
-                Keep::Nothing => forward::Keep::Nothing,
-                Keep::Rows(m) => forward::Keep::Rows(output(m, b)),
-                Keep::Probs(m) => forward::Keep::Probs(output(m, b)),
+            let save = match &mut self.save {
+                Save::Nothing => forward::SaveTo::Nothing,
+                Save::Rows(m) => forward::SaveTo::Rows(output(m, b)),
+                Save::Probs(m) => forward::SaveTo::Probs(output(m, b)),
             };
             let (rows, scratch) = (rows(&x, b), self.scratch.as_mut_ptr());
-            // SAFETY: checked views whose counts and shapes `check_forward` compared, the lists too; mutable views are exclusive
-            // borrows; scratch has the length asserted above.
-            unsafe { forward::forward(s, shape, self.plan, x.scale, q, k, v, rows, out, keep, scratch) }
+            let (plan, scale) = (self.plan, x.scale);
+            let problem = forward::Problem { x: shape, plan, scale, q, k, v, rows, out, save };
+            // SAFETY: checked views whose counts and shapes `check_forward` compared, the lists
+            // too; mutable views are exclusive borrows; scratch has the length asserted above.
+            unsafe { forward::forward(s, problem, scratch) }
         }
     }
 }
@@ -242,11 +264,7 @@ impl<E: Real> Op<E> for Forward<'_, E> {
 pub(crate) struct Backward<'a, E> {
     pub(crate) plan: Plan,
     pub(crate) x: Attention<'a, E>,
-    pub(crate) kept: Kept<'a, E>,
-    pub(crate) out: Mats<'a, E>,
-    pub(crate) dout: Mats<'a, E>,
-    pub(crate) dq: MatsMut<'a, E>,
-    pub(crate) dkv: KvGrad<'a, E>,
+    pub(crate) grad: AttentionGrad<'a, E>,
     pub(crate) scratch: &'a mut [E],
 }
 
@@ -258,24 +276,24 @@ impl<E: Real> Op<E> for Backward<'_, E> {
         assert!(self.scratch.len() >= scratch_len(shape, self.plan));
         for b in 0..x.q.count() {
             let (q, k, v) = (input(&x.q, b), input(&x.k, b), input(&x.v, b));
-            let kept = match &self.kept {
-                Kept::Rows(m) => backward::Kept::Rows(input(m, b)),
-                Kept::Probs(m) => backward::Kept::Probs(input(m, b)),
+            let saved = match &self.grad.saved {
+                Saved::Rows(m) => backward::SavedFrom::Rows(input(m, b)),
+                Saved::Probs(m) => backward::SavedFrom::Probs(input(m, b)),
             };
-            let (out, dout) = (input(&self.out, b), input(&self.dout, b));
-            let dq = output(&mut self.dq, b);
+            let (out, dout) = (input(&self.grad.out, b), input(&self.grad.dout, b));
+            let dq = output(&mut self.grad.dq, b);
             // Shared: both gradients go to the same rows, one after the other.
-            let (dk, dv) = match &mut self.dkv {
+            let (dk, dv) = match &mut self.grad.dkv {
                 KvGrad::Separate { dk, dv } => (optional(dk, b), optional(dv, b)),
                 KvGrad::Shared(m) => (Some(output(m, b)), Some(output(m, b))),
             };
-            let saved = backward::Saved { q, k, v, kept, out, dout };
+            let inputs = backward::Inputs { scale: x.scale, q, k, v, saved, out, dout };
             let (grads, rows) = (backward::Grads { dq, dk, dv }, rows(&x, b));
             let scratch = self.scratch.as_mut_ptr();
-            // SAFETY: checked views whose counts and shapes `check_backward` compared, the lists too; mutable views are
-            // exclusive borrows, and dk = dv only in the shared case, whose widths it compared too; scratch has the length
-            // asserted above.
-            unsafe { backward::backward(s, shape, self.plan, x.scale, saved, rows, grads, scratch) }
+            // SAFETY: checked views whose counts and shapes `check_backward` compared, the lists
+            // too; mutable views are exclusive borrows, and dk = dv only in the shared case, whose
+            // widths it compared too; scratch has the length asserted above.
+            unsafe { backward::backward(s, shape, self.plan, inputs, rows, grads, scratch) }
         }
     }
 }

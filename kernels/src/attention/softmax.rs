@@ -1,4 +1,5 @@
-//! Exponentials of attention: rows forward, tiles backward, both with the same operations, so that P recomputed is P.
+//! Exponentials of attention: rows forward, tiles backward, both with the same operations, so that
+//! P recomputed is P.
 
 use crate::attention::plan::{In, Out};
 use crate::attention::tile::Finish;
@@ -7,8 +8,9 @@ use crate::simd::Simd;
 use crate::vecmath::exp::horner;
 use crate::vecmath::rows::{load, store};
 
-/// e^t for t <= 0, 0 below e^[`SOFTMAX_MIN`](super::super::consts::MathConsts::SOFTMAX_MIN), NaN for NaN: the library's exp without the clamps,
-/// which this range does not need. t > 0 gives anything.
+/// e^t for t <= 0, 0 below e^[`SOFTMAX_MIN`](super::super::consts::MathConsts::SOFTMAX_MIN), NaN
+/// for NaN: the library's exp without the clamps, which this range does not need. t > 0 gives
+/// anything.
 #[inline(always)]
 pub(super) fn exp_neg<E: Real, S: Simd<E>>(s: S, t: S::V) -> S::V {
     let low = s.splat(E::SOFTMAX_MIN);
@@ -18,7 +20,7 @@ pub(super) fn exp_neg<E: Real, S: Simd<E>>(s: S, t: S::V) -> S::V {
     let r = s.fma(n, s.splat(-E::LN2_LO), r);
     let q = horner::<E, S>(s, E::EXP, r);
     let p = s.add(s.fma(s.mul(r, r), q, r), s.splat(E::ONE));
-    s.select_lt(t, low, s.splat(E::ZERO), s.scale2(p, n))
+    s.select_lt(t, low, s.splat(E::ZERO), s.ldexp(p, n))
 }
 
 /// `v` in the first `len` lanes, `fill` in the others.
@@ -55,8 +57,8 @@ pub(super) unsafe fn row_max<E: Real, S: Simd<E>>(s: S, n: usize, x: *const E) -
     s.reduce_max(s.max(m[0], m[1]))
 }
 
-/// `x = exp(x − max)` in place; their sum: each lane adds n / LANES terms, then the lanes fold. Elements beyond n, up to a
-/// whole vector, receive anything.
+/// `x = exp(x − max)` in place; their sum: each lane adds n / LANES terms, then the lanes fold.
+/// Elements beyond n, up to a whole vector, receive arbitrary values.
 ///
 /// # Safety
 /// `x` is readable and writable for n elements rounded up to whole vectors.
@@ -119,12 +121,14 @@ pub(super) unsafe fn scaled<E: Real, S: Simd<E>>(s: S, n: usize, x: *const E, by
     }
 }
 
-/// Softmax of a row of at most NV vectors that has no other block: `row` becomes exp(x − max) in its first n elements and 0 in the
-/// others of its NV vectors. Returns max and 1 / sum, the bits of [`row_max`] and [`exp_row`]; writes the probabilities to `probs`,
-/// if there, and 0 from n up to its length `total`. One load and one store per vector.
+/// Softmax of a row of at most NV vectors that has no other block: `row` becomes exp(x − max) in
+/// its first n elements and 0 in the others of its NV vectors. Returns max and 1 / sum, the bits of
+/// [`row_max`] and [`exp_row`]; writes the probabilities to `probs`, if there, and 0 from n up to
+/// its length `total`. One load and one store per vector.
 ///
 /// # Safety
-/// `row` is readable and writable for NV vectors, `probs` writable for `total` elements; 1 <= n <= NV LANES.
+/// `row` is readable and writable for NV vectors, `probs` writable for `total` elements; 1 <= n <=
+/// NV LANES.
 #[inline(always)]
 pub(super) unsafe fn short_row<E: Real, S: Simd<E>, const NV: usize>(
     s: S,
@@ -231,7 +235,8 @@ impl<E: Real> Finish<E> for Prob<E> {
     }
 }
 
-/// Gradients of probabilities become gradients of scores: `to = (scale p) (sum − mean)`. P is read in its first `cols` columns only.
+/// Gradients of probabilities become gradients of scores: `to = (scale p) (sum − mean)`. P is read
+/// in its first `cols` columns only.
 #[derive(Clone, Copy)]
 pub(super) struct Grad<E> {
     pub(super) to: Out<E>,
@@ -253,7 +258,8 @@ impl<E: Real> Finish<E> for Grad<E> {
         let scale = s.splat(self.scale);
         let whole = col + NV * S::LANES <= self.cols;
         for r in 0..M {
-            // SAFETY: inside `to`, P and the array, by the contract of the trait; `cols` bounds what is read of a row of P.
+            // SAFETY: inside `to`, P and the array, by the contract of the trait; `cols` bounds
+            // what is read of a row of P.
             unsafe {
                 let mean = s.splat(*self.mean.add(row + r));
                 for v in 0..NV {

@@ -1,6 +1,7 @@
-//! Attention against its naive twin within composed error bounds, its gradient against differences, and the mask.
+//! Attention against its naive twin within composed error bounds, its gradient against differences,
+//! and the mask.
 
-use crate::attention::problem::{Attention, Keep, Kept, KvGrad, Queries};
+use crate::attention::problem::{Attention, KvGrad, Queries, Save, Saved};
 use crate::checks::attention::{Case, check, check_shared, small};
 use crate::checks::mask::{check_key_reach, check_query_reach};
 use crate::checks::testkit::{Block, Rng, every_isa, gamma, tiny};
@@ -59,8 +60,9 @@ fn named_shapes() {
     }
 }
 
-/// A linear functional of the output, Σ w out, differenced in every input: Richardson's combination of two steps, whose
-/// difference bounds the truncation error; rounding adds the forward error over h.
+/// A linear functional of the output, Σ w out, differenced in every input: Richardson's combination
+/// of two steps, whose difference bounds the truncation error; rounding adds the forward error over
+/// h.
 #[test]
 fn gradients_are_the_derivatives() {
     for size in [[1, 5, 5, 3, 4], [2, 11, 14, 4, 3], [1, 1, 6, 4, 5], [1, 37, 37, 2, 2]] {
@@ -116,8 +118,9 @@ fn gradients_are_the_derivatives() {
     }
 }
 
-/// Whatever a later key or value becomes, NaN included, no bit of an earlier query's results changes; nor, backwards, does
-/// any bit of the gradients that a query cannot reach when its row is poisoned.
+/// Whatever a later key or value becomes, NaN included, no bit of an earlier query's results
+/// changes; nor, backwards, does any bit of the gradients that a query cannot reach when its row is
+/// poisoned.
 fn causality<E: Elem>() {
     for k in every_isa::<E>() {
         for [tq, tk] in [[20, 20], [9, 23], [33, 33]] {
@@ -141,7 +144,8 @@ fn nothing_passes_the_mask() {
     causality::<f64>();
 }
 
-/// Scores of ±1e30 make hard, finite attention; equal ones uniform attention; NaN and +∞ in a seen key make NaN rows.
+/// Scores of ±1e30 make hard, finite attention; equal ones uniform attention; NaN and +∞ in a seen
+/// key make NaN rows.
 fn special<E: Elem>() {
     for k in every_isa::<E>() {
         for (tq, tk) in [(1, 20), (6, 20), (20, 20), (70, 70)] {
@@ -169,7 +173,8 @@ fn special<E: Elem>() {
                 case.forward(&k);
                 assert!(last(&case.probs).iter().chain(&last(&case.out)).all(|x| x.is_nan()));
             }
-            // −∞ before a finite score counts for nothing, even a whole block of it; nothing but −∞ has no softmax.
+            // −∞ before a finite score counts for nothing, even a whole block of it; nothing but −∞
+            // has no softmax.
             case.k.fill(|j| if j + 2 < tk { E::NEG_INFINITY } else { E::ONE });
             case.forward(&k);
             let p = last(&case.probs);
@@ -197,13 +202,13 @@ fn refusals_are_typed_and_write_nothing() {
         let queries = Queries::Last;
         let good = Attention { q: m(2, 3, 5), k: m(2, 4, 5), v: m(2, 4, 6), scale: 1.0, queries };
         let refused = |x: &Attention<'_, f32>, o: [usize; 3], p: [usize; 3], rows: bool| {
-            let (mut out, mut kept) = (vec![f32::NAN; 200], vec![f32::NAN; 200]);
+            let (mut out, mut saved) = (vec![f32::NAN; 200], vec![f32::NAN; 200]);
             let ov = MatsMut::new(&mut out, o, o[1] * o[2], o[2]).unwrap();
-            let kv = MatsMut::new(&mut kept, p, p[1] * p[2], p[2]).unwrap();
-            let keep = if rows { Keep::Rows(kv) } else { Keep::Probs(kv) };
+            let kv = MatsMut::new(&mut saved, p, p[1] * p[2], p[2]).unwrap();
+            let save = if rows { Save::Rows(kv) } else { Save::Probs(kv) };
             let mut scratch = Scratch::new(k.attention_scratch(4, 4, 5, 6));
-            let r = k.attention(x, ov, keep, &mut scratch);
-            assert!(r.is_ok() || out.iter().chain(&kept).all(|x| x.is_nan()));
+            let r = k.attention(x, ov, save, &mut scratch);
+            assert!(r.is_ok() || out.iter().chain(&saved).all(|x| x.is_nan()));
             r.err()
         };
         assert_eq!(refused(&good, [2, 3, 6], [2, 3, 4], false), None);
@@ -226,7 +231,8 @@ fn refusals_are_typed_and_write_nothing() {
             let r = refused(&Attention { q, k: key, v, ..good }, o, p, rows);
             assert!(matches!(r, Some(KernelError::Shape { .. })), "{i}: {r:?}");
         }
-        // Lists: one per problem, ascending without repetition, inside the keys; rows for all positions.
+        // Lists: one per problem, ascending without repetition, inside the keys; rows for all
+        // positions.
         let listed = |starts, positions| Queries::Listed { starts, positions };
         let all = Attention { q: m(2, 4, 5), ..good };
         let lists: [(&[usize], &[usize], bool); 10] = [
@@ -254,15 +260,15 @@ fn refusals_are_typed_and_write_nothing() {
         let (mut a, mut b) = (vec![0f32; 200], vec![0f32; 200]);
         let mut less = Scratch::new(k.attention_scratch(3, 4, 5, 6) - 1);
         let out = MatsMut::new(&mut a, [2, 3, 6], 18, 6).unwrap();
-        let keep = Keep::Probs(MatsMut::new(&mut b, [2, 3, 4], 12, 4).unwrap());
-        let r = k.attention(&good, out, keep, &mut less);
+        let save = Save::Probs(MatsMut::new(&mut b, [2, 3, 4], 12, 4).unwrap());
+        let r = k.attention(&good, out, save, &mut less);
         assert!(matches!(r, Err(KernelError::ScratchTooSmall { .. })));
         for wrong in 0..8 {
             let w = |i: usize| usize::from(wrong == i);
             let (mut dq, mut dk, mut dv) = (vec![0f32; 200], vec![0f32; 200], vec![0f32; 200]);
             let r = k.attention_backward(
                 &good,
-                if wrong == 5 { Kept::Rows(m(2, 3, 3)) } else { Kept::Probs(m(2, 3, 4 + w(1))) },
+                if wrong == 5 { Saved::Rows(m(2, 3, 3)) } else { Saved::Probs(m(2, 3, 4 + w(1))) },
                 m(2, 3, 6 + w(6)),
                 m(2, 3 + w(2), 6),
                 MatsMut::new(&mut dq, [2, 3 + w(7), 5], 20, 5).unwrap(),
@@ -278,13 +284,14 @@ fn refusals_are_typed_and_write_nothing() {
     }
 }
 
-/// A listed query has the bits of its row among all queries, forward and in dQ; the gradients of rows not listed are 0.
+/// A listed query has the bits of its row among all queries, forward and in dQ; the gradients of
+/// rows not listed are 0.
 fn lists<E: Elem>() {
     for k in every_isa::<E>() {
-        for (t, bq, keep) in [(70, 8, 1), (70, 32, 4), (33, 16, 7), (40, 4, 8), (20, 96, 3)] {
+        for (t, bq, save) in [(70, 8, 1), (70, 32, 4), (33, 16, 7), (40, 4, 8), (20, 96, 3)] {
             let mut all = Case::<E>::new([3, t, t, 19, 21], 1, false, 3.0, 8);
             all.plan = small(if bq == 96 { 32 } else { bq });
-            let mut some = all.clone().listed(keep, 4);
+            let mut some = all.clone().listed(save, 4);
             for case in [&mut all, &mut some] {
                 case.forward(&k);
                 case.backward(&k, true, true);
@@ -330,7 +337,8 @@ fn scratch_grows_with_every_argument_and_saturates() {
     assert_eq!(k.attention_scratch(usize::MAX, usize::MAX, usize::MAX, usize::MAX), usize::MAX);
 }
 
-/// One array for both gradients is dK added first and dV after it, bit for bit; and it needs d = dv.
+/// One array for both gradients is dK added first and dV after it, bit for bit; and it needs d =
+/// dv.
 #[test]
 fn a_shared_gradient_is_the_sum_of_both() {
     fn all<E: Elem>(size: [usize; 5]) {

@@ -1,15 +1,17 @@
 //! Register tiles of attention: the block products, with the mask as a triangle of unrolled steps.
 //!
-//! A tile is M rows by NV vectors of sums, each one FMA chain in order of its terms, whatever the tile. Two products have a
-//! triangle, because a query does not see every key of its own tile; the steps of the triangle leave out what is not seen, so
-//! that nothing behind the mask is multiplied, not even by zero:
+//! A tile is M rows by NV vectors of sums, each one FMA chain in order of its terms, whatever the
+//! tile. Two products have a triangle, because a query does not see every key of its own tile; the
+//! steps of the triangle leave out what is not seen, so that nothing behind the mask is multiplied,
+//! not even by zero:
 //!
 //! ```text
-//! rows are queries (P V, dS K): rectangle, then triangle     rows are keys (dSᵀ Q, Pᵀ dO): triangle, then rectangle
-//!   terms = keys                                              terms = queries
-//!   row 0  x x x x | x                                         row 0  x x x | x x x x
-//!   row 1  x x x x | x x                                       row 1    x x | x x x x
-//!   row 2  x x x x | x x x                                     row 2      x | x x x x
+//! rows are queries (P V, dS K):           rows are keys (dSᵀ Q, Pᵀ dO):
+//! rectangle, then triangle                triangle, then rectangle
+//!   terms = keys                            terms = queries
+//!   row 0  x x x x | x                      row 0  x x x | x x x x
+//!   row 1  x x x x | x x                    row 1    x x | x x x x
+//!   row 2  x x x x | x x x                  row 2      x | x x x x
 //! ```
 //!
 //! Scores need no triangle: what is behind the mask is computed with its tile and never used.
@@ -76,8 +78,8 @@ pub(super) trait Finish<E: Real>: Copy {
     );
 }
 
-/// A Bᵀ, A (m, k) with contiguous columns, Bᵀ as panels of [`panel`] columns, `n` of them; columns of the last tile beyond n come
-/// out as whatever the panel holds there.
+/// A Bᵀ, A (m, k) with contiguous columns, Bᵀ as panels of [`panel`] columns, `n` of them; columns
+/// of the last tile beyond n come out as whatever the panel holds there.
 #[derive(Clone, Copy)]
 pub(super) struct Scores<E, F> {
     pub(super) m: usize,
@@ -178,11 +180,13 @@ pub(super) enum Start<E> {
     Scaled(*const E),
 }
 
-/// `C = start + A B` row by row of C (m, n), then times `by[row]` where given: every entry one FMA chain over its terms in order.
+/// `C = start + A B` row by row of C (m, n), then times `by[row]` where given: every entry one FMA
+/// chain over its terms in order.
 ///
-/// `KEYS`: rows are keys and the triangle comes first; A is then read down its columns, A[r, p] at `a + r + p * stride`. Otherwise
-/// rows are queries, the triangle comes last, A[r, p] at `a + r * stride + p`. `tri`: row r of the m takes part in r + 1 (queries)
-/// or m − r (keys) steps of the triangle's m.
+/// `KEYS`: rows are keys and the triangle comes first; A is then read down its columns, A[r, p] at
+/// `a + r + p * stride`. Otherwise rows are queries, the triangle comes last, A[r, p] at
+/// `a + r * stride + p`. `tri`: row r of the m takes part in r + 1 (queries) or m − r (keys) steps
+/// of the triangle's m.
 #[derive(Clone, Copy)]
 pub(super) struct Chains<E, const KEYS: bool> {
     pub(super) m: usize,
@@ -276,7 +280,8 @@ impl<E: Real, const KEYS: bool> Chains<E, KEYS> {
         last: usize,
     ) {
         let mut acc = [[s.splat(E::ZERO); NV]; M];
-        // SAFETY: rows and columns of the tile, by the contract; steps of A and B are inside the rectangle and the triangle.
+        // SAFETY: rows and columns of the tile, by the contract; steps of A and B are inside the
+        // rectangle and the triangle.
         unsafe {
             match self.start {
                 Start::Zero => {}
@@ -376,7 +381,8 @@ impl<E: Real> Steps<E> {
         self.b.0 = self.b.0.wrapping_add(self.b.1);
     }
 
-    /// M terms: term p goes to rows p.. (queries) or ..=p (keys). Written out, so that the row bounds are constants.
+    /// M terms: term p goes to rows p.. (queries) or ..=p (keys). Written out, so that the row
+    /// bounds are constants.
     ///
     /// # Safety
     /// As [`Steps::step`].

@@ -1,7 +1,8 @@
-//! Attention against its naive twin within composed error bounds, and shared against separate gradients.
+//! Attention against its naive twin within composed error bounds, and shared against separate
+//! gradients.
 
 use crate::attention::plan::{PLAN, Plan, Shape, scratch_len};
-use crate::attention::problem::{Attention, Keep, Kept, KvGrad, Queries};
+use crate::attention::problem::{Attention, AttentionGrad, KvGrad, Queries, Save, Saved};
 use crate::checks::mask::{check_key_reach, check_query_reach};
 use crate::checks::testkit::{Block, Rng, available, gamma, same, softmax_floor, tiny};
 use crate::elem::{Elem, Real};
@@ -103,7 +104,7 @@ impl<E: Elem> Case<E> {
         s
     }
 
-    /// Fills `out`, `probs` and `rows`; what is kept changes no bit of the output.
+    /// Fills `out`, `probs` and `rows`; what is saved changes no bit of the output.
     pub(crate) fn forward(&mut self, kernels: &Kernels<E>) {
         let mut case = self.clone();
         let mut last: Option<Vec<E>> = None;
@@ -111,9 +112,9 @@ impl<E: Elem> Case<E> {
             case.out = self.out.clone();
             let x = self.operands();
             let keep = match keep {
-                0 => Keep::Nothing,
-                1 => Keep::Rows(case.rows.mats_mut()),
-                _ => Keep::Probs(case.probs.mats_mut()),
+                0 => Save::Nothing,
+                1 => Save::Rows(case.rows.mats_mut()),
+                _ => Save::Probs(case.probs.mats_mut()),
             };
             let mut scratch = self.scratch();
             kernels.attention_planned(self.plan, &x, case.out.mats_mut(), keep, &mut scratch).unwrap();
@@ -130,17 +131,20 @@ impl<E: Elem> Case<E> {
     pub(crate) fn backward(&mut self, kernels: &Kernels<E>, with_dk: bool, with_dv: bool) {
         let mut scratch = self.scratch();
         let mut case = self.clone();
-        let kept = if self.recompute { Kept::Rows(self.rows.mats()) } else { Kept::Probs(self.probs.mats()) };
+        let saved =
+            if self.recompute { Saved::Rows(self.rows.mats()) } else { Saved::Probs(self.probs.mats()) };
         let (dk, dv) = (case.dk.mats_mut(), case.dv.mats_mut());
         kernels
             .attention_backward_planned(
                 self.plan,
                 &self.operands(),
-                kept,
-                self.out.mats(),
-                self.dout.mats(),
-                case.dq.mats_mut(),
-                KvGrad::Separate { dk: with_dk.then_some(dk), dv: with_dv.then_some(dv) },
+                AttentionGrad {
+                    saved,
+                    out: self.out.mats(),
+                    dout: self.dout.mats(),
+                    dq: case.dq.mats_mut(),
+                    dkv: KvGrad::Separate { dk: with_dk.then_some(dk), dv: with_dv.then_some(dv) },
+                },
                 &mut scratch,
             )
             .unwrap();
@@ -152,15 +156,18 @@ impl<E: Elem> Case<E> {
     pub(crate) fn backward_shared(&mut self, kernels: &Kernels<E>) -> Result<(), KernelError> {
         let mut scratch = self.scratch();
         let mut case = self.clone();
-        let kept = if self.recompute { Kept::Rows(self.rows.mats()) } else { Kept::Probs(self.probs.mats()) };
+        let saved =
+            if self.recompute { Saved::Rows(self.rows.mats()) } else { Saved::Probs(self.probs.mats()) };
         let r = kernels.attention_backward_planned(
             self.plan,
             &self.operands(),
-            kept,
-            self.out.mats(),
-            self.dout.mats(),
-            case.dq.mats_mut(),
-            KvGrad::Shared(case.dk.mats_mut()),
+            AttentionGrad {
+                saved,
+                out: self.out.mats(),
+                dout: self.dout.mats(),
+                dq: case.dq.mats_mut(),
+                dkv: KvGrad::Shared(case.dk.mats_mut()),
+            },
             &mut scratch,
         );
         *self = case;
@@ -179,7 +186,8 @@ fn problem(x: &[f64], b: usize, len: usize) -> &[f64] {
     &x[b * len..(b + 1) * len]
 }
 
-/// The oracle is the reference's formula in f64; for E = f64 it errs as much as the kernel may: hence twice the bound.
+/// The oracle is the reference's formula in f64; for E = f64 it errs as much as the kernel may:
+/// hence twice the bound.
 fn oracle_slack<E: Elem>() -> f64 {
     if E::UNIT_ROUNDOFF == f64::UNIT_ROUNDOFF { 2.0 } else { 1.0 + 1e-6 }
 }
@@ -187,13 +195,15 @@ fn oracle_slack<E: Elem>() -> f64 {
 /// Forward bounds, by composition (u unit roundoff, γ_n = n u / (1 − n u), any order of summation):
 ///
 /// - scores: |ŝ_j − s_j| <= Δ_j = γ(d + 2) |scale| Σ_c |q_c k_jc|;
-/// - with t_j = s_j − max: subtracting the max (any common shift cancels) moves the exponent by u |t̂_j|, exp errs by 2 u: the
-///   exponential of key j is right up to e^±η_j, η_j = Δ_j + 2 u (|t_j| + 2 max Δ) + 2 u (twice |t_j|: the differences of running
-///   maxima that rescaling exponentiates add up to at most |t_j|);
-/// - the sum of exponentials is right up to e^±H, H = ln(1 + Σ p_k (e^η_k − 1)) (convexity for the lower side); n additions,
-///   reciprocal and product, and five roundings per block of keys, which is rescaled by an exponential of a rounded difference,
-///   give γ(N), N = n + 2 + 5 blocks: |p̂_j − p_j| <= π_j = p_j expm1(η_j + H + γ(N)) + the floor below which softmax writes 0, once
-///   per block;
+/// - with t_j = s_j − max: subtracting the max (any common shift cancels) moves the exponent by u
+///   |t̂_j|, exp errs by 2 u: the exponential of key j is right up to e^±η_j, η_j = Δ_j + 2 u
+///   (|t_j| + 2 max Δ) + 2 u (twice |t_j|: the differences of running maxima that rescaling
+///   exponentiates add up to at most |t_j|);
+/// - the sum of exponentials is right up to e^±H, H = ln(1 + Σ p_k (e^η_k − 1)) (convexity for the
+///   lower side); n additions, reciprocal and product, and five roundings per block of keys, which
+///   is rescaled by an exponential of a rounded difference, give γ(N), N = n + 2 + 5 blocks: |p̂_j
+///   − p_j| <= π_j = p_j expm1(η_j + H + γ(N)) + the floor below which softmax writes 0, once per
+///   block;
 /// - out: Σ_j π_j |v_j| + γ(N) Σ_j (p_j + π_j) |v_j| + n tiny.
 fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
     let [count, tq, tk, d, dv] = case.size;
@@ -203,7 +213,8 @@ fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
     for b in 0..count {
         let (q, key, v) = (problem(&qs, b, tq * d), problem(&ks, b, tk * d), problem(&vs, b, tk * dv));
         for (i, n) in case.queries(b) {
-            // Roundings of a sum over keys: its terms, and rescaling by an exponential once per block.
+            // Roundings of a sum over keys: its terms, and rescaling by an exponential once per
+            // block.
             let (blocks, terms) =
                 (n.div_ceil(case.plan.bk_forward), n + 2 + 5 * n.div_ceil(case.plan.bk_forward));
             let dot = |j: usize, abs: bool| -> f64 {
@@ -253,8 +264,10 @@ fn check_forward<E: Elem>(k: &Kernels<E>, case: &Case<E>) {
 ///
 /// - dP_ij: A_ij = γ(dv + 2) Σ_c |dO_ic v_jc|;
 /// - their mean as the row sum of dO ∘ O for the given O: M_i = γ(dv + 1) Σ_c |dO_ic O_ic|;
-/// - dS_ij = scale p_j (dP_ij − μ_i): G_ij = |scale| p_j (A_ij + M_i)(1 + γ(3)) + γ(3) |scale| p_j (|dP_ij| + |μ_i|) + underflow;
-/// - dQ_ic: Σ_j G_ij |k_jc| + γ(n + 2) Σ_j (|dS_ij| + G_ij) |k_jc|; dK and dV alike over queries, old contents included.
+/// - dS_ij = scale p_j (dP_ij − μ_i): G_ij = |scale| p_j (A_ij + M_i)(1 + γ(3)) + γ(3) |scale| p_j
+///   (|dP_ij| + |μ_i|) + underflow;
+/// - dQ_ic: Σ_j G_ij |k_jc| + γ(n + 2) Σ_j (|dS_ij| + G_ij) |k_jc|; dK and dV alike over queries,
+///   old contents included.
 fn check_backward<E: Elem>(k: &Kernels<E>, before: &Case<E>, case: &Case<E>, with_dk: bool, with_dv: bool) {
     let [count, tq, tk, d, dv] = case.size;
     let (slack, tiny) = (oracle_slack::<E>(), tiny::<E>());
@@ -359,7 +372,8 @@ pub(crate) fn check<E: Elem>(k: &Kernels<E>, start: &Case<E>, [with_dk, with_dv]
     }
 }
 
-/// One array for both gradients is dK added first and dV after it, bit for bit where the queries are one block.
+/// One array for both gradients is dK added first and dV after it, bit for bit where the queries
+/// are one block.
 pub(crate) fn check_shared<E: Elem>(k: &Kernels<E>, start: &Case<E>) {
     let mut case = start.clone();
     case.forward(k);

@@ -1,5 +1,6 @@
-//! exp and ln in ulps, sums, softmax and cross-entropy against their naive twins within derived bounds, for operands of any
-//! bit pattern: where a bound ends (NaN, infinities, overflow) the class of the result is checked instead.
+//! exp and ln in ulps, sums, softmax and cross-entropy against their naive twins within derived
+//! bounds, for operands of any bit pattern: where a bound ends (NaN, infinities, overflow) the
+//! class of the result is checked instead.
 
 use crate::checks::Layout;
 use crate::checks::testkit::{Block, CANARY, available, gamma, same, softmax_floor, tiny};
@@ -8,7 +9,8 @@ use crate::elem::{Elem, Real};
 use crate::kernels::Kernels;
 use crate::reference;
 
-/// The documented bounds: `examples/ulp.rs` found 0.98 over all f32, 0.85 (ln) and 1.00 (exp) over 20 million f64.
+/// The documented bounds: `examples/ulp.rs` found 0.98 over all f32, 0.85 (ln) and 1.00 (exp) over
+/// 20 million f64.
 pub(crate) const MAX_ULP: f64 = 1.0;
 pub(crate) const MAX_ULP_EXP_F64: f64 = 1.05;
 
@@ -80,10 +82,12 @@ pub(crate) fn check_sum<E: Elem>(kernels: impl IntoIterator<Item = Kernels<E>>, 
     }
 }
 
-/// By how much rounding the exponents moves the logarithm of their sum, at most. With t_j = x_j − max: the subtraction moves the
-/// exponent by u |t_j|, exp itself errs by 2 u (one ulp): η_j = u |t_j| + 2 u. By convexity of exp the sum errs by a factor within
-/// e^±H, H = ln Σ p_k e^η_k = ln(1 + Σ p_k (e^η_k − 1)); the second form, because the twin's Σ p misses 1 by more than H when E is
-/// f64. Returns η and H. Where p = 0 nothing is lost but the floor below which softmax writes 0.
+/// By how much rounding the exponents moves the logarithm of their sum, at most. With t_j = x_j −
+/// max: the subtraction moves the exponent by u |t_j|, exp itself errs by 2 u (one ulp): η_j = u
+/// |t_j| + 2 u. By convexity of exp the sum errs by a factor within e^±H, H = ln Σ p_k e^η_k =
+/// ln(1 + Σ p_k (e^η_k − 1)); the second form, because the twin's Σ p misses 1 by more than H when
+/// E is f64. Returns η and H. Where p = 0 nothing is lost but the floor below which softmax writes
+/// 0.
 pub(super) fn log_sum_error<E: Elem>(row: &[f64], p: &[f64]) -> (Vec<f64>, f64) {
     let u = E::UNIT_ROUNDOFF;
     let max = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));
@@ -92,9 +96,10 @@ pub(super) fn log_sum_error<E: Elem>(row: &[f64], p: &[f64]) -> (Vec<f64>, f64) 
     (eta, h)
 }
 
-/// Bounds of one softmax row, to first order made rigorous by expm1. With η and H from [`log_sum_error`]: the sum of n positive
-/// terms, the reciprocal and the product add γ(n + 2). So |p̂_j − p_j| <= p_j expm1(η_j + H + γ(n + 2)), plus the floor.
-/// The reference is f64 arithmetic with the same bound: the factor 2 covers it.
+/// Bounds of one softmax row, to first order made rigorous by expm1. With η and H from
+/// [`log_sum_error`]: the sum of n positive terms, the reciprocal and the product add γ(n + 2). So
+/// |p̂_j − p_j| <= p_j expm1(η_j + H + γ(n + 2)), plus the floor. The reference is f64 arithmetic
+/// with the same bound: the factor 2 covers it.
 fn softmax_bounds<E: Elem>(row: &[f64], p: &[f64]) -> Vec<f64> {
     let (eta, h) = log_sum_error::<E>(row, p);
     let g = gamma::<E>(p.len() + 2);
@@ -106,7 +111,8 @@ fn softmax_bounds<E: Elem>(row: &[f64], p: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// `got` is the softmax of `row`, given the twin's `p`: NaN throughout where that is, and never subnormal.
+/// `got` is the softmax of `row`, given the twin's `p`: NaN throughout where that is, and never
+/// subnormal.
 pub(super) fn check_softmax_row<E: Elem>(k: &Kernels<E>, row: &[f64], p: &[f64], got: &[f64]) {
     let least = softmax_floor::<E>() / (2 * row.len()) as f64;
     for (j, bound) in softmax_bounds::<E>(row, p).into_iter().enumerate() {
@@ -139,7 +145,8 @@ pub(crate) fn laid_out<E: Elem>(layout: Layout, rows: usize, cols: usize) -> Blo
     Block::with_strides([1, rows, cols], 0, rs, cs)
 }
 
-/// Cross-entropy of any logits against any targets, and its gradient with any weights; `outs`: layouts of probs and dlogits.
+/// Cross-entropy of any logits against any targets, and its gradient with any weights; `outs`:
+/// layouts of probs and dlogits.
 pub(crate) fn check_cross_entropy<E: Elem>(
     k: &Kernels<E>,
     z: &Block<E>,
@@ -164,8 +171,8 @@ pub(crate) fn check_cross_entropy<E: Elem>(
     }
 }
 
-/// lse errs by H of [`log_sum_error`] (its sum being f64), and by f64's roundings; the loss by that times Σ |y|, and by n + 4
-/// roundings of its terms, each of which may underflow.
+/// lse errs by H of [`log_sum_error`] (its sum being f64), and by f64's roundings; the loss by that
+/// times Σ |y|, and by n + 4 roundings of its terms, each of which may underflow.
 pub(super) fn check_loss<E: Elem>(k: &Kernels<E>, row: &[f64], y: &[f64], got: f64, probs: &[f64]) {
     let (p, lse) = reference::softmax(row);
     check_softmax_row(k, row, &p, probs);
@@ -199,8 +206,8 @@ pub(super) fn check_loss<E: Elem>(k: &Kernels<E>, row: &[f64], y: &[f64], got: f
     assert!(ok, "{:?}: loss {got} for {loss} + {infinite}, bound {bound:e}, {row:?}, {y:?}", k.isa());
 }
 
-/// n + 4 roundings in f64, any of which may underflow; then one to E, which is monotone: the result lies between the rounded
-/// ends of the interval, overflow included.
+/// n + 4 roundings in f64, any of which may underflow; then one to E, which is monotone: the result
+/// lies between the rounded ends of the interval, overflow included.
 pub(super) fn check_gradient<E: Elem>(k: &Kernels<E>, p: &[f64], y: &[f64], w: f64, got: &[f64]) {
     let n = p.len();
     let (mass, abs): (f64, f64) = (y.iter().sum(), y.iter().map(|y| y.abs()).sum());
@@ -224,7 +231,8 @@ pub(super) fn check_gradient<E: Elem>(k: &Kernels<E>, p: &[f64], y: &[f64], w: f
 /// Operands from bytes; missing ones count as zero.
 pub(super) struct Numbers<'a> {
     pub(super) data: &'a [u8],
-    /// Two bytes to a number in ±128, in steps of 1/256; otherwise as many as the number has, its bit pattern.
+    /// Two bytes to a number in ±128, in steps of 1/256; otherwise as many as the number has, its
+    /// bit pattern.
     pub(super) tame: bool,
 }
 

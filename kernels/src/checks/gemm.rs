@@ -1,11 +1,16 @@
-//! Matrix products against the twin, an interval of twice the precision, and themselves along the plainest path.
+//! Matrix products against the twin, an interval of twice the precision, and themselves along the
+//! plainest path.
 
 use crate::checks::testkit::{Block, Rng, same};
 use crate::elem::{Elem, Real};
 use crate::gemm::batch::Batch;
+use crate::gemm::batch::BatchProblem;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::plan::Plan;
+use crate::gemm::problem::GemmProblem;
 use crate::kernels::Kernels;
+#[cfg(feature = "parallel")]
+use crate::parallel::ParallelScratch;
 use crate::reference;
 use crate::scratch::Scratch;
 use crate::simd::Isa;
@@ -40,13 +45,16 @@ impl Layout {
 /// What the entries are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Values {
-    /// Integers in −8..=8: every product and sum is exact, so all instruction sets must agree with the twin to the bit.
+    /// Integers in −8..=8: every product and sum is exact, so all instruction sets must agree with
+    /// the twin to the bit.
     Integers,
     /// Reals in [−1, 1]: within the error bound.
     Reals,
-    /// Reals times powers of two from 2^−20 to 2^20: large and small terms side by side in every sum, within the error bound.
+    /// Reals times powers of two from 2^−20 to 2^20: large and small terms side by side in every
+    /// sum, within the error bound.
     Scaled,
-    /// Reals, some of them NaN or infinite: the same entries must be NaN or infinite as in the twin.
+    /// Reals, some of them NaN or infinite: the same entries must be NaN or infinite as in the
+    /// twin.
     Special,
 }
 
@@ -69,7 +77,8 @@ pub struct GemmCase {
     pub values: Values,
     /// Of the entries.
     pub seed: u64,
-    /// `Some`: blocks mc, kc, nc and staging rows and columns, each at least 1. `None`: as the library chooses.
+    /// `Some`: blocks mc, kc, nc and staging rows and columns, each at least 1. `None`: as the
+    /// library chooses.
     pub blocks: Option<[usize; 5]>,
     /// With `blocks`: pack A, pack B.
     pub pack: [bool; 2],
@@ -150,7 +159,8 @@ pub fn gamma(j: usize, u: f64) -> f64 {
     ju / (1.0 - ju)
 }
 
-/// Σ a b with compensation (Ogita, Rump and Oishi 2005, Dot2: as if computed in twice the precision), and Σ |a||b|.
+/// Σ a b with compensation (Ogita, Rump and Oishi 2005, Dot2: as if computed in twice the
+/// precision), and Σ |a||b|.
 pub fn dot2(pairs: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
     let (mut sum, mut carry, mut abs) = (0.0f64, 0.0f64, 0.0f64);
     for (a, b) in pairs {
@@ -165,7 +175,8 @@ pub fn dot2(pairs: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
 }
 
 impl GemmCase {
-    /// Any bytes as a case; missing ones count as zero. `None` when there are too few to be of interest.
+    /// Any bytes as a case; missing ones count as zero. `None` when there are too few to be of
+    /// interest.
     pub fn decode(data: &[u8]) -> Option<Self> {
         if data.len() < 8 {
             return None;
@@ -214,7 +225,8 @@ impl GemmCase {
             let plan = self.plan(&kernels);
             let mut c = fill(self.layouts[2]);
             let mut scratch = Scratch::new(kernels.planned_scratch(&plan, m, k, n));
-            kernels.gemm_planned(plan, write, alpha, a.view(), b.view(), c.view_mut(), &mut scratch).unwrap();
+            let problem = GemmProblem { plan, write, alpha, a: a.view(), b: b.view() };
+            kernels.gemm_planned(problem, c.view_mut(), &mut scratch).unwrap();
             assert!(c.margins_intact(), "{} {}: wrote outside of C: {self:?}", E::NAME, isa.name());
             let found = c.entries();
             for e in 0..m * n {
@@ -235,12 +247,12 @@ impl GemmCase {
                     close.map(|c| c[e])
                 );
             }
-            self.same_bits_when_dense(&kernels, plan, write, alpha, [&a, &b], fill(Layout::DENSE), &found);
+            self.same_bits_when_dense(&kernels, problem, [&a, &b], fill(Layout::DENSE), &found);
             let rows = Layout { pad: self.layouts[2].pad, ..Layout::DENSE };
-            self.same_bits_when_packed(&kernels, plan, write, alpha, [&a, &b], fill(rows), &found);
+            self.same_bits_when_packed(&kernels, problem, fill(rows), &found);
             self.same_bits_in_a_batch(&kernels, plan, write, alpha, &mut rng);
             #[cfg(feature = "parallel")]
-            self.same_bits_in_parallel(&kernels, plan, write, alpha, [&a, &b], fill(self.layouts[2]), &found);
+            self.same_bits_in_parallel(&kernels, problem, fill(self.layouts[2]), &found);
         }
     }
 
@@ -253,14 +265,12 @@ impl GemmCase {
         }
     }
 
-    /// The documented promise: strides, m, n, packing, mc and nc leave the bits alone. Same kc, everything else plain.
-    #[allow(clippy::too_many_arguments)]
+    /// The documented promise: strides, m, n, packing, mc and nc leave the bits alone. Same kc,
+    /// everything else plain.
     fn same_bits_when_dense<E: Elem>(
         &self,
         kernels: &Kernels<E>,
-        plan: Plan,
-        write: Write,
-        alpha: E,
+        x: GemmProblem<'_, E>,
         [a, b]: [&Held<E>; 2],
         mut c: Held<E>,
         found: &[E],
@@ -271,10 +281,11 @@ impl GemmCase {
             Held::new(h.rows, h.cols, Layout::DENSE, || entries.next().unwrap())
         };
         let (a, b) = (dense(a), dense(b));
-        let blocking = Blocking { mc: m.max(1), nc: n.max(1), ..plan.blocking };
-        let plain = Plan { blocking, pack: Some([false; 2]), ..plan };
+        let blocking = Blocking { mc: m.max(1), nc: n.max(1), ..x.plan.blocking };
+        let plain = Plan { blocking, pack: Some([false; 2]), ..x.plan };
         let mut scratch = Scratch::new(kernels.planned_scratch(&plain, m, k, n));
-        kernels.gemm_planned(plain, write, alpha, a.view(), b.view(), c.view_mut(), &mut scratch).unwrap();
+        let plain = GemmProblem { plan: plain, a: a.view(), b: b.view(), ..x };
+        kernels.gemm_planned(plain, c.view_mut(), &mut scratch).unwrap();
         for (e, (x, y)) in found.iter().zip(c.entries()).enumerate() {
             assert!(
                 *x == y || x.is_nan() && y.is_nan(),
@@ -286,23 +297,20 @@ impl GemmCase {
     }
 
     /// B packed before, into panels that another matrix has used.
-    #[allow(clippy::too_many_arguments)]
     fn same_bits_when_packed<E: Elem>(
         &self,
         kernels: &Kernels<E>,
-        plan: Plan,
-        write: Write,
-        alpha: E,
-        [a, b]: [&Held<E>; 2],
+        x: GemmProblem<'_, E>,
         mut c: Held<E>,
         found: &[E],
     ) {
+        let GemmProblem { plan, write, alpha, a, b } = x;
         let nan = [E::NAN];
         let other = Mat::with_strides(&nan, self.k, self.n, 0, 0).unwrap();
         let mut packed = kernels.pack_b_planned(plan, other).unwrap();
-        kernels.repack_b(b.view(), &mut packed).unwrap();
+        kernels.repack_b(b, &mut packed).unwrap();
         let mut scratch = Scratch::new(kernels.planned_scratch(&plan, self.m, self.k, self.n));
-        kernels.gemm_packed(write, alpha, a.view(), &packed, c.view_mut(), &mut scratch).unwrap();
+        kernels.gemm_packed(write, alpha, a, &packed, c.view_mut(), &mut scratch).unwrap();
         assert!(c.margins_intact(), "{} {}: packed, outside of C: {self:?}", E::NAME, kernels.isa().name());
         for (e, (x, y)) in found.iter().zip(c.entries()).enumerate() {
             let ok = same(x.to_f64(), y.to_f64());
@@ -310,7 +318,8 @@ impl GemmCase {
         }
     }
 
-    /// Three products in one call, each against a call of its own; A or B shared as the seed has it.
+    /// Three products in one call, each against a call of its own; A or B shared as the seed has
+    /// it.
     fn same_bits_in_a_batch<E: Elem>(
         &self,
         kernels: &Kernels<E>,
@@ -337,13 +346,15 @@ impl GemmCase {
         let batch = |t: bool, held| if t { Batch::T(held) } else { Batch::N(held) };
         let mut scratch = Scratch::new(kernels.planned_scratch(&plan, self.m, self.k, self.n));
         let (av, bv) = (batch(la.transposed, a.mats()), batch(lb.transposed, b.mats()));
-        kernels.gemm_batch_planned(plan, write, alpha, av, bv, c.mats_mut(), &mut scratch).unwrap();
+        let problem = BatchProblem { plan, write, alpha, a: av, b: bv };
+        kernels.gemm_batch_planned(problem, c.mats_mut(), &mut scratch).unwrap();
         c.assert_canaries();
         for q in 0..3 {
             let (a, b) = (a.mats().mat(q), b.mats().mat(q));
             let (a, b) = (if la.transposed { a.t() } else { a }, if lb.transposed { b.t() } else { b });
             let mut all = single.mats_mut();
-            kernels.gemm_planned(plan, write, alpha, a, b, all.mat(q), &mut scratch).unwrap();
+            let problem = GemmProblem { plan, write, alpha, a, b };
+            kernels.gemm_planned(problem, all.mat(q), &mut scratch).unwrap();
         }
         for (e, (x, y)) in single.dense().into_iter().zip(c.dense()).enumerate() {
             assert!(same(x, y), "{} {} entry {e}: {x}, batch {y}: {self:?}", E::NAME, kernels.isa().name());
@@ -352,19 +363,15 @@ impl GemmCase {
 
     /// By several tasks: the bits of one call, or of the parts of k added in order.
     #[cfg(feature = "parallel")]
-    #[allow(clippy::too_many_arguments)]
     fn same_bits_in_parallel<E: Elem>(
         &self,
         kernels: &Kernels<E>,
-        plan: Plan,
-        write: Write,
-        alpha: E,
-        [a, b]: [&Held<E>; 2],
+        x: GemmProblem<'_, E>,
         mut c: Held<E>,
         found: &[E],
     ) {
         use crate::gemm::parallel::{SPREAD, Spread, k_cuts, shared_len};
-        let (m, k, n) = (self.m, self.k, self.n);
+        let (GemmProblem { plan, write, .. }, [m, k, n]) = (x, x.sizes());
         let bit = |i: u32| (self.seed >> i) as usize;
         let how = match self.blocks {
             None => Spread { task: 1, ..SPREAD },
@@ -390,10 +397,10 @@ impl GemmCase {
                 if p == 0 {
                     part.copy_from_slice(&sum);
                 }
-                let (a, b) = (a.view().sub(0, m, p0, depth), b.view().sub(p0, depth, 0, n));
                 let view = MatMut::new(&mut part, m, n).unwrap();
                 let mut scratch = Scratch::new(kernels.planned_scratch(&plan, m, depth, n));
-                kernels.gemm_planned(plan, write, alpha, a, b, view, &mut scratch).unwrap();
+                let problem = GemmProblem { write, ..x.ks(p0, p0 + depth) };
+                kernels.gemm_planned(problem, view, &mut scratch).unwrap();
                 let add = |(s, x): (&mut E, E)| *s = if p == 0 { x } else { *s + x };
                 sum.iter_mut().zip(part).for_each(add);
             }
@@ -403,10 +410,8 @@ impl GemmCase {
         let mut scratch: Vec<_> = (0..1 + bit(0) % 7).map(|_| Scratch::new(each)).collect();
         let mut shared = Scratch::new(shared_len(&how, &plan, m, k, n));
         shared.as_mut_slice().fill(E::NAN);
-        let (av, bv) = (a.view(), b.view());
-        kernels
-            .gemm_parallel_planned(how, plan, write, alpha, av, bv, c.view_mut(), &mut scratch, &mut shared)
-            .unwrap();
+        let memory = ParallelScratch { tasks: &mut scratch, shared: &mut shared };
+        kernels.gemm_parallel_planned(how, x, c.view_mut(), memory).unwrap();
         assert!(c.margins_intact(), "{} {}: parallel, outside of C: {self:?}", E::NAME, kernels.isa().name());
         for (e, (x, y)) in expected.iter().zip(c.entries()).enumerate() {
             let ok = same(x.to_f64(), y.to_f64());
@@ -414,8 +419,8 @@ impl GemmCase {
         }
     }
 
-    /// Per entry the value in twice the precision and how far a result may be from it: γ(k + 3) (|alpha| Σ|a||b| + |c|), and
-    /// γ₆₄(4) of the same for the roundings of the oracle itself.
+    /// Per entry the value in twice the precision and how far a result may be from it: γ(k + 3)
+    /// (|alpha| Σ|a||b| + |c|), and γ₆₄(4) of the same for the roundings of the oracle itself.
     fn interval<E: Elem>(&self, a: &Held<E>, b: &Held<E>, old: &[E], alpha: E) -> Vec<(f64, f64)> {
         let (a, b, alpha) = (a.view(), b.view(), alpha.to_f64());
         (0..self.m * self.n)

@@ -1,4 +1,5 @@
-//! What passes attention's mask: nothing. A row is poisoned, and whoever cannot see it keeps every bit.
+//! What passes attention's mask: nothing. A row is poisoned, and whoever cannot see it keeps every
+//! bit.
 
 use crate::checks::attention::Case;
 use crate::checks::testkit::{Block, same};
@@ -18,8 +19,8 @@ fn poison_row<E: Elem>(x: &mut Block<E>, i: usize, poison: E) {
     }
 }
 
-/// Key and value `j` of the first problem become `poison`: no bit changes for queries that do not see them, forward or
-/// backward; the output of those that do changes.
+/// Key and value `j` of the first problem become `poison`: no bit changes for queries that do not
+/// see them, forward or backward; the output of those that do changes.
 pub(crate) fn check_key_reach<E: Elem>(k: &Kernels<E>, start: &Case<E>, j: usize, poison: E) {
     let (mut clean, mut dirty) = (start.clone(), start.clone());
     poison_row(&mut dirty.k, j, poison);
@@ -31,7 +32,8 @@ pub(crate) fn check_key_reach<E: Elem>(k: &Kernels<E>, start: &Case<E>, j: usize
     let [count, tq, tk, _, dv] = start.size;
     for (b, i) in (0..count).flat_map(|b| (0..tq).map(move |i| (b, i))) {
         let equal = |x: &Block<E>, y: &Block<E>| row(x, b, i).zip(row(y, b, i)).all(|(x, y)| same(x, y));
-        // Batch strides of zero: all problems have the same keys and values (one alone may just have no columns).
+        // Batch strides of zero: all problems have the same keys and values (one alone may just
+        // have no columns).
         if j < reference::visible(i, tq, tk) && (b == 0 || start.k.bs + start.v.bs == 0) {
             assert!(dv == 0 || !equal(&dirty.out, &clean.out), "query ({b} {i}) does not see key {j}");
         } else {
@@ -42,8 +44,8 @@ pub(crate) fn check_key_reach<E: Elem>(k: &Kernels<E>, start: &Case<E>, j: usize
     }
 }
 
-/// Query `i` of the first problem and its dO become NaN after the forward pass: the gradients of the keys it sees are NaN, and
-/// no bit of the others changes.
+/// Query `i` of the first problem and its dO become NaN after the forward pass: the gradients of
+/// the keys it sees are NaN, and no bit of the others changes.
 pub(crate) fn check_query_reach<E: Elem>(k: &Kernels<E>, start: &Case<E>, i: usize) {
     let mut clean = start.clone();
     clean.forward(k);

@@ -1,5 +1,6 @@
-//! Checks that fuzz targets, proptest and the committed corpora share: a description of a problem, and a function that runs
-//! it on every instruction set and panics where a result is wrong. Not part of the API.
+//! Checks that fuzz targets, proptest and the committed corpora share: a description of a problem,
+//! and a function that runs it on every instruction set and panics where a result is wrong. Not
+//! part of the API.
 
 pub(crate) mod attention;
 pub(crate) mod elementwise;
@@ -30,7 +31,8 @@ pub fn attention(data: &[u8]) {
     case.check::<f64>();
 }
 
-/// The fuzz target `elementwise`: any bytes are an operation and the bit patterns of its operands, checked for both types.
+/// The fuzz target `elementwise`: any bytes are an operation and the bit patterns of its operands,
+/// checked for both types.
 pub fn elementwise(data: &[u8]) {
     elementwise::check::<f32>(data);
     elementwise::check::<f64>(data);
@@ -59,7 +61,8 @@ pub fn vecmath(data: &[u8]) {
     vecmath::check::<f64>(data);
 }
 
-/// The fuzz target `sampling`: any bytes are addresses, rows and a forest, checked against the twins bit for bit.
+/// The fuzz target `sampling`: any bytes are addresses, rows and a forest, checked against the
+/// twins bit for bit.
 pub fn sampling(data: &[u8]) {
     sampling::run(data);
 }

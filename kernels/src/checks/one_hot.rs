@@ -1,4 +1,5 @@
-//! Look-ups over one-hot rows against their naive twins within derived bounds, on every instruction set.
+//! Look-ups over one-hot rows against their naive twins within derived bounds, on every instruction
+//! set.
 
 use crate::checks::elementwise::check_softmax_row;
 use crate::checks::testkit::{Block, Rng, available, gamma, softmax_floor, tiny};
@@ -98,8 +99,9 @@ impl<E: Elem> Problem<E> {
             let (scores, got) =
                 (reference::one_hot_scores(&dense, self.word(b), s), triangle(x, &patterns, t, b));
             for (row, got) in scores.iter().zip(&got) {
-                // A score errs by γ(2) of its terms, the largest one's error counts too; the rest as for `softmax_rows`: its subtraction
-                // u |z − max|, exp 2 u, by convexity H on the sum, n + 2 roundings. Twice, for the twin.
+                // A score errs by γ(2) of its terms, the largest one's error counts too; the rest
+                // as for `softmax_rows`: its subtraction u |z − max|, exp 2 u, by convexity H on
+                // the sum, n + 2 roundings. Twice, for the twin.
                 let z: Vec<f64> = row.iter().map(|r| r.0).collect();
                 let p = reference::softmax(&z).0;
                 let max = z.iter().fold(f64::NEG_INFINITY, |m, z| m.max(*z));
@@ -197,8 +199,8 @@ impl<E: Elem> Problem<E> {
             reference::one_hot_scores_backward(&ds, self.word(b), s, &mut exact);
             reference::one_hot_scores_backward(&sizes, self.word(b), s, &mut abs);
         }
-        // dP by R + 1 roundings, its dot with P by T + 1, the difference and product by 2; then sums of T, B, S or T terms, one after the
-        // other. Each product may underflow.
+        // dP by R + 1 roundings, its dot with P by T + 1, the difference and product by 2; then
+        // sums of T, B, S or T terms, one after the other. Each product may underflow.
         let roundings = terms + t + 4 + 2 * t + n + s;
         let under = (n * t * t * (terms + t + 4)) as f64 * tiny::<E>() * 64.0;
         for (at, got) in dtable.dense().into_iter().enumerate() {

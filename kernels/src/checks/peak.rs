@@ -19,7 +19,8 @@ pub(crate) fn check_sweep<E: Elem>(len: usize, offset: usize, seed: u64) {
     let mut rng = Rng(seed);
     let mut x = vec![E::NAN; offset + len + 70];
     let inside = offset..offset + len;
-    // Integers, none of them 0: the sum is exact, and one element left out or read twice changes it.
+    // Integers, none of them 0: the sum is exact, and one element left out or read twice changes
+    // it.
     x[inside.clone()].fill_with(|| E::from_f64((1 + rng.bits() % 64) as f64));
     let want = reference::sum(&x[inside.clone()]);
     for k in available::<E>() {
@@ -29,8 +30,8 @@ pub(crate) fn check_sweep<E: Elem>(len: usize, offset: usize, seed: u64) {
     let (want, mass) =
         x[inside.clone()].iter().fold((0.0, 0.0), |(s, m), x| (s + x.to_f64(), m + x.to_f64().abs()));
     for k in available::<E>() {
-        // An entry passes the additions of its own sum, at most 3 in folding the eight and log2(lanes) in folding lanes, tail
-        // included; the twin adds its own n roundings of f64.
+        // An entry passes the additions of its own sum, at most 3 in folding the eight and
+        // log2(lanes) in folding lanes, tail included; the twin adds its own n roundings of f64.
         let lanes = if k.isa() == Isa::Avx512 { 64 } else { 16 } / size_of::<E>();
         let bound =
             gamma::<E>(len / (8 * lanes) + 8 + 12) * mass + super::gamma(len + 1, f64::UNIT_ROUNDOFF) * mass;

@@ -1,4 +1,5 @@
-//! The prefix tree against word-by-word enumeration, for every kind of weights and every instruction set.
+//! The prefix tree against word-by-word enumeration, for every kind of weights and every
+//! instruction set.
 
 use crate::checks::testkit::{Rng, available};
 use crate::kernels::Kernels;
@@ -108,7 +109,8 @@ fn tabulate(plan: &Plan) -> Vec<f64> {
     values
 }
 
-/// A word length, an alphabet and the kind of weights, everything else from the seed: panics where tree and twin differ.
+/// A word length, an alphabet and the kind of weights, everything else from the seed: panics where
+/// tree and twin differ.
 pub(crate) fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: usize, scale: f64, seed: u64) {
     let mut case = Case::new(s, t, scale, seed);
     let eps = if seed.is_multiple_of(3) { 0.0 } else { 0.01 };
@@ -124,9 +126,10 @@ pub(crate) fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: u
     // Looked-up weights are those of kind 1, found another way.
     let twin =
         reference::prefix_tree(&Walk { weights: case.weights(if kind == 3 { 1 } else { kind }), ..walk });
-    // Every factor, weight and quotient is a product of at most 4 T + 8 roundings of relative size 2u, sums of terms nested
-    // like the tree (compensated in the twin); the differences g − Σ F g / Z cancel, so errors of C are relative to the sums
-    // without it. An exponent of size `scale` adds as many roundings, reciprocals by products another S.
+    // Every factor, weight and quotient is a product of at most 4 T + 8 roundings of relative size
+    // 2u, sums of terms nested like the tree (compensated in the twin); the differences g − Σ F g /
+    // Z cancel, so errors of C are relative to the sums without it. An exponent of size `scale`
+    // adds as many roundings, reciprocals by products another S.
     let tol = 8.0 * ((4 * t + 8 + s) as f64 + 2.0 * scale) * s as f64 * f64::EPSILON;
     for kernels in available::<f64>() {
         compare(&sum(&kernels, &[walk]), &twin, [s, t, s], tol, kernels.isa());
@@ -135,20 +138,19 @@ pub(crate) fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: u
         assert!((twin.1 - 1.0 / s as f64).abs() < 1e-13);
     }
     if kind != 2 {
-        canonical(&mut case, s, t, kind, prefix_len % (t - 1), largest, eps, tol);
+        canonical(&mut case, [s, t], kind, prefix_len % (t - 1), largest, [eps, tol]);
     }
 }
 
-/// Canonical words stand for all words of query 0, where the law and the table do not tell the other symbols apart.
+/// Canonical words stand for all words of query 0, where the law and the table do not tell the
+/// other symbols apart.
 fn canonical(
     case: &mut Case,
-    s: usize,
-    t: usize,
+    [s, t]: [usize; 2],
     kind: usize,
     prefix_len: usize,
     largest: u64,
-    eps: f64,
-    tol: f64,
+    [eps, tol]: [f64; 2],
 ) {
     let last = case.table[1];
     case.table[1..].fill(last);

@@ -2,7 +2,7 @@
 
 use crate::checks::testkit::{Rng, available, same};
 use crate::reference::sampling as twin;
-use crate::sampling::problem::{Addresses, Envelope, RowOf, SIDE};
+use crate::sampling::problem::{Addresses, Envelope, RowOf, SAMPLE_LANES};
 
 /// The envelope of ln Gamma(`alpha`) with tangents at `a` < ln α < `b`.
 pub(crate) fn envelope(alpha: f64, a: f64, b: f64) -> Envelope {
@@ -18,8 +18,8 @@ pub(crate) fn envelope(alpha: f64, a: f64, b: f64) -> Envelope {
     }
 }
 
-/// Bytes as a case: entries of a row, rows, shape of the envelope, how small the entries of matrices are, length and shape of the forest,
-/// lanes, seed of the rest.
+/// Bytes as a case: entries of a row, rows, shape of the envelope, how small the entries of
+/// matrices are, length and shape of the forest, lanes, seed of the rest.
 pub(crate) fn run(data: &[u8]) {
     let byte = |i: usize| data.get(i).copied().unwrap_or(0);
     let seed = data.iter().skip(8).fold(1u64, |x, b| x.wrapping_mul(257).wrapping_add(u64::from(*b) + 1));
@@ -39,16 +39,16 @@ pub(crate) fn run(data: &[u8]) {
     check_gamma(&envelope(alpha, a, b), &at, n * rows);
     check_simplex(n, rows, 10f64.powi(i32::from(byte(4) % 6)), &mut rng);
     check_stationary(n, f64::from(byte(4) % 7) * 60.0, &mut rng);
-    check_forest(n, usize::from(byte(5)) % 12, 1 + usize::from(byte(6)) % SIDE, byte(7), &mut rng);
+    check_forest(n, usize::from(byte(5)) % 12, 1 + usize::from(byte(6)) % SAMPLE_LANES, byte(7), &mut rng);
 }
 
 fn check_words(at: &Addresses, n: usize) {
     for k in available::<f64>() {
-        let mut out = vec![0; n * 2 * SIDE];
+        let mut out = vec![0; n * 2 * SAMPLE_LANES];
         k.philox_words(at, &mut out).unwrap();
-        for (v, l) in (0..n).flat_map(|v| (0..SIDE).map(move |l| (v, l))) {
+        for (v, l) in (0..n).flat_map(|v| (0..SAMPLE_LANES).map(move |l| (v, l))) {
             let want = twin::philox_words(at.key, at.sample[l], at.variate[l].wrapping_add(v as u32), 0);
-            let got = [out[2 * v * SIDE + l], out[(2 * v + 1) * SIDE + l]];
+            let got = [out[2 * v * SAMPLE_LANES + l], out[(2 * v + 1) * SAMPLE_LANES + l]];
             assert_eq!(got, want, "{:?} variate {v} lane {l}", k.isa());
         }
     }
@@ -56,12 +56,12 @@ fn check_words(at: &Addresses, n: usize) {
 
 pub(crate) fn check_gamma(envelope: &Envelope, at: &Addresses, n: usize) {
     for k in available::<f64>() {
-        let (mut out, mut pending) = (vec![f64::NAN; n * SIDE], vec![u32::MAX; n * SIDE]);
+        let (mut out, mut pending) = (vec![f64::NAN; n * SAMPLE_LANES], vec![u32::MAX; n * SAMPLE_LANES]);
         k.log_gamma(envelope, at, &mut out, &mut pending).unwrap();
-        for (v, l) in (0..n).flat_map(|v| (0..SIDE).map(move |l| (v, l))) {
+        for (v, l) in (0..n).flat_map(|v| (0..SAMPLE_LANES).map(move |l| (v, l))) {
             let variate = at.variate[l].wrapping_add(v as u32);
             let want = twin::log_gamma(envelope, at.key, at.sample[l], variate).expect("accepted");
-            let got = out[v * SIDE + l];
+            let got = out[v * SAMPLE_LANES + l];
             assert!(same(got, want), "{:?} variate {v} lane {l}: {got} for {want}, {envelope:?}", k.isa());
         }
     }
@@ -69,14 +69,14 @@ pub(crate) fn check_gamma(envelope: &Envelope, at: &Addresses, n: usize) {
 
 /// Logarithms uniform on a range of `spread`.
 pub(crate) fn check_simplex(n: usize, rows: usize, spread: f64, rng: &mut Rng) {
-    let logs: Vec<f64> = (0..rows * n * SIDE).map(|_| spread * rng.signed()).collect();
-    let stride = rows * n + SIDE;
+    let logs: Vec<f64> = (0..rows * n * SAMPLE_LANES).map(|_| spread * rng.signed()).collect();
+    let stride = rows * n + SAMPLE_LANES;
     for k in available::<f64>() {
         let (mut y, mut p) = (logs.clone(), vec![f64::NAN; logs.len()]);
-        let (mut sums, mut table) = (vec![f64::NAN; n * SIDE], vec![f64::NAN; stride * SIDE]);
+        let (mut sums, mut table) = (vec![f64::NAN; n * SAMPLE_LANES], vec![f64::NAN; stride * SAMPLE_LANES]);
         k.simplex_rows(n, &mut y, &mut p, &mut sums, &mut table, stride).unwrap();
-        for (r, l) in (0..rows).flat_map(|r| (0..SIDE).map(move |l| (r, l))) {
-            let place = |b: usize| (r * n + b) * SIDE + l;
+        for (r, l) in (0..rows).flat_map(|r| (0..SAMPLE_LANES).map(move |l| (r, l))) {
+            let place = |b: usize| (r * n + b) * SAMPLE_LANES + l;
             let mut want = [(0..n).map(|b| logs[place(b)]).collect(), vec![0.0; n], vec![0.0; n]];
             let [logs, ps, sums] = &mut want;
             twin::simplex_row(logs, ps, sums);
@@ -90,23 +90,24 @@ pub(crate) fn check_simplex(n: usize, rows: usize, spread: f64, rng: &mut Rng) {
     }
 }
 
-/// Entries e^-x, x uniform up to `depth`; some lanes may have entries below the floor, where the laws are anything.
+/// Entries e^-x, x uniform up to `depth`; some lanes may have entries below the floor, where the
+/// laws are anything.
 pub(crate) fn check_stationary(n: usize, depth: f64, rng: &mut Rng) {
     const FLOOR: f64 = 1e-150;
-    let a: Vec<f64> = (0..n * n * SIDE).map(|_| (0.5 * depth * (rng.signed() - 1.0)).exp()).collect();
+    let a: Vec<f64> = (0..n * n * SAMPLE_LANES).map(|_| (0.5 * depth * (rng.signed() - 1.0)).exp()).collect();
     for k in available::<f64>() {
-        let (mut got, mut mu) = (a.clone(), vec![f64::NAN; n * SIDE]);
+        let (mut got, mut mu) = (a.clone(), vec![f64::NAN; n * SAMPLE_LANES]);
         let below = k.off_diagonal_below(n, &a, FLOOR).unwrap();
         k.stationary(n, &mut got, &mut mu).unwrap();
-        for l in 0..SIDE {
-            let mut lane: Vec<f64> = (0..n * n).map(|e| a[e * SIDE + l]).collect();
+        for l in 0..SAMPLE_LANES {
+            let mut lane: Vec<f64> = (0..n * n).map(|e| a[e * SAMPLE_LANES + l]).collect();
             let off = |e: usize| e / n != e % n;
             let want_below = (0..n * n).any(|e| off(e) && lane[e] < FLOOR);
             assert_eq!(below >> l & 1 == 1, want_below, "{:?} lane {l}", k.isa());
             let mut want = vec![0.0; n];
             twin::stationary(n, &mut lane, &mut want);
             for b in 0..n {
-                let m = mu[b * SIDE + l];
+                let m = mu[b * SAMPLE_LANES + l];
                 assert!(
                     want_below || same(m, want[b]),
                     "{:?} state {b} lane {l}: {m} for {}",
@@ -118,11 +119,12 @@ pub(crate) fn check_stationary(n: usize, depth: f64, rng: &mut Rng) {
     }
 }
 
-/// A forest of `len` positions for `lanes` lanes; one row more than symbols. `flat`: entries of probability zero too.
+/// A forest of `len` positions for `lanes` lanes; one row more than symbols. `flat`: entries of
+/// probability zero too.
 pub(crate) fn check_forest(n: usize, len: usize, lanes: usize, flat: u8, rng: &mut Rng) {
-    let stride = (n + 1) * n + SIDE;
-    let mut table = vec![f64::NAN; stride * SIDE];
-    for l in 0..SIDE {
+    let stride = (n + 1) * n + SAMPLE_LANES;
+    let mut table = vec![f64::NAN; stride * SAMPLE_LANES];
+    for l in 0..SAMPLE_LANES {
         for row in 0..=n {
             let mut total = 0.0;
             for b in 0..n {
@@ -140,7 +142,7 @@ pub(crate) fn check_forest(n: usize, len: usize, lanes: usize, flat: u8, rng: &m
             _ => RowOf::Fixed(n as u32),
         })
         .collect();
-    let words: Vec<u64> = (0..len * SIDE)
+    let words: Vec<u64> = (0..len * SAMPLE_LANES)
         .map(|_| match rng.bits() % 8 {
             0 => 0,
             1 => u64::MAX,
@@ -153,7 +155,7 @@ pub(crate) fn check_forest(n: usize, len: usize, lanes: usize, flat: u8, rng: &m
         k.invert_forest(n, &rows, &words, &table, stride, &mut got).unwrap();
         for l in 0..lanes {
             let mut want = given[l * len..(l + 1) * len].to_vec();
-            let lane_words: Vec<u64> = (0..len).map(|i| words[i * SIDE + l]).collect();
+            let lane_words: Vec<u64> = (0..len).map(|i| words[i * SAMPLE_LANES + l]).collect();
             twin::invert_forest(n, &rows, &lane_words, &table[l * stride..(l + 1) * stride], &mut want);
             assert_eq!(&got[l * len..(l + 1) * len], &want[..], "{:?} lane {l}, {rows:?}", k.isa());
         }

@@ -1,4 +1,5 @@
-//! What the kernels' tests and the fuzz targets share: seeded numbers, strided memory with canaries, error terms.
+//! What the kernels' tests and the fuzz targets share: seeded numbers, strided memory with
+//! canaries, error terms.
 
 use crate::elem::Elem;
 use crate::kernels::Kernels;

@@ -1,5 +1,5 @@
-//! Errors of exp and ln in units in the last place, against double-double arithmetic (106 bits). Shared by the tests, the
-//! fuzz target `elementwise` and `examples/ulp.rs`.
+//! Errors of exp and ln in units in the last place, against double-double arithmetic (106 bits).
+//! Shared by the tests, the fuzz target `elementwise` and `examples/ulp.rs`.
 
 /// Unevaluated sum hi + lo, |lo| <= ulp(hi) / 2.
 #[derive(Clone, Copy)]
@@ -78,7 +78,8 @@ pub fn exp_ulps(x: f64, got: f64) -> f64 {
     scale(diff, n - ulp)
 }
 
-/// |got − ln x| in ulps of `got`, for positive finite x: ln x = got + ln(1 + δ), 1 + δ = x exp(−got).
+/// Distance of `got` from ln x in ulps of `got`, for positive finite x: ln x = got + ln(1 + δ),
+/// 1 + δ = x exp(−got).
 pub fn ln_ulps(x: f64, got: f64) -> f64 {
     if !got.is_finite() {
         return f64::INFINITY;
@@ -94,7 +95,8 @@ pub fn ln_ulps(x: f64, got: f64) -> f64 {
     scale(d.abs(), 52 - exponent(got))
 }
 
-/// |got − exact| in ulps of f32, `exact` being good to f64: infinite on disagreement about NaN, infinity or zero.
+/// Distance of `got` from `exact` in ulps of f32, `exact` being good to f64: infinite on
+/// disagreement about NaN, infinity or zero.
 pub fn ulps_f32(exact: f64, got: f32) -> f64 {
     if exact.is_nan() || got.is_nan() {
         return if exact.is_nan() && got.is_nan() { 0.0 } else { f64::INFINITY };

@@ -1,5 +1,6 @@
-//! Losses, layer norm, updates, table rows and dot products against their naive twins within derived bounds, for operands of any bit
-//! pattern; where a bound ends (NaN, infinities, overflow) only agreement between instruction sets is checked, where that is promised.
+//! Losses, layer norm, updates, table rows and dot products against their naive twins within
+//! derived bounds, for operands of any bit pattern; where a bound ends (NaN, infinities, overflow)
+//! only agreement between instruction sets is checked, where that is promised.
 
 use crate::checks::Layout;
 use crate::checks::elementwise::{
@@ -12,7 +13,8 @@ use crate::reference;
 use crate::vecmath::loss::problem::IGNORED;
 use crate::vecmath::update::problem::{AdamW, Sgd};
 
-/// Is `got` the rounded value of some number within `bound` of `exact`? Rounding is monotone, overflow included.
+/// Is `got` the rounded value of some number within `bound` of `exact`? Rounding is monotone,
+/// overflow included.
 fn between<E: Elem>(exact: f64, bound: f64, got: f64) -> bool {
     let [low, high] = [exact - bound, exact + bound].map(|x| E::from_f64(x).to_f64());
     low <= got && got <= high || exact.is_nan() && got.is_nan()
@@ -48,7 +50,8 @@ fn wide<E: Elem>(x: &[E]) -> Vec<f64> {
     x.iter().map(|x| x.to_f64()).collect()
 }
 
-/// The documented bound: 2 u |Σ x y| + (n u)² Σ |x y|, barring overflow and underflow, against Dot2, which errs as much.
+/// The documented bound: 2 u |Σ x y| + (n u)² Σ |x y|, barring overflow and underflow, against
+/// Dot2, which errs as much.
 pub(crate) fn check_dot<E: Elem>(x: &[E], y: &[E]) {
     let (n, u) = (x.len() as f64, f64::UNIT_ROUNDOFF);
     let (exact, abs) = super::dot2(x.iter().zip(y).map(|(x, y)| (x.to_f64(), y.to_f64())));
@@ -104,7 +107,8 @@ fn check_labels<E: Elem>(z: &Block<E>, labels: &[u32], w: &[f64], outs: [Layout;
     }
 }
 
-/// lse errs by H of [`log_sum_error`], its own sum being f64, by f64's roundings, and by what softmax leaves out; then one rounding to E.
+/// lse errs by H of [`log_sum_error`], its own sum being f64, by f64's roundings, and by what
+/// softmax leaves out; then one rounding to E.
 fn check_log_softmax<E: Elem>(x: &Block<E>, layout: Layout) {
     let [_, b, n] = x.shape;
     let dense = x.dense();
@@ -161,9 +165,10 @@ fn check_log_loss<E: Elem>(f: &Block<E>, y: &Block<f64>, eps: f64, w: &[f64], la
     }
 }
 
-/// Of one row: by how much mean and deviations err (e), and 1/std relatively (ρ). Deviations err by γ(n + 2)(mean |x| + max |x|), twice
-/// because the twin does too; the variance by 2 e mean |d| + e² + γ(n + 3) σ²; its inverse root relatively by no more than that over
-/// σ² + eps while this is below 1/8. `None` beyond, and where f64 may overflow or underflow.
+/// Of one row: by how much mean and deviations err (e), and 1/std relatively (ρ). Deviations err by
+/// γ(n + 2)(mean |x| + max |x|), twice because the twin does too; the variance by 2 e mean |d| +
+/// e² + γ(n + 3) σ²; its inverse root relatively by no more than that over σ² + eps while this is
+/// below 1/8. `None` beyond, and where f64 may overflow or underflow.
 fn moment_errors(x: &[f64], eps: f64) -> Option<(f64, f64)> {
     let n = x.len();
     let abs = x.iter().map(|x| x.abs()).sum::<f64>() / n as f64;
@@ -253,7 +258,8 @@ impl<E: Elem> NormCase<E> {
         }
     }
 
-    /// The result errs by |w| r (e + |d| (ρ + 2 u)) and three more roundings, on both sides; then one to E.
+    /// The result errs by |w| r (e + |d| (ρ + 2 u)) and three more roundings, on both sides; then
+    /// one to E.
     fn check_forward(&self, k: &Kernels<E>, row: &[f64], got: &[f64], [mean, rstd]: [f64; 2]) {
         if !row.iter().all(|x| x.is_finite()) {
             return assert!(got.iter().all(|y| y.is_nan()), "{:?}: {got:?} of {row:?}", k.isa());
@@ -274,7 +280,8 @@ impl<E: Elem> NormCase<E> {
     }
 }
 
-/// mean g errs by γ(n + 2) mean |g|, mean (g x̂) by γ(n + 5) mean |g x̂|, the rest by γ(8), on both sides; then one rounding to E.
+/// mean g errs by γ(n + 2) mean |g|, mean (g x̂) by γ(n + 5) mean |g x̂|, the rest by γ(8), on both
+/// sides; then one rounding to E.
 fn check_dx<E: Elem>(
     k: &Kernels<E>,
     [row, weight, dout]: [&[f64]; 3],
@@ -297,7 +304,8 @@ fn check_dx<E: Elem>(
     }
 }
 
-/// Against the formula in E, operation by operation, to the bit; and against the twin: at most eight roundings of terms that add up to
+/// Against the formula in E, operation by operation, to the bit; and against the twin: at most
+/// eight roundings of terms that add up to
 /// |θ| + lr (m |b| + |g| + λ |θ|), each of which may underflow.
 fn check_sgd<E: Elem>(step: Sgd, p: &[E], g: &[E], b: &[E]) {
     let [lr, momentum, decay] = [step.lr, step.momentum, step.weight_decay].map(E::from_f64);
@@ -325,8 +333,8 @@ fn check_sgd<E: Elem>(step: Sgd, p: &[E], g: &[E], b: &[E]) {
     }
 }
 
-/// m errs by γ(4)(β₁ |m| + (1 − β₁) |g|), v relatively by γ(5) and absolutely by four subnormals, of which the root makes their root; the
-/// quotient adds eight roundings, θ three.
+/// m errs by γ(4)(β₁ |m| + (1 − β₁) |g|), v relatively by γ(5) and absolutely by four subnormals,
+/// of which the root makes their root; the quotient adds eight roundings, θ three.
 fn check_adamw<E: Elem>(step: AdamW, t: u64, p: &[E], g: &[E], m: &[E], v: &[E]) {
     let mut bits = Agreement::default();
     for k in available::<E>() {
@@ -403,7 +411,8 @@ fn check_accumulate<E: Elem>(x: &[E], start: &[E]) {
     }
 }
 
-/// Any bytes: operation and kind of numbers, columns, rows, four layouts, four parameters, then the operands.
+/// Any bytes: operation and kind of numbers, columns, rows, four layouts, four parameters, then the
+/// operands.
 ///
 /// # Panics
 /// Where a result is wrong.

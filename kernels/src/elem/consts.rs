@@ -1,14 +1,16 @@
 //! Constants of the vector exp and log, per element type.
 //!
-//! Polynomials are weighted minimax fits (Remez exchange in 80 digits), rounded to the element type. ln 2 comes as hi + lo with
-//! so many trailing zeros in hi that `n * hi` is exact for every exponent n: the reduction is then the same with and
-//! without fused multiply-add.
+//! Polynomials are weighted minimax fits (Remez exchange in 80 digits), rounded to the element
+//! type. ln 2 comes as hi + lo with so many trailing zeros in hi that `n * hi` is exact for every
+//! exponent n: the reduction is then the same with and without fused multiply-add.
 
 /// What exp and log need to know about an element type.
 pub trait MathConsts: Sized + 'static {
-    /// exp r = 1 + r + r² (c0 + c1 r + ..), |r| <= ln 2 / 2. Error: 3e-9 (f32, 1/20 ulp), 4e-18 (f64), relative.
+    /// exp r = 1 + r + r² (c0 + c1 r + ..), |r| <= ln 2 / 2. Error: 3e-9 (f32, 1/20 ulp), 4e-18
+    /// (f64), relative.
     const EXP: &'static [Self];
-    /// 2 atanh s = 2 s + s z (c0 + c1 z + ..), z = s², |s| <= (√2 − 1)/(√2 + 1). Error: 5e-12 (f32), 2e-18 (f64), relative.
+    /// 2 atanh s = 2 s + s z (c0 + c1 z + ..), z = s², |s| <= (√2 − 1)/(√2 + 1). Error: 5e-12
+    /// (f32), 2e-18 (f64), relative.
     const LOG: &'static [Self];
     /// 1 / ln 2.
     const LOG2_E: Self;
@@ -20,7 +22,8 @@ pub trait MathConsts: Sized + 'static {
     const EXP_MAX: Self;
     /// exp rounds to 0 here and below: half the smallest subnormal is larger.
     const EXP_MIN: Self;
-    /// Softmax writes 0 for e^(x − max) below e^this: results and their quotients by any sensible sum stay normal numbers.
+    /// Softmax writes 0 for e^(x − max) below e^this: results and their quotients by any sensible
+    /// sum stay normal numbers.
     const SOFTMAX_MIN: Self;
     /// √2.
     const SQRT_2: Self;

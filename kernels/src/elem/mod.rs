@@ -1,7 +1,7 @@
 //! The two element types.
 //!
-//! [`Real`] is their arithmetic, which kernel bodies are written over. [`Elem`] adds the bodies that each operation compiles
-//! for both: what public entries are generic over.
+//! [`Real`] is their arithmetic, which kernel bodies are written over. [`Elem`] adds the bodies
+//! that each operation compiles for both: what public entries are generic over.
 
 pub(crate) mod consts;
 pub(crate) mod real;

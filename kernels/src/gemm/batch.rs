@@ -24,6 +24,16 @@ impl<'a, E> From<Mats<'a, E>> for Batch<'a, E> {
     }
 }
 
+/// Products of one shape and how they are computed: all but C and scratch.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchProblem<'a, E> {
+    pub(crate) plan: Plan,
+    pub(crate) write: Write,
+    pub(crate) alpha: E,
+    pub(crate) a: Batch<'a, E>,
+    pub(crate) b: Batch<'a, E>,
+}
+
 /// Shape, strides and first entry of an operand.
 struct Parts<E> {
     count: usize,
@@ -48,11 +58,12 @@ impl<E: Elem> Batch<'_, E> {
 }
 
 impl<E: Elem> Kernels<E> {
-    /// `C_q = alpha A_q B_q`, or `C_q += alpha A_q B_q`, for every q of the batch: A (m, k), B (k, n), C (m, n), columns of C
-    /// contiguous. An operand that all products share is a view of batch stride 0.
+    /// `C_q = alpha A_q B_q`, or `C_q += alpha A_q B_q`, for every q of the batch: A (m, k), B (k,
+    /// n), C (m, n), columns of C contiguous. An operand that all products share is a view of batch
+    /// stride 0.
     ///
-    /// Every C_q has the bits that [`Kernels::gemm`] gives it, which says how far they err. Scratch: [`Kernels::gemm_scratch`] of
-    /// one product. Allocates nothing.
+    /// Every C_q has the bits that [`Kernels::gemm`] gives it, which says how far they err.
+    /// Scratch: [`Kernels::gemm_scratch`] of one product. Allocates nothing.
     ///
     /// # Errors
     /// Shapes or counts that do not fit together; scratch that is too small.
@@ -65,22 +76,19 @@ impl<E: Elem> Kernels<E> {
         c: MatsMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        self.gemm_batch_planned(Plan::new::<E>(self.isa()), write, alpha, a.into(), b.into(), c, scratch)
+        let (plan, a, b) = (Plan::new::<E>(self.isa()), a.into(), b.into());
+        self.gemm_batch_planned(BatchProblem { plan, write, alpha, a, b }, c, scratch)
     }
 
     /// [`Kernels::gemm_batch`] with blocks of any size (at least 1) and packing as told.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn gemm_batch_planned(
         &self,
-        plan: Plan,
-        write: Write,
-        alpha: E,
-        a: Batch<'_, E>,
-        b: Batch<'_, E>,
+        problem: BatchProblem<'_, E>,
         mut c: MatsMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        let (a, b) = (a.parts(), b.parts());
+        let BatchProblem { plan, write, alpha, .. } = problem;
+        let (a, b) = (problem.a.parts(), problem.b.parts());
         let (mut count, mut m, k, n) = (a.count, a.rows, a.cols, b.cols);
         expect("gemm_batch", "b count", count, b.count)?;
         expect("gemm_batch", "c count", count, c.count())?;
@@ -93,7 +101,8 @@ impl<E: Elem> Kernels<E> {
         }
         let (mut rs_a, mut rs_c) = (a.rs, c.row_stride());
         if b.next == 0 && count > 1 {
-            // One tall product where the rows of all A and all C line up. Scratch is that of m rows: nothing of A is packed.
+            // One tall product where the rows of all A and all C line up. Scratch is that of m
+            // rows: nothing of A is packed.
             if m == 1 {
                 (m, count, rs_a, rs_c) = (count, 1, a.next, c.batch_stride());
             } else if a.next == m.saturating_mul(rs_a) && c.batch_stride() == m.saturating_mul(rs_c) {
@@ -125,9 +134,10 @@ impl<E: Elem> Kernels<E> {
             prepacked: false,
             scratch: scratch.as_mut_ptr(),
         };
-        // SAFETY: the views are checked, C exclusive and injective, shapes and counts compared above; rows that line up are
-        // entries of the same views. Scratch has the length asserted above, to which A adds nothing where there are more rows.
-        // `pack_b` holds where the columns are not contiguous.
+        // SAFETY: the views are checked, C exclusive and injective, shapes and counts compared
+        // above; rows that line up are entries of the same views. Scratch has the length asserted
+        // above, to which A adds nothing where there are more rows. `pack_b` holds where the
+        // columns are not contiguous.
         E::run_product(self.isa(), unsafe { ProductOp::new(&product) });
         Ok(())
     }

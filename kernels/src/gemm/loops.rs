@@ -1,16 +1,17 @@
-//! Loops 5 to 3 of the product: blocks of B that stay in L2 or L3, blocks of A that stay in L2, packed where asked.
+//! Loops 5 to 3 of the product: blocks of B that stay in L2 or L3, blocks of A that stay in L2,
+//! packed where asked.
 //!
 //! ```text
-//! 5  for jc in n by nc                  twice nc where A is packed, unless the caller has packed B
+//! 5  for jc in n by nc              twice nc where A is packed, unless the caller packed B
 //! 4    for pc in k by kc
-//!        for q in the batch         pack B (kc, nc)? once where all products share it, never where the caller has done so
+//!        for q in the batch         pack B (kc, nc)? once if all share it, never if the caller did
 //! 3        for ic in m by mc        pack A (mc, kc)?
 //! 2          for ir in mc by a tile   |
 //! 1            for jr in nc by a tile | tile.rs, these two the other way round for some blocks
 //! ```
 //!
-//! Whether to pack, mc and nc do not touch the bits of the result: every entry of C is one FMA chain per kc block,
-//! and the blocks are added in order.
+//! Whether to pack, mc and nc do not touch the bits of the result: every entry of C is one FMA
+//! chain per kc block, and the blocks are added in order.
 
 use crate::elem::real::Real;
 use crate::gemm::blocking::Blocking;
@@ -52,13 +53,15 @@ pub(crate) struct Product<E> {
     pub(crate) pack_a: bool,
     /// Must be true where the columns of B are not contiguous.
     pub(crate) pack_b: bool,
-    /// B is what [`PackOp`] wrote with the same n and blocking; its strides and `pack_b` are not looked at.
+    /// B is what [`PackOp`] wrote with the same n and blocking; its strides and `pack_b` are not
+    /// looked at.
     pub(crate) prepacked: bool,
     /// Room for the packed block of B, then that of A: see `pack_len`.
     pub(crate) scratch: *mut E,
 }
 
-/// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`. (With B packed before, a block of A is enough.)
+/// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`. (With B packed
+/// before, a block of A is enough.)
 pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: usize) -> usize {
     let k = k.min(blocking.kc);
     k * (n.min(blocking.columns(true)).next_multiple_of(lanes) + m.min(blocking.mc))
@@ -69,15 +72,15 @@ pub(crate) fn prepacked_len(k: usize, n: usize, lanes: usize) -> Option<usize> {
     n.checked_next_multiple_of(lanes)?.checked_mul(k)
 }
 
-/// `len` in blocks as equal as can be: 520 columns are 272 + 248, not 512 + 8. What fits one block is not divided, divisions
-/// being as long as a small tile.
+/// `len` in blocks as equal as can be: 520 columns are 272 + 248, not 512 + 8. What fits one block
+/// is not divided, divisions being as long as a small tile.
 #[inline(always)]
 fn even_block(len: usize, block: usize) -> usize {
     if len <= block { len } else { len.div_ceil(len.div_ceil(block)) }
 }
 
-/// The same for columns, which are cut at whole vectors of any instruction set. Asked for blocks of this size, n columns are cut
-/// as before.
+/// The same for columns, which are cut at whole vectors of any instruction set. Asked for blocks of
+/// this size, n columns are cut as before.
 #[inline(always)]
 pub(crate) fn even_columns(n: usize, mut nc: usize) -> usize {
     while n > nc {
@@ -96,10 +99,10 @@ pub(crate) struct ProductOp<'a, E>(&'a Product<E>);
 
 impl<'a, E> ProductOp<'a, E> {
     /// # Safety
-    /// All entries of A and B are readable and those of C writable, readable too for [`Write::Add`], each entry of C an element
-    /// of its own, apart from A, B and scratch; the latter has [`pack_len`] elements, or room for a block of A where B is packed before. The
-    /// blocks are at least 1, and B is
-    /// packed where its columns are not contiguous.
+    /// All entries of A and B are readable and those of C writable, readable too for
+    /// [`Write::Add`], each entry of C an element of its own, apart from A, B and scratch; the
+    /// latter has [`pack_len`] elements, or room for a block of A where B is packed before. The
+    /// blocks are at least 1, and B is packed where its columns are not contiguous.
     pub(crate) unsafe fn new(product: &'a Product<E>) -> Self {
         ProductOp(product)
     }
@@ -135,8 +138,8 @@ impl<E: Real> Op<E> for ProductOp<'_, E> {
                     };
                     if pack {
                         if q == 0 || next_b != 0 {
-                            // SAFETY: the contract of `ProductOp::new`; (pc, jc) is the corner of a (k, n) block of B, and
-                            // scratch has room for it, k <= kc and n <= nc.
+                            // SAFETY: the contract of `ProductOp::new`; (pc, jc) is the corner of a
+                            // (k, n) block of B, and scratch has room for it, k <= kc and n <= nc.
                             unsafe { pack_b(s, k, n, b, x.rs_b, x.cs_b, x.scratch) };
                         }
                         b = x.scratch;
@@ -176,8 +179,9 @@ impl<E: Real> Op<E> for ProductOp<'_, E> {
                                 ..block
                             };
                             row += part.m;
-                            // SAFETY: the contract of `ProductOp::new`; the three corners are those of blocks inside A, B and C,
-                            // and what is packed was packed with the same sizes, the rows of a part being whole panels.
+                            // SAFETY: the contract of `ProductOp::new`; the three corners are those
+                            // of blocks inside A, B and C, and what is packed was packed with the
+                            // same sizes, the rows of a part being whole panels.
                             s.outline(unsafe { BlockOp::new(&part) });
                         }
                         ic += m;
@@ -226,8 +230,8 @@ pub(crate) struct PackOp<E> {
 
 impl<E> PackOp<E> {
     /// # Safety
-    /// B is readable with its strides; `to` has [`prepacked_len`] elements for the lanes of any instruction set and overlaps
-    /// nothing. The blocks are at least 1.
+    /// B is readable with its strides; `to` has [`prepacked_len`] elements for the lanes of any
+    /// instruction set and overlaps nothing. The blocks are at least 1.
     pub(crate) unsafe fn new(
         [k, n]: [usize; 2],
         b: *const E,
@@ -253,8 +257,9 @@ impl<E: Real> Op<E> for PackOp<E> {
             while pc < x.k {
                 let k = kc.min(x.k - pc);
                 let b = x.b.wrapping_add(pc * x.rs + jc * x.cs);
-                // SAFETY: the contract of `PackOp::new`; the (k, n) block at (pc, jc) is inside B, its panels follow the
-                // x.k rows of `jc` columns, jc being whole vectors, and the pc padded rows before it.
+                // SAFETY: the contract of `PackOp::new`; the (k, n) block at (pc, jc) is inside B,
+                // its panels follow the x.k rows of `jc` columns, jc being whole vectors, and the
+                // pc padded rows before it.
                 unsafe { pack_b(s, k, n, b, x.rs, x.cs, x.to.add(x.k * jc + pc * padded)) };
                 pc += k;
             }

@@ -1,5 +1,6 @@
-//! General matrix product: the entry, which turns any strides into a product with contiguous columns of C, and
-//! chooses what to pack. The loops are in `arch/generic/gemm`, the sizes in `blocking`.
+//! General matrix product: the entry, which turns any strides into a product with contiguous
+//! columns of C, and chooses what to pack. Tile shapes are in `simd/tiles.rs`, block sizes in
+//! `blocking`, the five loops in `loops` and `tile`.
 
 pub(crate) mod batch;
 pub(crate) mod blocking;
@@ -9,6 +10,7 @@ pub(crate) mod packed;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub(crate) mod plan;
+pub(crate) mod problem;
 pub(crate) mod tile;
 
 pub use batch::Batch;
@@ -19,6 +21,7 @@ use crate::error::{KernelError, expect};
 use crate::gemm::blocking::Blocking;
 use crate::gemm::loops::{Product, ProductOp, SmallOp, pack_len};
 use crate::gemm::plan::{ALIGN, Plan};
+use crate::gemm::problem::GemmProblem;
 use crate::gemm::tile::Block;
 use crate::kernels::Kernels;
 use crate::scratch::Scratch;
@@ -26,19 +29,21 @@ use crate::simd::tiles::MAX_LANES;
 use crate::view::{Mat, MatMut, Write};
 
 impl<E: Elem> Kernels<E> {
-    /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the strides. Grows with each
-    /// argument, so that the largest product's scratch serves smaller ones, up to a few MiB at most.
+    /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the
+    /// strides. Grows with each argument, so that the largest product's scratch serves smaller
+    /// ones, up to a few MiB at most.
     pub fn gemm_scratch(&self, m: usize, k: usize, n: usize) -> usize {
         self.planned_scratch(&Plan::new::<E>(self.isa()), m, k, n)
     }
 
-    /// `C = alpha A B` ([`Write::Set`]) or `C += alpha A B` ([`Write::Add`]); A (m, k), B (k, n), C (m, n), any strides:
-    /// transposed operands are views with strides swapped ([`Mat::t`]).
+    /// `C = alpha A B` ([`Write::Set`]) or `C += alpha A B` ([`Write::Add`]); A (m, k), B (k, n), C
+    /// (m, n), any strides: transposed operands are views with strides swapped ([`Mat::t`]).
     ///
-    /// Each entry errs by at most γ(k + 3) (|alpha| Σ|a||b| + |c|), γ(j) = j u / (1 − j u). It is a sum in order of k, cut
-    /// every `kc` terms, `kc` being a constant of instruction set and type: its bits depend on the entries of its row of A and
-    /// column of B and on nothing else, neither m and n, nor strides, nor caches. NaN and infinity propagate as IEEE
-    /// arithmetic has it; `Set` never reads C. k = 0 is an empty sum. Allocates nothing.
+    /// Each entry errs by at most γ(k + 3) (|alpha| Σ|a||b| + |c|), γ(j) = j u / (1 − j u). It is a
+    /// sum in order of k, cut every `kc` terms, `kc` being a constant of instruction set and type:
+    /// its bits depend on the entries of its row of A and column of B and on nothing else, neither
+    /// m and n, nor strides, nor caches. NaN and infinity propagate as IEEE arithmetic has it;
+    /// `Set` never reads C. k = 0 is an empty sum. Allocates nothing.
     ///
     /// # Errors
     /// Shapes that do not fit together; scratch smaller than [`Kernels::gemm_scratch`].
@@ -51,7 +56,7 @@ impl<E: Elem> Kernels<E> {
         c: MatMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        self.gemm_planned(Plan::new::<E>(self.isa()), write, alpha, a, b, c, scratch)
+        self.gemm_planned(GemmProblem { plan: Plan::new::<E>(self.isa()), write, alpha, a, b }, c, scratch)
     }
 
     /// Scratch elements for [`Kernels::gemm_planned`].
@@ -60,18 +65,13 @@ impl<E: Elem> Kernels<E> {
     }
 
     /// [`Kernels::gemm`] with blocks of any size (at least 1) and packing as told.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn gemm_planned(
         &self,
-        plan: Plan,
-        write: Write,
-        alpha: E,
-        a: Mat<'_, E>,
-        b: Mat<'_, E>,
+        problem: GemmProblem<'_, E>,
         c: MatMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
-        let (m, k, n) = (a.rows(), a.cols(), b.cols());
+        let (GemmProblem { plan, a, b, .. }, [m, k, n]) = (problem, problem.sizes());
         expect("gemm", "b rows", k, b.rows())?;
         expect("gemm", "c rows", m, c.rows())?;
         expect("gemm", "c columns", n, c.cols())?;
@@ -80,37 +80,26 @@ impl<E: Elem> Kernels<E> {
             return Ok(());
         }
         let (rs_c, cs_c) = (c.row_stride(), c.col_stride());
-        // A column of C lies both ways; transposed, its vectors run down A, which must lie that way too.
+        // A column of C lies both ways; transposed, its vectors run down A, which must lie that way
+        // too.
         let transpose = if n == 1 {
             m > 1 && rs_c == 1 && a.row_stride() == 1
         } else {
             cs_c != 1 && (rs_c == 1 || m == 1)
         };
-        let (a, b, c) = if transpose { (b.t(), a.t(), c.t()) } else { (a, b, c) };
+        let (problem, c) = if transpose { (problem.t(), c.t()) } else { (problem, c) };
         if c.col_stride() == 1 || c.cols() == 1 {
-            self.rows_product(plan, write, alpha, a, b, c, scratch);
+            self.rows_product(problem, c, scratch);
         } else {
-            self.staged(plan, write, alpha, a, b, c, scratch);
+            self.staged(problem, c, scratch);
         }
         Ok(())
     }
 
     /// C with contiguous columns, or one column.
-    #[allow(clippy::too_many_arguments)]
-    fn rows_product(
-        &self,
-        plan: Plan,
-        write: Write,
-        alpha: E,
-        a: Mat<'_, E>,
-        b: Mat<'_, E>,
-        mut c: MatMut<'_, E>,
-        scratch: &mut [E],
-    ) {
-        let (m, k, n) = (a.rows(), a.cols(), b.cols());
-        let [pack_a, pack_b] = plan.packs::<E>([m, k, n], a.col_stride(), b.row_stride());
-        let contiguous = b.col_stride() == 1 || n == 1;
-        let pack_b = pack_b || !contiguous;
+    fn rows_product(&self, problem: GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
+        let (GemmProblem { plan, write, alpha, a, b }, [m, k, n]) = (problem, problem.sizes());
+        let [pack_a, pack_b] = problem.packs();
         let Blocking { mc, kc, nc } = plan.blocking;
         if m <= mc && k <= kc && n <= nc && !pack_a && !pack_b {
             let block = Block {
@@ -129,7 +118,8 @@ impl<E: Elem> Kernels<E> {
                 rs_c: c.row_stride(),
                 write,
             };
-            // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller.
+            // SAFETY: the views are checked, C exclusive and injective, their shapes compared by
+            // the caller.
             E::run_small_product(self.isa(), unsafe { SmallOp::new(&block) });
             return;
         }
@@ -156,24 +146,15 @@ impl<E: Elem> Kernels<E> {
             prepacked: false,
             scratch: scratch.as_mut_ptr(),
         };
-        // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the caller; scratch has the length
-        // asserted above; `pack_b` holds where the columns are not contiguous.
+        // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the
+        // caller; scratch has the length asserted above; `pack_b` holds where the columns are not
+        // contiguous.
         E::run_product(self.isa(), unsafe { ProductOp::new(&product) });
     }
 
     /// C of general strides, block by block through contiguous memory; the same bits as in place.
-    #[allow(clippy::too_many_arguments)]
-    fn staged(
-        &self,
-        plan: Plan,
-        write: Write,
-        alpha: E,
-        a: Mat<'_, E>,
-        b: Mat<'_, E>,
-        mut c: MatMut<'_, E>,
-        scratch: &mut [E],
-    ) {
-        let (m, k, n) = (a.rows(), a.cols(), b.cols());
+    fn staged(&self, problem: GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
+        let (GemmProblem { plan, write, .. }, [m, _, n]) = (problem, problem.sizes());
         let (rows, cols) = (m.min(plan.staging.0), n.min(plan.staging.1));
         let (stage, scratch) = scratch.split_at_mut((rows * cols).next_multiple_of(ALIGN));
         for i0 in (0..m).step_by(rows) {
@@ -188,8 +169,8 @@ impl<E: Elem> Kernels<E> {
                 }
                 // In range of `stage`, whose size the caller's scratch covers.
                 let Ok(block) = MatMut::new(stage, rows, cols) else { unreachable!() };
-                let (a, b) = (a.sub(i0, rows, 0, k), b.sub(0, k, j0, cols));
-                self.rows_product(plan, write, alpha, a, b, block, scratch);
+                let part = problem.rows(i0, i0 + rows).cols(j0, j0 + cols);
+                self.rows_product(part, block, scratch);
                 for i in 0..rows {
                     for j in 0..cols {
                         c.set(i0 + i, j0 + j, stage[i * cols + j]);

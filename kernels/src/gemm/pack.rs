@@ -12,7 +12,8 @@ use crate::simd::Simd;
 /// Rows or columns of an operand that are copied into all panels before the next ones.
 const RUN: usize = 16;
 
-/// Bytes that rows of B span from which on they are copied in runs: what is near needs neither these nor to be asked for.
+/// Bytes that rows of B span from which on they are copied in runs: what is near needs neither
+/// these nor to be prefetched.
 const FAR: usize = 256 << 10;
 
 /// Asks memory for the run after this one, line after line as they lie, a share with every panel.
@@ -27,7 +28,8 @@ struct Ahead<E> {
 impl<E> Ahead<E> {
     const LINE: usize = 64 / size_of::<E>();
 
-    /// [`RUN`] times `width` elements from `at` on, which may lie behind the operand's end, `next` elements from one to the next.
+    /// [`RUN`] times `width` elements from `at` on, which may lie behind the operand's end, `next`
+    /// elements from one to the next.
     #[inline(always)]
     fn new(at: *const E, next: usize, width: usize, panels: usize) -> Self {
         let lines = width.div_ceil(Self::LINE);
@@ -65,7 +67,8 @@ pub(super) unsafe fn pack_a<E: Real, S: Simd<E>>(
     to: *mut E,
 ) {
     let rows = packed_row_split::<E, S>(m);
-    // A few columns of A at a time: memory is read in long runs, and the lines that two panels share stay in L1.
+    // A few columns of A at a time: memory is read in long runs, and the lines that two panels
+    // share stay in L1.
     let columns = if rs == 1 { RUN } else { k };
     let mut p0 = 0;
     while p0 < k {
@@ -79,7 +82,8 @@ pub(super) unsafe fn pack_a<E: Real, S: Simd<E>>(
             unsafe {
                 let (from, to) = (a.add(row * rs), to.add(row * k));
                 if rs == 1 && mr <= S::LANES {
-                    // One masked vector per column of the panel, none of them reaching past its end.
+                    // One masked vector per column of the panel, none of them reaching past its
+                    // end.
                     for p in p0..p1 {
                         s.store_partial(to.add(p * mr), mr, s.load_partial(from.add(p * cs), mr));
                     }
@@ -97,7 +101,8 @@ pub(super) unsafe fn pack_a<E: Real, S: Simd<E>>(
     }
 }
 
-/// B (k, n) into `to`, k * (n rounded up to whole vectors) elements. Lanes beyond n are never read back.
+/// B (k, n) into `to`, k * (n rounded up to whole vectors) elements. Lanes beyond n are never read
+/// back.
 ///
 /// # Safety
 /// B is readable with its strides, `to` holds as many elements as said and overlaps nothing.
@@ -124,8 +129,8 @@ pub(super) unsafe fn pack_b<E: Real, S: Simd<E>>(
                 let padded = vectors.size(piece) * S::LANES;
                 let width = padded.min(n - col);
                 ahead.step(s);
-                // SAFETY: rows p0..p1 of `width` columns from `col` on, p1 <= k and col + width <= n; the panel starts after k rows
-                // of `col` elements, `col` being whole vectors.
+                // SAFETY: rows p0..p1 of `width` columns from `col` on, p1 <= k and col + width <=
+                // n; the panel starts after k rows of `col` elements, `col` being whole vectors.
                 unsafe {
                     let to = to.add(col * k + p0 * padded);
                     copy_rows(s, p1 - p0, width, b.add(p0 * rs + col), rs, to, padded);
@@ -140,7 +145,8 @@ pub(super) unsafe fn pack_b<E: Real, S: Simd<E>>(
     for piece in 0..vectors.pieces {
         let padded = vectors.size(piece) * S::LANES;
         let width = padded.min(n - col);
-        // SAFETY: col + width <= n; the panel starts after k rows of `col` elements, `col` being whole vectors.
+        // SAFETY: col + width <= n; the panel starts after k rows of `col` elements, `col` being
+        // whole vectors.
         unsafe {
             let (b, to) = (b.add(col * cs), to.add(col * k));
             if rs == 1 {
@@ -170,7 +176,8 @@ unsafe fn copy_rows<E: Real, S: Simd<E>>(
     for p in 0..k {
         let mut j = 0;
         while j < width {
-            // SAFETY: the first min(LANES, width - j) lanes are inside the row; `to` has room for the whole vector.
+            // SAFETY: the first min(LANES, width - j) lanes are inside the row; `to` has room for
+            // the whole vector.
             unsafe {
                 let from = b.add(p * rs + j);
                 let v = if width - j >= S::LANES { s.load(from) } else { s.load_partial(from, width - j) };
@@ -203,7 +210,8 @@ unsafe fn transpose<E: Real, S: Simd<E>>(
         let mut j = 0;
         while j < width {
             let cols = (width - j).min(S::EDGE);
-            // SAFETY: elements p.. of columns j.. are inside B; rows p.. and columns j.. inside the padded panel.
+            // SAFETY: elements p.. of columns j.. are inside B; rows p.. and columns j.. inside the
+            // padded panel.
             unsafe { s.transpose(rows, cols, b.add(j * cs + p), cs, to.add(p * padded + j), padded) };
             j += cols;
         }

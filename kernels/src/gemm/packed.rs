@@ -4,15 +4,16 @@ use crate::elem::Elem;
 use crate::error::{KernelError, expect};
 use crate::gemm::loops::{PackOp, Product, ProductOp, prepacked_len};
 use crate::gemm::plan::Plan;
+use crate::gemm::problem::PanelProblem;
 use crate::kernels::Kernels;
 use crate::scratch::Scratch;
 use crate::simd::Isa;
 use crate::simd::tiles::MAX_LANES;
 use crate::view::{Mat, MatMut, Write};
 
-/// A right operand in the panels that one instruction set reads: made by [`Kernels::pack_b`], used by
-/// [`Kernels::gemm_packed`] as often as wanted. Pays where B is transposed or large and A has few rows: the product alone would
-/// pack B in each call.
+/// A right operand in the panels that one instruction set reads: made by [`Kernels::pack_b`], used
+/// by [`Kernels::gemm_packed`] as often as wanted. Pays where B is transposed or large and A has
+/// few rows: the product alone would pack B in each call.
 #[derive(Debug)]
 pub struct PackedB<E> {
     isa: Isa,
@@ -34,7 +35,8 @@ impl<E> PackedB<E> {
 }
 
 impl<E: Elem> Kernels<E> {
-    /// A copy of B (k, n), of any strides, in panels. Allocates k times n rounded up to 16 elements.
+    /// A copy of B (k, n), of any strides, in panels. Allocates k times n rounded up to 16
+    /// elements.
     ///
     /// # Errors
     /// [`KernelError::Overflow`] where that is more than memory holds.
@@ -63,23 +65,25 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// B (k, n) in panels into the front of `to`, which has k times n rounded up to 16 elements at least.
+    /// B (k, n) in panels into the front of `to`, which has k times n rounded up to 16 elements at
+    /// least.
     pub(crate) fn pack_into(&self, plan: &Plan, b: Mat<'_, E>, to: &mut [E]) {
         let (k, n) = (b.rows(), b.cols());
         assert!(prepacked_len(k, n, MAX_LANES).is_some_and(|len| len <= to.len()));
         let (rs, cs) = (b.row_stride(), b.col_stride());
-        // SAFETY: the view is checked; the panels have the length just compared, of which any instruction set uses as much or
-        // less.
+        // SAFETY: the view is checked; the panels have the length just compared, of which any
+        // instruction set uses as much or less.
         let op = unsafe { PackOp::new([k, n], b.ptr(), [rs, cs], plan.blocking, to.as_mut_ptr()) };
         E::run_pack(self.isa(), op);
     }
 
-    /// `C = alpha A B` or `C += alpha A B` with B packed before: A (m, k) of any strides, C (m, n) with contiguous columns. The bits
-    /// are those of [`Kernels::gemm`]; scratch too. Allocates nothing.
+    /// `C = alpha A B` or `C += alpha A B` with B packed before: A (m, k) of any strides, C (m, n)
+    /// with contiguous columns. The bits are those of [`Kernels::gemm`]; scratch too. Allocates
+    /// nothing.
     ///
     /// # Errors
-    /// Shapes that do not fit together; columns of C that are not contiguous; panels of another instruction set; scratch that is
-    /// too small.
+    /// Shapes that do not fit together; columns of C that are not contiguous; panels of another
+    /// instruction set; scratch that is too small.
     pub fn gemm_packed(
         &self,
         write: Write,
@@ -101,23 +105,21 @@ impl<E: Elem> Kernels<E> {
         if m == 0 || n == 0 {
             return Ok(());
         }
-        self.multiply_panels(&plan, write, alpha, a, b.data.as_slice(), c, scratch);
+        let problem = PanelProblem { plan, write, alpha, a, panels: b.data.as_slice() };
+        self.multiply_panels(problem, c, scratch);
         Ok(())
     }
 
-    /// The product with panels that [`Kernels::pack_into`] wrote with the same plan, for a B of as many rows as A has columns, as
-    /// many columns as C. Columns of C are contiguous; scratch has room for a block of A, where it is packed.
-    #[allow(clippy::too_many_arguments)]
+    /// The product with panels that [`Kernels::pack_into`] wrote with the same plan, for a B of as
+    /// many rows as A has columns, as many columns as C. Columns of C are contiguous; scratch has
+    /// room for a block of A, where it is packed.
     pub(crate) fn multiply_panels(
         &self,
-        plan: &Plan,
-        write: Write,
-        alpha: E,
-        a: Mat<'_, E>,
-        panels: &[E],
+        problem: PanelProblem<'_, E>,
         mut c: MatMut<'_, E>,
         scratch: &mut [E],
     ) {
+        let PanelProblem { plan, write, alpha, a, panels } = problem;
         let (m, k, n) = (a.rows(), a.cols(), c.cols());
         let [pack_a, _] = plan.packs::<E>([m, k, n], a.col_stride(), 1);
         assert!(c.rows() == m && (c.col_stride() == 1 || n == 1));
@@ -145,8 +147,9 @@ impl<E: Elem> Kernels<E> {
             prepacked: true,
             scratch: scratch.as_mut_ptr(),
         };
-        // SAFETY: the views are checked, C exclusive and injective; shapes and the lengths of panels and scratch are asserted above.
-        // Whatever panels hold, they are initialised numbers.
+        // SAFETY: the views are checked, C exclusive and injective; shapes and the lengths of
+        // panels and scratch are asserted above. Whatever panels hold, they are initialised
+        // numbers.
         E::run_product(self.isa(), unsafe { ProductOp::new(&product) });
     }
 

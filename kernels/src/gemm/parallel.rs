@@ -2,20 +2,22 @@
 //!
 //! ```text
 //! C small, k long     parts of k, their number a constant of the shape; added in order
-//! large, rows of C    B packed by all, then rows of C          per block of B, where B is worth packing at all
+//! large, rows of C    B packed by all, then rows of C, block by block, where packing B pays
 //! else                a grid of blocks of C
 //! ```
 //!
-//! An entry of C is the same chain wherever C is cut, so only the first form has bits of its own, and these are the shape's. A task
-//! is worth the fork from some microseconds on; products below that stay where they are.
+//! An entry of C is the same chain wherever C is cut, so only the first form has bits of its own,
+//! and these are the shape's. A task is worth the fork from some microseconds on; products below
+//! that stay where they are.
 
 use crate::elem::Elem;
 use crate::error::{KernelError, expect};
 use crate::gemm::blocking::Blocking;
 use crate::gemm::loops::even_columns;
 use crate::gemm::plan::Plan;
+use crate::gemm::problem::{GemmProblem, PanelProblem};
 use crate::kernels::Kernels;
-use crate::parallel::spread;
+use crate::parallel::{ParallelScratch, spread};
 use crate::scratch::Scratch;
 use crate::simd::tiles::{MAX_LANES, gemm_tile};
 use crate::view::{Mat, MatMut, Write};
@@ -51,7 +53,8 @@ pub(crate) const SPREAD: Spread = Spread {
 
 /// Parts of k at most: as many tasks have work.
 const K_PARTS: usize = 16;
-/// Columns of a block of B that one task packs, at most, unless A is packed too: panels of all widths fill it.
+/// Columns of a block of B that one task packs, at most, unless A is packed too: panels of all
+/// widths fill it.
 const COLUMNS: usize = 192;
 
 /// Parts of k: a constant of the shape.
@@ -76,55 +79,25 @@ fn border(len: usize, unit: usize, i: usize, parts: usize) -> usize {
     if i == parts { len } else { (len.div_ceil(unit) * i / parts * unit).min(len) }
 }
 
-/// All but C and memory.
-#[derive(Clone, Copy)]
-struct Job<'a, E> {
-    plan: Plan,
-    write: Write,
-    alpha: E,
-    a: Mat<'a, E>,
-    b: Mat<'a, E>,
-}
-
-impl<'a, E: Elem> Job<'a, E> {
-    fn sizes(&self) -> [usize; 3] {
-        [self.a.rows(), self.a.cols(), self.b.cols()]
-    }
-    fn rows(self, i0: usize, i1: usize) -> Self {
-        Job { a: self.a.sub(i0, i1 - i0, 0, self.a.cols()), ..self }
-    }
-    fn cols(self, j0: usize, j1: usize) -> Self {
-        Job { b: self.b.sub(0, self.b.rows(), j0, j1 - j0), ..self }
-    }
-    fn ks(self, p0: usize, p1: usize) -> Self {
-        let (m, n) = (self.a.rows(), self.b.cols());
-        Job { a: self.a.sub(0, m, p0, p1 - p0), b: self.b.sub(p0, p1 - p0, 0, n), ..self }
-    }
-    /// What gets packed: A and B.
-    fn packs(&self) -> [bool; 2] {
-        let strided = self.b.col_stride() != 1 && self.b.cols() != 1;
-        let [a, b] = self.plan.packs::<E>(self.sizes(), self.a.col_stride(), self.b.row_stride());
-        [a, b || strided]
-    }
-}
-
 impl<E: Elem> Kernels<E> {
-    /// Elements of `shared` in [`Kernels::gemm_parallel`], whatever the strides. A smaller product may need more: ask for each shape.
+    /// Elements of `scratch.shared` in [`Kernels::gemm_parallel`], whatever the strides. A smaller
+    /// product may need more: ask for each shape.
     pub fn gemm_shared_scratch(&self, m: usize, k: usize, n: usize) -> usize {
         shared_len(&SPREAD, &Plan::new::<E>(self.isa()), m, k, n)
     }
 
-    /// [`Kernels::gemm`] over the threads of the current pool, at most one task per element of `scratch`, each of which has
-    /// [`Kernels::gemm_scratch`] elements; `shared` has [`Kernels::gemm_shared_scratch`]. Few flops stay on the calling thread.
+    /// [`Kernels::gemm`] over the threads of the current pool, at most one task per buffer in
+    /// `scratch.tasks`, each of which has [`Kernels::gemm_scratch`] elements; `scratch.shared` has
+    /// [`Kernels::gemm_shared_scratch`]. Few flops stay on the calling thread.
     ///
-    /// The bits depend neither on the threads nor on the number of tasks. They are those of [`Kernels::gemm`], unless C has at most
-    /// 131072 entries and k at least 8 blocks of kc: then k is cut into up to 16 parts, whose products are added in order. The
-    /// error bound is the same. Inside a pool it allocates nothing.
+    /// The bits depend neither on the threads nor on the number of tasks. They are those of
+    /// [`Kernels::gemm`], unless C has at most 131072 entries and k at least 8 blocks of kc: then k
+    /// is cut into up to 16 parts, whose products are added in order. The error bound is the same.
+    /// Inside a pool it allocates nothing.
     ///
     /// # Errors
-    /// As [`Kernels::gemm`]; no scratch at all is too little. A product that stays on the calling thread looks at the first scratch
-    /// alone.
-    #[allow(clippy::too_many_arguments)]
+    /// As [`Kernels::gemm`]; no scratch at all is too little. A product that stays on the calling
+    /// thread looks at the first scratch alone.
     pub fn gemm_parallel(
         &self,
         write: Write,
@@ -132,36 +105,30 @@ impl<E: Elem> Kernels<E> {
         a: Mat<'_, E>,
         b: Mat<'_, E>,
         c: MatMut<'_, E>,
-        scratch: &mut [Scratch<E>],
-        shared: &mut Scratch<E>,
+        scratch: ParallelScratch<'_, E>,
     ) -> Result<(), KernelError> {
         let plan = Plan::new::<E>(self.isa());
-        self.gemm_parallel_planned(SPREAD, plan, write, alpha, a, b, c, scratch, shared)
+        self.gemm_parallel_planned(SPREAD, GemmProblem { plan, write, alpha, a, b }, c, scratch)
     }
 
     /// [`Kernels::gemm_parallel`] with sizes as told.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn gemm_parallel_planned(
         &self,
         how: Spread,
-        plan: Plan,
-        write: Write,
-        alpha: E,
-        a: Mat<'_, E>,
-        b: Mat<'_, E>,
+        problem: GemmProblem<'_, E>,
         c: MatMut<'_, E>,
-        scratch: &mut [Scratch<E>],
-        shared: &mut Scratch<E>,
+        scratch: ParallelScratch<'_, E>,
     ) -> Result<(), KernelError> {
-        let (m, k, n) = (a.rows(), a.cols(), b.cols());
+        let (plan, [m, k, n]) = (problem.plan, problem.sizes());
+        let ParallelScratch { tasks: scratch, shared } = scratch;
         let work = m.saturating_mul(k).saturating_mul(n);
         if let [first, ..] = scratch
             && work < 2 * how.task
             && k_parts(&how, &plan, m, k, n) == 1
         {
-            return self.gemm_planned(plan, write, alpha, a, b, c, first);
+            return self.gemm_planned(problem, c, first);
         }
-        expect("gemm_parallel", "b rows", k, b.rows())?;
+        expect("gemm_parallel", "b rows", k, problem.b.rows())?;
         expect("gemm_parallel", "c rows", m, c.rows())?;
         expect("gemm_parallel", "c columns", n, c.cols())?;
         let needed = self.planned_scratch(&plan, m, k, n);
@@ -173,10 +140,10 @@ impl<E: Elem> Kernels<E> {
         if m == 0 || n == 0 {
             return Ok(());
         }
-        // As in the product alone: where C has contiguous rows, its transpose is the product to look at.
+        // As in the product alone: where C has contiguous rows, its transpose is the product to
+        // look at.
         let transpose = c.col_stride() != 1 && c.row_stride() == 1 && n > 1;
-        let (a, b, c) = if transpose { (b.t(), a.t(), c.t()) } else { (a, b, c) };
-        let job = Job { plan, write, alpha, a, b };
+        let (job, c) = if transpose { (problem.t(), c.t()) } else { (problem, c) };
         let tasks = scratch.len().min(work / how.task.max(1)).max(1);
         let scratch = &mut scratch[..tasks];
         let parts = k_parts(&how, &plan, m, k, n);
@@ -195,7 +162,7 @@ impl<E: Elem> Kernels<E> {
     fn long(
         &self,
         how: &Spread,
-        job: Job<'_, E>,
+        job: GemmProblem<'_, E>,
         parts: usize,
         mut c: MatMut<'_, E>,
         scratch: &mut [Scratch<E>],
@@ -216,10 +183,10 @@ impl<E: Elem> Kernels<E> {
                     (MatMut::new(own, m, n)?, Write::Set)
                 }
             };
-            *slot = Some((Job { write, ..job.ks(p0, p1) }, c));
+            *slot = Some((GemmProblem { write, ..job.ks(p0, p1) }, c));
         }
-        spread(&mut jobs[..parts], scratch, &|(x, c): (Job<'_, E>, MatMut<'_, E>), scratch| {
-            let done = self.gemm_planned(x.plan, x.write, x.alpha, x.a, x.b, c, scratch);
+        spread(&mut jobs[..parts], scratch, &|(x, c): (GemmProblem<'_, E>, MatMut<'_, E>), scratch| {
+            let done = self.gemm_planned(x, c, scratch);
             assert!(done.is_ok(), "shapes and scratch were checked for all of k");
         });
         add_parts(c, &shared[..(parts - 1) * m * n], m * n, scratch.len(), how.solo);
@@ -229,7 +196,7 @@ impl<E: Elem> Kernels<E> {
     /// Blocks of C, `rows` times `cols` of them, each a product of its own.
     fn grid(
         &self,
-        job: Job<'_, E>,
+        job: GemmProblem<'_, E>,
         [rows, cols]: [usize; 2],
         c: MatMut<'_, E>,
         scratch: &mut [Scratch<E>],
@@ -239,7 +206,7 @@ impl<E: Elem> Kernels<E> {
             return Ok(());
         }
         if rows * cols == 1 {
-            return self.gemm_planned(job.plan, job.write, job.alpha, job.a, job.b, c, &mut scratch[0]);
+            return self.gemm_planned(job, c, &mut scratch[0]);
         }
         let ([one, other], cut) = if rows > 1 {
             let left = rows / 2;
@@ -264,7 +231,7 @@ impl<E: Elem> Kernels<E> {
     fn blocks_of_b(
         &self,
         how: &Spread,
-        job: Job<'_, E>,
+        job: GemmProblem<'_, E>,
         mut c: MatMut<'_, E>,
         scratch: &mut [Scratch<E>],
         shared: &mut [E],
@@ -282,7 +249,7 @@ impl<E: Elem> Kernels<E> {
             for p0 in (0..k).step_by(depth) {
                 let p1 = k.min(p0 + depth);
                 let write = if p0 == 0 { job.write } else { Write::Add };
-                let part = Job { plan, write, ..job.cols(j0, j0 + cols).ks(p0, p1) };
+                let part = GemmProblem { plan, write, ..job.cols(j0, j0 + cols).ks(p0, p1) };
                 let panels = &mut shared[..(p1 - p0) * cols.next_multiple_of(MAX_LANES)];
                 self.pack_blocks(how, &plan, part.b, panels, scratch.len());
                 self.rows_by_panels(part, panels, c.rb().sub(0, m, j0, cols), scratch);
@@ -312,11 +279,18 @@ impl<E: Elem> Kernels<E> {
     }
 
     /// Rows of C, cut between tasks.
-    fn rows_by_panels(&self, job: Job<'_, E>, panels: &[E], c: MatMut<'_, E>, scratch: &mut [Scratch<E>]) {
+    fn rows_by_panels(
+        &self,
+        job: GemmProblem<'_, E>,
+        panels: &[E],
+        c: MatMut<'_, E>,
+        scratch: &mut [Scratch<E>],
+    ) {
         let (m, tasks) = (job.a.rows(), scratch.len());
         if tasks == 1 {
             let memory = scratch[0].as_mut_slice();
-            return self.multiply_panels(&job.plan, job.write, job.alpha, job.a, panels, c, memory);
+            let GemmProblem { plan, write, alpha, a, .. } = job;
+            return self.multiply_panels(PanelProblem { plan, write, alpha, a, panels }, c, memory);
         }
         let left = tasks / 2;
         let at = border(m, row_unit(self, m, tasks), left, tasks);
@@ -329,7 +303,8 @@ impl<E: Elem> Kernels<E> {
     }
 }
 
-/// Adds the parts, each of `len` elements row by row, to C in order; rows are shared out among tasks.
+/// Adds the parts, each of `len` elements row by row, to C in order; rows are shared out among
+/// tasks.
 fn add_parts<E: Elem>(c: MatMut<'_, E>, parts: &[E], len: usize, tasks: usize, solo: usize) {
     fn rows<E: Elem>(mut c: MatMut<'_, E>, first: usize, parts: &[E], len: usize, tasks: usize, solo: usize) {
         let (m, n) = (c.rows(), c.cols());
@@ -373,7 +348,7 @@ fn column_unit(n: usize, parts: usize) -> usize {
 const PACKING: usize = 8;
 
 /// Rows and columns of blocks: what keeps the largest block and what it packs smallest.
-fn grid_shape<E: Elem>(job: &Job<'_, E>, tasks: usize) -> [usize; 2] {
+fn grid_shape<E: Elem>(job: &GemmProblem<'_, E>, tasks: usize) -> [usize; 2] {
     let ([m, k, n], [pack_a, pack_b]) = (job.sizes(), job.packs());
     let cost = |rows: usize| {
         let cols = tasks / rows;
@@ -392,7 +367,8 @@ fn shared_block(how: &Spread, kc: usize, nc: usize, k: usize, n: usize) -> [usiz
     [depth.min(k), width]
 }
 
-/// Elements of shared memory: the parts of k that are added to the first, or panels of the problem or its transpose.
+/// Elements of shared memory: the parts of k that are added to the first, or panels of the problem
+/// or its transpose.
 pub(crate) fn shared_len(how: &Spread, plan: &Plan, m: usize, k: usize, n: usize) -> usize {
     if m == 0 || n == 0 {
         return 0;

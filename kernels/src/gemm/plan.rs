@@ -23,16 +23,16 @@ impl Plan {
         Plan { blocking: blocking(isa, size_of::<E>()), pack: None, staging: STAGING }
     }
 
-    /// Pack A, and B even where its columns are contiguous? Sizes and strides alone decide, and only over time: the bits are the
-    /// same either way.
+    /// Pack A, and B even where its columns are contiguous? Sizes and strides alone decide, and
+    /// only over time: the bits are the same either way.
     pub(crate) fn packs<E: Real>(&self, [m, k, n]: [usize; 3], a_cols: usize, b_rows: usize) -> [bool; 2] {
         self.pack.unwrap_or_else(|| {
             [pays_to_pack_a(k, n, a_cols), pays_to_pack_b(m, k, n, b_rows, size_of::<E>())]
         })
     }
 
-    /// Scratch elements for any strides, as many for the transposed problem: either may come behind the staging block. Nothing here can overflow,
-    /// every factor being capped by a block size.
+    /// Scratch elements for any strides, as many for the transposed problem: either may come behind
+    /// the staging block. Nothing here can overflow, every factor being capped by a block size.
     pub(crate) fn scratch(&self, m: usize, k: usize, n: usize, lanes: usize) -> usize {
         if m == 0 || n == 0 {
             return 0;

@@ -1,4 +1,5 @@
-//! The product against its twin, an oracle of twice the precision, matrixmultiply, and itself along every other path.
+//! The product against its twin, an oracle of twice the precision, matrixmultiply, and itself along
+//! every other path.
 
 use super::*;
 use crate::Real;
@@ -12,7 +13,8 @@ fn layout() -> impl Strategy<Value = Layout> {
         .prop_map(|(transposed, step, pad)| Layout { transposed, step, pad })
 }
 
-/// Sizes that are zero, one, or cross the edges of tiles: at most three of them large at once would only be slow.
+/// Sizes that are zero, one, or cross the edges of tiles: at most three of them large at once would
+/// only be slow.
 fn shape() -> impl Strategy<Value = (usize, usize, usize)> {
     prop_oneof![
         (0usize..4, 0usize..4, 0usize..4),
@@ -158,7 +160,8 @@ fn broadcast_operands() {
     }
 }
 
-/// An independent implementation errs within the same bound, so the two differ by at most twice as much.
+/// An independent implementation errs within the same bound, so the two differ by at most twice as
+/// much.
 #[test]
 fn agrees_with_matrixmultiply() {
     let (m, k, n) = (67, 301, 91);

@@ -1,4 +1,4 @@
-//! The register tile: loops 2 and 1 of the product, and the kernel inside them. Past 400 lines: one kernel, its edges and its finish.
+//! The register tile: loops 2 and 1 of the product, and the kernel inside them.
 
 use crate::elem::real::Real;
 use crate::simd::tiles::{MAX_ROWS, gemm_tile as tile_shape};
@@ -6,10 +6,11 @@ use crate::simd::{Op, Simd};
 use crate::view::Write;
 use std::marker::PhantomData;
 
-/// One block product C (m, n) = or += alpha A (m, k) B (k, n), operands in place or packed into panels.
+/// One block product C (m, n) = or += alpha A (m, k) B (k, n), operands in place or packed into
+/// panels.
 ///
-/// Packed operands are panels one after another, each as [`Split`] cuts them: A as k columns of `rows` elements, B as k
-/// rows of a whole number of vectors.
+/// Packed operands are panels one after another, each as [`Split`] cuts them: A as k columns of
+/// `rows` elements, B as k rows of a whole number of vectors.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<E> {
     pub(crate) m: usize,
@@ -31,8 +32,9 @@ pub(crate) struct Block<E> {
     pub(crate) write: Write,
 }
 
-/// `len` cut into the fewest pieces of at most `max`, as equal as can be, the longer ones first. Equal pieces keep every
-/// tile tall enough to hide the latency of the FMAs: 20 rows are 7 + 7 + 6, not 8 + 8 + 4.
+/// `len` cut into the fewest pieces of at most `max`, as equal as can be, the longer ones first.
+/// Equal pieces keep every tile tall enough to hide the latency of the FMAs: 20 rows are 7 + 7 + 6,
+/// not 8 + 8 + 4.
 #[derive(Clone, Copy)]
 pub(super) struct Split {
     pub(super) pieces: usize,
@@ -51,9 +53,9 @@ impl Split {
         Split { pieces, base: len / pieces, longer: len % pieces }
     }
 
-    /// The same, with one piece more where that makes them equal and still nearly as long: 32 rows are 4 times 8 rather than
-    /// 11 + 11 + 10. One kernel runs throughout, and no jump to the next one is guessed wrong (Zen 4, 32^3 f32: 104 -> 108
-    /// GFLOP/s).
+    /// The same, with one piece more where that makes them equal and still nearly as long: 32 rows
+    /// are 4 times 8 rather than 11 + 11 + 10. One kernel runs throughout, and no branch
+    /// to the next one is mispredicted (Zen 4, 32^3 f32: 104 -> 108 GFLOP/s).
     #[inline(always)]
     pub(super) fn equal(len: usize, max: usize) -> Self {
         let split = Split::new(len, max);
@@ -76,7 +78,8 @@ pub(super) fn row_split<E: Real, S: Simd<E>>(m: usize, nv: usize) -> Split {
     Split::equal(m, tile_shape(S::ISA).mr[nv - 1])
 }
 
-/// How the rows of A are cut where they are packed: one way for tiles of any width, that of the widest.
+/// How the rows of A are cut where they are packed: one way for tiles of any width, that of the
+/// widest.
 #[inline(always)]
 pub(super) fn packed_row_split<E: Real, S: Simd<E>>(m: usize) -> Split {
     row_split::<E, S>(m, const { tile_shape(S::ISA).nv })
@@ -88,13 +91,15 @@ pub(super) fn vector_split<E: Real, S: Simd<E>>(n: usize) -> Split {
     Split::new(n.div_ceil(S::LANES), const { tile_shape(S::ISA).nv })
 }
 
-/// What the last vector of a column panel is: whole, the first `last` lanes of one, or at most half of one, in a register of
-/// half the width ([`Simd::Half`]): on CPUs that run 512 bits as two halves it takes half the time, on others as long as before.
+/// What the last vector of a column panel is: whole, the first `last` lanes of one, or at most half
+/// of one, in a register of half the width ([`Simd::Half`]): on CPUs that run 512 bits as two
+/// halves it takes half the time, on others as long as before.
 const WHOLE: u8 = 0;
 const MASKED: u8 = 1;
 const HALF: u8 = 2;
 
-/// Whether an instruction set has a tile of M rows by NV vectors: a constant, so that the others are never compiled.
+/// Whether an instruction set has a tile of M rows by NV vectors: a constant, so that the others
+/// are never compiled.
 struct Has<E, S, const M: usize, const NV: usize, const EDGE: u8>(PhantomData<(E, S)>);
 
 impl<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> Has<E, S, M, NV, EDGE> {
@@ -124,8 +129,9 @@ pub(super) struct BlockOp<'a, E>(&'a Block<E>);
 
 impl<'a, E> BlockOp<'a, E> {
     /// # Safety
-    /// All entries of A and B are readable and those of C writable, readable too for [`Write::Add`], each entry of C an element
-    /// of its own, apart from A and B. Packed operands hold whole panels as `pack.rs` writes them.
+    /// All entries of A and B are readable and those of C writable, readable too for
+    /// [`Write::Add`], each entry of C an element of its own, apart from A and B. Packed operands
+    /// hold whole panels as `pack.rs` writes them.
     #[inline(always)]
     pub(super) unsafe fn new(block: &'a Block<E>) -> Self {
         BlockOp(block)
@@ -161,17 +167,17 @@ impl<E: Real> Op<E> for BlockOp<'_, E> {
             unsafe {
                 let (b, rs_b) =
                     if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
-                let c = x.c.add(col);
+                let panel = Panel { b, rs_b, last, first: col == 0, c: x.c.add(col) };
                 match (nv, edge) {
-                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, b, rs_b, last, col == 0, c),
-                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, b, rs_b, last, col == 0, c),
+                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, panel),
+                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, panel),
+                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, panel),
+                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, panel),
+                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, panel),
+                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, panel),
+                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, panel),
+                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, panel),
+                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, panel),
                 }
             }
             col += width;
@@ -179,14 +185,15 @@ impl<E: Real> Op<E> for BlockOp<'_, E> {
     }
 }
 
-/// Bytes of B that stay in L1 and in L2 beside all else, on CPUs of today. 256x128x128 f32 on Zen 4: 113 GFLOP/s with a panel of B
-/// in L1, 105 with all of B from L2.
+/// Bytes of B that stay in L1 and in L2 beside all else, on CPUs of today. 256x128x128 f32 on Zen
+/// 4: 113 GFLOP/s with a panel of B in L1, 105 with all of B from L2.
 const L1: usize = 26 << 10;
 const L2: usize = 640 << 10;
 
-/// How the rows of a block are cut into blocks of their own. Where a panel of B is small enough for L1, not at all: it stays there
-/// while all of A passes, and tiles beside narrow panels may be taller. Else into panels: one of A stays while all of B passes from
-/// L2, if B fits there: beside a packed A it may not.
+/// How the rows of a block are cut into blocks of their own. Where a panel of B is small enough for
+/// L1, not at all: it stays there while all of A passes, and tiles beside narrow panels may be
+/// taller. Else into panels: one of A stays while all of B passes from L2, if B fits there: beside
+/// a packed A it may not.
 #[inline(always)]
 pub(super) fn block_split<E: Real, S: Simd<E>>(x: &Block<E>) -> Split {
     let row_bytes = x.n.min(const { tile_shape(S::ISA).nv * S::LANES }) * size_of::<E>();
@@ -197,26 +204,35 @@ pub(super) fn block_split<E: Real, S: Simd<E>>(x: &Block<E>) -> Split {
     }
 }
 
-/// The row panels of `x` against one panel of B, `NV` vectors wide with `last` lanes in the last one.
+/// A column panel of B and C.
+struct Panel<E> {
+    b: *const E,
+    rs_b: usize,
+    /// Lanes of the last vector.
+    last: usize,
+    /// The first of the block.
+    first: bool,
+    c: *mut E,
+}
+
+/// The row panels of `x` against one panel of B, `NV` vectors wide.
 ///
 /// # Safety
-/// `b` and `c` point at a column panel of the operands of `x`, which are valid.
+/// The panel is one of the operands of `x`, which are valid.
 #[inline(always)]
 unsafe fn column<E: Real, S: Simd<E>, const NV: usize, const EDGE: u8>(
     s: S,
     x: &Block<E>,
     finish: Finish,
-    b: *const E,
-    rs_b: usize,
-    last: usize,
-    first: bool,
-    c: *mut E,
+    panel: Panel<E>,
 ) {
+    let Panel { b, rs_b, last, first, c } = panel;
     let rows = if x.packed_a { packed_row_split::<E, S>(x.m) } else { row_split::<E, S>(x.m, NV) };
     let mut row = 0;
     for piece in 0..rows.pieces {
         let mr = rows.size(piece);
-        // SAFETY: row `row` is inside A and C; a packed panel starts after the k columns of `row` elements before it.
+        // SAFETY: row `row` is inside A and C; a packed panel starts after the k columns of `row`
+        // elements before it.
         unsafe {
             let (a, rs_a, cs_a) = if x.packed_a {
                 (x.a.add(row * x.k), 1, mr)
@@ -264,20 +280,23 @@ struct Operands<E> {
     last: usize,
     alpha: E,
     finish: Finish,
-    /// Bytes from an entry of A to the one to ask memory for meanwhile: that of the next row panel; 0: none.
+    /// Bytes from an entry of A to the one to prefetch meanwhile: that of the next row panel;
+    /// 0: none.
     ahead: usize,
 }
 
-/// Steps of k from which on rows of A are asked for ahead of time: shorter ones come with what lies beside them; and those of C,
-/// which otherwise is soon needed.
+/// Steps of k from which on rows of A are prefetched: shorter ones come with what lies
+/// beside them; and those of C, which otherwise is soon needed.
 const AHEAD: usize = 64;
 const AHEAD_OF_C: usize = 192;
 
-/// M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain over k in order.
+/// M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain over k
+/// in order.
 ///
 /// # Safety
-/// k columns of M elements of A are readable with the strides; k rows of `(NV - 1) * LANES + last` elements of B, `last` being
-/// as `EDGE` has it; M rows as wide of C are readable (for [`Write::Add`]) and writable.
+/// k columns of M elements of A are readable with the strides; k rows of `(NV - 1) * LANES + last`
+/// elements of B, `last` being as `EDGE` has it; M rows as wide of C are readable (for
+/// [`Write::Add`]) and writable.
 #[inline(always)]
 unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8>(
     s: S,
@@ -290,8 +309,9 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
     }
     let (zero, half) = (s.splat(E::ZERO), s.half());
     let mut sums = Sums::<E, S, M, NV> { whole: [[zero; NV]; M], half: [half.splat(E::ZERO); M] };
-    // Three rows of A from one pointer: the second and third are addressing modes, so that a step of k takes a third of the
-    // additions and its loads leave more of the reorder buffer to what follows.
+    // Three rows of A from one pointer: the second and third are addressing modes, so that a step
+    // of k takes a third of the additions and its loads leave more of the reorder buffer to what
+    // follows.
     let (rs_a, cs_a) = (t.rs_a.wrapping_mul(size_of::<E>()), t.cs_a.wrapping_mul(size_of::<E>()));
     let mut a = [t.a; MAX_ROWS.div_ceil(3)];
     for g in 1..M.div_ceil(3) {
@@ -300,7 +320,8 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
     let mut b = t.b;
     let mut left = t.k;
     if left >= AHEAD_OF_C {
-        // C is wanted at the end of the sums: until then its lines have come, from wherever they are.
+        // C is wanted at the end of the sums: until then its lines have come, from wherever they
+        // are.
         let mut row = c;
         for _ in 0..M {
             for j in 0..NV {
@@ -336,7 +357,8 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
                     }
                 }
             }
-            // By threes, too, because the compiler looks into no loop of more than ten passes before it decides to unroll it.
+            // By threes, too, because the compiler looks into no loop of more than ten passes
+            // before it decides to unroll it.
             for g in 0..M.div_ceil(3) {
                 for r in 0..3 {
                     let i = 3 * g + r;
@@ -362,7 +384,8 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
         }
     }
     let alpha = s.splat(t.alpha);
-    // One branch per tile. The loops have to stay short: one that the compiler does not unroll keeps the sums in memory.
+    // One branch per tile. The loops have to stay short: one that the compiler does not unroll
+    // keeps the sums in memory.
     match t.finish {
         Finish::Copy => {}
         Finish::Scale => {
@@ -440,7 +463,8 @@ unsafe fn load<E: Real, S: Simd<E>, const NV: usize, const EDGE: u8>(
     unsafe { if EDGE == MASKED && j + 1 == NV { s.load_partial(p, last) } else { s.load(p) } }
 }
 
-/// The accumulators of a tile; with `HALF` the last column of `whole` is never touched and takes no registers.
+/// The accumulators of a tile; with `HALF` the last column of `whole` is never touched and takes no
+/// registers.
 struct Sums<E: Real, S: Simd<E>, const M: usize, const NV: usize> {
     whole: [[S::V; NV]; M],
     half: [<S::Half as Simd<E>>::V; M],

@@ -1,7 +1,6 @@
-//! Inner loops over one-hot operands. [`GROUP`] sequences lie side by side, one to a lane: everything but the look-ups is vertical, and
-//! the triangle of a causal pattern wastes no lane. The look-ups are scalar: a vector gather costs as much per lane on the CPUs at hand.
-//!
-//! Past 400 lines: every kernel on the layout of the first paragraph, which none makes sense without.
+//! Inner loops over one-hot operands. [`GROUP`] sequences lie side by side, one to a lane:
+//! everything but the look-ups is vertical, and the triangle of a causal pattern wastes no lane.
+//! The look-ups are scalar: a vector gather costs as much per lane on the CPUs at hand.
 
 use crate::elem::real::Real;
 use crate::simd::Simd;
@@ -22,7 +21,8 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    /// First token of each lane's sequence; lanes past the end repeat the last sequence, so that they hold no other numbers than it does.
+    /// First token of each lane's sequence; lanes past the end repeat the last sequence, so that
+    /// they hold no other numbers than it does.
     #[inline(always)]
     fn lanes(&self, group: usize) -> [*const u32; GROUP] {
         let mut at = [self.tokens; GROUP];
@@ -91,11 +91,13 @@ unsafe fn softmax_column<E: Real, S: Simd<E>>(s: S, rows: usize, x: *mut E, rs: 
     }
 }
 
-/// Patterns of all sequences: softmax over j <= i of q_i\[s_j\] + q_i\[S + j\], q_i = table\[s_i\] + table\[S + i\]. For a fixed i there are at most
-/// S different q_i: they are made once for all sequences.
+/// Patterns of all sequences: softmax over j <= i of q_i\[s_j\] + q_i\[S + j\], where
+/// q_i = table\[s_i\] + table\[S + i\]. For a fixed i there are at most S different q_i: they are
+/// made once for all sequences.
 ///
 /// # Safety
-/// table (D, D), rows `rs` apart, D = S + T; `q` is writable for S rows of `padded(D)`; `out` for groups · triangle · GROUP elements.
+/// table (D, D), rows `rs` apart, D = S + T; `q` is writable for S rows of `padded(D)`; `out` for
+/// groups · triangle · GROUP elements.
 #[inline(always)]
 pub(crate) unsafe fn patterns<E: Real, S: Simd<E>>(
     s: S,
@@ -108,7 +110,8 @@ pub(crate) unsafe fn patterns<E: Real, S: Simd<E>>(
     let ld = padded(w.s + w.t);
     for i in 0..w.t {
         for token in 0..w.s {
-            // SAFETY: rows `token` and S + i of the table, row `token` of q; S + i + 1 <= D columns.
+            // SAFETY: rows `token` and S + i of the table, row `token` of q; S + i + 1 <= D
+            // columns.
             unsafe {
                 let (a, b) = (table.add(token * rs), table.add((w.s + i) * rs));
                 add::<E, S>(s, w.s + i + 1, a, b, q.add(token * ld));
@@ -116,7 +119,8 @@ pub(crate) unsafe fn patterns<E: Real, S: Simd<E>>(
         }
         for group in 0..w.groups() {
             let lanes = w.lanes(group);
-            // SAFETY: row i of the group's triangle; tokens are below S, so that look-ups stay inside a row of q.
+            // SAFETY: row i of the group's triangle; tokens are below S, so that look-ups stay
+            // inside a row of q.
             unsafe {
                 let row = out.add((group * triangle(w.t) + triangle(i)) * GROUP);
                 for b in 0..GROUP {
@@ -150,19 +154,20 @@ pub(crate) struct PatternGrad<E> {
     pub(crate) ld: usize,
 }
 
-/// Gradient of the table of [`patterns`], overwritten. ds = P (dP − Σ_j P dP) row by row; dq_i has ds_ij at S + j and, added up, at s_j; it
-/// is added to rows s_i and S + i. As in the forward pass dq_i is collected per token first.
+/// Gradient of the table of [`patterns`], overwritten. ds = P (dP − Σ_j P dP) row by row; dq_i has
+/// ds_ij at S + j and, added up, at s_j; it is added to rows s_i and S + i. As in the forward pass
+/// dq_i is collected per token first.
 ///
 /// # Safety
-/// As [`patterns`]; the rows of `from` are readable for groups · GROUP elements, dtable writable; `q` has S + GROUP rows, `ds` T · GROUP elements.
+/// As [`patterns`]; the rows of `from` are readable for groups · GROUP elements, dtable writable;
+/// `q` has S + GROUP rows, `ds` T · GROUP elements.
 #[inline(always)]
 pub(crate) unsafe fn patterns_backward<E: Real, S: Simd<E>>(
     s: S,
     w: Words,
     pattern: *const E,
     from: PatternGrad<E>,
-    dtable: *mut E,
-    rs: usize,
+    (dtable, rs): (*mut E, usize),
     q: *mut E,
     ds: *mut E,
 ) {
@@ -186,7 +191,8 @@ pub(crate) unsafe fn patterns_backward<E: Real, S: Simd<E>>(
                 for b in 0..GROUP {
                     std::slice::from_raw_parts_mut(per_lane.add(b * ld), w.s).fill(E::ZERO);
                 }
-                // Lane after lane: a token that comes again does so in another place, so that no addition waits for the last one's store.
+                // Lane after lane: a token that comes again does so in another place, so that no
+                // addition waits for the last one's store.
                 for j in 0..i + 1 {
                     for b in 0..GROUP {
                         let word = lanes[b];
@@ -309,7 +315,8 @@ pub(crate) unsafe fn collect<E: Real>(w: Words, x: *const E, xs: usize, out: *mu
     }
 }
 
-/// `y[i] += Σ_{j <= i} P_ij x[j]` per column. Four sums at a time: one alone would wait for its own additions.
+/// `y[i] += Σ_{j <= i} P_ij x[j]` per column. Four sums at a time: one alone would wait for its own
+/// additions.
 ///
 /// # Safety
 /// P has groups · triangle · GROUP elements; x and y T rows of groups · GROUP.
@@ -352,7 +359,8 @@ pub(crate) unsafe fn apply<E: Real, S: Simd<E>>(
     }
 }
 
-/// `y[j] = Σ_{i >= j} P_ij x[i]` per column: the transpose of [`apply`]. Four rows at a time, so that y is read and written a quarter as often.
+/// `y[j] = Σ_{i >= j} P_ij x[i]` per column: the transpose of [`apply`]. Four rows at a time, so
+/// that y is read and written a quarter as often.
 ///
 /// # Safety
 /// As [`apply`].
@@ -385,7 +393,8 @@ pub(crate) unsafe fn apply_t<E: Real, S: Simd<E>>(
                     }
                     let row = p.add(triangle(i) * GROUP);
                     if rows == 4 {
-                        // Rows i .. i + 4 of the triangle, i + 1, i + 2 and i + 3 entries further on each.
+                        // Rows i .. i + 4 of the triangle, i + 1, i + 2 and i + 3 entries further
+                        // on each.
                         let at = [0, i + 1, 2 * i + 3, 3 * i + 6];
                         for j in 0..i + 1 {
                             let mut acc = s.load(y.add(j * ys));
@@ -395,7 +404,8 @@ pub(crate) unsafe fn apply_t<E: Real, S: Simd<E>>(
                             s.store(y.add(j * ys), acc);
                         }
                     }
-                    // What is left: the corner above the diagonal of the four, or all of fewer rows.
+                    // What is left: the corner above the diagonal of the four, or all of fewer
+                    // rows.
                     for u in 0..rows {
                         let row = p.add(triangle(i + u) * GROUP);
                         for j in (if rows == 4 { i + 1 } else { 0 })..i + u + 1 {

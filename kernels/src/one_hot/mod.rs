@@ -1,4 +1,5 @@
-//! Causal attention over one-hot rows, by look-ups in place of products, and linear maps whose rows are one-hot.
+//! Causal attention over one-hot rows, by look-ups in place of products, and linear maps whose rows
+//! are one-hot.
 //!
 //! | symbol | meaning |
 //! |---|---|
@@ -6,11 +7,11 @@
 //! | x_i | one-hot token and one-hot position of place i: entries s_i and S + i are 1, (D) |
 //! | P | pattern, (T, T), lower triangle: P_ij = softmax_{j <= i}(x_i A x_jᵀ) |
 //!
-//! Sequences lie side by side. A **column matrix** has one column per sequence, [`padded`](OneHot::padded) to a multiple of 16, columns
-//! contiguous; columns past B hold finite rubbish wherever column B − 1 is finite. **Patterns** are slices of
-//! [`patterns_len`](OneHot::patterns_len) elements: (group of 16 sequences, entry i (i + 1) / 2 + j, sequence of the group).
-//!
-//! One file past 400 lines: eight entries of the same checks, which read best side by side.
+//! Sequences lie side by side. A **column matrix** has one column per sequence,
+//! [`padded`](OneHot::padded) to a multiple of 16, columns contiguous; columns past B hold
+//! arbitrary finite values wherever column B − 1 is finite. **Patterns** are slices of
+//! [`patterns_len`](OneHot::patterns_len) elements: (group of 16 sequences, entry i (i + 1) / 2 +
+//! j, sequence of the group).
 
 pub(crate) mod loops;
 pub(crate) mod problem;
@@ -32,10 +33,12 @@ impl<E: Elem> Kernels<E> {
         symbols.checked_add(GROUP)?.checked_mul(ld)?.checked_add(len.checked_mul(GROUP)?)
     }
 
-    /// Patterns of x_i A x_jᵀ: P_ij = softmax over j <= i of A\[s_i, s_j\] + A\[s_i, S + j\] + A\[S + i, s_j\] + A\[S + i, S + j\].
-    /// `table` A (D, D), contiguous rows; `patterns` as the module says.
+    /// Patterns of x_i A x_jᵀ: P_ij = softmax over j <= i of A\[s_i, s_j\] + A\[s_i, S + j\] +
+    /// A\[S + i, s_j\] + A\[S + i, S + j\]. `table` A (D, D), contiguous rows; `patterns` as the
+    /// module says.
     ///
-    /// A score errs by γ(3) times the sum of its four |A|; the softmax adds n + 12 roundings, n the entries of the row.
+    /// A score errs by γ(3) times the sum of its four |A|; the softmax adds n + 12 roundings, n the
+    /// entries of the row.
     ///
     /// # Errors
     /// Shapes that do not fit together; scratch smaller than [`Kernels::one_hot_scratch`].
@@ -56,9 +59,11 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// Overwrites `dtable` (D, D), contiguous rows, with the gradient of A through [`Kernels::one_hot_patterns`], summed over the sequences.
+    /// Overwrites `dtable` (D, D), contiguous rows, with the gradient of A through
+    /// [`Kernels::one_hot_patterns`], summed over the sequences.
     ///
-    /// Each entry is a sum of at most B T² terms in E, in an order that depends on the shapes alone.
+    /// Each entry is a sum of at most B T² terms in E, in an order that depends on the shapes
+    /// alone.
     ///
     /// # Errors
     /// As [`Kernels::one_hot_patterns`].
@@ -93,7 +98,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `out = x v`: `out[k] = v[s_k] + v[S + k]`, column by column. v (D, padded B), out (T, padded B). One rounding.
+    /// `out = x v`: `out[k] = v[s_k] + v[S + k]`, column by column. v (D, padded B), out (T, padded
+    /// B). One rounding.
     ///
     /// # Errors
     /// Shapes that do not fit together.
@@ -104,8 +110,9 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `out = xᵀ v`: `out[c] = Σ_{k: s_k = c} v[k]` for c < S, `out[S + k] = v[k]`, column by column. v (T, padded B), out (D, padded B).
-    /// Sums in order of k: the same bits on every instruction set.
+    /// `out = xᵀ v`: `out[c] = Σ_{k: s_k = c} v[k]` for c < S, `out[S + k] = v[k]`, column by
+    /// column. v (T, padded B), out (D, padded B). Sums in order of k: the same bits on every
+    /// instruction set.
     ///
     /// # Errors
     /// Shapes that do not fit together.
@@ -177,7 +184,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// Softmax of every column of a column matrix, in place; as [`Kernels::softmax_rows`], each sum in order of rows.
+    /// Softmax of every column of a column matrix, in place; as [`Kernels::softmax_rows`], each sum
+    /// in order of rows.
     ///
     /// # Errors
     /// No rows; columns that are not contiguous or no multiple of 16.
@@ -187,7 +195,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `dp ← p (dp − Σ p dp)` of every column: the gradient through [`Kernels::softmax_columns`]. Column matrices of the same shape.
+    /// `dp ← p (dp − Σ p dp)` of every column: the gradient through [`Kernels::softmax_columns`].
+    /// Column matrices of the same shape.
     ///
     /// # Errors
     /// Shapes that differ; otherwise as [`Kernels::softmax_columns`].

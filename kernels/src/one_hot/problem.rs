@@ -138,8 +138,9 @@ impl<E: Real> Op<E> for OneHotOp<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
-        // SAFETY: the entries below checked shapes and strides (contiguous columns, padded to groups) and lengths of slices; `OneHot`
-        // checked the tokens; outputs are exclusive borrows.
+        // SAFETY: the entries below checked shapes and strides (contiguous columns, padded to
+        // groups) and lengths of slices; `OneHot` checked the tokens; outputs are exclusive
+        // borrows.
         unsafe {
             match self {
                 OneHotOp::Patterns { w, table, q, out } => {
@@ -148,7 +149,7 @@ impl<E: Real> Op<E> for OneHotOp<'_, E> {
                 OneHotOp::PatternsBackward { w, pattern, from, mut dtable, q, ds } => {
                     let (to, rs) = (dtable.ptr(), dtable.row_stride());
                     let (q, ds) = (q.as_mut_ptr(), ds.as_mut_ptr());
-                    loops::patterns_backward(s, w, pattern.as_ptr(), from, to, rs, q, ds);
+                    loops::patterns_backward(s, w, pattern.as_ptr(), from, (to, rs), q, ds);
                 }
                 OneHotOp::Read { w, x, mut out } => {
                     let os = out.row_stride();
@@ -187,8 +188,8 @@ compiled_once! {
     }
 }
 
-/// What the gradient of [`Kernels::one_hot_patterns`] starts from, as column matrices: dP_ij = Σ_r left_r\[i\] right_r\[j\] +
-/// \[i = T − 1\] last\[j\].
+/// What the gradient of [`Kernels::one_hot_patterns`] starts from, as column matrices: dP_ij = Σ_r
+/// left_r\[i\] right_r\[j\] + \[i = T − 1\] last\[j\].
 #[derive(Debug, Clone, Copy)]
 pub struct PatternTerms<'a, E> {
     /// (R T, padded B): R terms of T rows.

@@ -3,12 +3,13 @@
 use crate::elem::real::Real;
 use crate::simd::{BASELINE_REGISTERS, Op, Simd, compiled_once};
 
-/// Independent chains of multiply-adds. A CPU hides latency times pipes of them: 4 x 2 = 8 on today's x86 cores, 4 x 4 = 16
-/// on none that the 16 registers of AVX2 could serve; 12, the factor and the summand fit. aarch64 has such cores, and the 32
-/// registers of NEON hold 24.
+/// Independent chains of multiply-adds. A CPU hides latency times pipes of them: 4 x 2 = 8 on
+/// today's x86 cores, 4 x 4 = 16 on none that the 16 registers of AVX2 could serve; 12, the factor
+/// and the summand fit. aarch64 has such cores, and the 32 registers of NEON hold 24.
 pub(crate) const CHAINS: usize = if BASELINE_REGISTERS == 32 { 24 } else { 12 };
 
-/// Independent sums of a load sweep: additions, 3 or 4 cycles each on 2 pipes, keep up with two loads a cycle.
+/// Independent sums of a load sweep: additions, 3 or 4 cycles each on 2 pipes, keep up with two
+/// loads a cycle.
 pub(crate) const SUMS: usize = 8;
 
 compiled_once! {

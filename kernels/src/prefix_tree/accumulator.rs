@@ -103,7 +103,8 @@ impl Accumulator {
         self.weight.value()
     }
 
-    /// `C[j][c][i]` = Σ over words with c_j = c of δ_i = v_i (W_{c_i}/(f_{c_i} + ε) − Σ_s f_s W_s/(f_s + ε)), i >= j.
+    /// `C[j][c][i]` = Σ over words with c_j = c of δ_i = v_i (W_{c_i}/(f_{c_i} + ε) − Σ_s f_s
+    /// W_s/(f_s + ε)), i >= j.
     pub fn sum(&self, j: usize, c: usize, i: usize) -> f64 {
         self.sums[(j * self.symbols + c) * self.len + i].value()
     }

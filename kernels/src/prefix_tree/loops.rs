@@ -1,25 +1,31 @@
-//! Depth-first sum over all words of an alphabet, several prefixes at a time in the lanes of a vector.
+//! Depth-first sum over all words of an alphabet, several prefixes at a time in the lanes of a
+//! vector.
 //!
-//! Past 400 lines: the walk and the eight reasons for how it goes are read together.
+//! Words are c_0 .. c_{n-1}, then the fixed query symbol k at position n = T − 1. A word reads the
+//! table row a = A[k, ·] through a row-stochastic lower-triangular M: z_i = Σ_{j<=i} M_ij a_{c_j},
+//! and answers with f_s = Σ_i 1[c_i = s] e^{z_i} / Σ_i e^{z_i}. Its weights W_s come from the
+//! counts of its transitions.
 //!
-//! Words are c_0 .. c_{n-1}, then the fixed query symbol k at position n = T − 1. A word reads the table row a = A[k, ·]
-//! through a row-stochastic lower-triangular M: z_i = Σ_{j<=i} M_ij a_{c_j}, and answers with
-//! f_s = Σ_i 1[c_i = s] e^{z_i} / Σ_i e^{z_i}. Its weights W_s come from the counts of its transitions.
-//!
-//! 1. e^{z_i} is a product of factors e^{M_ij (a_c − shift)} that are tabulated once, so that no word costs an exponential.
-//!    `shift` is the middle of the range of a: factors multiply up to within e^{±range/2}.
-//! 2. One step down the tree multiplies the T − j factors that are still open: S^j nodes do that at depth j, O(1) per word.
-//! 3. Going up, only sums of e_i Q_s over the leaves below are kept: E_i = Σ δ_i. Σ δ_i z_i needs no accumulator of its own, it
-//!    is Σ_j M_ij Σ_c a_c C[j][c][i] with what is accumulated anyway, C[j][c][i] = Σ δ_i over words with c_j = c.
-//! 4. A lane is one prefix: the suffixes are walked in step, so that symbols below the prefix are scalars. Where a parent lies in
-//!    the prefix its symbol differs by lane, and a one-hot vector per symbol picks the count.
+//! 1. e^{z_i} is a product of factors e^{M_ij (a_c − shift)} that are tabulated once, so that no
+//!    word costs an exponential. `shift` is the middle of the range of a: factors multiply up to
+//!    within e^{±range/2}.
+//! 2. One step down the tree multiplies the T − j factors that are still open: S^j nodes do that at
+//!    depth j, O(1) per word.
+//! 3. Going up, only sums of e_i Q_s over the leaves below are kept: E_i = Σ δ_i. Σ δ_i z_i needs
+//!    no accumulator of its own, it is Σ_j M_ij Σ_c a_c C[j][c][i] with what is accumulated anyway,
+//!    C[j][c][i] = Σ δ_i over words with c_j = c.
+//! 4. A lane is one prefix: the suffixes are walked in step, so that symbols below the prefix are
+//!    scalars. Where a parent lies in the prefix its symbol differs by lane, and a one-hot vector
+//!    per symbol picks the count.
 //! 5. Suffixes with the same transitions weigh the same under every prefix ([`Plan`]): weights are
-//!    computed once per class of them, and Σ W ln(f + ε) is W ln Π(f + ε) over a class, one logarithm for all its words.
-//! 6. Labels are such that the query is 0, which keeps the hot loops free of a variable index: 0 and k change places.
-//! 7. One division per word: the reciprocals of Z and of all f_s + ε come from that of their product, where it is a normal number.
-//! 8. Sums over leaves are nested like the tree; the long ones, over blocks of prefixes, are compensated.
-//!
-//! Past 400 lines because going down and up share one layout of scratch and one state, and read as one loop.
+//!    computed once per class of them, and Σ W ln(f + ε) is W ln Π(f + ε) over a class, one
+//!    logarithm for all its words.
+//! 6. Labels are such that the query is 0, which keeps the hot loops free of a variable index: 0
+//!    and k change places.
+//! 7. One division per word: the reciprocals of Z and of all f_s + ε come from that of their
+//!    product, where it is a normal number.
+//! 8. Sums over leaves are nested like the tree; the long ones, over blocks of prefixes, are
+//!    compensated.
 
 mod leaf;
 mod weights;
@@ -40,7 +46,7 @@ compiled_once! {
 
 /// Where things lie in scratch, in vectors.
 #[derive(Clone, Copy, Default)]
-struct Room {
+struct Workspace {
     /// Symbols that words hold.
     symbols: usize,
     /// Levels below the prefix.
@@ -87,9 +93,9 @@ struct Room {
     end: usize,
 }
 
-impl Room {
+impl Workspace {
     fn new<E>(w: &Walk<'_, E>) -> Self {
-        let mut room = Room {
+        let mut ws = Workspace {
             symbols: w.plan.tracked(),
             levels: w.plan.levels(),
             width: w.plan.word_len() - w.plan.prefix_len(),
@@ -97,42 +103,42 @@ impl Room {
             prefix: w.plan.prefix_len(),
             classes: w.plan.suffix_classes(),
             row: w.plan.row(),
-            ..Room::default()
+            ..Workspace::default()
         };
-        let (n, depth) = (room.symbols, room.levels + 1);
-        room.class_len = room.row + n;
+        let (n, depth) = (ws.symbols, ws.levels + 1);
+        ws.class_len = ws.row + n;
         let mut at = 0;
         for (begin, len) in [
-            (&mut room.open, depth * room.width),
-            (&mut room.own, depth),
-            (&mut room.mass, depth * n),
-            (&mut room.sums, depth * room.width),
-            (&mut room.pulls, depth * n),
-            (&mut room.saved, depth * 2 * n),
-            (&mut room.ratio, depth * 2),
-            (&mut room.atom_weights, depth * room.atoms),
-            (&mut room.counts, n * n),
-            (&mut room.totals, n),
-            (&mut room.root_counts, n),
-            (&mut room.one_hot, room.prefix * n),
-            (&mut room.prefix_own, room.prefix),
-            (&mut room.sum_c, room.levels * n * room.width),
-            (&mut room.inverse, 2 * n),
-            (&mut room.class, room.classes * room.class_len),
+            (&mut ws.open, depth * ws.width),
+            (&mut ws.own, depth),
+            (&mut ws.mass, depth * n),
+            (&mut ws.sums, depth * ws.width),
+            (&mut ws.pulls, depth * n),
+            (&mut ws.saved, depth * 2 * n),
+            (&mut ws.ratio, depth * 2),
+            (&mut ws.atom_weights, depth * ws.atoms),
+            (&mut ws.counts, n * n),
+            (&mut ws.totals, n),
+            (&mut ws.root_counts, n),
+            (&mut ws.one_hot, ws.prefix * n),
+            (&mut ws.prefix_own, ws.prefix),
+            (&mut ws.sum_c, ws.levels * n * ws.width),
+            (&mut ws.inverse, 2 * n),
+            (&mut ws.class, ws.classes * ws.class_len),
         ] {
             *begin = at;
             at += len;
         }
-        room.end = at;
-        room
+        ws.end = at;
+        ws
     }
 }
 
 /// Scratch elements of a walk.
 pub(crate) fn scratch_len<E>(w: &Walk<'_, E>) -> usize {
     let t = w.plan.word_len();
-    let room = Room::new(w);
-    factors_len(t, room.symbols) + room.end * (64 / size_of::<E>())
+    let ws = Workspace::new(w);
+    factors_len(t, ws.symbols) + ws.end * (64 / size_of::<E>())
 }
 
 /// Whole cache lines, so that vectors stay aligned.
@@ -155,10 +161,10 @@ impl<E: Real> Op<E> for WalkOp<'_, E> {
     fn run<S: Simd<E>>(self, s: S) {
         let WalkOp { walk, first, last, acc, scratch } = self;
         assert!(scratch.len() >= scratch_len(walk) && acc.fits(walk.plan));
-        let room = Room::new(walk);
+        let ws = Workspace::new(walk);
         let t = walk.plan.word_len();
-        let (factors, vectors) = scratch.split_at_mut(factors_len(t, room.symbols));
-        tabulate(walk, room.symbols, factors);
+        let (factors, vectors) = scratch.split_at_mut(factors_len(t, ws.symbols));
+        tabulate(walk, ws.symbols, factors);
         let (next, first_leaf) = walk.plan.graph();
         let fast = is_fast(walk);
         let mut b = Block::<E, S> {
@@ -167,7 +173,7 @@ impl<E: Real> Op<E> for WalkOp<'_, E> {
             next,
             first_leaf: first_leaf as usize,
             parents: walk.plan.parents(),
-            room,
+            ws,
             t,
             factors: factors.as_ptr(),
             vectors: vectors.as_mut_ptr(),
@@ -179,11 +185,12 @@ impl<E: Real> Op<E> for WalkOp<'_, E> {
         let mut at = first;
         while at < last {
             let lanes = if last - at < S::LANES { last - at } else { S::LANES };
-            // SAFETY: scratch has the length asserted above; the walk is checked (`Kernels::prefix_tree`).
+            // SAFETY: scratch has the length asserted above; the walk is checked
+            // (`Kernels::prefix_tree`).
             unsafe {
                 b.start(at, lanes);
                 b.weigh(at);
-                let loss = match (fast && walk.plan.canonical().is_none(), room.symbols) {
+                let loss = match (fast && walk.plan.canonical().is_none(), ws.symbols) {
                     (true, 2) => b.walk::<2>(),
                     (true, 3) => b.walk::<3>(),
                     (true, 4) => b.walk::<4>(),
@@ -217,18 +224,19 @@ fn tabulate<E: Real>(w: &Walk<'_, E>, symbols: usize, factors: &mut [E]) {
     }
 }
 
-/// Are the product of Z and all f_s + ε at a leaf, and that of f_s + ε over a class, normal numbers?
+/// Are the product of Z and all f_s + ε at a leaf, and that of f_s + ε over a class, normal
+/// numbers?
 fn is_fast<E: Real>(w: &Walk<'_, E>) -> bool {
     let eps = w.eps.to_f64();
     if eps == 0.0 {
         return false;
     }
-    let room = if size_of::<E>() == 4 { 80.0 } else { 680.0 };
+    let ws = if size_of::<E>() == 4 { 80.0 } else { 680.0 };
     let (lo, hi) = w.range();
     // ln Z is within ±half; f_s + ε is F_s + ε Z.
     let half = 0.5 * (hi - lo) + (w.plan.word_len() as f64).ln();
     let each = half + eps.ln().abs().max(eps.ln_1p());
-    half + each * w.plan.tracked() as f64 <= room
+    half + each * w.plan.tracked() as f64 <= ws
         && (w.plan.largest_class() == 1 || w.plan.largest_class() <= Plan::class_limit::<E>(eps))
 }
 
@@ -239,7 +247,7 @@ struct Block<'a, E, S> {
     next: &'a [u32],
     first_leaf: usize,
     parents: &'a [Option<usize>],
-    room: Room,
+    ws: Workspace,
     t: usize,
     factors: *const E,
     vectors: *mut E,
@@ -254,7 +262,7 @@ struct Block<'a, E, S> {
 
 impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// # Safety
-    /// `slot` is inside the room.
+    /// `slot` is inside the workspace.
     #[inline(always)]
     unsafe fn get(&self, slot: usize) -> S::V {
         // SAFETY: the caller's promise.
@@ -279,7 +287,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     #[inline(always)]
     unsafe fn factor(&self, j: usize, c: usize, i: usize) -> E {
         // SAFETY: the caller's promise.
-        unsafe { *self.factors.add((j * self.room.symbols + c) * self.t + i) }
+        unsafe { *self.factors.add((j * self.ws.symbols + c) * self.t + i) }
     }
     /// The node behind an edge.
     ///
@@ -287,29 +295,30 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// A node of a level above the last, a symbol.
     #[inline(always)]
     unsafe fn edge(&self, node: usize, c: usize) -> u32 {
-        debug_assert!(node * self.room.symbols + c < self.next.len());
+        debug_assert!(node * self.ws.symbols + c < self.next.len());
         // SAFETY: the plan has an edge, or NONE, for every symbol at every such node.
-        unsafe { *self.next.get_unchecked(node * self.room.symbols + c) }
+        unsafe { *self.next.get_unchecked(node * self.ws.symbols + c) }
     }
     /// Symbols that the words below a node may go on with, where `used` are in use.
     #[inline(always)]
     fn kids(&self, used: usize) -> usize {
-        if used < self.room.symbols { used + 1 } else { used }
+        if used < self.ws.symbols { used + 1 } else { used }
     }
     /// Symbols in use at the root: all, unless words are canonical.
     #[inline(always)]
     fn used_at_start(&self) -> usize {
-        self.w.plan.canonical().unwrap_or(self.room.symbols)
+        self.w.plan.canonical().unwrap_or(self.ws.symbols)
     }
 
-    /// Brings the prefixes `first .. first + lanes` into the lanes; lanes without one walk the first with weight 0.
+    /// Brings the prefixes `first .. first + lanes` into the lanes; lanes without one walk the
+    /// first with weight 0.
     ///
     /// # Safety
-    /// The walk is checked, `vectors` has its room.
+    /// The walk is checked, `vectors` has its workspace.
     #[inline(always)]
     unsafe fn start(&mut self, first: usize, lanes: usize) {
-        let (s, room, n) = (self.s, self.room, self.room.symbols);
-        let p = room.prefix;
+        let (s, ws, n) = (self.s, self.ws, self.ws.symbols);
+        let p = ws.prefix;
         self.lanes = lanes;
         for l in 0..S::LANES {
             let word = self.w.plan.prefix(if l < lanes { first + l } else { first });
@@ -318,19 +327,19 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
             }
         }
         let (zero, one) = (s.splat(E::ZERO), s.splat(E::ONE));
-        // SAFETY: slots of the room throughout.
+        // SAFETY: slots of the workspace throughout.
         unsafe {
             for i in 0..p * n {
-                self.put(room.one_hot + i, zero);
+                self.put(ws.one_hot + i, zero);
             }
             for i in 0..p {
                 for l in 0..S::LANES {
-                    *self.lane(room.one_hot + i * n + self.prefix[i][l] as usize, l) = E::ONE;
+                    *self.lane(ws.one_hot + i * n + self.prefix[i][l] as usize, l) = E::ONE;
                 }
             }
             // Open factors, mass of each symbol.
             for c in 0..n {
-                self.put(room.mass + c, zero);
+                self.put(ws.mass + c, zero);
             }
             for i in 0..self.t {
                 let mut x = one;
@@ -343,40 +352,41 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                     x = s.mul(x, s.load(g.as_ptr()));
                 }
                 if i < p {
-                    self.put(room.prefix_own + i, x);
+                    self.put(ws.prefix_own + i, x);
                     for c in 0..n {
-                        let f = s.fma(x, self.get(room.one_hot + i * n + c), self.get(room.mass + c));
-                        self.put(room.mass + c, f);
+                        let f = s.fma(x, self.get(ws.one_hot + i * n + c), self.get(ws.mass + c));
+                        self.put(ws.mass + c, f);
                     }
                 } else {
-                    self.put(room.open + i - p, x);
+                    self.put(ws.open + i - p, x);
                 }
             }
-            for i in 0..room.levels * n * room.width {
-                self.put(room.sum_c + i, zero);
+            for i in 0..ws.levels * n * ws.width {
+                self.put(ws.sum_c + i, zero);
             }
         }
     }
 
-    /// All suffixes, depth first. `SYM`: S where leaves are taken together and reciprocals by products, 0 otherwise. Returns what
-    /// the leaves did not leave to their classes.
+    /// All suffixes, depth first. `SYM`: S where leaves are taken together and reciprocals by
+    /// products, 0 otherwise. Returns what the leaves did not leave to their classes.
     ///
     /// # Safety
     /// After [`Self::weigh`].
     #[inline(always)]
     unsafe fn walk<const SYM: usize>(&mut self) -> S::V {
-        let (s, room, t) = (self.s, self.room, self.t);
-        let n = if SYM == 0 { room.symbols } else { SYM };
+        let (s, ws, t) = (self.s, self.ws, self.t);
+        let n = if SYM == 0 { ws.symbols } else { SYM };
         let canonical = self.w.plan.canonical().is_some();
-        let (p, width) = (room.prefix, room.width);
+        let (p, width) = (ws.prefix, ws.width);
         // The level whose children are leaves, or of the leaves.
-        let bottom = if SYM == 0 { room.levels } else { room.levels - 1 };
+        let bottom = if SYM == 0 { ws.levels } else { ws.levels - 1 };
         let mut next = [0u8; MAX_LEN];
         let mut node = [0u32; MAX_LEN];
         let mut used = [self.used_at_start(); MAX_LEN];
         let mut loss = s.splat(E::ZERO);
         let mut l = 0;
-        // SAFETY: levels up to `bottom`, positions p .. t, symbols below n: slots of the room; edges where the plan has some.
+        // SAFETY: levels up to `bottom`, positions p .. t, symbols below n: slots of the workspace;
+        // edges where the plan has some.
         unsafe {
             if SYM != 0 && bottom == 0 {
                 self.leaves::<SYM>(0, 0);
@@ -399,20 +409,20 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                 self.sym[l] = c as u8;
                 node[l] = self.edge(node[up] as usize, c) & !TREE;
                 used[l] = if c < used[up] { used[up] } else { c + 1 };
-                let own = s.mul(self.get(room.open + up * width + j - p), s.splat(self.factor(j, c, j)));
-                self.put(room.own + l, own);
+                let own = s.mul(self.get(ws.open + up * width + j - p), s.splat(self.factor(j, c, j)));
+                self.put(ws.own + l, own);
                 let seen = if canonical { used[up] } else { n };
                 if c == seen {
-                    self.put(room.mass + l * n + c, own);
+                    self.put(ws.mass + l * n + c, own);
                 }
                 for b in 0..seen {
-                    let f = self.get(room.mass + up * n + b);
-                    self.put(room.mass + l * n + b, if b == c { s.add(f, own) } else { f });
+                    let f = self.get(ws.mass + up * n + b);
+                    self.put(ws.mass + l * n + b, if b == c { s.add(f, own) } else { f });
                 }
                 for i in j + 1..t {
                     let g = s.splat(self.factor(j, c, i));
-                    let x = s.mul(self.get(room.open + up * width + i - p), g);
-                    self.put(room.open + l * width + i - p, x);
+                    let x = s.mul(self.get(ws.open + up * width + i - p), g);
+                    self.put(ws.open + l * width + i - p, x);
                 }
                 if l == bottom {
                     if SYM == 0 {
@@ -432,17 +442,18 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// All words below the node at level `l` are done: what they sum up joins C and the node above.
     ///
     /// # Safety
-    /// A level from 1 on whose `sums` (its open positions) and `pulls` (its `used` symbols) are set; children come in order.
+    /// A level from 1 on whose `sums` (its open positions) and `pulls` (its `used` symbols) are
+    /// set; children come in order.
     #[inline(always)]
     unsafe fn up(&mut self, l: usize, n: usize, used: usize) {
-        let (s, room) = (self.s, self.room);
-        let (width, own, c) = (room.width, l - 1, self.sym[l] as usize);
-        let row = room.sum_c + (own * n + c) * width;
-        let (from, to) = (room.sums + l * width, room.sums + own * width);
-        let (pulls, pulls_up) = (room.pulls + l * n, room.pulls + own * n);
+        let (s, ws) = (self.s, self.ws);
+        let (width, own, c) = (ws.width, l - 1, self.sym[l] as usize);
+        let row = ws.sum_c + (own * n + c) * width;
+        let (from, to) = (ws.sums + l * width, ws.sums + own * width);
+        let (pulls, pulls_up) = (ws.pulls + l * n, ws.pulls + own * n);
         // SAFETY: rows of C, sums and pulls of the two levels.
         unsafe {
-            let e = s.mul(self.get(room.own + l), self.get(pulls + c));
+            let e = s.mul(self.get(ws.own + l), self.get(pulls + c));
             self.put(row + own, s.add(self.get(row + own), e));
             // The first child sets, so that nothing needs clearing.
             if c == 0 {
@@ -469,20 +480,21 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
         }
     }
 
-    /// Adds the block to the accumulator: suffix positions as they are, prefix positions by the symbols of each lane.
+    /// Adds the block to the accumulator: suffix positions as they are, prefix positions by the
+    /// symbols of each lane.
     ///
     /// # Safety
     /// After [`Self::walk`].
     #[inline(always)]
     unsafe fn finish(&mut self, acc: &mut Accumulator) {
-        let (s, room, n, t) = (self.s, self.room, self.room.symbols, self.t);
-        let p = room.prefix;
-        // SAFETY: slots of the room.
+        let (s, ws, n, t) = (self.s, self.ws, self.ws.symbols, self.t);
+        let p = ws.prefix;
+        // SAFETY: slots of the workspace.
         unsafe {
-            for lc in 0..room.levels * n {
+            for lc in 0..ws.levels * n {
                 let (j, c) = (p + lc / n, lc % n);
                 for i in j..t {
-                    let v = self.get(room.sum_c + lc * room.width + i - p);
+                    let v = self.get(ws.sum_c + lc * ws.width + i - p);
                     acc.add(j, self.w.symbol(c), i, s.reduce_add(v).to_f64());
                 }
             }
@@ -491,11 +503,11 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                 let e = if i < p {
                     let mut q = s.splat(E::ZERO);
                     for c in 0..self.used_at_start() {
-                        q = s.fma(self.get(room.one_hot + i * n + c), self.get(room.pulls + c), q);
+                        q = s.fma(self.get(ws.one_hot + i * n + c), self.get(ws.pulls + c), q);
                     }
-                    s.mul(self.get(room.prefix_own + i), q)
+                    s.mul(self.get(ws.prefix_own + i), q)
                 } else {
-                    self.get(room.sums + i - p)
+                    self.get(ws.sums + i - p)
                 };
                 let mut lane = [E::ZERO; MAX_LANES];
                 s.store(lane.as_mut_ptr(), e);

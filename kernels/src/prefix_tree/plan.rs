@@ -1,4 +1,5 @@
-//! What a sum over words needs to know before it meets numbers: which prefixes there are, and which suffixes weigh the same.
+//! What a sum over words needs to know before it meets numbers: which prefixes there are, and which
+//! suffixes weigh the same.
 
 use crate::elem::real::Real;
 use crate::error::KernelError;
@@ -24,8 +25,9 @@ pub struct Shape<'a> {
     pub parents: &'a [Option<usize>],
     /// Do weights depend on the symbols of roots? Only if they are not uniform.
     pub root_counts: bool,
-    /// `Some(m)`: only words in which every new symbol is the smallest unused one, the query being symbol 0 and coming first,
-    /// with m distinct symbols in query and prefix together; each stands for all words that a relabelling makes of it.
+    /// `Some(m)`: only words in which every new symbol is the smallest unused one, the query being
+    /// symbol 0 and coming first, with m distinct symbols in query and prefix together; each stands
+    /// for all words that a relabelling makes of it.
     pub canonical: Option<usize>,
 }
 
@@ -45,8 +47,8 @@ impl Shape<'_> {
         if self.canonical.is_some() { self.symbols.min(self.len()) } else { self.symbols }
     }
 
-    /// Positions of a prefix such that the words below it are many enough to pay for it and their classes few enough to share a
-    /// cache: measured, AVX-512.
+    /// Positions of a prefix such that the words below it are many enough to pay for it and their
+    /// classes few enough to share a cache: measured, AVX-512.
     pub fn natural_prefix_len(&self) -> usize {
         let n = self.parents.len();
         let branch = self.tracked() as f64;
@@ -58,7 +60,8 @@ impl Shape<'_> {
             }
             return n.saturating_sub(below);
         }
-        // The longer the suffixes the larger their classes; but a call needs two vectors of prefixes, or two threads idle.
+        // The longer the suffixes the larger their classes; but a call needs two vectors of
+        // prefixes, or two threads idle.
         while below + 1 < n
             && branch.powi(below as i32 + 1) <= 2200.0
             && branch.powi((n - below - 1) as i32) >= 16.0
@@ -78,8 +81,8 @@ impl Shape<'_> {
 
 /// Prefixes and classes of suffixes of a [`Shape`].
 ///
-/// Suffixes of one class have the same transitions, counted, and so the same weights below any prefix. They form a graph with a
-/// node per class at each level: `next[node][symbol]`.
+/// Suffixes of one class have the same transitions, counted, and so the same weights below any
+/// prefix. They form a graph with a node per class at each level: `next[node][symbol]`.
 #[derive(Debug, Clone)]
 pub struct Plan {
     symbols: usize,
@@ -103,8 +106,8 @@ pub struct Plan {
     suffix: Vec<u8>,
 }
 
-/// Counts by which weights are told apart: of transitions inside the suffix, of children by parent in the prefix, of roots;
-/// symbols used; symbols of suffix positions that still matter.
+/// Counts by which weights are told apart: of transitions inside the suffix, of children by parent
+/// in the prefix, of roots; symbols used; symbols of suffix positions that still matter.
 #[derive(Clone)]
 struct Key {
     bytes: Vec<u8>,
@@ -124,8 +127,8 @@ impl Key {
 }
 
 impl Plan {
-    /// The plan of a shape. `prefix_len` positions, below T − 1, make up a prefix, the unit of work; `largest` bounds the words
-    /// of a class where it can: see [`Plan::class_limit`].
+    /// The plan of a shape. `prefix_len` positions, below T − 1, make up a prefix, the unit of
+    /// work; `largest` bounds the words of a class where it can: see [`Plan::class_limit`].
     ///
     /// # Errors
     /// A shape out of range, too many prefixes or words below one.
@@ -191,7 +194,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// How many factors f + ε, each between ε and 1 + ε, can be multiplied before their logarithm is taken; at least 1.
+    /// How many factors f + ε, each between ε and 1 + ε, can be multiplied before their logarithm
+    /// is taken; at least 1.
     pub fn class_limit<E: Real>(eps: f64) -> u64 {
         let room = if size_of::<E>() == 4 { 75.0 } else { 600.0 };
         let each = eps.ln().abs().max(eps.ln_1p());

@@ -5,7 +5,8 @@ use crate::error::{KernelError, expect};
 use crate::prefix_tree::plan::Plan;
 use crate::view::Mat;
 
-/// How much each word weighs, by its transitions: position j with a parent q is a transition c_q → c_j, one without is a root.
+/// How much each word weighs, by its transitions: position j with a parent q is a transition c_q →
+/// c_j, one without is a root.
 #[derive(Debug, Clone, Copy)]
 pub enum Weights<'a, E> {
     /// Rows of the transition matrix i.i.d. Dirichlet(α, .., α), integrated in closed form.
@@ -24,9 +25,10 @@ pub enum Weights<'a, E> {
         /// (Q, S).
         roots: &'a [E],
     },
-    /// Looked up by classes: `values` (prefix classes, suffix classes, W) holds the weights of the targets of one word, in labels
-    /// where the query is symbol 0, symbols 0 and k having changed places. W = S; of canonical words one more than the tracked
-    /// symbols, the last being the weight of each symbol that is not used, and every word's weight is that of its orbit.
+    /// Looked up by classes: `values` (prefix classes, suffix classes, W) holds the weights of the
+    /// targets of one word, in labels where the query is symbol 0, symbols 0 and k having changed
+    /// places. W = S; of canonical words one more than the tracked symbols, the last being the
+    /// weight of each symbol that is not used, and every word's weight is that of its orbit.
     Table {
         /// Every factor included.
         values: &'a [E],
@@ -35,11 +37,13 @@ pub enum Weights<'a, E> {
 
 /// One query symbol's share of the sum.
 ///
-/// Words c_0 .. c_{T−2} of S symbols, then the query k at position T − 1; M (T, T) lower triangular, rows summing to 1; a
-/// (S) a table. z_i = Σ_{j<=i} M_ij a_{c_j}, v = softmax(z), f_s = Σ_i v_i 1[c_i = s]; L = −Σ_words Σ_s W_s ln(f_s + ε).
+/// Words c_0 .. c_{T−2} of S symbols, then the query k at position T − 1; M (T, T) lower
+/// triangular, rows summing to 1; a (S) a table. z_i = Σ_{j<=i} M_ij a_{c_j}, v = softmax(z), f_s =
+/// Σ_i v_i 1[c_i = s]; L = −Σ_words Σ_s W_s ln(f_s + ε).
 #[derive(Debug, Clone, Copy)]
 pub struct Walk<'a, E> {
-    /// The words; prefixes and suffixes are in labels where the query is symbol 0, symbols 0 and k having changed places.
+    /// The words; prefixes and suffixes are in labels where the query is symbol 0, symbols 0 and k
+    /// having changed places.
     pub plan: &'a Plan,
     /// k; 0 for canonical words.
     pub query: usize,

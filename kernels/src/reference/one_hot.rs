@@ -1,9 +1,10 @@
-//! Naive twins of the look-ups over one-hot rows: one sequence at a time, in f64, patterns as lower triangles row by row.
+//! Naive twins of the look-ups over one-hot rows: one sequence at a time, in f64, patterns as lower
+//! triangles row by row.
 
 use crate::elem::Elem;
 
-/// Scores A\[s_i, s_j\] + A\[s_i, S + j\] + A\[S + i, s_j\] + A\[S + i, S + j\] for j <= i, and the sums of their terms' absolute values.
-/// `table` (D, D), D = S + T.
+/// Scores A\[s_i, s_j\] + A\[s_i, S + j\] + A\[S + i, s_j\] + A\[S + i, S + j\] for j <= i, and the
+/// sums of their terms' absolute values. `table` (D, D), D = S + T.
 pub fn one_hot_scores(table: &[f64], tokens: &[u32], symbols: usize) -> Vec<Vec<(f64, f64)>> {
     let d = symbols + tokens.len();
     let mut rows = Vec::new();

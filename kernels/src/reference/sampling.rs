@@ -1,4 +1,5 @@
-//! Twins of the sampling kernels, one problem at a time. Lanes have exactly these bits: every operation here is theirs, in their order.
+//! Twins of the sampling kernels, one problem at a time. Lanes have exactly these bits: every
+//! operation here is theirs, in their order.
 
 use crate::sampling::exact::{EXP, EXP_LOWEST, LN, LN2_HI, LN2_LO, SQRT_HALF_BITS};
 use crate::sampling::philox::{M0, M1, W0, W1};

@@ -1,5 +1,5 @@
-//! exp and ln as fixed sequences of `+ - * /`, selects and bit operations, never fused: the same bits on every instruction
-//! set, and those of the scalar twins in `reference`.
+//! exp and ln as fixed sequences of `+ - * /`, selects and bit operations, never fused: the same
+//! bits on every instruction set, and those of the scalar twins in `reference`.
 
 use crate::simd::Words;
 
@@ -39,8 +39,9 @@ const TWO_52: f64 = 4_503_599_627_370_496.0;
 
 /// e^x for x <= 709; through the subnormals to 0. Without a meaning above and for NaN.
 ///
-/// Zero is selected at the end and not reached by underflow, which some processors leave to microcode. `scale2` rounds once, as
-/// two factors of which only the second can leave the normal range do.
+/// Zero is selected at the end and not reached by underflow, which some processors leave to
+/// microcode. `ldexp` rounds once, as two factors of which only the second can leave the normal
+/// range do.
 #[inline(always)]
 pub(crate) fn exp_exact<S: Words>(s: S, x: S::V) -> S::V {
     let (lowest, zero) = (s.splat(EXP_LOWEST), s.splat(0.0));
@@ -61,14 +62,16 @@ pub(crate) fn exp_exact<S: Words>(s: S, x: S::V) -> S::V {
     let odd = s.add(s.mul(odd, r2), s.splat(EXP[1]));
     let q = s.add(even, s.mul(odd, r));
     let y = s.add(s.splat(1.0), s.add(hi, s.sub(s.mul(r2, q), lo)));
-    s.select_lt(x, lowest, zero, s.scale2(y, k))
+    s.select_lt(x, lowest, zero, s.ldexp(y, k))
 }
 
-/// At least [`exp_exact`], and at most 2⁻¹⁶ above it relative to it, for -700 <= x <= 700; at least it below. Which bits, that depends on the
-/// instruction set: for comparisons that may fail on the safe side only.
+/// At least [`exp_exact`], and at most 2⁻¹⁶ above it relative to it, for -700 <= x <= 700; at least
+/// it below. Which bits, that depends on the instruction set: for comparisons that may fail on the
+/// safe side only.
 #[inline(always)]
 pub(crate) fn exp_above<S: Words>(s: S, x: S::V) -> S::V {
-    // Taylor to r⁵: r⁶/720 (1 + |r|) <= 4e-6 of e^r for |r| <= 0.35, less than the 2⁻¹⁷ that all coefficients are raised by.
+    // Taylor to r⁵: r⁶/720 (1 + |r|) <= 4e-6 of e^r for |r| <= 0.35, less than the 2⁻¹⁷ that all
+    // coefficients are raised by.
     const UP: f64 = 1.0 + 1.0 / 131_072.0;
     let x = s.max(x, s.splat(-700.0));
     let k = s.round(s.mul(x, s.splat(std::f64::consts::LOG2_E)));
@@ -78,7 +81,7 @@ pub(crate) fn exp_above<S: Words>(s: S, x: S::V) -> S::V {
     let p = s.fma(p, r, s.splat(UP / 2.0));
     let p = s.fma(p, r, s.splat(UP));
     let p = s.fma(p, r, s.splat(UP));
-    s.scale2_normal(p, k)
+    s.ldexp_normal(p, k)
 }
 
 /// ln x of a positive normal number; without a meaning elsewhere.

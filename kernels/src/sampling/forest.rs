@@ -1,11 +1,12 @@
 //! Symbols by inversion, each from the row that an earlier symbol names.
 
 use crate::sampling::philox::unit;
-use crate::sampling::problem::{RowOf, SIDE};
+use crate::sampling::problem::{RowOf, SAMPLE_LANES};
 use crate::simd::{WordOp, Words};
 
-/// table (SIDE, stride): rows of n prefix sums; words (len, SIDE); symbols (lanes, len), lanes <= SIDE. Checked by the entry: rows
-/// and given symbols exist, SIDE columns of slack.
+/// table (SAMPLE_LANES, stride): rows of n prefix sums; words (len, SAMPLE_LANES); symbols (lanes,
+/// len), lanes <= SAMPLE_LANES. Checked by the entry: rows and given symbols exist, SAMPLE_LANES
+/// columns of slack.
 pub(crate) struct InvertForest<'a> {
     pub(crate) n: usize,
     pub(crate) rows: &'a [RowOf],
@@ -21,18 +22,23 @@ impl WordOp for InvertForest<'_> {
     fn run<S: Words>(self, s: S) {
         let (n, len) = (self.n, self.rows.len());
         let lanes = self.symbols.len() / len;
-        assert!(lanes <= SIDE && self.words.len() >= len * SIDE && self.table.len() >= SIDE * self.stride);
-        let mut u = [0.0; SIDE];
+        assert!(
+            lanes <= SAMPLE_LANES
+                && self.words.len() >= len * SAMPLE_LANES
+                && self.table.len() >= SAMPLE_LANES * self.stride
+        );
+        let mut u = [0.0; SAMPLE_LANES];
         for i in 0..len {
             let row_of = self.rows[i];
             if matches!(row_of, RowOf::Given) {
                 continue;
             }
             let mut lane = 0;
-            while lane < SIDE {
-                // SAFETY: lane + LANES <= SIDE words of row i, length asserted; as many in u.
+            while lane < SAMPLE_LANES {
+                // SAFETY: lane + LANES <= SAMPLE_LANES words of row i, length asserted; as many in
+                // u.
                 unsafe {
-                    let w = s.load_words(self.words.as_ptr().add(i * SIDE + lane));
+                    let w = s.load_words(self.words.as_ptr().add(i * SAMPLE_LANES + lane));
                     s.store(u.as_mut_ptr().add(lane), unit(s, w));
                 }
                 lane += S::LANES;
@@ -45,8 +51,9 @@ impl WordOp for InvertForest<'_> {
                     RowOf::Given => 0,
                 } as usize;
                 let mut above = 0;
-                // SAFETY: the entry checked fixed rows and given symbols, and drawn ones are below n: the row ends before
-                // stride - SIDE, and a vector reaches less than SIDE past it.
+                // SAFETY: the entry checked fixed rows and given symbols, and drawn ones are below
+                // n: the row ends before stride - SAMPLE_LANES, and a vector reaches less than
+                // SAMPLE_LANES past it.
                 unsafe {
                     let sums = self.table.as_ptr().add(l * self.stride + row * n);
                     let level = s.splat(u[l] * *sums.add(n - 1));

@@ -2,11 +2,11 @@
 
 use crate::sampling::exact::{exp_above, exp_exact, ln_exact};
 use crate::sampling::philox::{Counters, philox, round_keys, unit};
-use crate::sampling::problem::{Addresses, Envelope, MAX_ATTEMPTS, SIDE};
+use crate::sampling::problem::{Addresses, Envelope, MAX_ATTEMPTS, SAMPLE_LANES};
 use crate::simd::{WordOp, Words};
 
-/// Vectors per stage: uniforms of all, then proposals of all. The dependency chain of one draw is longer than what a processor
-/// looks ahead, a stage's is not.
+/// Vectors per stage: uniforms of all, then proposals of all. The dependency chain of one draw is
+/// longer than what a processor looks ahead, a stage's is not.
 const GROUP: usize = 8;
 
 /// The envelope in every lane.
@@ -32,8 +32,8 @@ impl<S: Words> Wide<S> {
         }
     }
 
-    /// A draw y from the envelope by inverting `u`, and a tangent's height such that e^y less it is how far d the envelope's logarithm
-    /// lies above the density's.
+    /// A draw y from the envelope by inverting `u`, and a tangent's height such that e^y less it is
+    /// how far d the envelope's logarithm lies above the density's.
     #[inline(always)]
     fn propose(&self, s: S, u: S::V) -> (S::V, S::V) {
         let one = s.splat(1.0);
@@ -49,7 +49,7 @@ impl<S: Words> Wide<S> {
     }
 }
 
-/// out (n, SIDE): variates 0 .. n past the lanes' first. `pending` is at least as long.
+/// out (n, SAMPLE_LANES): variates 0 .. n past the lanes' first. `pending` is at least as long.
 pub(crate) struct LogGamma<'a> {
     pub(crate) envelope: &'a Envelope,
     pub(crate) at: &'a Addresses,
@@ -66,7 +66,8 @@ impl WordOp for LogGamma<'_> {
         let envelope = Wide::new(s, self.envelope);
         let mut open = first_attempts(s, &envelope, &counters, &keys, self.out, self.pending);
         let mut attempt = 0;
-        // Attempt 0 again where the squeeze did not decide: one in fifteen or so at α = 0.1, which saves the others two exponentials.
+        // Attempt 0 again where the squeeze did not decide: one in fifteen or so at α = 0.1, which
+        // saves the others two exponentials.
         while open > 0 && attempt < MAX_ATTEMPTS {
             open = attempts(s, &envelope, &counters, &keys, attempt, self.out, &mut self.pending[..open]);
             attempt += 1;
@@ -75,8 +76,9 @@ impl WordOp for LogGamma<'_> {
     }
 }
 
-/// Writes every first proposal; returns how many are not accepted by the squeeze 1 - d <= e^{-d} with a d that is a little too large,
-/// their places in `pending`. What it accepts, the exact d accepts too.
+/// Writes every first proposal; returns how many are not accepted by the squeeze 1 - d <= e^{-d}
+/// with a d that is a little too large, their places in `pending`. What it accepts, the exact d
+/// accepts too.
 #[inline(always)]
 fn first_attempts<S: Words>(
     s: S,
@@ -86,13 +88,13 @@ fn first_attempts<S: Words>(
     out: &mut [f64],
     pending: &mut [u32],
 ) -> usize {
-    assert!(pending.len() >= out.len() && out.len().is_multiple_of(SIDE));
-    let (mut u, mut v) = ([0.0; GROUP * SIDE], [0.0; GROUP * SIDE]);
+    assert!(pending.len() >= out.len() && out.len().is_multiple_of(SAMPLE_LANES));
+    let (mut u, mut v) = ([0.0; GROUP * SAMPLE_LANES], [0.0; GROUP * SAMPLE_LANES]);
     let one = s.splat(1.0);
-    let (vectors, per) = (out.len() / S::LANES, SIDE / S::LANES);
-    // Masks wait at the end of `pending`, where the list of places, at most LANES for each mask already read, never catches up with
-    // them. A branch on a mask right after its vector would be mispredicted often, and throw away what was under way for
-    // the next vectors.
+    let (vectors, per) = (out.len() / S::LANES, SAMPLE_LANES / S::LANES);
+    // Masks wait at the end of `pending`, where the list of places, at most LANES for each mask
+    // already read, never catches up with them. A branch on a mask right after its vector would be
+    // mispredicted often, and throw away what was under way for the next vectors.
     let masks = pending.len() - vectors;
     let mut first = 0;
     while first < vectors {
@@ -100,7 +102,7 @@ fn first_attempts<S: Words>(
         for j in 0..group {
             let (row, lane) = ((first + j) / per, (first + j) % per * S::LANES);
             let w = philox(s, counters.load(s, lane, row as u64, 0), keys);
-            // SAFETY: j < GROUP and LANES <= SIDE.
+            // SAFETY: j < GROUP and LANES <= SAMPLE_LANES.
             unsafe {
                 s.store(u.as_mut_ptr().add(j * S::LANES), unit(s, w[0]));
                 s.store(v.as_mut_ptr().add(j * S::LANES), unit(s, w[1]));
@@ -131,7 +133,8 @@ fn first_attempts<S: Words>(
     open
 }
 
-/// Attempt number `attempt` at the places `pending`; returns how many are still rejected, their places in front.
+/// Attempt number `attempt` at the places `pending`; returns how many are still rejected, their
+/// places in front.
 #[inline(always)]
 fn attempts<S: Words>(
     s: S,
@@ -147,14 +150,15 @@ fn attempts<S: Words>(
     let mut first = 0;
     while first < pending.len() {
         let n = if pending.len() - first < S::LANES { pending.len() - first } else { S::LANES };
-        let (mut c, mut ys) = ([[0u64; SIDE]; 3], [0.0; SIDE]);
+        let (mut c, mut ys) = ([[0u64; SAMPLE_LANES]; 3], [0.0; SAMPLE_LANES]);
         for i in 0..n {
-            let (row, lane) = (pending[first + i] as usize / SIDE, pending[first + i] as usize % SIDE);
+            let (row, lane) =
+                (pending[first + i] as usize / SAMPLE_LANES, pending[first + i] as usize % SAMPLE_LANES);
             c[0][i] = counters.c0[lane];
             c[1][i] = counters.c1[lane];
             c[2][i] = counters.c2[lane] + row as u64;
         }
-        // SAFETY: LANES <= SIDE, the length of the arrays.
+        // SAFETY: LANES <= SAMPLE_LANES, the length of the arrays.
         let accepted = unsafe {
             let counter = [
                 s.load_words(c[0].as_ptr()),

@@ -1,8 +1,10 @@
-//! Random numbers and what is made of them, [`SIDE`] problems in the lanes: no value depends on how many lanes a vector has.
+//! Random numbers and what is made of them, [`SAMPLE_LANES`] problems in the lanes: no value
+//! depends on how many lanes a vector has.
 //!
-//! Only correctly rounded operations and integer ones, never `fma`: the bits are the same on every instruction set.
+//! Only correctly rounded operations and integer ones, never `fma`: the bits are the same on every
+//! instruction set.
 
-use crate::sampling::problem::{Addresses, SIDE};
+use crate::sampling::problem::{Addresses, SAMPLE_LANES};
 use crate::simd::{WordOp, Words};
 
 pub(crate) const M0: u64 = 0xD251_1F53;
@@ -22,9 +24,11 @@ pub(crate) fn round_keys(key: [u32; 2]) -> [[u64; 2]; 10] {
     keys
 }
 
-/// Philox4x32-10 in every lane: the two words of the block at counter (c0, c1, c2, c3), of which the lower halves count.
+/// Philox4x32-10 in every lane: the two words of the block at counter (c0, c1, c2, c3), of which
+/// the lower halves count.
 ///
-/// The upper halves fill with debris between rounds: the product does not read them, and the shift after it leaves none.
+/// The upper halves hold leftover bits between rounds: the product does not read them, and the
+/// shift after it leaves none.
 #[inline(always)]
 pub(super) fn philox<S: Words>(
     s: S,
@@ -52,16 +56,16 @@ pub(super) fn unit<S: Words>(s: S, word: S::W) -> S::V {
 
 /// Counters of the lanes at [`Addresses`], as words.
 pub(super) struct Counters {
-    pub(super) c0: [u64; SIDE],
-    pub(super) c1: [u64; SIDE],
-    pub(super) c2: [u64; SIDE],
+    pub(super) c0: [u64; SAMPLE_LANES],
+    pub(super) c1: [u64; SAMPLE_LANES],
+    pub(super) c2: [u64; SAMPLE_LANES],
 }
 
 impl Counters {
     #[inline(always)]
     pub(super) fn new(at: &Addresses) -> Self {
-        let mut c = Counters { c0: [0; SIDE], c1: [0; SIDE], c2: [0; SIDE] };
-        for l in 0..SIDE {
+        let mut c = Counters { c0: [0; SAMPLE_LANES], c1: [0; SAMPLE_LANES], c2: [0; SAMPLE_LANES] };
+        for l in 0..SAMPLE_LANES {
             c.c0[l] = at.sample[l] & 0xFFFF_FFFF;
             c.c1[l] = at.sample[l] >> 32;
             c.c2[l] = u64::from(at.variate[l]);
@@ -72,8 +76,8 @@ impl Counters {
     /// Lanes `lane ..` at `variate` past the lane's first and `attempt`.
     #[inline(always)]
     pub(super) fn load<S: Words>(&self, s: S, lane: usize, variate: u64, attempt: u64) -> [S::W; 4] {
-        debug_assert!(lane + S::LANES <= SIDE);
-        // SAFETY: lane + LANES <= SIDE, the length of the arrays.
+        debug_assert!(lane + S::LANES <= SAMPLE_LANES);
+        // SAFETY: lane + LANES <= SAMPLE_LANES, the length of the arrays.
         let (c0, c1, c2) = unsafe {
             (
                 s.load_words(self.c0.as_ptr().add(lane)),
@@ -85,7 +89,7 @@ impl Counters {
     }
 }
 
-/// out (n, 2, SIDE): both words of variates 0 .. n past the lanes' first.
+/// out (n, 2, SAMPLE_LANES): both words of variates 0 .. n past the lanes' first.
 pub(crate) struct PhiloxWords<'a> {
     pub(crate) at: &'a Addresses,
     pub(crate) out: &'a mut [u64],
@@ -96,14 +100,14 @@ impl WordOp for PhiloxWords<'_> {
     #[inline(always)]
     fn run<S: Words>(self, s: S) {
         let (counters, keys) = (Counters::new(self.at), round_keys(self.at.key));
-        for (v, block) in self.out.chunks_exact_mut(2 * SIDE).enumerate() {
+        for (v, block) in self.out.chunks_exact_mut(2 * SAMPLE_LANES).enumerate() {
             let mut lane = 0;
-            while lane < SIDE {
+            while lane < SAMPLE_LANES {
                 let w = philox(s, counters.load(s, lane, v as u64, 0), &keys);
-                // SAFETY: lane + LANES <= SIDE; the block has 2 SIDE words.
+                // SAFETY: lane + LANES <= SAMPLE_LANES; the block has 2 SAMPLE_LANES words.
                 unsafe {
                     s.store_words(block.as_mut_ptr().add(lane), w[0]);
-                    s.store_words(block.as_mut_ptr().add(SIDE + lane), w[1]);
+                    s.store_words(block.as_mut_ptr().add(SAMPLE_LANES + lane), w[1]);
                 }
                 lane += S::LANES;
             }

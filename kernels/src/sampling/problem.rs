@@ -3,25 +3,26 @@
 use crate::error::KernelError;
 
 /// Problems side by side.
-pub const SIDE: usize = 8;
+pub const SAMPLE_LANES: usize = 8;
 
-/// Attempts at one variate before [`Kernels::log_gamma`] gives up: an envelope that accepts half of its proposals gets there with
-/// probability 2⁻⁴⁰⁹⁶.
+/// Attempts at one variate before [`Kernels::log_gamma`] gives up: an envelope that accepts half of
+/// its proposals gets there with probability 2⁻⁴⁰⁹⁶.
 pub const MAX_ATTEMPTS: u32 = 4096;
 
-/// Where the draws of each lane are: Philox4x32-10 under `key` at counter (sample low, sample high, variate, attempt).
+/// Where the draws of each lane are: Philox4x32-10 under `key` at counter (sample low, sample high,
+/// variate, attempt).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
     /// The key.
     pub key: [u32; 2],
     /// The lane's sample.
-    pub sample: [u64; SIDE],
+    pub sample: [u64; SAMPLE_LANES],
     /// The lane's first variate; the following ones wrap.
-    pub variate: [u32; SIDE],
+    pub variate: [u32; SAMPLE_LANES],
 }
 
-/// Two exponentials back to back over the density of ln X, X ~ Gamma(α, 1): tangents of its logarithm αy − e^y at two points, left
-/// and right of where they meet.
+/// Two exponentials back to back over the density of ln X, X ~ Gamma(α, 1): tangents of its
+/// logarithm αy − e^y at two points, left and right of where they meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Envelope {
     /// Probability of the left side, in (0, 1).

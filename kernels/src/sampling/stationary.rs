@@ -1,9 +1,9 @@
 //! Stationary laws by elimination, one matrix per lane.
 
-use crate::sampling::problem::SIDE;
+use crate::sampling::problem::SAMPLE_LANES;
 use crate::simd::{WordOp, Words};
 
-/// Which lanes of a (n, n, SIDE) have an off-diagonal entry below `floor`.
+/// Which lanes of a (n, n, SAMPLE_LANES) have an off-diagonal entry below `floor`.
 pub(crate) struct OffDiagonalBelow<'a> {
     pub(crate) n: usize,
     pub(crate) a: &'a [f64],
@@ -15,16 +15,19 @@ impl WordOp for OffDiagonalBelow<'_> {
     #[inline(always)]
     fn run<S: Words>(self, s: S) -> u32 {
         let n = self.n;
-        assert!(self.a.len() == n * n * SIDE);
+        assert!(self.a.len() == n * n * SAMPLE_LANES);
         let (mut mask, mut lane) = (0, 0);
-        while lane < SIDE {
+        while lane < SAMPLE_LANES {
             let mut least = s.splat(f64::INFINITY);
             for i in 0..n {
                 for j in 0..n {
                     if i != j {
-                        // SAFETY: entry (i, j), lanes up to lane + LANES <= SIDE: length asserted.
-                        least =
-                            s.min(unsafe { s.load(self.a.as_ptr().add((i * n + j) * SIDE + lane)) }, least);
+                        // SAFETY: entry (i, j), lanes up to lane + LANES <= SAMPLE_LANES: length
+                        // asserted.
+                        least = s.min(
+                            unsafe { s.load(self.a.as_ptr().add((i * n + j) * SAMPLE_LANES + lane)) },
+                            least,
+                        );
                     }
                 }
             }
@@ -35,7 +38,7 @@ impl WordOp for OffDiagonalBelow<'_> {
     }
 }
 
-/// a (n, n, SIDE) is overwritten; mu (n, SIDE).
+/// a (n, n, SAMPLE_LANES) is overwritten; mu (n, SAMPLE_LANES).
 pub(crate) struct Stationary<'a> {
     pub(crate) n: usize,
     pub(crate) a: &'a mut [f64],
@@ -47,27 +50,33 @@ impl WordOp for Stationary<'_> {
     #[inline(always)]
     fn run<S: Words>(self, s: S) {
         let size = self.n;
-        assert!(size > 0 && self.a.len() == size * size * SIDE && self.mu.len() == size * SIDE);
+        assert!(
+            size > 0 && self.a.len() == size * size * SAMPLE_LANES && self.mu.len() == size * SAMPLE_LANES
+        );
         let mut lane = 0;
-        while lane < SIDE {
-            // SAFETY: entries (i, j) with i, j < size, lanes up to lane + LANES <= SIDE: lengths asserted.
+        while lane < SAMPLE_LANES {
+            // SAFETY: entries (i, j) with i, j < size, lanes up to lane + LANES <= SAMPLE_LANES:
+            // lengths asserted.
             unsafe {
                 let (a, mu) = (self.a.as_mut_ptr().add(lane), self.mu.as_mut_ptr().add(lane));
                 let mut n = size;
                 while n > 1 {
                     n -= 1;
-                    let row = a.add(n * size * SIDE);
+                    let row = a.add(n * size * SAMPLE_LANES);
                     let mut pivot = s.load(row);
                     for j in 1..n {
-                        pivot = s.add(pivot, s.load(row.add(j * SIDE)));
+                        pivot = s.add(pivot, s.load(row.add(j * SAMPLE_LANES)));
                     }
                     for i in 0..n {
-                        let upper = a.add(i * size * SIDE);
-                        let f = s.div(s.load(upper.add(n * SIDE)), pivot);
-                        s.store(upper.add(n * SIDE), f);
+                        let upper = a.add(i * size * SAMPLE_LANES);
+                        let f = s.div(s.load(upper.add(n * SAMPLE_LANES)), pivot);
+                        s.store(upper.add(n * SAMPLE_LANES), f);
                         for j in 0..n {
-                            let x = s.load(upper.add(j * SIDE));
-                            s.store(upper.add(j * SIDE), s.add(x, s.mul(f, s.load(row.add(j * SIDE)))));
+                            let x = s.load(upper.add(j * SAMPLE_LANES));
+                            s.store(
+                                upper.add(j * SAMPLE_LANES),
+                                s.add(x, s.mul(f, s.load(row.add(j * SAMPLE_LANES)))),
+                            );
                         }
                     }
                 }
@@ -77,14 +86,17 @@ impl WordOp for Stationary<'_> {
                 for n in 1..size {
                     let mut m = s.splat(0.0);
                     for i in 0..n {
-                        let x = s.mul(s.load(mu.add(i * SIDE)), s.load(a.add((i * size + n) * SIDE)));
+                        let x = s.mul(
+                            s.load(mu.add(i * SAMPLE_LANES)),
+                            s.load(a.add((i * size + n) * SAMPLE_LANES)),
+                        );
                         m = s.add(m, x);
                     }
-                    s.store(mu.add(n * SIDE), m);
+                    s.store(mu.add(n * SAMPLE_LANES), m);
                     total = s.add(total, m);
                 }
                 for n in 0..size {
-                    s.store(mu.add(n * SIDE), s.div(s.load(mu.add(n * SIDE)), total));
+                    s.store(mu.add(n * SAMPLE_LANES), s.div(s.load(mu.add(n * SAMPLE_LANES)), total));
                 }
             }
             lane += S::LANES;

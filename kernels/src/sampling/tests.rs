@@ -15,16 +15,16 @@ impl WordOp for CheckWords {
         let words =
             [0, 1, u64::MAX, 0xFFFF_FFFF, 1 << 32, 0x0123_4567_89ab_cdef, 0xDEAD_BEEF_0000_0001, 1 << 63];
         let store = |w: S::W| {
-            let mut out = [0; SIDE];
-            // SAFETY: LANES <= SIDE.
+            let mut out = [0; SAMPLE_LANES];
+            // SAFETY: LANES <= SAMPLE_LANES.
             unsafe { s.store_words(out.as_mut_ptr(), w) };
             out[..S::LANES].to_vec()
         };
         // Every rotation, so that all words visit all lanes.
-        for turn in 0..SIDE {
+        for turn in 0..SAMPLE_LANES {
             let mut x = words;
             x.rotate_left(turn);
-            // SAFETY: SIDE >= LANES words.
+            // SAFETY: SAMPLE_LANES >= LANES words.
             let a = unsafe { s.load_words(x.as_ptr()) };
             let each = |f: &dyn Fn(u64) -> u64| x[..S::LANES].iter().map(|x| f(*x)).collect::<Vec<_>>();
             for y in words {
@@ -41,11 +41,11 @@ impl WordOp for CheckWords {
             assert_eq!(store(s.bits(s.value(a))), x[..S::LANES]);
         }
         let floats = [1.0, -1.0, f64::NAN, 0.0, f64::INFINITY, 2.0, -0.0, 5e-324];
-        for turn in 0..SIDE {
+        for turn in 0..SAMPLE_LANES {
             let mut x = floats;
             x.rotate_left(turn);
             for y in floats {
-                // SAFETY: SIDE >= LANES elements.
+                // SAFETY: SAMPLE_LANES >= LANES elements.
                 let mask = s.mask_lt(unsafe { s.load(x.as_ptr()) }, s.splat(y));
                 let want = (0..S::LANES).fold(0, |m, l| m | u32::from(x[l] < y) << l);
                 assert_eq!(mask, want);
@@ -54,17 +54,17 @@ impl WordOp for CheckWords {
     }
 }
 
-/// (exp, ln, a bound of exp) of SIDE numbers.
-struct Functions<'a>(&'a [f64; SIDE]);
+/// (exp, ln, a bound of exp) of SAMPLE_LANES numbers.
+struct Functions<'a>(&'a [f64; SAMPLE_LANES]);
 
 impl WordOp for Functions<'_> {
-    type Out = [[f64; SIDE]; 3];
+    type Out = [[f64; SAMPLE_LANES]; 3];
     #[inline(always)]
     fn run<S: Words>(self, s: S) -> Self::Out {
-        let mut out = [[0.0; SIDE]; 3];
+        let mut out = [[0.0; SAMPLE_LANES]; 3];
         let mut l = 0;
-        while l < SIDE {
-            // SAFETY: l + LANES <= SIDE.
+        while l < SAMPLE_LANES {
+            // SAFETY: l + LANES <= SAMPLE_LANES.
             unsafe {
                 let x = s.load(self.0.as_ptr().add(l));
                 s.store(out[0].as_mut_ptr().add(l), exp_exact(s, x));
@@ -89,21 +89,22 @@ fn exp_and_ln_have_the_bits_of_their_twins() {
     let mut rng = Rng(1);
     let kernels = every_isa::<f64>();
     for i in 0..40_000 {
-        // The whole range, around zero, subnormal results and just beyond them; any positive normal number, around 1.
-        let x: [f64; SIDE] = std::array::from_fn(|_| match i % 4 {
+        // The whole range, around zero, subnormal results and just beyond them; any positive normal
+        // number, around 1.
+        let x: [f64; SAMPLE_LANES] = std::array::from_fn(|_| match i % 4 {
             0 => 750.0 * rng.signed() - 41.0,
             1 => rng.signed(),
             2 => -727.0 + 19.0 * rng.signed(),
             _ => -40_000.0 * (1.0 + rng.signed()),
         });
-        let z: [f64; SIDE] = std::array::from_fn(|_| match i % 2 {
+        let z: [f64; SAMPLE_LANES] = std::array::from_fn(|_| match i % 2 {
             0 => f64::from_bits(((rng.bits() >> 1) % (0x7FE << 52)).max(1 << 52)),
             _ => 1.0 + 0.5 * rng.signed(),
         });
         for k in &kernels {
             let [exps, _, above] = dispatch_words(k.isa(), Functions(&x));
             let lns = dispatch_words(k.isa(), Functions(&z))[1];
-            for l in 0..SIDE {
+            for l in 0..SAMPLE_LANES {
                 assert_eq!(exps[l].to_bits(), twin::exp_exact(x[l]).to_bits(), "{:?} exp {}", k.isa(), x[l]);
                 let (least, most) = (exps[l], exps[l] * (1.0 + 1.0 / 65_536.0));
                 let most = if x[l] < -700.0 { 1e-300 } else { most };
@@ -133,10 +134,10 @@ fn philox_known_answers() {
 #[test]
 fn bad_operands_are_refused() {
     let k = Kernels::<f64>::from_env().unwrap();
-    let at = Addresses { key: [0; 2], sample: [0; SIDE], variate: [0; SIDE] };
+    let at = Addresses { key: [0; 2], sample: [0; SAMPLE_LANES], variate: [0; SAMPLE_LANES] };
     let good = envelope(1.0, -1.0, 1.0);
-    let (mut out, mut pending) = (vec![0.0; 4 * SIDE], vec![0; 4 * SIDE]);
-    assert!(k.philox_words(&at, &mut [0; 2 * SIDE + 1]).is_err());
+    let (mut out, mut pending) = (vec![0.0; 4 * SAMPLE_LANES], vec![0; 4 * SAMPLE_LANES]);
+    assert!(k.philox_words(&at, &mut [0; 2 * SAMPLE_LANES + 1]).is_err());
     assert!(k.log_gamma(&good, &at, &mut out[1..], &mut pending).is_err());
     assert!(k.log_gamma(&good, &at, &mut out, &mut pending[1..]).is_err());
     for bad in [
@@ -152,7 +153,8 @@ fn bad_operands_are_refused() {
         let error = k.log_gamma(&bad, &at, &mut out, &mut pending).unwrap_err();
         assert!(error.to_string().contains("the envelope"), "{error}");
     }
-    let (mut p, mut sums, mut table) = (vec![0.0; 4 * SIDE], vec![0.0; 2 * SIDE], vec![0.0; 12 * SIDE]);
+    let (mut p, mut sums, mut table) =
+        (vec![0.0; 4 * SAMPLE_LANES], vec![0.0; 2 * SAMPLE_LANES], vec![0.0; 12 * SAMPLE_LANES]);
     assert!(k.simplex_rows(2, &mut out, &mut p, &mut sums, &mut table, 12).is_ok());
     assert!(k.simplex_rows(2, &mut out, &mut p[1..], &mut sums, &mut table, 12).is_err());
     assert!(k.simplex_rows(3, &mut out, &mut p, &mut sums, &mut table, 12).is_err());
@@ -170,7 +172,7 @@ fn bad_operands_are_refused() {
     assert!(k.lanes_to_rows(&out, &mut table, 12, 0).is_ok());
     assert!(k.lanes_to_rows(&out, &mut table, 12, 1).is_err());
     assert!(k.lanes_to_rows(&out, &mut table, 12, usize::MAX).is_err());
-    let words = [0; 2 * SIDE];
+    let words = [0; 2 * SAMPLE_LANES];
     let mut symbols = [0, 1];
     let run = |rows: &[RowOf], words: &[u64], stride, symbols: &mut [u32]| {
         k.invert_forest(2, rows, words, &table, stride, symbols).is_ok()
@@ -190,12 +192,13 @@ fn bad_operands_are_refused() {
 /// A level that equals a prefix sum is not below it: u = 3/2⁵³ of 2⁵³ is 3 exactly.
 #[test]
 fn a_sum_at_the_level_is_passed() {
-    let (n, stride) = (3, 9 + SIDE);
-    let mut table = vec![0.0; stride * SIDE];
+    let (n, stride) = (3, 9 + SAMPLE_LANES);
+    let mut table = vec![0.0; stride * SAMPLE_LANES];
     table[..n].copy_from_slice(&[1.0, 3.0, 9_007_199_254_740_992.0]);
     for k in every_isa::<f64>() {
         let mut symbols = [0];
-        k.invert_forest(n, &[RowOf::Fixed(0)], &[1 << 12; SIDE], &table, stride, &mut symbols).unwrap();
+        k.invert_forest(n, &[RowOf::Fixed(0)], &[1 << 12; SAMPLE_LANES], &table, stride, &mut symbols)
+            .unwrap();
         assert_eq!(symbols, [2], "{:?}", k.isa());
     }
 }
@@ -206,7 +209,7 @@ proptest! {
     #[test]
     fn kernels_have_the_bits_of_their_twins(
         n in 1usize..40, rows in 0usize..4, log_alpha in -3f64..3.0, depth in 0f64..300.0, len in 0usize..30,
-        lanes in 1usize..=SIDE, flat: u8, seed: u64,
+        lanes in 1usize..=SAMPLE_LANES, flat: u8, seed: u64,
     ) {
         let mut rng = Rng(seed);
         let alpha = 10f64.powf(log_alpha);

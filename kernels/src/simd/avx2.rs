@@ -1,6 +1,4 @@
 //! AVX2 with FMA: 8 lanes of f32, 4 of f64, edges through masked loads and stores in pieces.
-//!
-//! Past 400 lines because both element types spell out every operation of the trait.
 
 use crate::elem::real::Real;
 use crate::simd::{Isa, Op, Simd, WordOp, Words};
@@ -16,7 +14,8 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("popcnt")
 }
 
-/// Token: the CPU has AVX2 and FMA. Only [`run`] makes one, and AVX-512, which includes them, for its edges.
+/// Token: the CPU has AVX2 and FMA. Only [`run`] makes one, and AVX-512, which includes them, for
+/// its edges.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(pub(super) ());
 
@@ -81,7 +80,8 @@ unsafe fn mask64(n: usize) -> __m256i {
 #[inline(always)]
 pub(super) unsafe fn store_pieces_f32(mut p: *mut f32, n: usize, v: __m256) {
     debug_assert!(n < 8);
-    // SAFETY: the pieces lie one after the other and have n elements together, which the caller vouches for.
+    // SAFETY: the pieces lie one after the other and have n elements together, which the caller
+    // vouches for.
     unsafe {
         let mut x = _mm256_castps256_ps128(v);
         if n & 4 != 0 {
@@ -135,7 +135,8 @@ pub(super) unsafe fn transpose_f32(
     to_stride: usize,
 ) {
     debug_assert!(rows <= 8 && cols <= 8);
-    // SAFETY: `cols` runs of `rows` elements are read, `rows` rows of 8 written, as the caller vouches.
+    // SAFETY: `cols` runs of `rows` elements are read, `rows` rows of 8 written, as the caller
+    // vouches.
     unsafe {
         let mask = mask32(rows);
         let mut r = [_mm256_setzero_ps(); 8];
@@ -183,7 +184,8 @@ pub(super) unsafe fn transpose_f64(
     to_stride: usize,
 ) {
     debug_assert!(rows <= 4 && cols <= 4);
-    // SAFETY: `cols` runs of `rows` elements are read, `rows` rows of 4 written, as the caller vouches.
+    // SAFETY: `cols` runs of `rows` elements are read, `rows` rows of 4 written, as the caller
+    // vouches.
     unsafe {
         let mask = mask64(rows);
         let mut r = [_mm256_setzero_pd(); 4];
@@ -250,8 +252,8 @@ impl Simd<f32> for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m256) {
-        // In pieces: the masked store is microcode on AMD, some 20 cycles each (Zen 4, 127^3 f32: 88 -> 110 GFLOP/s).
-        // SAFETY: token; the caller's promise.
+        // In pieces: the masked store is microcode on AMD, some 20 cycles each (Zen 4, 127^3 f32:
+        // 88 -> 110 GFLOP/s). SAFETY: token; the caller's promise.
         unsafe { Simd::<f32>::store_pieces(self, p, n, v) }
     }
     #[inline(always)]
@@ -315,9 +317,10 @@ impl Simd<f32> for Avx2 {
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
     }
     #[inline(always)]
-    fn scale2(self, x: __m256, n: __m256) -> __m256 {
-        // SAFETY: token. In two factors, 2^(n/2) each, because 2^n alone may leave the exponent range although x * 2^n
-        // does not; n is clamped first so that each factor is a normal number.
+    fn ldexp(self, x: __m256, n: __m256) -> __m256 {
+        // SAFETY: token. In two factors, 2^(n/2) each, because 2^n alone may leave the exponent
+        // range although x * 2^n does not; n is clamped first so that each factor is a normal
+        // number.
         unsafe {
             let n = _mm256_cvtps_epi32(_mm256_max_ps(
                 _mm256_min_ps(n, _mm256_set1_ps(252.0)),
@@ -332,7 +335,7 @@ impl Simd<f32> for Avx2 {
         }
     }
     #[inline(always)]
-    fn scale2_normal(self, x: __m256, n: __m256) -> __m256 {
+    fn ldexp_normal(self, x: __m256, n: __m256) -> __m256 {
         // SAFETY: token.
         unsafe {
             let e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
@@ -340,7 +343,7 @@ impl Simd<f32> for Avx2 {
         }
     }
     #[inline(always)]
-    fn split(self, x: __m256) -> (__m256, __m256) {
+    fn frexp(self, x: __m256) -> (__m256, __m256) {
         // SAFETY: token. Subnormals are scaled by 2^24 first, and the exponent corrected.
         unsafe {
             let small = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(f32::MIN_POSITIVE));
@@ -500,9 +503,10 @@ impl Simd<f64> for Avx2 {
         unsafe { _mm256_round_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
     }
     #[inline(always)]
-    fn scale2(self, x: __m256d, n: __m256d) -> __m256d {
-        // SAFETY: token. Two factors, as for f32. The halves become integers by adding 1.5 * 2^52, whose low mantissa
-        // bits then hold the biased exponent (AVX2 has no conversion from f64 to i64).
+    fn ldexp(self, x: __m256d, n: __m256d) -> __m256d {
+        // SAFETY: token. Two factors, as for f32. The halves become integers by adding 1.5 * 2^52,
+        // whose low mantissa bits then hold the biased exponent (AVX2 has no conversion from f64 to
+        // i64).
         unsafe {
             let n = _mm256_max_pd(_mm256_min_pd(n, _mm256_set1_pd(2044.0)), _mm256_set1_pd(-2044.0));
             let h = _mm256_floor_pd(_mm256_mul_pd(n, _mm256_set1_pd(0.5)));
@@ -513,17 +517,17 @@ impl Simd<f64> for Avx2 {
         }
     }
     #[inline(always)]
-    fn scale2_normal(self, x: __m256d, n: __m256d) -> __m256d {
-        // SAFETY: token. The exponent is planted as in `scale2`.
+    fn ldexp_normal(self, x: __m256d, n: __m256d) -> __m256d {
+        // SAFETY: token. The exponent is planted as in `ldexp`.
         unsafe {
             let e = _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(6755399441055744.0 + 1023.0)));
             _mm256_mul_pd(x, _mm256_castsi256_pd(_mm256_slli_epi64::<52>(e)))
         }
     }
     #[inline(always)]
-    fn split(self, x: __m256d) -> (__m256d, __m256d) {
-        // SAFETY: token. Subnormals are scaled by 2^54 first. The exponent becomes a float by planting it in the low
-        // bits of 2^52 and subtracting 2^52 + 1023.
+    fn frexp(self, x: __m256d) -> (__m256d, __m256d) {
+        // SAFETY: token. Subnormals are scaled by 2^54 first. The exponent becomes a float by
+        // planting it in the low bits of 2^52 and subtracting 2^52 + 1023.
         unsafe {
             let small = _mm256_cmp_pd::<_CMP_LT_OQ>(x, _mm256_set1_pd(f64::MIN_POSITIVE));
             let x = _mm256_blendv_pd(x, _mm256_mul_pd(x, _mm256_set1_pd(18014398509481984.0)), small);

@@ -1,6 +1,4 @@
 //! AVX-512 (F, BW, DQ, VL): 16 lanes of f32, 8 of f64, masked edges.
-//!
-//! Past 400 lines because both element types spell out every operation of the trait.
 
 use crate::elem::real::Real;
 use crate::simd::avx2::Avx2;
@@ -183,17 +181,17 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
     }
     #[inline(always)]
-    fn scale2(self, x: __m512, n: __m512) -> __m512 {
+    fn ldexp(self, x: __m512, n: __m512) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_scalef_ps(x, n) }
     }
     #[inline(always)]
-    fn scale2_normal(self, x: __m512, n: __m512) -> __m512 {
+    fn ldexp_normal(self, x: __m512, n: __m512) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_scalef_ps(x, n) }
     }
     #[inline(always)]
-    fn split(self, x: __m512) -> (__m512, __m512) {
+    fn frexp(self, x: __m512) -> (__m512, __m512) {
         // SAFETY: token.
         unsafe { (_mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(x), _mm512_getexp_ps(x)) }
     }
@@ -356,17 +354,17 @@ impl Simd<f64> for Avx512 {
         unsafe { _mm512_roundscale_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
     }
     #[inline(always)]
-    fn scale2(self, x: __m512d, n: __m512d) -> __m512d {
+    fn ldexp(self, x: __m512d, n: __m512d) -> __m512d {
         // SAFETY: token.
         unsafe { _mm512_scalef_pd(x, n) }
     }
     #[inline(always)]
-    fn scale2_normal(self, x: __m512d, n: __m512d) -> __m512d {
+    fn ldexp_normal(self, x: __m512d, n: __m512d) -> __m512d {
         // SAFETY: token.
         unsafe { _mm512_scalef_pd(x, n) }
     }
     #[inline(always)]
-    fn split(self, x: __m512d) -> (__m512d, __m512d) {
+    fn frexp(self, x: __m512d) -> (__m512d, __m512d) {
         // SAFETY: token.
         unsafe { (_mm512_getmant_pd::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(x), _mm512_getexp_pd(x)) }
     }

@@ -1,8 +1,9 @@
 //! Instruction sets: detection, the token types, and the one place where an operation meets one.
 //!
-//! An operation ([`Op`]) is written once over [`Simd`]; `dispatch` runs it inside a function that has the wanted
-//! target features, so that everything marked `inline(always)` below it is compiled with them. A new instruction set is
-//! one folder here, one variant of [`Isa`] and one arm of the two `dispatch` functions.
+//! An operation ([`Op`]) is written once over [`Simd`]; `dispatch` runs it inside a function that
+//! has the wanted target features, so that everything marked `inline(always)` below it is compiled
+//! with them. A new instruction set is one folder here, one variant of [`Isa`] and one arm of the
+//! two `dispatch` functions.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,10 +18,12 @@ pub(crate) use ops::{Op, Simd, WordOp, Words};
 use crate::error::KernelError;
 use std::sync::OnceLock;
 
-/// Vector registers of the baseline that [`Isa::Portable`] stands for: 32 on aarch64, else 16 (or LLVM's business, on WASM).
+/// Vector registers of the baseline that [`Isa::Portable`] stands for: 32 on aarch64, else 16 (or
+/// LLVM's business, on WASM).
 pub(crate) const BASELINE_REGISTERS: usize = if cfg!(target_arch = "aarch64") { 32 } else { 16 };
 
-/// Does the baseline have multiply-adds that round once? Every NEON of aarch64 does; x86 only where the build asks for FMA.
+/// Does the baseline have multiply-adds that round once? Every NEON of aarch64 does; x86 only where
+/// the build asks for FMA.
 pub(crate) const BASELINE_FUSED: bool =
     cfg!(any(target_feature = "fma", all(target_arch = "aarch64", target_feature = "neon")));
 
@@ -69,7 +72,8 @@ impl Isa {
         Isa::ALL.into_iter().filter(|i| i.is_available())
     }
 
-    /// What [`Isa::choose`] or else `POPGRAD_ISA` names, else the best that this CPU has. Decided once per process.
+    /// What [`Isa::choose`] or else `POPGRAD_ISA` names, else the best that this CPU has. Decided
+    /// once per process.
     ///
     /// # Errors
     /// When the variable names no instruction set or one that this CPU lacks.
@@ -87,11 +91,13 @@ impl Isa {
             .clone()
     }
 
-    /// Makes this what [`Isa::from_env`] answers from now on, whatever `POPGRAD_ISA` says. It can be done once, before anything
-    /// has asked: what is returned is the instruction set in force, this one or the one decided before.
+    /// Makes this what [`Isa::from_env`] answers from now on, whatever `POPGRAD_ISA` says. It can
+    /// be done once, before anything has asked: what is returned is the instruction set in force,
+    /// this one or the one decided before.
     ///
     /// # Errors
-    /// [`KernelError::IsaUnavailable`] when this CPU lacks it; what an earlier [`Isa::from_env`] reported.
+    /// [`KernelError::IsaUnavailable`] when this CPU lacks it; what an earlier [`Isa::from_env`]
+    /// reported.
     pub fn choose(self) -> Result<Isa, KernelError> {
         let isa = self.check()?;
         CHOICE.get_or_init(|| Ok(isa)).clone()
@@ -145,10 +151,12 @@ pub(crate) fn dispatch_f64<O: Op<f64>>(isa: Isa, op: O) -> O::Out {
     }
 }
 
-/// Declares what an operation compiles: one function for each body and element type, instantiated in this crate.
+/// Declares what an operation compiles: one function for each body and element type, instantiated
+/// in this crate.
 ///
-/// The public entries are generic and so are instantiated by whoever calls them; behind these functions they find code that is
-/// compiled once, at this crate's optimisation level. The trait is a supertrait of [`Real`].
+/// The public entries are generic and so are instantiated by whoever calls them; behind these
+/// functions they find code that is compiled once, at this crate's optimisation level. The trait is
+/// a supertrait of [`Real`].
 macro_rules! compiled_once {
     ($(#[$doc:meta])* $trait:ident { $(fn $name:ident($op:ty) $(-> $out:ty)?;)+ }) => {
         $(#[$doc])*

@@ -1,4 +1,5 @@
-//! What an instruction set can do ([`Simd`], [`Words`]), and what is written over it ([`Op`], [`WordOp`]).
+//! What an instruction set can do ([`Simd`], [`Words`]), and what is written over it ([`Op`],
+//! [`WordOp`]).
 
 use crate::elem::real::Real;
 use crate::simd::Isa;
@@ -6,13 +7,16 @@ use crate::simd::Isa;
 /// An operation on elements of type `E`, written once for every instruction set.
 pub(crate) trait Op<E: Real> {
     type Out;
-    /// Must be `#[inline(always)]`, and free of closures and threads: both leave the target features behind.
+    /// Must be `#[inline(always)]`, and free of closures and threads: both leave the target
+    /// features behind.
     fn run<S: Simd<E>>(self, s: S) -> Self::Out;
 }
 
-/// Vectors of one instruction set. The value is a token: that it exists proves that the CPU has the instructions.
+/// Vectors of one instruction set. The value is a token: that it exists proves that the CPU has the
+/// instructions.
 ///
-/// Memory operations are `unsafe` because of the pointers; arithmetic is not. Order of lanes is memory order.
+/// Memory operations are `unsafe` because of the pointers; arithmetic is not. Order of lanes is
+/// memory order.
 pub(crate) trait Simd<E: Real>: Copy {
     type V: Copy;
     const LANES: usize;
@@ -51,8 +55,8 @@ pub(crate) trait Simd<E: Real>: Copy {
     unsafe fn load_partial(self, p: *const E, n: usize) -> Self::V;
     /// Writes the first `n` lanes only. Safety: `n <= LANES`, the first `n` elements are writable.
     unsafe fn store_partial(self, p: *mut E, n: usize, v: Self::V);
-    /// The same in a few plain stores. A load of what lies behind `n` waits for a masked store, which counts as LANES wide: this
-    /// is the one to use where the next row follows at once.
+    /// The same in a few plain stores. A load of what lies behind `n` waits for a masked store,
+    /// which counts as LANES wide: this is the one to use where the next row follows at once.
     /// Safety: as `store_partial`.
     unsafe fn store_pieces(self, p: *mut E, n: usize, v: Self::V);
 
@@ -70,27 +74,31 @@ pub(crate) trait Simd<E: Real>: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a < b ? x : y` per lane; NaN compares false.
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
-    /// Nearest integer, ties to even, for |a| <= 2^22 (f32) or 2^51 (f64); beyond, unspecified; NaN stays NaN.
+    /// Nearest integer, ties to even, for |a| <= 2^22 (f32) or 2^51 (f64); beyond, unspecified; NaN
+    /// stays NaN.
     fn round(self, a: Self::V) -> Self::V;
-    /// `x * 2^n` for integral `n`, |n| <= 2 * (exponent range), rounded correctly save for double rounding
-    /// in the subnormal range; NaN and infinities of `x` stay.
-    fn scale2(self, x: Self::V, n: Self::V) -> Self::V;
-    /// The same for |x| in [1/2, 2] and -125 <= n <= 126 (f32), -1021 <= n <= 1022 (f64): exact. NaN of `x` stays.
-    fn scale2_normal(self, x: Self::V, n: Self::V) -> Self::V;
+    /// `x * 2^n` for integral `n`, |n| <= 2 * (exponent range), rounded correctly save for double
+    /// rounding in the subnormal range; NaN and infinities of `x` stay.
+    fn ldexp(self, x: Self::V, n: Self::V) -> Self::V;
+    /// The same for |x| in [1/2, 2] and -125 <= n <= 126 (f32), -1021 <= n <= 1022 (f64): exact.
+    /// NaN of `x` stays.
+    fn ldexp_normal(self, x: Self::V, n: Self::V) -> Self::V;
     /// Splits positive finite x, subnormals included, as `m * 2^e` with m in [1, 2) and integral e.
     /// Any other lane gives some value, never a trap: the caller repairs it.
-    fn split(self, x: Self::V) -> (Self::V, Self::V);
+    fn frexp(self, x: Self::V) -> (Self::V, Self::V);
     /// Sum of the lanes, by halves: lane i with lane i + LANES/2, and so on.
     fn reduce_add(self, v: Self::V) -> E;
     /// Largest lane (NaN rule unspecified).
     fn reduce_max(self, v: Self::V) -> E;
-    /// Runs `op` in a function of its own, never inlined, with the same features: one copy of a large body for all callers.
+    /// Runs `op` in a function of its own, never inlined, with the same features: one copy of a
+    /// large body for all callers.
     fn outline<O: Op<E>>(self, op: O) -> O::Out;
     /// Edge of the largest block that [`Simd::transpose`] takes; divides LANES.
     const EDGE: usize;
-    /// Reads `cols` runs of `rows` elements, `stride` apart, and writes them as the columns of `rows` rows of EDGE elements,
-    /// `to_stride` apart; columns from `cols` on receive anything.
-    /// Safety: `rows, cols <= EDGE`; the runs are readable, the rows writable over their whole EDGE.
+    /// Reads `cols` runs of `rows` elements, `stride` apart, and writes them as the columns of
+    /// `rows` rows of EDGE elements, `to_stride` apart; columns from `cols` on receive arbitrary
+    /// values. Safety: `rows, cols <= EDGE`; the runs are readable, the rows writable over their
+    /// whole EDGE.
     unsafe fn transpose(
         self,
         rows: usize,
@@ -102,7 +110,8 @@ pub(crate) trait Simd<E: Real>: Copy {
     );
 }
 
-/// 64-bit words in the lanes of f64: addressed random bits and surgery on exponents. Arithmetic wraps.
+/// 64-bit words in the lanes of f64: addressed random bits and surgery on exponents. Arithmetic
+/// wraps.
 pub(crate) trait Words: Simd<f64> {
     type W: Copy;
     fn splat_word(self, x: u64) -> Self::W;

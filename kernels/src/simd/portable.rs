@@ -1,7 +1,7 @@
 //! The build target's baseline vectors through `wide`: four lanes of f32, two of f64.
 //!
-//! `wide` picks its layout at compile time, which is exactly what a baseline wants. Exponent surgery goes lane by lane
-//! through arrays; the compiler vectorises it where the target can.
+//! `wide` picks its layout at compile time, which is exactly what a baseline wants. Exponent
+//! surgery goes lane by lane through arrays; the compiler vectorises it where the target can.
 
 use crate::elem::real::Real;
 use crate::simd::{BASELINE_FUSED, Isa, Op, Simd, Words};
@@ -114,14 +114,16 @@ impl Simd<f32> for Portable {
     }
     #[inline(always)]
     fn round(self, a: f32x4) -> f32x4 {
-        // Adding 1.5 * 2^p leaves no bits for a fraction, and the addition itself rounds to nearest, ties to even.
+        // Adding 1.5 * 2^p leaves no bits for a fraction, and the addition itself rounds to
+        // nearest, ties to even.
         let magic = f32x4::splat(12582912.0);
         (a + magic) - magic
     }
     #[inline(always)]
-    fn scale2(self, x: f32x4, n: f32x4) -> f32x4 {
-        // In two factors because 2^n alone may leave the exponent range although x * 2^n does not. Adding 1.5 * 2^23 plants
-        // an integer in the low mantissa bits, which saves the conversions; the shift drops all others.
+    fn ldexp(self, x: f32x4, n: f32x4) -> f32x4 {
+        // In two factors because 2^n alone may leave the exponent range although x * 2^n does not.
+        // Adding 1.5 * 2^23 plants an integer in the low mantissa bits, which saves the
+        // conversions; the shift drops all others.
         let low = Simd::<f32>::min(self, f32x4::splat(252.0), n);
         let n = Simd::<f32>::max(self, f32x4::splat(-252.0), low);
         let h = Simd::<f32>::round(self, n * f32x4::splat(0.5));
@@ -132,12 +134,12 @@ impl Simd<f32> for Portable {
         x * f1 * f2
     }
     #[inline(always)]
-    fn scale2_normal(self, x: f32x4, n: f32x4) -> f32x4 {
+    fn ldexp_normal(self, x: f32x4, n: f32x4) -> f32x4 {
         let f = (n + f32x4::splat(12582912.0 + 127.0)).to_array();
         x * f32x4::new(f.map(|f| f32::from_bits(f.to_bits() << 23)))
     }
     #[inline(always)]
-    fn split(self, x: f32x4) -> (f32x4, f32x4) {
+    fn frexp(self, x: f32x4) -> (f32x4, f32x4) {
         let x = x.to_array();
         let (mut m, mut e) = ([0.0; 4], [0.0; 4]);
         for i in 0..4 {
@@ -278,12 +280,13 @@ impl Simd<f64> for Portable {
     }
     #[inline(always)]
     fn round(self, a: f64x2) -> f64x2 {
-        // Adding 1.5 * 2^p leaves no bits for a fraction, and the addition itself rounds to nearest, ties to even.
+        // Adding 1.5 * 2^p leaves no bits for a fraction, and the addition itself rounds to
+        // nearest, ties to even.
         let magic = f64x2::splat(6755399441055744.0);
         (a + magic) - magic
     }
     #[inline(always)]
-    fn scale2(self, x: f64x2, n: f64x2) -> f64x2 {
+    fn ldexp(self, x: f64x2, n: f64x2) -> f64x2 {
         // As for f32, with 1.5 * 2^52.
         let low = Simd::<f64>::min(self, f64x2::splat(2044.0), n);
         let n = Simd::<f64>::max(self, f64x2::splat(-2044.0), low);
@@ -295,12 +298,12 @@ impl Simd<f64> for Portable {
         x * f1 * f2
     }
     #[inline(always)]
-    fn scale2_normal(self, x: f64x2, n: f64x2) -> f64x2 {
+    fn ldexp_normal(self, x: f64x2, n: f64x2) -> f64x2 {
         let f = (n + f64x2::splat(6755399441055744.0 + 1023.0)).to_array();
         x * f64x2::new(f.map(|f| f64::from_bits(f.to_bits() << 52)))
     }
     #[inline(always)]
-    fn split(self, x: f64x2) -> (f64x2, f64x2) {
+    fn frexp(self, x: f64x2) -> (f64x2, f64x2) {
         let x = x.to_array();
         let (mut m, mut e) = ([0.0; 2], [0.0; 2]);
         for i in 0..2 {

@@ -52,14 +52,14 @@ impl Op<f64> for Check {
                     same(get(s.round(vx)), x.round_ties_even());
                 }
                 if x > 0.0 && x.is_finite() {
-                    let (m, e) = s.split(vx);
+                    let (m, e) = s.frexp(vx);
                     let (m, e) = (get(m), get(e));
                     assert!((1.0..2.0).contains(&m), "{x}: {m} {e}");
-                    same(get(s.scale2(s.splat(m), s.splat(e))), x);
+                    same(get(s.ldexp(s.splat(m), s.splat(e))), x);
                     if x.is_normal() && x < f64::MAX / 4.0 {
-                        same(get(s.scale2_normal(s.splat(m), s.splat(e))), x);
+                        same(get(s.ldexp_normal(s.splat(m), s.splat(e))), x);
                     }
-                    assert!(get(s.scale2_normal(s.splat(f64::NAN), s.splat(e))).is_nan());
+                    assert!(get(s.ldexp_normal(s.splat(f64::NAN), s.splat(e))).is_nan());
                 }
                 same(get(s.max(s.splat(f64::NAN), vx)), x);
                 assert!(get(s.max(vx, s.splat(f64::NAN))).is_nan());
@@ -122,14 +122,14 @@ impl Op<f32> for Check {
                     same(get(s.round(vx)), x.round_ties_even());
                 }
                 if x > 0.0 && x.is_finite() {
-                    let (m, e) = s.split(vx);
+                    let (m, e) = s.frexp(vx);
                     let (m, e) = (get(m), get(e));
                     assert!((1.0..2.0).contains(&m), "{x}: {m} {e}");
-                    same(get(s.scale2(s.splat(m), s.splat(e))), x);
+                    same(get(s.ldexp(s.splat(m), s.splat(e))), x);
                     if x.is_normal() && x < f32::MAX / 4.0 {
-                        same(get(s.scale2_normal(s.splat(m), s.splat(e))), x);
+                        same(get(s.ldexp_normal(s.splat(m), s.splat(e))), x);
                     }
-                    assert!(get(s.scale2_normal(s.splat(f32::NAN), s.splat(e))).is_nan());
+                    assert!(get(s.ldexp_normal(s.splat(f32::NAN), s.splat(e))).is_nan());
                 }
                 same(get(s.max(s.splat(f32::NAN), vx)), x);
                 assert!(get(s.max(vx, s.splat(f32::NAN))).is_nan());
@@ -172,8 +172,9 @@ fn operations_match_scalar_arithmetic() {
     }
 }
 
-/// `POPGRAD_REQUIRE_ISA=avx512` (a comma-separated list) turns the silent absence of an instruction set into a failure. `aarch64`
-/// in it is for `.ci/aarch64`, which runs these tests on an emulated CPU.
+/// `POPGRAD_REQUIRE_ISA=avx512` (a comma-separated list) turns the silent absence of an instruction
+/// set into a failure. `aarch64` in it is for `.ci/aarch64`, which runs these tests on an emulated
+/// CPU.
 #[test]
 fn required_instruction_sets_are_present() {
     let Ok(required) = std::env::var("POPGRAD_REQUIRE_ISA") else { return };

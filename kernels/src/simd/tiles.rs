@@ -2,39 +2,43 @@
 
 use crate::simd::{BASELINE_REGISTERS, Isa};
 
-/// Lanes of the widest vector: any number of lanes divides it, so that scratch depends on the sizes alone.
+/// Lanes of the widest vector: any number of lanes divides it, so that scratch depends on the sizes
+/// alone.
 pub(crate) const MAX_LANES: usize = 16;
 
-/// Register tiles: up to `nv` vectors wide; a tile of `v` vectors has up to `mr[v - 1]` rows, all accumulators in registers.
+/// Register tiles: up to `nv` vectors wide; a tile of `v` vectors has up to `mr[v - 1]` rows, all
+/// accumulators in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tile {
     pub(crate) mr: [usize; 3],
     pub(crate) nv: usize,
 }
 
-/// The tallest tile that the ladder of kernels can name.
+/// The tallest tile that the kernels are compiled for.
 pub(crate) const MAX_ROWS: usize = 16;
 
-/// The register tiles. What has to fit: rows times vectors accumulators, the vectors of B, one broadcast of A, and one mask on
-/// AVX2. On AVX-512 narrow tiles are taller, so that as many FMAs as the registers hold hide one another's latency (against 8 rows
-/// throughout, f32, on an Intel Xeon with two 512-bit FMA units: 32^3 142 -> 155, 65^3 138 -> 149, 20x30x30 113 -> 120 GFLOP/s;
-/// on Zen 4, which has the like of one, 8 and 12 rows are within 1 % where all tiles are equal, see `Split::equal`); on AVX2
-/// that gained nothing.
+/// The register tiles. What has to fit: rows times vectors accumulators, the vectors of B, one
+/// broadcast of A, and one mask on AVX2. On AVX-512 narrow tiles are taller, so that as many FMAs
+/// as the registers hold hide one another's latency (against 8 rows throughout, f32, on an Intel
+/// Xeon with two 512-bit FMA units: 32^3 142 -> 155, 65^3 138 -> 149, 20x30x30 113 -> 120 GFLOP/s;
+/// on Zen 4, which has about one, 8 and 12 rows are within 1 % where all tiles are equal, see
+/// `Split::equal`); on AVX2 that gained nothing.
 pub(crate) const fn gemm_tile(isa: Isa) -> Tile {
     match isa {
         // 24 + 3 + 1 of 32 registers; 24 FMAs for 11 loads (three vectors) or 14 (two).
         Isa::Avx512 => Tile { mr: [16, 12, 8], nv: 3 },
         // 12 + 2 + 1 + 1 of 16 registers; 12 FMAs for 8 loads.
         Isa::Avx2 => Tile { mr: [6, 6, 0], nv: 2 },
-        // NEON: 24 + 3 + 1 of 32 registers, as on AVX-512; narrow tiles keep their 24 or 16 chains, what four pipes of latency 4
-        // need.
+        // NEON: 24 + 3 + 1 of 32 registers, as on AVX-512; narrow tiles keep their 24 or 16 chains,
+        // what four pipes of latency 4 need.
         Isa::Portable if BASELINE_REGISTERS == 32 => Tile { mr: [16, 12, 8], nv: 3 },
         // 8 + 2 + 1 of 16 (SSE2 multiplies into a temporary).
         Isa::Portable => Tile { mr: [4, 4, 0], nv: 2 },
     }
 }
 
-/// Rows of the tallest tile of attention, two vectors wide: 24 + 2 + 1 of 32 registers (AVX-512, NEON), else 12 + 2 + 1 of 16 or 8 + 2 + 1.
+/// Rows of the tallest tile of attention, two vectors wide: 24 + 2 + 1 of 32 registers (AVX-512,
+/// NEON), else 12 + 2 + 1 of 16 or 8 + 2 + 1.
 pub(crate) const fn attention_rows(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 => 12,

@@ -6,28 +6,30 @@ use crate::simd::Simd;
 /// exp of every lane: x = n ln 2 + r, |r| <= ln 2 / 2, then 2^n (1 + r (1 + r q(r))).
 ///
 /// 1. n times the high part of ln 2 is exact, and x minus it too: r carries one rounding.
-/// 2. Clamping replaces branches: beyond the bounds `scale2` overflows to +∞ or underflows to 0 by itself. `max` and `min`
-///    return their second operand where one is NaN, so NaN passes through.
-/// 3. 1 is added last: exp 0 = 1 exactly. Worst for results in [√½, 1), whose ulp is 2⁻²⁴ (f32): 1/2 from that addition, 1/4 e^r from
-///    r, at most |r| (1/2 + |r| / 2) from the sum before it, a few hundredths from the polynomial. Without fma that product
-///    rounds once more; there r is added to r² q instead, so that only terms of size r²/2 pass through two roundings.
-///    Largest found (`examples/ulp.rs`): over all f32 0.891 with fma, 0.978 without; over 20 million f64 0.902
-///    and 0.998.
-/// 4. Ten operations use the multipliers. Unrolling gains nothing measurable: vectors do not depend on one another, and the CPU overlaps
-///    them by itself.
+/// 2. Clamping replaces branches: beyond the bounds `ldexp` overflows to +∞ or underflows to 0 by
+///    itself. `max` and `min` return their second operand where one is NaN, so NaN passes through.
+/// 3. 1 is added last: exp 0 = 1 exactly. Worst for results in [√½, 1), whose ulp is 2⁻²⁴ (f32):
+///    1/2 from that addition, 1/4 e^r from r, at most |r| (1/2 + |r| / 2) from the sum before it, a
+///    few hundredths from the polynomial. Without fma that product rounds once more; there r is
+///    added to r² q instead, so that only terms of size r²/2 pass through two roundings. Largest
+///    found (`examples/ulp.rs`): over all f32 0.891 with fma, 0.978 without; over 20 million f64
+///    0.902 and 0.998.
+/// 4. Ten operations use the multipliers. Unrolling gains nothing measurable: vectors do not depend
+///    on one another, and the CPU overlaps them by itself.
 #[inline(always)]
 pub(crate) fn exp<E: Real, S: Simd<E>>(s: S, x: S::V) -> S::V {
     let x = s.max(s.splat(E::EXP_MIN), s.min(s.splat(E::EXP_MAX), x));
     let (p, n) = exp_parts::<E, S>(s, x);
-    s.scale2(p, n)
+    s.ldexp(p, n)
 }
 
-/// [`exp`] where the result is a normal number, [`SOFTMAX_MIN`](super::consts::MathConsts::SOFTMAX_MIN) <= x <= 0, or NaN: no clamps, and
-/// a scaling in one step on instruction sets that need two.
+/// [`exp`] where the result is a normal number,
+/// [`SOFTMAX_MIN`](super::consts::MathConsts::SOFTMAX_MIN) <= x <= 0, or NaN: no clamps, and a
+/// scaling in one step on instruction sets that need two.
 #[inline(always)]
 pub(crate) fn exp_normal<E: Real, S: Simd<E>>(s: S, x: S::V) -> S::V {
     let (p, n) = exp_parts::<E, S>(s, x);
-    s.scale2_normal(p, n)
+    s.ldexp_normal(p, n)
 }
 
 /// e^r and n.

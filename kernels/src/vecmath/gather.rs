@@ -34,8 +34,8 @@ impl<E: Elem> Kernels<E> {
         for (i, t) in tokens.iter().enumerate() {
             let row = *t as usize;
             if unit && n > 0 {
-                // SAFETY: row `row` of the table and row i of out, n entries each, checked above; `out` is borrowed mutably, so they
-                // do not overlap.
+                // SAFETY: row `row` of the table and row i of out, n entries each, checked above;
+                // `out` is borrowed mutably, so they do not overlap.
                 unsafe {
                     let from = table.ptr().add(row * table.row_stride());
                     std::ptr::copy_nonoverlapping(from, out.ptr().add(i * ors), n);
@@ -49,8 +49,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `dtable[tokens[i]] += dout[i]`, the gradient through [`Kernels::gather`], in order of i: the same bits on every instruction set.
-    /// dout (L, D), tokens (L), dtable (N, D).
+    /// `dtable[tokens[i]] += dout[i]`, the gradient through [`Kernels::gather`], in order of i: the
+    /// same bits on every instruction set. dout (L, D), tokens (L), dtable (N, D).
     ///
     /// # Errors
     /// Shapes that do not fit together; a token >= N.

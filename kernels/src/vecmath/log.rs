@@ -8,13 +8,14 @@ use crate::vecmath::exp::horner;
 /// ln m = 2 atanh s = f − (f²/2 − s (f²/2 + R(s²))).
 ///
 /// 1. The series in s is odd: half the terms of one in f, for the price of a division.
-/// 2. f − .. instead of 2 s + ..: f is exact, so the rounding of s only touches a correction of size f²/2.
+/// 2. f − .. instead of 2 s + ..: f is exact, so the rounding of s only touches a correction of
+///    size f²/2.
 /// 3. e times the high part of ln 2 is exact; the low part joins the correction.
 /// 4. Arguments without a logarithm are repaired at the end, by comparisons that are false for NaN.
 #[inline(always)]
 pub(crate) fn ln<E: Real, S: Simd<E>>(s: S, x: S::V) -> S::V {
     let (zero, one, half) = (s.splat(E::ZERO), s.splat(E::ONE), s.splat(E::from_f64(0.5)));
-    let (m, e) = s.split(x);
+    let (m, e) = s.frexp(x);
     let root = s.splat(E::SQRT_2);
     let e = s.select_lt(root, m, s.add(e, one), e);
     let m = s.select_lt(root, m, s.mul(m, half), m);

@@ -1,4 +1,5 @@
-//! Losses of rows and their gradients: cross-entropy of logits against soft targets or labels, log loss of probabilities.
+//! Losses of rows and their gradients: cross-entropy of logits against soft targets or labels, log
+//! loss of probabilities.
 
 pub(crate) mod problem;
 
@@ -26,8 +27,9 @@ fn check_eps(op: &'static str, eps: f64) -> Result<(), KernelError> {
 }
 
 impl<E: Elem> Kernels<E> {
-    /// Logarithm of the softmax of every row: `out[i][s] = x_is − lse_i`, lse as in [`Kernels::cross_entropy`]. x, out (B, S). A row with
-    /// NaN or +∞, or of −∞ alone, becomes NaN.
+    /// Logarithm of the softmax of every row: `out[i][s] = x_is − lse_i`, lse as in
+    /// [`Kernels::cross_entropy`]. x, out (B, S). A row with NaN or +∞, or of −∞ alone, becomes
+    /// NaN.
     ///
     /// # Errors
     /// Shapes that do not fit together.
@@ -38,8 +40,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// Cross-entropy with soft targets: `losses[i] = Σ_s y_is (lse_i − z_is)` over s with y_is ≠ 0, and `probs` = softmax of
-    /// each row. logits (B, S), targets (B, S), losses (B), probs (B, S).
+    /// Cross-entropy with soft targets: `losses[i] = Σ_s y_is (lse_i − z_is)` over s with y_is ≠ 0,
+    /// and `probs` = softmax of each row. logits (B, S), targets (B, S), losses (B), probs (B, S).
     ///
     /// The exponentials have the logits' type; their sum, its logarithm and the loss are f64.
     ///
@@ -62,8 +64,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `dlogits[i][s] = w_i (p_is Σ_s' y_is' − y_is)`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64 and rounded once. probs, targets,
-    /// dlogits (B, S); weights (B).
+    /// `dlogits[i][s] = w_i (p_is Σ_s' y_is' − y_is)`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64
+    /// and rounded once. probs, targets, dlogits (B, S); weights (B).
     ///
     /// # Errors
     /// Shapes that do not fit together.
@@ -84,9 +86,10 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// Cross-entropy with one label per row: `losses[i] = lse_i − z_i,label`, and `probs` = softmax of each row. A row labelled
-    /// [`IGNORED`] has loss 0, whatever its logits. logits, probs (B, S); labels, losses (B). The loss is that of
-    /// [`Kernels::cross_entropy`] with a one-hot target, to the bit.
+    /// Cross-entropy with one label per row: `losses[i] = lse_i − z_i,label`, and `probs` = softmax
+    /// of each row. A row labelled [`IGNORED`] has loss 0, whatever its logits. logits, probs (B,
+    /// S); labels, losses (B). The loss is that of [`Kernels::cross_entropy`] with a one-hot
+    /// target, to the bit.
     ///
     /// # Errors
     /// Shapes that do not fit together; a label that is neither below S nor [`IGNORED`].
@@ -107,8 +110,9 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `dlogits[i][s] = w_i (p_is − 1[s = label_i])`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64 and rounded once; 0 throughout in a row
-    /// labelled [`IGNORED`] or of weight 0, whatever its probabilities. probs, dlogits (B, S); labels, weights (B).
+    /// `dlogits[i][s] = w_i (p_is − 1[s = label_i])`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64
+    /// and rounded once; 0 throughout in a row labelled [`IGNORED`] or of weight 0, whatever its
+    /// probabilities. probs, dlogits (B, S); labels, weights (B).
     ///
     /// # Errors
     /// As [`Kernels::cross_entropy_labels`].
@@ -132,8 +136,9 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// Log loss of probabilities, kept finite by ε: `losses[i] = −Σ_s y_is log(f_is + ε)` over s with y_is ≠ 0 (arXiv 2402.14735, the loss of
-    /// the simplified model). probs, targets (B, S), losses (B). In f64; +∞ where f + ε = 0 < y, NaN where f + ε < 0.
+    /// Log loss of probabilities, kept finite by ε: `losses[i] = −Σ_s y_is log(f_is + ε)` over s
+    /// with y_is ≠ 0 (arXiv 2402.14735, the loss of the simplified model). probs, targets (B, S),
+    /// losses (B). In f64; +∞ where f + ε = 0 < y, NaN where f + ε < 0.
     ///
     /// # Errors
     /// Shapes that do not fit together; ε negative or not finite.
@@ -161,8 +166,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `dprobs[i][s] = −w_i y_is / (f_is + ε)`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64 and rounded once; 0 where w_i y_is = 0, whatever
-    /// f. probs, targets, dprobs (B, S); weights (B).
+    /// `dprobs[i][s] = −w_i y_is / (f_is + ε)`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64 and
+    /// rounded once; 0 where w_i y_is = 0, whatever f. probs, targets, dprobs (B, S); weights (B).
     ///
     /// # Errors
     /// As [`Kernels::log_loss`].

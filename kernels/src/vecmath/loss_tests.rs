@@ -1,4 +1,5 @@
-//! Losses, layer norm, updates and table rows: random cases of every operation, special values, refusals.
+//! Losses, layer norm, updates and table rows: random cases of every operation, special values,
+//! refusals.
 
 use crate::Real;
 use crate::checks::Layout;
@@ -47,14 +48,16 @@ fn dense_rows_of_every_length() {
     }
 }
 
-/// Numbers with all their bits: products and additions round, so that their errors and their order show.
+/// Numbers with all their bits: products and additions round, so that their errors and their order
+/// show.
 fn full_mantissas<E: Elem>(seed: u64) {
     let mut rng = Rng(seed);
     let n = rng.below(200);
     let mut x: Vec<E> = (0..n).map(|_| E::from_f64(rng.signed() * 10f64.powi(rng.below(9) as i32))).collect();
     let mut y: Vec<E> = rng.vec(n, 1.0);
     check_dot(&x, &y);
-    // The same products again with the other sign, elsewhere, and one small: what is left is below the products' own errors.
+    // The same products again with the other sign, elsewhere, and one small: what is left is below
+    // the products' own errors.
     for i in (0..n).rev() {
         x.push(-x[i]);
         y.push(y[i]);

@@ -10,15 +10,19 @@ use crate::vecmath::norm::problem::{Backward, Forward};
 use crate::view::{Mat, MatMut};
 
 impl<E: Elem> Kernels<E> {
-    /// Layer norm of every row: with μ the mean and σ² the mean square deviation, r = 1 / sqrt(σ² + eps),
-    /// `out[i][j] = (x_ij − μ_i) r_i weight_j + bias_j`; `mean` = μ and `rstd` = r are kept for the gradient. x, out (B, D); weight, bias
-    /// (D); mean, rstd (B).
+    /// Layer norm of every row: with μ the mean and σ² the mean square deviation, r = 1 / sqrt(σ² +
+    /// eps), `out[i][j] = (x_ij − μ_i) r_i weight_j + bias_j`; `mean` = μ and `rstd` = r are kept
+    /// for the gradient. x, out (B, D); weight, bias (D); mean, rstd (B).
     ///
-    /// Computed in f64, rounded once: the same bits on every instruction set. A constant row with eps = 0 gives NaN.
+    /// Computed in f64, rounded once: the same bits on every instruction set. A constant row with
+    /// eps = 0 gives NaN.
     ///
     /// # Errors
     /// Shapes that do not fit together; eps negative or not finite.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the operands of one formula, which callers hold as separate views"
+    )]
     pub fn layer_norm(
         &self,
         x: Mat<'_, E>,
@@ -43,15 +47,20 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// Gradient through [`Kernels::layer_norm`], given `dout`: with x̂ = (x − μ) r and g = dout ∘ weight,
-    /// `dx = r (g − mean_j g − x̂ mean_j(g ∘ x̂))` is set, `dweight += Σ_i dout ∘ x̂` and `dbias += Σ_i dout` are added to. x, dout, dx
-    /// (B, D); weight, dweight, dbias (D); mean, rstd (B).
+    /// Gradient through [`Kernels::layer_norm`], given `dout`: with x̂ = (x − μ) r and g = dout ∘
+    /// weight, `dx = r (g − mean_j g − x̂ mean_j(g ∘ x̂))` is set, `dweight += Σ_i dout ∘ x̂` and
+    /// `dbias += Σ_i dout` are added to. x, dout, dx (B, D); weight, dweight, dbias (D); mean, rstd
+    /// (B).
     ///
-    /// Computed in f64, the sums over rows in row order, rounded once: the same bits on every instruction set.
+    /// Computed in f64, the sums over rows in row order, rounded once: the same bits on every
+    /// instruction set.
     ///
     /// # Errors
     /// Shapes that do not fit together.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the operands of one formula, which callers hold as separate views"
+    )]
     pub fn layer_norm_backward(
         &self,
         x: Mat<'_, E>,

@@ -23,8 +23,8 @@ pub(crate) unsafe fn store<E: Real, S: Simd<E>>(s: S, p: *mut E, len: usize, v: 
     unsafe { if len == S::LANES { s.store(p, v) } else { s.store_partial(p, len, v) } }
 }
 
-/// `out[j] = alpha x·row_j` for `rows` rows of `n` elements, four at a time so that their sums overlap. Each lane adds n / LANES
-/// products by fma, then the lanes fold.
+/// `out[j] = alpha x·row_j` for `rows` rows of `n` elements, four at a time so that their sums
+/// overlap. Each lane adds n / LANES products by fma, then the lanes fold.
 ///
 /// # Safety
 /// `x` is readable for n elements, row j for n from j * rs, `out` writable for `rows`.
@@ -35,8 +35,7 @@ pub(crate) unsafe fn dots<E: Real, S: Simd<E>>(
     alpha: E,
     x: *const E,
     rows: usize,
-    row: *const E,
-    rs: usize,
+    (row, rs): (*const E, usize),
     out: *mut E,
 ) {
     let mut j = 0;
@@ -85,38 +84,38 @@ pub(crate) unsafe fn dot<E: Real, S: Simd<E>>(s: S, n: usize, a: *const E, b: *c
     s.reduce_add(acc)
 }
 
-/// `c = Σ_p coef_p row_p` (`SET`, never reads c) or `c += ..`: `k` rows of `n` elements, coefficients `cs` apart. One fma chain
-/// per entry, in order of p.
+/// `c = Σ_p coef_p row_p` (`SET`, never reads c) or `c += ..`: `k` rows of `n` elements,
+/// coefficients `cs` apart. One fma chain per entry, in order of p.
 ///
 /// # Safety
-/// `coef` is readable at p * cs, row p for n elements from p * rs, `c` for n elements readable (unless `SET`) and writable.
+/// `coef` is readable at p * cs, row p for n elements from p * rs, `c` for n elements readable
+/// (unless `SET`) and writable.
 #[inline(always)]
 pub(crate) unsafe fn combine<E: Real, S: Simd<E>, const SET: bool>(
     s: S,
     n: usize,
     k: usize,
-    coef: *const E,
-    cs: usize,
-    row: *const E,
-    rs: usize,
+    (coef, cs): (*const E, usize),
+    (row, rs): (*const E, usize),
     c: *mut E,
 ) {
     let mut i = 0;
     while i < n {
         let left = n - i;
         let (row, c) = (row.wrapping_add(i), c.wrapping_add(i));
-        // SAFETY: `left` elements from i on; each call takes NV vectors, the last with `last` lanes, of which there are enough.
+        // SAFETY: `left` elements from i on; each call takes NV vectors, the last with `last`
+        // lanes, of which there are enough.
         unsafe {
             if left > 3 * S::LANES {
                 let last = if left < 4 * S::LANES { left - 3 * S::LANES } else { S::LANES };
-                combine_chunk::<E, S, SET, 4>(s, last, k, coef, cs, row, rs, c);
+                combine_chunk::<E, S, SET, 4>(s, last, k, (coef, cs), (row, rs), c);
                 i += 3 * S::LANES + last;
             } else if left > S::LANES {
                 let last = if left < 2 * S::LANES { left - S::LANES } else { S::LANES };
-                combine_chunk::<E, S, SET, 2>(s, last, k, coef, cs, row, rs, c);
+                combine_chunk::<E, S, SET, 2>(s, last, k, (coef, cs), (row, rs), c);
                 i += S::LANES + last;
             } else {
-                combine_chunk::<E, S, SET, 1>(s, left, k, coef, cs, row, rs, c);
+                combine_chunk::<E, S, SET, 1>(s, left, k, (coef, cs), (row, rs), c);
                 i = n;
             }
         }
@@ -130,10 +129,8 @@ unsafe fn combine_chunk<E: Real, S: Simd<E>, const SET: bool, const NV: usize>(
     s: S,
     last: usize,
     k: usize,
-    coef: *const E,
-    cs: usize,
-    row: *const E,
-    rs: usize,
+    (coef, cs): (*const E, usize),
+    (row, rs): (*const E, usize),
     c: *mut E,
 ) {
     // SAFETY: vector v has LANES elements inside the row, the last one `last`.
@@ -160,7 +157,8 @@ unsafe fn combine_chunk<E: Real, S: Simd<E>, const SET: bool, const NV: usize>(
 /// `c += coef_j x` for every row j of C: the rank-one update of a last query.
 ///
 /// # Safety
-/// `coef` is readable for `rows` elements, `x` for n, row j of C readable and writable for n from j * rs.
+/// `coef` is readable for `rows` elements, `x` for n, row j of C readable and writable for n from
+/// j * rs.
 #[inline(always)]
 pub(crate) unsafe fn outer<E: Real, S: Simd<E>>(
     s: S,

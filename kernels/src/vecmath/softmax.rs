@@ -1,6 +1,7 @@
 //! exp(x − max) and its sum over a row: the common part of softmax, cross-entropy and attention.
 //!
-//! NaN anywhere, or +∞ (∞ − ∞), or nothing but −∞, makes an exponential NaN and with it the sum: no test for them is needed.
+//! NaN anywhere, or +∞ (∞ − ∞), or nothing but −∞, makes an exponential NaN and with it the sum: no
+//! test for them is needed.
 
 use crate::elem::real::Real;
 use crate::simd::Simd;
@@ -52,8 +53,10 @@ fn keep<E: Real, S: Simd<E>>(s: S, v: S::V, len: usize, fill: E) -> S::V {
     s.select_lt(index, s.splat(E::from_f64(len as f64)), v, s.splat(fill))
 }
 
-/// exp(x − max), and 0 where that is below e^[`SOFTMAX_MIN`](super::consts::MathConsts::SOFTMAX_MIN). Subnormal numbers would be
-/// slow (a microcode assist per vector, here and again in every product with them) and matter to nobody next to a 1.
+/// exp(x − max), and 0 where that is below
+/// e^[`SOFTMAX_MIN`](super::consts::MathConsts::SOFTMAX_MIN). Subnormal numbers would be slow (a
+/// microcode assist per vector, here and again in every product with them) and do not matter
+/// next to a 1.
 #[inline(always)]
 pub(crate) fn exp_below<E: Real, S: Simd<E>>(s: S, x: S::V, max: S::V) -> S::V {
     let (t, low) = (s.sub(x, max), s.splat(E::SOFTMAX_MIN));
@@ -81,11 +84,13 @@ unsafe fn row_max<E: Real, S: Simd<E>, const UNIT: bool>(s: S, n: usize, x: *con
     s.reduce_max(m)
 }
 
-/// `out = exp(x − max x)` for a row of n >= 1 elements (in place if x = out); returns max and the sum of `out` in E. Each lane
-/// adds n / LANES terms, then the lanes fold: relative error (n / LANES + log2 LANES) u, all terms being positive.
+/// `out = exp(x − max x)` for a row of n >= 1 elements (in place if x = out); returns max and the
+/// sum of `out` in E. Each lane adds n / LANES terms, then the lanes fold: relative error (n /
+/// LANES + log2 LANES) u, all terms being positive.
 ///
 /// # Safety
-/// `x` is readable at i * xs and `out` writable at i * os, i < n; `UNIT` only if both strides are 1.
+/// `x` is readable at i * xs and `out` writable at i * os, i < n; `UNIT` only if both strides are
+/// 1.
 #[inline(always)]
 pub(crate) unsafe fn exp_row<E: Real, S: Simd<E>, const UNIT: bool>(
     s: S,
@@ -145,8 +150,9 @@ pub(crate) unsafe fn scale_row<E: Real, S: Simd<E>, const UNIT: bool>(
     }
 }
 
-/// Softmax of a row of n >= 1 elements, in place: p = e (1 / Σ e). The reciprocal costs one rounding more than a division per
-/// element would. Rows of up to four vectors stay in registers: one load and one store per vector.
+/// Softmax of a row of n >= 1 elements, in place: p = e (1 / Σ e). The reciprocal costs one
+/// rounding more than a division per element would. Rows of up to four vectors stay in registers:
+/// one load and one store per vector.
 ///
 /// # Safety
 /// `x` is readable and writable at i * cs, i < n; `UNIT` only if cs = 1.
@@ -186,7 +192,8 @@ unsafe fn short_row<E: Real, S: Simd<E>, const NV: usize>(s: S, n: usize, x: *mu
         // SAFETY: len elements from j LANES on.
         v[j] = unsafe { get::<E, S, true>(s, x.add(j * S::LANES), 1, len) };
         if j + 1 == NV {
-            // Lanes beyond the row: exp makes them 0, unless the row is −∞ throughout: then they are NaN as it is.
+            // Lanes beyond the row: exp makes them 0, unless the row is −∞ throughout: then they
+            // are NaN as it is.
             v[j] = keep::<E, S>(s, v[j], len, E::NEG_INFINITY);
         }
         max = s.max(max, v[j]);

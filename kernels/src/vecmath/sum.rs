@@ -2,8 +2,8 @@
 
 use crate::elem::real::Real;
 
-/// Partial sums. Eight on every instruction set: the order of additions depends on the length alone, and the result has the
-/// same bits everywhere.
+/// Partial sums. Eight on every instruction set: the order of additions depends on the length
+/// alone, and the result has the same bits everywhere.
 const LANES: usize = 8;
 
 /// Rounded sum of a and b, and its rounding error (exact unless a sum overflows).
@@ -14,10 +14,11 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
     (s, (a - (s - t)) + (b - t))
 }
 
-/// Sum of `n` elements `stride` apart: element i goes to lane i mod 8, each lane keeps the errors of its additions, the lanes
-/// fold pairwise.
+/// Sum of `n` elements `stride` apart: element i goes to lane i mod 8, each lane keeps the errors
+/// of its additions, the lanes fold pairwise.
 ///
-/// |result − Σ x| <= u |Σ x| + γ²(n/8 + 4) Σ |x|, u = 2⁻⁵³: a sum without cancellation is right to the last bit or so.
+/// Error: at most u |Σ x| + γ²(n/8 + 4) Σ |x|, u = 2⁻⁵³: a sum without cancellation is right to the
+/// last bit or so.
 ///
 /// # Safety
 /// `x` is readable at i * stride, i < n.
@@ -61,8 +62,8 @@ fn fold(mut hi: [f64; LANES], mut lo: [f64; LANES]) -> f64 {
     if hi[0].is_finite() && lo[0].is_finite() { hi[0] + lo[0] } else { hi[0] }
 }
 
-/// x y and its rounding error. Products of f32 are exact. The error is fused, in software where the instruction set has no fma: the same
-/// bits everywhere.
+/// x y and its rounding error. Products of f32 are exact. The error is fused, in software where the
+/// instruction set has no fma: the same bits everywhere.
 #[inline(always)]
 fn two_product<E: Real>(x: E, y: E) -> (f64, f64) {
     let (x, y) = (x.to_f64(), y.to_f64());

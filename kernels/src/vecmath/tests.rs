@@ -65,7 +65,8 @@ fn f64_exp_and_ln_within_an_ulp() {
     }
 }
 
-/// The ruler itself: it sees the error of std's functions as under one ulp, and one ulp more as one more.
+/// The ruler itself: it sees the error of std's functions as under one ulp, and one ulp more as one
+/// more.
 #[test]
 fn the_double_double_ruler_measures_ulps() {
     for x in [0.5, -0.3, 1e-9, 700.0, -700.0, -740.0, 3.25, 0.0] {

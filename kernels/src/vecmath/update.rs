@@ -22,9 +22,10 @@ const FINITE: &str = "finite, >= 0";
 const SHARE: &str = ">= 0, < 1";
 
 impl<E: Elem> Kernels<E> {
-    /// A step of gradient descent in PyTorch's convention: b ← m b + (g + λ θ), θ ← θ − lr b. Without momentum (m = 0) θ ← θ − lr (g + λ θ) and
-    /// `buf` is empty; before the first step with momentum it holds zeros. Each operation is rounded to E: the same bits on every
-    /// instruction set.
+    /// A step of gradient descent in PyTorch's convention: b ← m b + (g + λ θ), θ ← θ − lr b.
+    /// Without momentum (m = 0) θ ← θ − lr (g + λ θ) and `buf` is empty; before the first step with
+    /// momentum it holds zeros. Each operation is rounded to E: the same bits on every instruction
+    /// set.
     ///
     /// # Errors
     /// Lengths differ; a value of `step` out of range.
@@ -38,10 +39,12 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// Step number `t` (from 1) of AdamW: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²,
-    /// θ ← (1 − lr λ) θ − lr m̂ / (sqrt v̂ + eps), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ). `m` and `v` hold zeros before the first step.
+    /// Step number `t` (from 1) of AdamW: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 −
+    /// lr λ) θ − lr m̂ / (sqrt v̂ + eps), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ). `m` and `v` hold
+    /// zeros before the first step.
     ///
-    /// The scalar factors are computed in f64, each operation on elements is rounded to E: the same bits on every instruction set.
+    /// The scalar factors are computed in f64, each operation on elements is rounded to E: the same
+    /// bits on every instruction set.
     ///
     /// # Errors
     /// Lengths differ; t = 0; a value of `step` out of range.
@@ -69,7 +72,8 @@ impl<E: Elem> Kernels<E> {
         Ok(())
     }
 
-    /// `acc += x` in f64, the fold of gradients: one rounding each, the same bits on every instruction set.
+    /// `acc += x` in f64, the fold of gradients: one rounding each, the same bits on every
+    /// instruction set.
     ///
     /// # Errors
     /// Lengths differ.
@@ -84,7 +88,8 @@ impl<E: Elem> Kernels<E> {
         E::run_relu(self.isa(), Relu { x });
     }
 
-    /// Gradient through [`Kernels::relu`] in place, given what it left in `out`: 0 where out <= 0, unchanged elsewhere.
+    /// Gradient through [`Kernels::relu`] in place, given what it left in `out`: 0 where out <= 0,
+    /// unchanged elsewhere.
     ///
     /// # Errors
     /// Lengths differ.

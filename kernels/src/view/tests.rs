@@ -65,7 +65,8 @@ fn flattening_joins_rows_that_line_up() {
     assert_eq!((last.rows(), last.at(0, 0), last.at(1, 0)), (2, 8.0, 20.0));
 }
 
-/// What `check_matrix` lets pass at once is what the full rule lets pass, on both sides of every limit.
+/// What `check_matrix` lets pass at once is what the full rule lets pass, on both sides of every
+/// limit.
 #[test]
 fn shortcuts_agree_with_the_rules() {
     let sizes = [0, 1, 2, 3, 5, SMALL - 1, SMALL, SMALL + 1, usize::MAX];

@@ -7,7 +7,7 @@ use super::{CHUNK, Memory};
 use crate::Result;
 use crate::model::sequence::{FeedForward, Positions};
 use popgrad_kernels::{
-    Attention, Elem, Keep, Kept, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Scratch, Write,
+    Attention, Elem, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
 
 /// Which gradients are wanted, and what they need.
@@ -94,15 +94,15 @@ fn mats_mut<E: Elem>(x: &mut [E], rows: usize, cols: usize) -> Result<MatsMut<'_
     Ok(MatsMut::new(x, [1, rows, cols], rows * cols, cols)?)
 }
 
-fn keep<E: Elem>(store: Store, p: &mut [E], m: usize) -> Result<Keep<'_, E>> {
+fn keep<E: Elem>(store: Store, p: &mut [E], m: usize) -> Result<Save<'_, E>> {
     Ok(match store {
-        Store::Nothing => Keep::Nothing,
-        Store::Probs => Keep::Probs(MatsMut::new(p, [1, m, m], p.len(), stride(m))?),
+        Store::Nothing => Save::Nothing,
+        Store::Probs => Save::Probs(MatsMut::new(p, [1, m, m], p.len(), stride(m))?),
     })
 }
 
-fn kept<E: Elem>(p: &[E], m: usize) -> Result<Kept<'_, E>> {
-    Ok(Kept::Probs(Mats::new(p, [1, m, m], p.len(), stride(m))?))
+fn kept<E: Elem>(p: &[E], m: usize) -> Result<Saved<'_, E>> {
+    Ok(Saved::Probs(Mats::new(p, [1, m, m], p.len(), stride(m))?))
 }
 
 /// Rows `list` of `from`, side by side.

@@ -3,7 +3,7 @@
 use super::{MlpTransformer, Part};
 use crate::Result;
 use popgrad_kernels::{
-    Attention, Elem, Keep, Kept, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Scratch, Write,
+    Attention, Elem, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
 
 /// What layer l leaves behind, in the shapes of [`Activations`](super::Activations).
@@ -58,7 +58,7 @@ impl<E: Elem> MlpTransformer<E> {
             let a = self.mat(params, self.a(l, i))?;
             k.gemm(Write::Set, E::ONE, asking, a, MatMut::new(q, m, d)?, kernel)?;
             let out = MatsMut::new(o, [n, rows, wide], rows * wide, wide)?.sub(0, rows, i * d, d);
-            let keep = Keep::Probs(MatsMut::new(probs, [n, rows, t], rows * t, t)?);
+            let keep = Save::Probs(MatsMut::new(probs, [n, rows, t], rows * t, t)?);
             let q = Mats::new(q, [n, rows, d], rows * d, d)?;
             k.attention(&attention(q, keys), out, keep, kernel)?;
         }
@@ -107,7 +107,7 @@ impl<E: Elem> MlpTransformer<E> {
         let asking = keys.sub(t - rows, rows, 0, d).flatten().expect("rows of x are evenly spaced");
         for i in 0..heads {
             let q = Mats::new(&act.q[i * m * d..], [n, rows, d], rows * d, d)?;
-            let pattern = Kept::Probs(Mats::new(&act.probs[i * m * t..], [n, rows, t], rows * t, t)?);
+            let pattern = Saved::Probs(Mats::new(&act.probs[i * m * t..], [n, rows, t], rows * t, t)?);
             let out = Mats::new(act.o, [n, rows, wide], rows * wide, wide)?.sub(0, rows, i * d, d);
             let dout = Mats::new(dout, [n, rows, wide], rows * wide, wide)?.sub(0, rows, i * d, d);
             let head_dq = MatsMut::new(&mut dq[..m * d], [n, rows, d], rows * d, d)?;

@@ -3,7 +3,7 @@
 use super::Transformer;
 use super::memory::{Heads, SHOWN, With};
 use crate::Result;
-use popgrad_kernels::{Attention, Elem, Keep, Kept, KvGrad, Mats, MatsMut, Queries};
+use popgrad_kernels::{Attention, Elem, KvGrad, Mats, MatsMut, Queries, Save, Saved};
 
 /// Takes layer, head, query, and its attention on keys 0..=query.
 pub(super) type See<'a, E> = dyn FnMut(usize, usize, usize, &[E]) + 'a;
@@ -11,7 +11,7 @@ pub(super) type See<'a, E> = dyn FnMut(usize, usize, usize, &[E]) + 'a;
 /// What attention leaves behind.
 pub(super) enum Mode<'a, E> {
     /// What the backward pass needs.
-    Kept,
+    Saved,
     /// Nothing.
     Gone,
     /// The patterns, to be looked at.
@@ -71,7 +71,7 @@ impl<E: Elem> Transformer<E> {
                     let (k, v) = (view(d + at, keys)?, view(2 * d + at, keys)?);
                     let x = Attention { q, k, v, scale, queries: Queries::Last };
                     let out = MatsMut::new(&mut o[first * d + at..], [1, rows, each], 0, d)?;
-                    let keep = Keep::Probs(MatsMut::new(shown, [1, rows, keys], rows * keys, keys)?);
+                    let keep = Save::Probs(MatsMut::new(shown, [1, rows, keys], rows * keys, keys)?);
                     self.kernels.attention(&x, out, keep, with.kernel)?;
                     for (i, p) in (first..keys).zip(shown.chunks_exact(keys)) {
                         see(l, h, i, &p[..=i]);
@@ -81,11 +81,11 @@ impl<E: Elem> Transformer<E> {
             return Ok(());
         }
         let keep = match mode {
-            Mode::Kept => {
+            Mode::Saved => {
                 let heads = self.spec.heads;
-                Keep::Rows(MatsMut::new(kept, [heads, t, 2], 2 * t, 2)?)
+                Save::Rows(MatsMut::new(kept, [heads, t, 2], 2 * t, 2)?)
             }
-            _ => Keep::Nothing,
+            _ => Save::Nothing,
         };
         let x = self.heads(qkv, Asking::queries(list))?;
         let out = MatsMut::new(o, [self.spec.heads, t, each], each, d)?;
@@ -109,7 +109,7 @@ impl<E: Elem> Transformer<E> {
         let (dq, rest) = all.split_matrices(count);
         let (dk, dv) = rest.split_matrices(count);
         let dkv = KvGrad::Separate { dk: keys.then_some(dk), dv: values.then_some(dv) };
-        let kept = Kept::Rows(Mats::new(heads.kept, [count, t, 2], 2 * t, 2)?);
+        let kept = Saved::Rows(Mats::new(heads.kept, [count, t, 2], 2 * t, 2)?);
         let (o, dout) = (self.by_head(heads.o)?, self.by_head(dout)?);
         Ok(self.kernels.attention_backward(&x, kept, o, dout, dq, dkv, with.kernel)?)
     }

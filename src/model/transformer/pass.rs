@@ -245,7 +245,7 @@ impl<E: Elem> Transformer<E> {
             starts.iter_mut().enumerate().for_each(|(h, start)| *start = h * m);
             let asking = Asking { list: &positions[..m], positions: &positions[..heads * m], starts };
             let list = (m < t).then_some(&asking);
-            let mut mode = if backward { Mode::Kept } else { Mode::Gone };
+            let mut mode = if backward { Mode::Saved } else { Mode::Gone };
             self.forward(rows, labels, list, &mut act, &mut reals, &mut mode, &mut with)?;
             for (r, i) in asking.list.iter().enumerate() {
                 loss.add(weights[*i] * reals.losses[r]);

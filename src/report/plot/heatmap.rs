@@ -43,7 +43,7 @@ pub struct HeatMap {
 }
 
 /// Longest side of the cells, px, and of the cells of a matrix much longer than wide.
-const SIDE: f64 = 330.0;
+const SAMPLE_LANES: f64 = 330.0;
 const LONG_SIDE: f64 = 480.0;
 /// Largest cell, px.
 const MAX_CELL: f64 = 32.0;
@@ -277,7 +277,7 @@ impl HeatMap {
     fn layout(&self) -> Layout {
         let (rows, cols) = (self.rows as f64, self.cols as f64);
         let (long, short) = (rows.max(cols), rows.min(cols));
-        let side = if long >= 4.0 * short { LONG_SIDE } else { SIDE };
+        let side = if long >= 4.0 * short { LONG_SIDE } else { SAMPLE_LANES };
         // Whole px, so that cells of one matrix are all equally large; half px still are in the PNG.
         let cell = match side / long {
             c if c >= 1.0 => c.floor().min(MAX_CELL),

@@ -1,12 +1,12 @@
 //! Sequences side by side: the bits of [`TriggerBigram::sample`], several times as fast.
 //!
-//! A sequence is one chain of dependent look-ups, each of which waits for the last. Lanes fill the wait: [`SIDE`] sequences advance
-//! together, their random words come from one kernel, and no branch depends on a token. All lane arrays are (.., SIDE).
+//! A sequence is one chain of dependent look-ups, each of which waits for the last. Lanes fill the wait: [`SAMPLE_LANES`] sequences advance
+//! together, their random words come from one kernel, and no branch depends on a token. All lane arrays are (.., SAMPLE_LANES).
 
 use super::{NONE, OUTPUT_VARIATES, Outputs, TRIGGER_VARIATES, TriggerBigram, Triggers};
 use crate::rng::{Key, lemire, unit};
 use popgrad_kernels::Kernels;
-use popgrad_kernels::sampling::{Addresses, SIDE};
+use popgrad_kernels::sampling::{Addresses, SAMPLE_LANES};
 use std::hint::select_unpredictable;
 
 /// Storage for [`TriggerBigram::sample_block`]. Made by [`TriggerBigram::block`].
@@ -32,13 +32,13 @@ impl TriggerBigram {
         let drawn = if self.fixed.is_empty() { k } else { 0 };
         TriggerBigramBlock {
             kernels,
-            words: vec![0; (t + 1).next_multiple_of(2) * SIDE],
-            trigger_words: vec![0; 2 * drawn * SIDE],
-            output_words: vec![0; 2 * k * SIDE],
-            output: vec![NONE; n * SIDE],
-            seen: vec![0; n * SIDE],
-            tokens: vec![0; (t + 1) * SIDE],
-            counts: vec![0; t * SIDE],
+            words: vec![0; (t + 1).next_multiple_of(2) * SAMPLE_LANES],
+            trigger_words: vec![0; 2 * drawn * SAMPLE_LANES],
+            output_words: vec![0; 2 * k * SAMPLE_LANES],
+            output: vec![NONE; n * SAMPLE_LANES],
+            seen: vec![0; n * SAMPLE_LANES],
+            tokens: vec![0; (t + 1) * SAMPLE_LANES],
+            counts: vec![0; t * SAMPLE_LANES],
         }
     }
 
@@ -61,34 +61,34 @@ impl TriggerBigram {
         let t = self.len;
         let whole = tokens.len().is_multiple_of(t) && [labels.len(), seen.len()] == [tokens.len(); 2];
         assert!(whole, "outputs are not whole rows");
-        let same = work.output.len() == self.vocab() * SIDE
-            && work.counts.len() == t * SIDE
-            && work.output_words.len() == 2 * self.triggers() * SIDE
+        let same = work.output.len() == self.vocab() * SAMPLE_LANES
+            && work.counts.len() == t * SAMPLE_LANES
+            && work.output_words.len() == 2 * self.triggers() * SAMPLE_LANES
             && work.trigger_words.is_empty() != self.fixed.is_empty();
         assert!(same, "work storage of another task");
-        let rows = SIDE * t;
+        let rows = SAMPLE_LANES * t;
         let blocks = tokens.chunks_mut(rows).zip(labels.chunks_mut(rows)).zip(seen.chunks_mut(rows));
         for (i, ((tokens, labels), seen)) in blocks.enumerate() {
-            self.walk(key, first.wrapping_add((i * SIDE) as u64), work);
+            self.walk(key, first.wrapping_add((i * SAMPLE_LANES) as u64), work);
             // Lanes beyond the last row were drawn for nothing.
             let rows =
                 tokens.chunks_exact_mut(t).zip(labels.chunks_exact_mut(t)).zip(seen.chunks_exact_mut(t));
             for (l, ((tokens, labels), seen)) in rows.enumerate() {
                 let lane = |of: &mut [u32], from: &[u32]| {
-                    of.iter_mut().zip(from.chunks_exact(SIDE)).for_each(|(x, lanes)| *x = lanes[l]);
+                    of.iter_mut().zip(from.chunks_exact(SAMPLE_LANES)).for_each(|(x, lanes)| *x = lanes[l]);
                 };
                 lane(tokens, &work.tokens);
-                lane(labels, &work.tokens[SIDE..]);
+                lane(labels, &work.tokens[SAMPLE_LANES..]);
                 lane(seen, &work.counts);
             }
         }
     }
 
-    /// Samples `first .. first + SIDE` into the lanes.
+    /// Samples `first .. first + SAMPLE_LANES` into the lanes.
     fn walk(&self, key: &Key, first: u64, work: &mut TriggerBigramBlock) {
-        let sample: [u64; SIDE] = std::array::from_fn(|l| first.wrapping_add(l as u64));
+        let sample: [u64; SAMPLE_LANES] = std::array::from_fn(|l| first.wrapping_add(l as u64));
         let draw = |variate, out: &mut [u64]| {
-            let at = Addresses { key: key.words(), sample, variate: [variate; SIDE] };
+            let at = Addresses { key: key.words(), sample, variate: [variate; SAMPLE_LANES] };
             work.kernels.philox_words(&at, out).expect("whole blocks");
         };
         draw(0, &mut work.words);
@@ -98,16 +98,18 @@ impl TriggerBigram {
         }
         self.draw_triggers_side_by_side(key, &sample, work);
         let TriggerBigramBlock { words, output, seen, tokens, counts, .. } = work;
-        let mut now = [0; SIDE];
-        for (l, word) in words[..SIDE].iter().enumerate() {
+        let mut now = [0; SAMPLE_LANES];
+        for (l, word) in words[..SAMPLE_LANES].iter().enumerate() {
             now[l] = self.first.pick(*word);
         }
-        tokens[..SIDE].copy_from_slice(&now);
-        let steps = words[SIDE..].chunks_exact(SIDE).zip(tokens[SIDE..].chunks_exact_mut(SIDE));
-        for ((words, tokens), counts) in steps.zip(counts.chunks_exact_mut(SIDE)) {
-            for l in 0..SIDE {
+        tokens[..SAMPLE_LANES].copy_from_slice(&now);
+        let steps = words[SAMPLE_LANES..]
+            .chunks_exact(SAMPLE_LANES)
+            .zip(tokens[SAMPLE_LANES..].chunks_exact_mut(SAMPLE_LANES));
+        for ((words, tokens), counts) in steps.zip(counts.chunks_exact_mut(SAMPLE_LANES)) {
+            for l in 0..SAMPLE_LANES {
                 let before = now[l] as usize;
-                let (at, picked) = (before * SIDE + l, self.next.pick(before, words[l]));
+                let (at, picked) = (before * SAMPLE_LANES + l, self.next.pick(before, words[l]));
                 let (o, count) = (output[at], seen[at].wrapping_add(1));
                 // Every symbol is counted, and only triggers' counts told.
                 seen[at] = count;
@@ -118,27 +120,32 @@ impl TriggerBigram {
         }
     }
 
-    fn draw_triggers_side_by_side(&self, key: &Key, sample: &[u64; SIDE], work: &mut TriggerBigramBlock) {
+    fn draw_triggers_side_by_side(
+        &self,
+        key: &Key,
+        sample: &[u64; SAMPLE_LANES],
+        work: &mut TriggerBigramBlock,
+    ) {
         let n = self.vocab();
         let TriggerBigramBlock { trigger_words, output_words, output, seen, .. } = work;
         output.fill(NONE);
         seen.fill(0);
         for k in 0..self.triggers() {
             // The first word of the variate.
-            let words = |of: &[u64]| std::array::from_fn(|l| of[2 * k * SIDE + l]);
-            let q: [usize; SIDE] = match self.triggers {
-                Triggers::Fixed { .. } => [self.fixed[k] as usize; SIDE],
+            let words = |of: &[u64]| std::array::from_fn(|l| of[2 * k * SAMPLE_LANES + l]);
+            let q: [usize; SAMPLE_LANES] = match self.triggers {
+                Triggers::Fixed { .. } => [self.fixed[k] as usize; SAMPLE_LANES],
                 Triggers::Random { .. } => {
                     let u = &self.laws.unigram;
                     pick(
                         n,
-                        |s, l| if output[s * SIDE + l] == NONE { u[s] } else { 0.0 },
+                        |s, l| if output[s * SAMPLE_LANES + l] == NONE { u[s] } else { 0.0 },
                         &words(trigger_words),
                     )
                 }
             };
-            let word: [u64; SIDE] = words(output_words);
-            let o: [usize; SIDE] = match self.outputs.law {
+            let word: [u64; SAMPLE_LANES] = words(output_words);
+            let o: [usize; SAMPLE_LANES] = match self.outputs.law {
                 Outputs::Uniform if self.any_output() => std::array::from_fn(|l| {
                     let again = || key.below(n as u64, sample[l], OUTPUT_VARIATES + k as u32, 0);
                     lemire(word[l], n as u64).unwrap_or_else(again) as usize
@@ -148,24 +155,28 @@ impl TriggerBigram {
                 }
                 _ => pick(n, |o, l| self.output_weight(q[l], o), &word),
             };
-            for l in 0..SIDE {
-                output[q[l] * SIDE + l] = o[l] as u32;
+            for l in 0..SAMPLE_LANES {
+                output[q[l] * SAMPLE_LANES + l] = o[l] as u32;
             }
         }
     }
 }
 
 /// [`super::pick`] for each lane, in the same order of operations.
-fn pick(n: usize, weight: impl Fn(usize, usize) -> f64, words: &[u64; SIDE]) -> [usize; SIDE] {
-    let (mut total, mut sum, mut picked) = ([0.0; SIDE], [0.0; SIDE], [0; SIDE]);
+fn pick(
+    n: usize,
+    weight: impl Fn(usize, usize) -> f64,
+    words: &[u64; SAMPLE_LANES],
+) -> [usize; SAMPLE_LANES] {
+    let (mut total, mut sum, mut picked) = ([0.0; SAMPLE_LANES], [0.0; SAMPLE_LANES], [0; SAMPLE_LANES]);
     for s in 0..n {
-        for l in 0..SIDE {
+        for l in 0..SAMPLE_LANES {
             total[l] += weight(s, l);
         }
     }
-    let level: [f64; SIDE] = std::array::from_fn(|l| unit(words[l]) * total[l]);
+    let level: [f64; SAMPLE_LANES] = std::array::from_fn(|l| unit(words[l]) * total[l]);
     for s in 0..n {
-        for l in 0..SIDE {
+        for l in 0..SAMPLE_LANES {
             // Until the sum is past the level: the last symbol that is possible.
             let w = weight(s, l);
             let open = sum[l] <= level[l];

@@ -1,6 +1,6 @@
 //! popgrad-kernels, on the instruction set that POPGRAD_ISA names, and the quantities of the machine.
 
-use popgrad_kernels::{Elem, Isa, Kernels, Mat, MatMut, Scratch, Write};
+use popgrad_kernels::{Elem, Isa, Kernels, Mat, MatMut, ParallelScratch, Scratch, Write};
 use rayon::prelude::*;
 use rival_worker::{Aligned, Case, Gemm, Scalar, Worker, nanoseconds, serve};
 use std::hint::black_box;
@@ -65,7 +65,9 @@ impl<E: Elem + Scalar> Ours<E> {
             let [a, b] = operands(case, a, b);
             let c = MatMut::new(c, m, n).expect("C");
             let (scratch, shared) = (&mut self.scratch, &mut self.shared);
-            kernels.gemm_parallel(Write::Set, E::ONE, a, b, c, scratch, shared).expect("operands that fit");
+            kernels
+                .gemm_parallel(Write::Set, E::ONE, a, b, c, ParallelScratch { tasks: scratch, shared })
+                .expect("operands that fit");
         } else if case.threads == 1 || case.flops() < WORTH_A_TASK {
             some(0, c, &mut self.scratch[0]);
         } else {

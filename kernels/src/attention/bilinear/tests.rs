@@ -1,7 +1,9 @@
-//! The bilinear form against differences of its own forward pass, and that against queries multiplied out.
+//! The bilinear form against differences of its own forward pass, and that against queries
+//! multiplied out.
 
+use crate::AttentionGrad;
 use crate::attention::bilinear::Bilinear;
-use crate::attention::problem::{Keep, Kept, KvGrad};
+use crate::attention::problem::{KvGrad, Save, Saved};
 use crate::checks::testkit::{Block, Rng, every_isa, gamma};
 use crate::error::KernelError;
 use crate::kernels::Kernels;
@@ -30,8 +32,8 @@ impl Problem {
         let block = |cols| Block::<f64>::new([count, tq, cols], 1, false);
         let [mut q, mut out, mut rows] = [block(D), block(x.v.cols()), block(2)];
         let len = k.bilinear_attention_scratch(count, tq, self.x.shape[1], D, x.v.cols());
-        let keep = Keep::Rows(rows.mats_mut());
-        k.bilinear_attention(&x, q.mats_mut(), out.mats_mut(), keep, &mut Scratch::new(len)).unwrap();
+        let save = Save::Rows(rows.mats_mut());
+        k.bilinear_attention(&x, q.mats_mut(), out.mats_mut(), save, &mut Scratch::new(len)).unwrap();
         [q, out, rows]
     }
 }
@@ -64,12 +66,14 @@ fn gradients_are_the_derivatives() {
             k.bilinear_attention_backward(
                 &b,
                 q.mats(),
-                Kept::Rows(rows.mats()),
-                out.mats(),
-                dout.mats(),
-                dq.mats_mut(),
+                AttentionGrad {
+                    saved: Saved::Rows(rows.mats()),
+                    out: out.mats(),
+                    dout: dout.mats(),
+                    dq: dq.mats_mut(),
+                    dkv,
+                },
                 MatMut::new(&mut da, D, D).unwrap(),
-                dkv,
                 &mut Scratch::new(len),
             )
             .unwrap();
@@ -127,7 +131,8 @@ fn forward_is_the_formula() {
         let mut om = MatMut::new(&mut o, t, D).unwrap();
         let mut pm = MatMut::new(&mut probs, t, t).unwrap();
         reference::attention(Mat::new(&q, t, D).unwrap(), xm, xm, 0.7, &mut om, &mut pm);
-        // Scores err by γ(2 d + 2) Σ|x||A||x| <= γ 27 d.., entries being at most 1; softmax doubles relative errors.
+        // Scores err by γ(2 d + 2) Σ|x||A||x| <= γ 27 d.., entries being at most 1; softmax doubles
+        // relative errors.
         let bound = 4.0 * gamma::<f64>(2 * D + 2) * (D * D) as f64 + 8.0 * gamma::<f64>(t + 8);
         for (a, b) in out.dense().iter().zip(&o) {
             assert!((a - b).abs() <= bound, "{:?} {a} {b}", k.isa());
@@ -153,7 +158,7 @@ fn misfits_are_refused() {
         let mut q = Block::<f64>::new(q_shape, 0, false);
         let mut out = Block::<f64>::new([2, q_shape[1], D], 0, false);
         let mut scratch = Scratch::new(k.bilinear_attention_scratch(2, 7, 7, D, D));
-        let r = k.bilinear_attention(&b, q.mats_mut(), out.mats_mut(), Keep::Nothing, &mut scratch);
+        let r = k.bilinear_attention(&b, q.mats_mut(), out.mats_mut(), Save::Nothing, &mut scratch);
         assert_eq!(r.is_ok(), good, "{r:?}");
         assert!(good || matches!(r, Err(KernelError::Shape { .. })));
         assert!(good || q.data.iter().all(|x| x.is_nan() || *x == crate::checks::testkit::CANARY));

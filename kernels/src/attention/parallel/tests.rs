@@ -1,30 +1,32 @@
 //! The same bits for any number of threads and tasks, and nothing allocated on the way.
 
 use crate::attention::plan::Plan;
-use crate::attention::problem::{Kept, KvGrad};
+use crate::attention::problem::{KvGrad, Saved};
 use crate::checks::attention::{Case, small};
 use crate::checks::testkit::{every_isa, gamma, same};
 use crate::elem::Elem;
 use crate::kernels::Kernels;
 use crate::scratch::Scratch;
+use crate::{AttentionGrad, ParallelScratch};
 
 /// All that one call forward and one backward write, with `tasks` buffers.
 fn run<E: Elem>(k: &Kernels<E>, start: &Case<E>, tasks: usize, shared: bool) -> Case<E> {
     let mut case = start.clone();
     let mut scratch: Vec<Scratch<E>> = (0..tasks).map(|_| start.scratch()).collect();
     let x = start.operands();
-    for keep in [crate::Keep::Rows(case.rows.mats_mut()), crate::Keep::Probs(case.probs.mats_mut())] {
-        k.attention_parallel_planned(start.plan, &x, case.out.mats_mut(), keep, &mut scratch).unwrap();
+    for save in [crate::Save::Rows(case.rows.mats_mut()), crate::Save::Probs(case.probs.mats_mut())] {
+        k.attention_parallel_planned(start.plan, &x, case.out.mats_mut(), save, &mut scratch).unwrap();
     }
     let done = case.clone();
-    let kept = if start.recompute { Kept::Rows(done.rows.mats()) } else { Kept::Probs(done.probs.mats()) };
+    let saved = if start.recompute { Saved::Rows(done.rows.mats()) } else { Saved::Probs(done.probs.mats()) };
     let (dk, dv) = (case.dk.mats_mut(), case.dv.mats_mut());
     let dkv = if shared { KvGrad::Shared(dk) } else { KvGrad::Separate { dk: Some(dk), dv: Some(dv) } };
     let mut fold = Scratch::new(super::fold_len(&x, start.plan));
     fold.as_mut_slice().fill(E::NAN);
     let (out, dout, dq) = (done.out.mats(), done.dout.mats(), case.dq.mats_mut());
-    k.attention_backward_parallel_planned(start.plan, &x, kept, out, dout, dq, dkv, &mut scratch, &mut fold)
-        .unwrap();
+    let grad = AttentionGrad { saved, out, dout, dq, dkv };
+    let scratch = ParallelScratch { tasks: &mut scratch, shared: &mut fold };
+    k.attention_backward_parallel_planned(start.plan, &x, grad, scratch).unwrap();
     case
 }
 
@@ -74,7 +76,8 @@ fn bits<E: Elem>() {
                 {
                     assert!(equal(&a.data, &b.data), "{:?} {size:?}", k.isa());
                 }
-                // |dS| <= 2 |dO| |v|, |P| <= 1 per term, entries of Q, K at most 2, of dO and old gradients 1, of V 2.
+                // |dS| <= 2 |dO| |v|, |P| <= 1 per term; entries of Q, K at most 2, of dO and old
+                // gradients 1, of V 2.
                 let bound = 2.0
                     * gamma::<E>(2 * size[1] + 8)
                     * (1.0 + size[1] as f64 * 2.0 * (4.0 * size[4] as f64 + 2.0));
@@ -102,7 +105,7 @@ fn too_little_scratch_is_refused() {
     let mut out = start.out.clone();
     let x = start.operands();
     let mut call = |scratch: &mut [Scratch<f32>]| {
-        k.attention_parallel_planned(start.plan, &x, out.mats_mut(), crate::Keep::Nothing, scratch).is_err()
+        k.attention_parallel_planned(start.plan, &x, out.mats_mut(), crate::Save::Nothing, scratch).is_err()
     };
     assert!(call(&mut []));
     assert!(call(&mut [start.scratch(), Scratch::new(3)]));

@@ -1,4 +1,5 @@
-//! The same bits whatever the pool and the number of tasks, and what is refused. Every form against one call: `checks/gemm.rs`.
+//! The same bits whatever the pool and the number of tasks, and what is refused. Every form against
+//! one call: `checks/gemm.rs`.
 
 use super::*;
 use crate::checks::testkit::{Rng, every_isa};
@@ -20,7 +21,8 @@ fn bits<E: Elem>() {
         .into_iter()
         .map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap())
         .collect();
-    // As the library has it, and so that everything is cut: several blocks of B in both directions, other parts of k.
+    // As the library has it, and so that everything is cut: several blocks of B in both directions,
+    // other parts of k.
     let small = Spread { task: 1, small: 1 << 11, blocks: 2, large: 0, rows: 1, shared: 1, solo: 0 };
     for kernels in every_isa::<E>() {
         for (how, ([m, k, n], [ta, tb], cut)) in
@@ -51,7 +53,8 @@ fn bits<E: Elem>() {
                 let (all, shared) = (&mut scratch, &mut shared);
                 pool.install(|| {
                     let view = MatMut::with_strides(&mut c, m, n, rs, cs).unwrap();
-                    kernels.gemm_parallel_planned(how, plan, Write::Add, alpha, a, b, view, all, shared)
+                    let problem = GemmProblem { plan, write: Write::Add, alpha, a, b };
+                    kernels.gemm_parallel_planned(how, problem, view, ParallelScratch { tasks: all, shared })
                 })
                 .unwrap();
                 let first = first.get_or_insert_with(|| c.clone());
@@ -80,7 +83,8 @@ fn what_does_not_fit_is_refused() {
         let c = MatMut::new(&mut c, rows, n).unwrap();
         let mut scratch: Vec<_> = scratch.iter().map(|l| Scratch::new(*l)).collect();
         let mut shared = Scratch::new(kernels.gemm_shared_scratch(m, k, n) - less);
-        kernels.gemm_parallel(Write::Set, 1.0, a, b, c, &mut scratch, &mut shared)
+        let scratch = ParallelScratch { tasks: &mut scratch, shared: &mut shared };
+        kernels.gemm_parallel(Write::Set, 1.0, a, b, c, scratch)
     };
     let each = kernels.gemm_scratch(m, k, n);
     assert_eq!(call(b, m, &[each, each], 0), Ok(()));

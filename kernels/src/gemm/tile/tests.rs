@@ -39,7 +39,8 @@ impl<E: Real> Op<E> for Unpacked<'_, E> {
             rs_c: n + 1,
             write: self.write,
         };
-        // SAFETY: the slices hold the shapes, asserted above; A is contiguous in one order or the other; nothing is packed.
+        // SAFETY: the slices hold the shapes, asserted above; A is contiguous in one order or the
+        // other; nothing is packed.
         s.outline(unsafe { BlockOp::new(&block) });
     }
 }

@@ -1,6 +1,7 @@
 //! Whole words.
 //!
-//! With D_s = F_s + εZ and g_s = W_s / D_s: f_s + ε = D_s/Z and W_s/(f_s + ε) = Z g_s, so Q_s = g_s − Σ F g / Z.
+//! With D_s = F_s + εZ and g_s = W_s / D_s: f_s + ε = D_s/Z and W_s/(f_s + ε) = Z g_s, so Q_s = g_s
+//! − Σ F g / Z.
 
 use crate::elem::real::Real;
 use crate::prefix_tree::loops::Block;
@@ -9,29 +10,30 @@ use crate::simd::Simd;
 use crate::vecmath::log::ln;
 
 impl<E: Real, S: Simd<E>> Block<'_, E, S> {
-    /// The `SYM` words below the last node but one: sets `sums` and `pulls` of its level `l`, adds to C and to the classes.
+    /// The `SYM` words below the last node but one: sets `sums` and `pulls` of its level `l`, adds
+    /// to C and to the classes.
     ///
     /// # Safety
     /// `l` is the last level but one, just entered, at `node`; products are safe.
     #[inline(always)]
     pub(super) unsafe fn leaves<const SYM: usize>(&mut self, l: usize, node: usize) {
-        let (s, room, t) = (self.s, self.room, self.t);
-        let (j, last) = (room.width - 2, room.width - 1);
+        let (s, ws, t) = (self.s, self.ws, self.t);
+        let (j, last) = (ws.width - 2, ws.width - 1);
         let (zero, one, eps) = (s.splat(E::ZERO), s.splat(E::ONE), s.splat(self.w.eps));
-        // SAFETY: slots of the room; classes of the plan.
+        // SAFETY: slots of the workspace; classes of the plan.
         unsafe {
-            let open = self.get(room.open + l * room.width + j);
-            let open_query = self.get(room.open + l * room.width + last);
+            let open = self.get(ws.open + l * ws.width + j);
+            let open_query = self.get(ws.open + l * ws.width + last);
             let mut mass = [zero; SYM];
             for b in 0..SYM {
-                mass[b] = self.get(room.mass + l * SYM + b);
+                mass[b] = self.get(ws.mass + l * SYM + b);
             }
             let (mut sum, mut sum_query, mut pulls) = (zero, zero, [zero; SYM]);
             for c in 0..SYM {
                 let own = s.mul(open, s.splat(self.factor(t - 2, c, t - 2)));
                 let query = s.mul(open_query, s.splat(self.factor(t - 2, c, t - 1)));
                 let class = (self.edge(node, c) & !TREE) as usize - self.first_leaf;
-                let class = room.class + class * 2 * SYM;
+                let class = ws.class + class * 2 * SYM;
                 let mut f = mass;
                 f[c] = s.add(f[c], own);
                 f[0] = s.add(f[0], query);
@@ -63,35 +65,36 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                     pulls[b] = s.add(pulls[b], g[b]);
                 }
                 let (e, e_query) = (s.mul(own, g[c]), s.mul(query, g[0]));
-                let row = room.sum_c + ((room.levels - 1) * SYM + c) * room.width;
+                let row = ws.sum_c + ((ws.levels - 1) * SYM + c) * ws.width;
                 self.put(row + j, s.add(self.get(row + j), e));
                 self.put(row + last, s.add(self.get(row + last), e_query));
                 sum = s.add(sum, e);
                 sum_query = s.add(sum_query, e_query);
             }
-            self.put(room.sums + l * room.width + j, sum);
-            self.put(room.sums + l * room.width + last, sum_query);
+            self.put(ws.sums + l * ws.width + j, sum);
+            self.put(ws.sums + l * ws.width + last, sum_query);
             for b in 0..SYM {
-                self.put(room.pulls + l * SYM + b, pulls[b]);
+                self.put(ws.pulls + l * SYM + b, pulls[b]);
             }
         }
     }
 
-    /// One word per lane: sets `pulls` and the query's δ of level `l`. Where products are not safe, each reciprocal is a division and
-    /// Σ_s W_s ln(f_s + ε) is returned; otherwise f + ε joins the class, and 0 is returned.
+    /// One word per lane: sets `pulls` and the query's δ of level `l`. Where products are not safe,
+    /// each reciprocal is a division and Σ_s W_s ln(f_s + ε) is returned; otherwise f + ε joins the
+    /// class, and 0 is returned.
     ///
     /// # Safety
     /// `l` is the last level, just entered; `used` symbols are in use; the class is the word's.
     #[inline(always)]
     pub(super) unsafe fn leaf(&mut self, l: usize, used: usize, class: usize) -> S::V {
-        let (s, room, n) = (self.s, self.room, self.room.symbols);
+        let (s, ws, n) = (self.s, self.ws, self.ws.symbols);
         let (zero, one, eps) = (s.splat(E::ZERO), s.splat(E::ONE), s.splat(self.w.eps));
-        let class = room.class + class * room.class_len;
-        let (mass, pulls) = (room.mass + l * n, room.pulls + l * n);
-        let query_at = room.sums + l * room.width + room.width - 1;
-        // SAFETY: slots of the room; classes of the plan.
+        let class = ws.class + class * ws.class_len;
+        let (mass, pulls) = (ws.mass + l * n, ws.pulls + l * n);
+        let query_at = ws.sums + l * ws.width + ws.width - 1;
+        // SAFETY: slots of the workspace; classes of the plan.
         unsafe {
-            let query = self.get(room.open + l * room.width + room.width - 1);
+            let query = self.get(ws.open + l * ws.width + ws.width - 1);
             self.put(mass, s.add(self.get(mass), query));
             let mut z = self.get(mass);
             for b in 1..used {
@@ -100,7 +103,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
             let (mut mean, mut loss) = (zero, zero);
             let rz;
             if self.fast {
-                let (d_at, product_at) = (room.inverse, room.inverse + n);
+                let (d_at, product_at) = (ws.inverse, ws.inverse + n);
                 let mut product = one;
                 for b in 0..used {
                     let d = s.fma(eps, z, self.get(mass + b));
@@ -116,7 +119,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                     let g = s.mul(self.get(class + b), s.mul(rest, self.get(product_at + b)));
                     rest = s.mul(rest, d);
                     mean = s.fma(self.get(mass + b), g, mean);
-                    let at = class + room.row + b;
+                    let at = class + ws.row + b;
                     self.put(at, s.mul(self.get(at), s.mul(d, rz)));
                     self.put(pulls + b, g);
                 }
@@ -125,7 +128,8 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                 for b in 0..used {
                     let (w, f) = (self.get(class + b), self.get(mass + b));
                     let d = s.fma(eps, z, f);
-                    // ε = 0 and a symbol that does not occur: nothing pulls at it, and the loss is infinite if it has weight.
+                    // ε = 0 and a symbol that does not occur: nothing pulls at it, and the loss is
+                    // infinite if it has weight.
                     let g = s.select_lt(zero, d, s.div(w, d), zero);
                     mean = s.fma(f, g, mean);
                     let lost = s.mul(w, ln::<E, S>(s, s.mul(d, rz)));

@@ -8,7 +8,8 @@ use crate::prefix_tree::problem::Weights;
 use crate::simd::Simd;
 use crate::vecmath::log::ln;
 
-/// Words that a relabelling makes of one with query 0 and `used` symbols: (S − 1)(S − 2) .. (S − used + 1).
+/// Words that a relabelling makes of one with query 0 and `used` symbols: (S − 1)(S − 2) .. (S −
+/// used + 1).
 fn orbit(symbols: usize, used: usize) -> f64 {
     (1..used).map(|i| (symbols - i) as f64).product()
 }
@@ -20,24 +21,25 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// After [`Self::start`] with the prefixes from `first` on.
     #[inline(always)]
     pub(super) unsafe fn weigh(&mut self, first: usize) {
-        let (s, room) = (self.s, self.room);
-        // SAFETY: slots of the room; nodes, classes and rows of the plan, tables of the sizes that were checked.
+        let (s, ws) = (self.s, self.ws);
+        // SAFETY: slots of the workspace; nodes, classes and rows of the plan, tables of the sizes
+        // that were checked.
         unsafe {
-            for class in 0..room.classes {
-                for b in 0..room.symbols {
-                    self.put(room.class + class * room.class_len + room.row + b, s.splat(E::ONE));
+            for class in 0..ws.classes {
+                for b in 0..ws.symbols {
+                    self.put(ws.class + class * ws.class_len + ws.row + b, s.splat(E::ONE));
                 }
             }
             if let Weights::Table { values } = self.w.weights {
-                let len = room.classes * room.row;
+                let len = ws.classes * ws.row;
                 for l in 0..S::LANES {
                     // Lanes without a prefix walk the first with weight 0.
                     let row = if l < self.lanes { self.w.plan.prefix_class(first + l) } else { 0 };
                     let row = &values[row * len..][..len];
-                    for class in 0..room.classes {
-                        for b in 0..room.row {
-                            let w = if l < self.lanes { row[class * room.row + b] } else { E::ZERO };
-                            *self.lane(room.class + class * room.class_len + b, l) = w;
+                    for class in 0..ws.classes {
+                        for b in 0..ws.row {
+                            let w = if l < self.lanes { row[class * ws.row + b] } else { E::ZERO };
+                            *self.lane(ws.class + class * ws.class_len + b, l) = w;
                         }
                     }
                 }
@@ -50,11 +52,11 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
             let mut l = 0;
             loop {
                 let c = next[l] as usize;
-                if l == room.levels || c == room.symbols {
+                if l == ws.levels || c == ws.symbols {
                     if l == 0 {
                         return;
                     }
-                    if l == room.levels {
+                    if l == ws.levels {
                         self.weigh_class(l, used[l], node[l] as usize - self.first_leaf);
                     }
                     self.leave_weights(l);
@@ -82,27 +84,27 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// After [`Self::walk`].
     #[inline(always)]
     pub(super) unsafe fn sum_classes(&mut self, loss: S::V, acc: &mut Accumulator) {
-        let (s, room) = (self.s, self.room);
+        let (s, ws) = (self.s, self.ws);
         let zero = s.splat(E::ZERO);
         let (mut loss, mut total) = (loss, zero);
-        // SAFETY: slots of the room.
+        // SAFETY: slots of the workspace.
         unsafe {
-            for class in 0..room.classes {
+            for class in 0..ws.classes {
                 let words = s.splat(E::from_f64(self.w.plan.suffixes_in(class) as f64));
                 let used = self.w.plan.used_in(class);
-                let at = room.class + class * room.class_len;
+                let at = ws.class + class * ws.class_len;
                 let mut all = zero;
                 for b in 0..used {
                     let w = self.get(at + b);
                     all = s.add(all, w);
                     if self.fast {
-                        loss = s.fma(w, ln::<E, S>(s, self.get(at + room.row + b)), loss);
+                        loss = s.fma(w, ln::<E, S>(s, self.get(at + ws.row + b)), loss);
                     }
                 }
                 let unseen = self.w.plan.symbols() - used;
-                if room.row > room.symbols && unseen > 0 {
+                if ws.row > ws.symbols && unseen > 0 {
                     // Symbols that do not occur: f = 0.
-                    let w = s.mul(self.get(at + room.symbols), s.splat(E::from_f64(unseen as f64)));
+                    let w = s.mul(self.get(at + ws.symbols), s.splat(E::from_f64(unseen as f64)));
                     all = s.add(all, w);
                     let lost = E::from_f64(self.w.eps.to_f64().ln());
                     let lost = s.mul(s.mul(w, words), s.splat(lost));
@@ -121,11 +123,11 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// As [`Self::weigh`].
     #[inline(always)]
     unsafe fn start_weights(&mut self) {
-        let (s, room, n) = (self.s, self.room, self.room.symbols);
+        let (s, ws, n) = (self.s, self.ws, self.ws.symbols);
         let all = self.w.plan.symbols();
-        // SAFETY: slots of the room; symbols are below S.
+        // SAFETY: slots of the workspace; symbols are below S.
         unsafe {
-            for i in room.counts..room.one_hot {
+            for i in ws.counts..ws.one_hot {
                 self.put(i, s.splat(E::ZERO));
             }
             for l in 0..S::LANES {
@@ -135,20 +137,20 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                     Weights::Dirichlet { alpha, shared_roots } => {
                         let row = alpha * E::from_f64(all as f64);
                         let mut roots = E::ZERO;
-                        for j in 0..room.prefix {
+                        for j in 0..ws.prefix {
                             let b = self.prefix[j][l] as usize;
                             match self.parents[j] {
                                 Some(q) => {
                                     let a = self.prefix[q][l] as usize;
-                                    let count = self.lane(room.counts + a * n + b, l);
-                                    let total = self.lane(room.totals + a, l);
+                                    let count = self.lane(ws.counts + a * n + b, l);
+                                    let total = self.lane(ws.totals + a, l);
                                     num *= alpha + *count;
                                     den *= row + *total;
                                     *count += E::ONE;
                                     *total += E::ONE;
                                 }
                                 None if shared_roots => {
-                                    let count = self.lane(room.root_counts + b, l);
+                                    let count = self.lane(ws.root_counts + b, l);
                                     num *= alpha + *count;
                                     den *= row + roots;
                                     *count += E::ONE;
@@ -161,7 +163,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                     Weights::Atoms { weight, pi, roots } => {
                         for (q, weight) in weight.iter().enumerate() {
                             let mut w = live * *weight;
-                            for j in 0..room.prefix {
+                            for j in 0..ws.prefix {
                                 let b = self.w.symbol(self.prefix[j][l] as usize);
                                 w *= match self.parents[j] {
                                     Some(a) => {
@@ -170,13 +172,13 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                                     None => roots[q * all + b],
                                 };
                             }
-                            *self.lane(room.atom_weights + q, l) = w;
+                            *self.lane(ws.atom_weights + q, l) = w;
                         }
                     }
                     Weights::Table { .. } => {}
                 }
-                *self.lane(room.ratio, l) = num;
-                *self.lane(room.ratio + 1, l) = den;
+                *self.lane(ws.ratio, l) = num;
+                *self.lane(ws.ratio + 1, l) = den;
             }
         }
     }
@@ -187,23 +189,22 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// `l` is a level from 1 on.
     #[inline(always)]
     unsafe fn enter_weights(&mut self, l: usize) {
-        let (s, room, n) = (self.s, self.room, self.room.symbols);
+        let (s, ws, n) = (self.s, self.ws, self.ws.symbols);
         let all = self.w.plan.symbols();
-        let (j, b, p) = (room.prefix + l - 1, self.sym[l] as usize, room.prefix);
+        let (j, b, p) = (ws.prefix + l - 1, self.sym[l] as usize, ws.prefix);
         let parent = self.parents[j];
-        // SAFETY: slots of the room; symbols below n; tables of the sizes that were checked.
+        // SAFETY: slots of the workspace; symbols below n; tables of the sizes that were checked.
         unsafe {
             match self.w.weights {
                 Weights::Dirichlet { alpha, shared_roots } => {
-                    let (mut num, mut den) =
-                        (self.get(room.ratio + 2 * l - 2), self.get(room.ratio + 2 * l - 1));
+                    let (mut num, mut den) = (self.get(ws.ratio + 2 * l - 2), self.get(ws.ratio + 2 * l - 1));
                     let (one, alpha_v) = (s.splat(E::ONE), s.splat(alpha));
                     let row = s.splat(alpha * E::from_f64(all as f64));
-                    let saved = room.saved + l * 2 * n;
+                    let saved = ws.saved + l * 2 * n;
                     match parent {
                         Some(q) if q >= p => {
                             let a = self.sym[q - p + 1] as usize;
-                            let (count, total) = (room.counts + a * n + b, room.totals + a);
+                            let (count, total) = (ws.counts + a * n + b, ws.totals + a);
                             let (x, y) = (self.get(count), self.get(total));
                             num = s.mul(num, s.add(alpha_v, x));
                             den = s.mul(den, s.add(row, y));
@@ -213,8 +214,8 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                         Some(q) => {
                             let (mut up, mut down) = (s.splat(E::ZERO), s.splat(E::ZERO));
                             for a in 0..n {
-                                let hot = self.get(room.one_hot + q * n + a);
-                                let (count, total) = (room.counts + a * n + b, room.totals + a);
+                                let hot = self.get(ws.one_hot + q * n + a);
+                                let (count, total) = (ws.counts + a * n + b, ws.totals + a);
                                 let (x, y) = (self.get(count), self.get(total));
                                 up = s.fma(hot, s.add(alpha_v, x), up);
                                 down = s.fma(hot, s.add(row, y), down);
@@ -228,7 +229,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                         }
                         None if shared_roots => {
                             let earlier = self.parents[..j].iter().filter(|p| p.is_none()).count();
-                            let count = room.root_counts + b;
+                            let count = ws.root_counts + b;
                             let x = self.get(count);
                             num = s.mul(num, s.add(alpha_v, x));
                             den = s.mul(den, s.add(row, s.splat(E::from_f64(earlier as f64))));
@@ -236,8 +237,8 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                         }
                         None => {}
                     }
-                    self.put(room.ratio + 2 * l, num);
-                    self.put(room.ratio + 2 * l + 1, den);
+                    self.put(ws.ratio + 2 * l, num);
+                    self.put(ws.ratio + 2 * l + 1, den);
                 }
                 Weights::Atoms { weight, pi, roots } => {
                     let m = weight.len();
@@ -251,15 +252,15 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                             Some(at) => {
                                 let mut f = s.splat(E::ZERO);
                                 for a in 0..n {
-                                    let hot = self.get(room.one_hot + at * n + a);
+                                    let hot = self.get(ws.one_hot + at * n + a);
                                     f = s.fma(hot, s.splat(pi[(q * all + self.w.symbol(a)) * all + to]), f);
                                 }
                                 f
                             }
                             None => s.splat(roots[q * all + to]),
                         };
-                        let w = self.get(room.atom_weights + (l - 1) * m + q);
-                        self.put(room.atom_weights + l * m + q, s.mul(w, f));
+                        let w = self.get(ws.atom_weights + (l - 1) * m + q);
+                        self.put(ws.atom_weights + l * m + q, s.mul(w, f));
                     }
                 }
                 Weights::Table { .. } => {}
@@ -273,27 +274,27 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     /// Level `l` was entered last.
     #[inline(always)]
     unsafe fn leave_weights(&mut self, l: usize) {
-        let (s, room, n) = (self.s, self.room, self.room.symbols);
+        let (s, ws, n) = (self.s, self.ws, self.ws.symbols);
         let Weights::Dirichlet { shared_roots, .. } = self.w.weights else { return };
-        let (j, b, p) = (room.prefix + l - 1, self.sym[l] as usize, room.prefix);
-        let (one, saved) = (s.splat(E::ONE), room.saved + l * 2 * n);
+        let (j, b, p) = (ws.prefix + l - 1, self.sym[l] as usize, ws.prefix);
+        let (one, saved) = (s.splat(E::ONE), ws.saved + l * 2 * n);
         // SAFETY: as in `enter_weights`. Counts are whole numbers, so that taking one off is exact.
         unsafe {
             match self.parents[j] {
                 Some(q) if q >= p => {
                     let a = self.sym[q - p + 1] as usize;
-                    let (count, total) = (room.counts + a * n + b, room.totals + a);
+                    let (count, total) = (ws.counts + a * n + b, ws.totals + a);
                     self.put(count, s.sub(self.get(count), one));
                     self.put(total, s.sub(self.get(total), one));
                 }
                 Some(_) => {
                     for a in 0..n {
-                        self.put(room.counts + a * n + b, self.get(saved + 2 * a));
-                        self.put(room.totals + a, self.get(saved + 2 * a + 1));
+                        self.put(ws.counts + a * n + b, self.get(saved + 2 * a));
+                        self.put(ws.totals + a, self.get(saved + 2 * a + 1));
                     }
                 }
                 None if shared_roots => {
-                    let count = room.root_counts + b;
+                    let count = ws.root_counts + b;
                     self.put(count, s.sub(self.get(count), one));
                 }
                 None => {}
@@ -301,21 +302,22 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
         }
     }
 
-    /// Weights of a whole word: 1/S for the query, its orbit, 1/S for each uniform root, and the step to each target.
+    /// Weights of a whole word: 1/S for the query, its orbit, 1/S for each uniform root, and the
+    /// step to each target.
     ///
     /// # Safety
     /// Level `l` is the last, just entered; the class is the word's.
     #[inline(always)]
     unsafe fn weigh_class(&mut self, l: usize, used: usize, class: usize) {
-        let (s, room, n) = (self.s, self.room, self.room.symbols);
+        let (s, ws, n) = (self.s, self.ws, self.ws.symbols);
         let all = self.w.plan.symbols();
-        let at = room.class + class * room.class_len;
-        let canonical = room.row > n;
+        let at = ws.class + class * ws.class_len;
+        let canonical = ws.row > n;
         let mut constant = 1.0 / all as f64;
         if canonical {
             constant *= orbit(all, used);
         }
-        // SAFETY: slots of the room; tables of the sizes that were checked.
+        // SAFETY: slots of the workspace; tables of the sizes that were checked.
         unsafe {
             match self.w.weights {
                 Weights::Dirichlet { alpha, shared_roots } => {
@@ -324,11 +326,11 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                         constant *= (all as f64).powi(-(roots as i32));
                     }
                     let row = s.splat(alpha * E::from_f64(all as f64));
-                    let den = s.mul(self.get(room.ratio + 2 * l + 1), s.add(row, self.get(room.totals)));
-                    let num = s.mul(s.splat(E::from_f64(constant)), self.get(room.ratio + 2 * l));
+                    let den = s.mul(self.get(ws.ratio + 2 * l + 1), s.add(row, self.get(ws.totals)));
+                    let num = s.mul(s.splat(E::from_f64(constant)), self.get(ws.ratio + 2 * l));
                     let scale = s.div(num, den);
                     for b in 0..used {
-                        let w = s.mul(scale, s.add(s.splat(alpha), self.get(room.counts + b)));
+                        let w = s.mul(scale, s.add(s.splat(alpha), self.get(ws.counts + b)));
                         self.put(at + b, w);
                     }
                     if canonical {
@@ -344,7 +346,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                         let mut w = s.splat(E::ZERO);
                         for q in 0..m {
                             let f = s.splat(pi[(q * all + self.w.query) * all + self.w.symbol(b)]);
-                            w = s.fma(self.get(room.atom_weights + l * m + q), f, w);
+                            w = s.fma(self.get(ws.atom_weights + l * m + q), f, w);
                         }
                         self.put(if b < used { at + b } else { at + n }, s.mul(constant, w));
                     }

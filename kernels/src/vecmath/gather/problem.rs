@@ -28,8 +28,8 @@ impl<E: Real> Op<E> for ScatterAdd<'_, E> {
             return;
         }
         for i in 0..self.tokens.len() {
-            // SAFETY: row i of dout and the token's row of the table, n >= 1 entries each at their column strides:
-            // `Kernels::scatter_add` compared the shapes and the tokens.
+            // SAFETY: row i of dout and the token's row of the table, n >= 1 entries each at their
+            // column strides: `Kernels::scatter_add` compared the shapes and the tokens.
             unsafe {
                 let from = self.dout.ptr().add(i * gr);
                 let to = self.dtable.ptr().add(self.tokens[i] as usize * dr);

@@ -20,8 +20,8 @@ compiled_once! {
     }
 }
 
-/// Softmax of a row of n >= 1 logits; returns the logarithm of the sum of their exponentials. The exponentials have the logits' type,
-/// their sum and its logarithm are f64.
+/// Softmax of a row of n >= 1 logits; returns the logarithm of the sum of their exponentials. The
+/// exponentials have the logits' type, their sum and its logarithm are f64.
 ///
 /// # Safety
 /// `z` is readable at i * zs and `p` writable at i * ps, i < n.
@@ -67,8 +67,8 @@ impl<E: Real> Op<E> for LogSoftmaxRows<'_, E> {
             return;
         }
         for i in 0..x.rows() {
-            // SAFETY: row i of two checked views, each with n >= 1 entries at its column stride: `Kernels::log_softmax_rows` compared
-            // the shapes.
+            // SAFETY: row i of two checked views, each with n >= 1 entries at its column stride:
+            // `Kernels::log_softmax_rows` compared the shapes.
             unsafe {
                 let xi = x.ptr().add(i * x.row_stride());
                 let oi = self.out.ptr().add(i * ors);
@@ -106,8 +106,8 @@ impl<E: Real> Op<E> for LabelCrossEntropy<'_, E> {
         }
         for i in 0..z.rows() {
             let label = self.labels[i];
-            // SAFETY: row i of two checked views, each with n >= 1 entries at its column stride, and labels below n or IGNORED:
-            // `Kernels::cross_entropy_labels` compared them.
+            // SAFETY: row i of two checked views, each with n >= 1 entries at its column stride,
+            // and labels below n or IGNORED: `Kernels::cross_entropy_labels` compared them.
             unsafe {
                 let zi = z.ptr().add(i * z.row_stride());
                 let pi = self.probs.ptr().add(i * prs);
@@ -138,8 +138,9 @@ impl<E: Real> Op<E> for LabelCrossEntropyBackward<'_, E> {
         }
         for i in 0..p.rows() {
             let (label, w) = (self.labels[i], self.weights[i]);
-            // SAFETY: row i of two checked views, each with n >= 1 entries at its column stride, and labels below n or IGNORED:
-            // `Kernels::cross_entropy_labels_backward` compared them.
+            // SAFETY: row i of two checked views, each with n >= 1 entries at its column stride,
+            // and labels below n or IGNORED: `Kernels::cross_entropy_labels_backward` compared
+            // them.
             unsafe {
                 let pi = p.ptr().add(i * p.row_stride());
                 let di = self.dlogits.ptr().add(i * drs);
@@ -149,7 +150,8 @@ impl<E: Real> Op<E> for LabelCrossEntropyBackward<'_, E> {
                     }
                     continue;
                 }
-                // The two branches are the same loop: with constant strides the compiler vectorises it.
+                // The two branches are the same loop: with constant strides the compiler vectorises
+                // it.
                 if ps == 1 && ds == 1 {
                     for j in 0..n {
                         *di.add(j) = E::from_f64(w * (*pi.add(j)).to_f64());
@@ -184,8 +186,8 @@ impl<E: Real> Op<E> for CrossEntropy<'_, E> {
             return;
         }
         for i in 0..z.rows() {
-            // SAFETY: row i of three checked views, each with n >= 1 entries at its column stride: `Kernels::cross_entropy`
-            // compared the shapes.
+            // SAFETY: row i of three checked views, each with n >= 1 entries at its column stride:
+            // `Kernels::cross_entropy` compared the shapes.
             unsafe {
                 let zi = z.ptr().add(i * z.row_stride());
                 let yi = y.ptr().add(i * y.row_stride());
@@ -234,7 +236,8 @@ impl<E: Real> Op<E> for CrossEntropyBackward<'_, E> {
                     mass += *yi.add(j * ys);
                 }
                 let w = self.weights[i];
-                // The two branches are the same loop: with constant strides the compiler vectorises it.
+                // The two branches are the same loop: with constant strides the compiler vectorises
+                // it.
                 if ps == 1 && ys == 1 && ds == 1 {
                     for j in 0..n {
                         *di.add(j) = E::from_f64(w * ((*pi.add(j)).to_f64() * mass - *yi.add(j)));

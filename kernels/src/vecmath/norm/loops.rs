@@ -1,5 +1,6 @@
-//! Layer norm of rows. Arithmetic is f64 and without fma whatever the element type, results are rounded once: the same bits on
-//! every instruction set. Sums go to sixteen lanes by index, whatever the vector length.
+//! Layer norm of rows. Arithmetic is f64 and without fma whatever the element type, results are
+//! rounded once: the same bits on every instruction set. Sums go to sixteen lanes by index,
+//! whatever the vector length.
 
 use crate::elem::real::Real;
 
@@ -62,7 +63,8 @@ unsafe fn moments<E: Real, const UNIT: bool>(n: usize, x: *const E, cs: usize, e
 /// One row of [`Kernels::layer_norm`](crate::Kernels::layer_norm); returns mean and 1/std.
 ///
 /// # Safety
-/// `x` is readable at i * xs, `out` writable at i * os, `weight` and `bias` readable, i < n; `UNIT` only if both strides are 1.
+/// `x` is readable at i * xs, `out` writable at i * os, `weight` and `bias` readable, i < n; `UNIT`
+/// only if both strides are 1.
 #[inline(always)]
 pub(crate) unsafe fn forward_row<E: Real, const UNIT: bool>(
     n: usize,
@@ -87,7 +89,8 @@ pub(crate) unsafe fn forward_row<E: Real, const UNIT: bool>(
 /// One row of dx: with g = dout ∘ weight, `rstd (g − mean g − x̂ mean(g ∘ x̂))`.
 ///
 /// # Safety
-/// `x`, `dout` are readable and `dx` writable at their strides, `weight` readable, i < n, n >= 1; `UNIT` only if all strides are 1.
+/// `x`, `dout` are readable and `dx` writable at their strides, `weight` readable, i < n, n >= 1;
+/// `UNIT` only if all strides are 1.
 #[inline(always)]
 pub(crate) unsafe fn backward_row<E: Real, const UNIT: bool>(
     n: usize,
@@ -129,42 +132,41 @@ pub(crate) unsafe fn backward_row<E: Real, const UNIT: bool>(
     }
 }
 
-/// `dweight[j] += Σ_i dout_ij x̂_ij`, `dbias[j] += Σ_i dout_ij`, over `rows` in order, in f64, one rounding at the end.
+/// `dweight[j] += Σ_i dout_ij x̂_ij`, `dbias[j] += Σ_i dout_ij`, over `rows` in order, in f64, one
+/// rounding at the end.
 ///
 /// # Safety
-/// X and dout are readable for `rows` by n at (row, column) strides, `mean` and `rstd` for `rows`, `dweight` and `dbias` readable
-/// and writable for n; `UNIT` only if the column strides are 1.
+/// X and dout are readable for `rows` by n at (row, column) strides, `mean` and `rstd` for `rows`,
+/// `dweight` and `dbias` readable and writable for n; `UNIT` only if the column strides are 1.
 #[inline(always)]
 pub(crate) unsafe fn backward_columns<E: Real, const UNIT: bool>(
     rows: usize,
     n: usize,
-    x: *const E,
-    (xr, xs): (usize, usize),
-    dout: *const E,
-    (gr, gs): (usize, usize),
+    (x, xr, xs): (*const E, usize, usize),
+    (dout, gr, gs): (*const E, usize, usize),
     [mean, rstd]: [*const f64; 2],
     [dweight, dbias]: [*mut E; 2],
 ) {
     let (xs, gs) = if UNIT { (1, 1) } else { (xs, gs) };
-    let (x_strides, g_strides) = ((xr, xs), (gr, gs));
     let mut from = 0;
     // SAFETY: columns from .. from + len <= n.
     unsafe {
         while from + BLOCK <= n {
-            let (x, dout) = (x.add(from * xs), dout.add(from * gs));
+            let (x, dout) = ((x.add(from * xs), xr, xs), (dout.add(from * gs), gr, gs));
             let to = [dweight.add(from), dbias.add(from)];
-            column_block::<E>(rows, BLOCK, x, x_strides, dout, g_strides, [mean, rstd], to);
+            column_block::<E>(rows, BLOCK, x, dout, [mean, rstd], to);
             from += BLOCK;
         }
         if from < n {
-            let (x, dout) = (x.add(from * xs), dout.add(from * gs));
+            let (x, dout) = ((x.add(from * xs), xr, xs), (dout.add(from * gs), gr, gs));
             let to = [dweight.add(from), dbias.add(from)];
-            column_block::<E>(rows, n - from, x, x_strides, dout, g_strides, [mean, rstd], to);
+            column_block::<E>(rows, n - from, x, dout, [mean, rstd], to);
         }
     }
 }
 
-/// [`backward_columns`] for `len <= BLOCK` columns. Inlined with a constant `len`, its loops vectorise.
+/// [`backward_columns`] for `len <= BLOCK` columns. Inlined with a constant `len`, its loops
+/// vectorise.
 ///
 /// # Safety
 /// As [`backward_columns`], for `len` columns.
@@ -172,10 +174,8 @@ pub(crate) unsafe fn backward_columns<E: Real, const UNIT: bool>(
 unsafe fn column_block<E: Real>(
     rows: usize,
     len: usize,
-    x: *const E,
-    (xr, xs): (usize, usize),
-    dout: *const E,
-    (gr, gs): (usize, usize),
+    (x, xr, xs): (*const E, usize, usize),
+    (dout, gr, gs): (*const E, usize, usize),
     [mean, rstd]: [*const f64; 2],
     [dweight, dbias]: [*mut E; 2],
 ) {

@@ -34,7 +34,8 @@ impl<E: Real> Op<E> for Forward<'_, E> {
                 (self.mean[i], self.rstd[i]) = (0.0, 0.0);
                 continue;
             }
-            // SAFETY: row i of two checked views with n >= 1 columns, weight and bias of n elements: `Kernels::layer_norm` compared them.
+            // SAFETY: row i of two checked views with n >= 1 columns, weight and bias of n
+            // elements: `Kernels::layer_norm` compared them.
             let moments = unsafe {
                 let read = [x.ptr().add(i * x.row_stride()), self.weight.as_ptr(), self.bias.as_ptr()];
                 let out = self.out.ptr().add(i * ors);
@@ -72,7 +73,8 @@ impl<E: Real> Op<E> for Backward<'_, E> {
         let (xs, gs, ds, dr) = (x.col_stride(), g.col_stride(), self.dx.col_stride(), self.dx.row_stride());
         let unit = xs == 1 && gs == 1;
         for i in 0..rows {
-            // SAFETY: row i of three checked views with n >= 1 columns, weight of n elements: `Kernels::layer_norm_backward` compared them.
+            // SAFETY: row i of three checked views with n >= 1 columns, weight of n elements:
+            // `Kernels::layer_norm_backward` compared them.
             unsafe {
                 let read =
                     [x.ptr().add(i * x.row_stride()), g.ptr().add(i * g.row_stride()), self.weight.as_ptr()];
@@ -86,13 +88,14 @@ impl<E: Real> Op<E> for Backward<'_, E> {
         }
         let (moments, grads) =
             ([self.mean.as_ptr(), self.rstd.as_ptr()], [self.dweight.as_mut_ptr(), self.dbias.as_mut_ptr()]);
-        let (x_strides, g_strides) = ((x.row_stride(), xs), (g.row_stride(), gs));
-        // SAFETY: two checked views of `rows` by n, two slices of `rows` and two of n elements, compared as above.
+        let (x, g) = ((x.ptr(), x.row_stride(), xs), (g.ptr(), g.row_stride(), gs));
+        // SAFETY: two checked views of `rows` by n, two slices of `rows` and two of n elements,
+        // compared as above.
         unsafe {
             if unit {
-                backward_columns::<E, true>(rows, n, x.ptr(), x_strides, g.ptr(), g_strides, moments, grads);
+                backward_columns::<E, true>(rows, n, x, g, moments, grads);
             } else {
-                backward_columns::<E, false>(rows, n, x.ptr(), x_strides, g.ptr(), g_strides, moments, grads);
+                backward_columns::<E, false>(rows, n, x, g, moments, grads);
             }
         }
     }

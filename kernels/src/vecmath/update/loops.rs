@@ -1,4 +1,5 @@
-//! Updates of flat vectors, in the element type and without fma: every operation rounds once, the same bits on every instruction set.
+//! Updates of flat vectors, in the element type and without fma: every operation rounds once, the
+//! same bits on every instruction set.
 
 use crate::elem::real::Real;
 use crate::simd::Simd;

@@ -74,7 +74,8 @@ impl<E: Real> Op<E> for SgdOp<'_, E> {
             [E::from_f64(self.step.lr), E::from_f64(self.step.momentum), E::from_f64(self.step.weight_decay)];
         let n = self.params.len();
         let (p, g, b) = (self.params.as_mut_ptr(), self.grad.as_ptr(), self.buf.as_mut_ptr());
-        // SAFETY: slices of n elements, `buf` empty and not touched without momentum: `Kernels::sgd` compared them.
+        // SAFETY: slices of n elements, `buf` empty and not touched without momentum:
+        // `Kernels::sgd` compared them.
         unsafe {
             if self.step.momentum == 0.0 {
                 loops::sgd::<E, S, false>(s, n, p, g, b, factors);
