@@ -188,8 +188,8 @@ compiled_once! {
     }
 }
 
-/// What the gradient of [`Kernels::one_hot_patterns`] starts from, as column matrices: dP_ij = Σ_r
-/// left_r\[i\] right_r\[j\] + \[i = T − 1\] last\[j\].
+/// What the gradient of [`Kernels::one_hot_patterns`](crate::Kernels::one_hot_patterns) starts
+/// from, as column matrices: dP_ij = Σ_r left_r\[i\] right_r\[j\] + \[i = T − 1\] last\[j\].
 #[derive(Debug, Clone, Copy)]
 pub struct PatternTerms<'a, E> {
     /// (R T, padded B): R terms of T rows.

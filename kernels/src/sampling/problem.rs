@@ -5,8 +5,8 @@ use crate::error::KernelError;
 /// Problems side by side.
 pub const SAMPLE_LANES: usize = 8;
 
-/// Attempts at one variate before [`Kernels::log_gamma`] gives up: an envelope that accepts half of
-/// its proposals gets there with probability 2⁻⁴⁰⁹⁶.
+/// Attempts at one variate before [`Kernels::log_gamma`](crate::Kernels::log_gamma) gives up: an
+/// envelope that accepts half of its proposals gets there with probability 2⁻⁴⁰⁹⁶.
 pub const MAX_ATTEMPTS: u32 = 4096;
 
 /// Where the draws of each lane are: Philox4x32-10 under `key` at counter (sample low, sample high,

@@ -5,7 +5,7 @@ use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::update::loops;
 use crate::vecmath::update::loops::AdamFactors;
 
-/// What a step of [`Kernels::sgd`] takes: all finite and >= 0.
+/// What a step of [`Kernels::sgd`](crate::Kernels::sgd) takes: all finite and >= 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sgd {
     /// Learning rate.
@@ -16,7 +16,8 @@ pub struct Sgd {
     pub weight_decay: f64,
 }
 
-/// What a step of [`Kernels::adamw`] takes: all finite and >= 0, the betas below 1.
+/// What a step of [`Kernels::adamw`](crate::Kernels::adamw) takes: all finite and >= 0, the betas
+/// below 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
