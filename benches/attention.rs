@@ -1,5 +1,6 @@
-//! Causal attention, forward alone and forward with backward, on one thread and on two: a batch of the papers' main size, its
-//! last-query layer, and long sequences. Criterion's throughput counts elements as flops: 2 B T² D forward, 3.5 times that with backward.
+//! Causal attention, forward alone and forward with backward, on one thread and on two: a batch of
+//! the papers' main size, its last-query layer, and long sequences. Criterion's throughput counts
+//! elements as flops: 2 B T² D forward, 3.5 times that with backward.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use popgrad_kernels::{

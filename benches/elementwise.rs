@@ -1,4 +1,5 @@
-//! exp, ln, sum, softmax and cross-entropy on every instruction set; std's exp and ln one by one for comparison.
+//! exp, ln, sum, softmax and cross-entropy on every instruction set; std's exp and ln one by one
+//! for comparison.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use popgrad_kernels::{Elem, Isa, KernelError, Kernels, Mat, MatMut};

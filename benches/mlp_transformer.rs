@@ -1,13 +1,14 @@
-//! Figure 8's transformer at the paper's sizes: the step alone (all shards, fold, AdamW; no sampling), and its parts.
+//! Figure 8's transformer at the paper's sizes: the step alone (all shards, fold, AdamW; no
+//! sampling), and its parts.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use popgrad::batch::Batch;
-use popgrad::model::{Model, ModelSpec, build};
-use popgrad::optim::{Hyper, Schedule};
+use popgrad::batch::{Batch, Parts, Targets};
+use popgrad::model::{MlpTransformerSpec, Model, Spec};
+use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Sampled, Source, SourceWork};
 use popgrad::task::{CausalTree, Forest, Roots};
-use popgrad::train::{Plan, Trainer};
+use popgrad::train::{Plan, Sharded, Trainer};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -27,8 +28,8 @@ impl Drawn {
         let forest = Forest::chain(T).expect("T is in range");
         let task = CausalTree::new(forest, S, 0.1, Roots::Stationary).expect("sizes are in range");
         let sampled = Sampled::new(task, Key::new(0, Purpose::Train));
-        let mut batch = Batch::with_capacity(B, T, S).expect("fits memory");
-        sampled.fill(0, B, B, &mut sampled.work(), &mut batch);
+        let mut batch = sampled.batch(B).expect("fits memory");
+        sampled.fill(0, B, &mut sampled.work(), &mut batch);
         Drawn { sampled, batch }
     }
 }
@@ -40,24 +41,32 @@ impl Source for Drawn {
     fn vocab(&self) -> usize {
         S
     }
+    fn targets(&self) -> Targets {
+        Targets::Law
+    }
     fn work(&self) -> SourceWork {
         self.sampled.work()
     }
-    fn fill(&self, first: u64, count: usize, denominator: usize, _: &mut SourceWork, batch: &mut Batch) {
+    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
         let first = first as usize % B;
         batch.set_seqs(count);
-        let (tokens, targets, weights) = batch.parts_mut();
+        let Parts { tokens, laws, weights, .. } = batch.parts_mut();
         tokens.copy_from_slice(&self.batch.tokens()[first * T..(first + count) * T]);
-        targets.copy_from_slice(&self.batch.targets()[first * S..(first + count) * S]);
-        weights.fill(1.0 / denominator as f64);
+        laws.copy_from_slice(&self.batch.laws()[first * S..(first + count) * S]);
+        weights.fill(1.0);
     }
 }
 
 fn model() -> Box<dyn Model<f32>> {
-    let spec =
-        ModelSpec { name: "mlp_transformer".into(), vocab: S, seq_len: T, heads: vec![1, 1], eps: 0.0 };
-    build(&spec).expect("sizes are in range")
+    Spec::MlpTransformer(MlpTransformerSpec::new(&[1, 1])).build(S, T).expect("sizes are in range")
 }
+
+/// Every block from the first update on.
+fn unfreeze(model: &dyn Model<f32>) -> Vec<UnfreezeAt> {
+    UnfreezeAt::all(model.layout().blocks().iter().map(|b| (b.name(), b.range(), true)))
+}
+
+const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, adam_eps: 1e-8 };
 
 /// Parameters from which every unit and every head has a gradient.
 fn params(model: &dyn Model<f32>) -> Vec<f32> {
@@ -81,12 +90,14 @@ fn step(c: &mut Criterion) {
     group.throughput(Throughput::Elements(B as u64));
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
-        let optimizer =
-            popgrad::optim::build("adamw", params.len(), &Hyper::default()).expect("numbers in range");
+        let blocks = unfreeze(model.as_ref());
+        let optimizer = PerBlock::new(&ADAMW, 0.0, blocks.clone()).expect("numbers in range");
+        let batches = Sharded::new(model.as_ref(), &source, &plan, blocks).expect("everything fits");
         let mut trainer =
-            Trainer::new(model.as_ref(), &source, optimizer, plan, params.clone()).expect("everything fits");
+            Trainer::new(batches, Box::new(optimizer), plan, params.clone()).expect("everything fits");
         group.bench_function(format!("step_S10_T20_h11_B1024_{threads}threads"), |b| {
-            // The loop runs inside the pool, as training does: entering it costs more than a small kernel.
+            // The loop runs inside the pool, as training does: entering it costs more than a small
+            // kernel.
             b.iter_custom(|iters| {
                 pool.install(|| {
                     let start = Instant::now();
@@ -100,21 +111,22 @@ fn step(c: &mut Criterion) {
     }
     // A shard's worth of sequences, as training cuts them.
     let shard = B / SHARDS;
-    let mut batch = Batch::with_capacity(shard, T, S).expect("fits memory");
-    source.fill(0, shard, B, &mut source.work(), &mut batch);
-    let mut ws = model.workspace(shard).expect("fits memory");
+    let mut batch = source.batch(shard).expect("fits memory");
+    source.fill(0, shard, &mut source.work(), &mut batch);
+    let mut ws = model.workspace(Targets::Law, shard).expect("fits memory");
     let mut grad = vec![0.0; params.len()];
+    let all = vec![true; model.layout().blocks().len()];
+    let none = vec![false; all.len()];
     group.throughput(Throughput::Elements(shard as u64));
-    group.bench_function("forward_shard_of_64", |b| {
-        b.iter(|| model.forward(&params, &batch, &mut ws).expect("fits"));
-    });
-    group.bench_function("backward_shard_of_64", |b| {
-        b.iter(|| {
-            model.backward(&params, &batch, &mut ws, &mut grad).expect("fits");
-            black_box(grad[0])
+    for (name, active) in [("forward_shard_of_64", &none), ("gradient_shard_of_64", &all)] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let loss = model.loss_and_grad(&params, &batch, active, &mut ws, &mut grad);
+                black_box(loss.expect("fits"))
+            });
         });
-    });
-    let mut optimizer = popgrad::optim::build("adamw", params.len(), &Hyper::default()).expect("in range");
+    }
+    let mut optimizer = ADAMW.build::<f32>(params.len(), 0.0).expect("in range");
     let mut moving = params.clone();
     let mut t = 0;
     group.throughput(Throughput::Elements(params.len() as u64));

@@ -1,14 +1,13 @@
 //! One training step, its parts, and sampling: sequences per second at the paper's Figure 2 sizes.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use popgrad::batch::Batch;
 use popgrad::exact::{Prior, RootLaw, TreeLaw};
-use popgrad::model::{ModelSpec, build};
-use popgrad::optim::{Schedule, Sgd};
+use popgrad::model::{DisentangledSpec, Model, SimplifiedSpec, Spec};
+use popgrad::optim::{Schedule, Sgd, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{Exact, Sampled, Source};
+use popgrad::source::{Population, Sampled, Source};
 use popgrad::task::{CausalTree, Forest, Roots};
-use popgrad::train::{Plan, Trainer};
+use popgrad::train::{Plan, Sharded, Trainer};
 use popgrad_kernels::Elem;
 use std::hint::black_box;
 use std::time::Instant;
@@ -25,13 +24,13 @@ fn source() -> Sampled {
 
 fn sampling(c: &mut Criterion) {
     let source = source();
-    let (mut work, mut batch) = (source.work(), Batch::with_capacity(B, T, S).expect("fits memory"));
+    let (mut work, mut batch) = (source.work(), source.batch(B).expect("fits memory"));
     let mut group = c.benchmark_group("sample");
     group.throughput(Throughput::Elements(B as u64));
     let mut first = 0;
     group.bench_function("chain_S10_T20_B1024_1thread", |b| {
         b.iter(|| {
-            source.fill(first, B, B, &mut work, &mut batch);
+            source.fill(first, B, &mut work, &mut batch);
             first += B as u64;
             black_box(batch.tokens()[0])
         });
@@ -39,11 +38,25 @@ fn sampling(c: &mut Criterion) {
     group.finish();
 }
 
+/// Gradient descent on everything that can train.
+fn trainer<'a, E: Elem>(
+    model: &'a dyn Model<E>,
+    source: &'a dyn Source,
+    plan: Plan,
+    params: Vec<E>,
+) -> Trainer<E, Sharded<'a, E>> {
+    let blocks = model.layout().blocks().iter().zip(model.trainable());
+    let unfreeze = UnfreezeAt::all(blocks.map(|(b, can)| (b.name(), b.range(), *can)));
+    let objective = Sharded::new(model, source, &plan, unfreeze).expect("everything fits");
+    let optimizer = Box::new(Sgd::new(0.0).expect("no decay"));
+    Trainer::new(objective, optimizer, plan, params).expect("everything fits")
+}
+
 /// `update` samples its batch; `gradient` is forward and backward alone on one fixed shard.
 fn step<E: Elem>(c: &mut Criterion, threads: usize) {
     let source = source();
-    let spec = ModelSpec { name: "disentangled".into(), vocab: S, seq_len: T, heads: vec![1, 1], eps: 0.0 };
-    let model = build::<E>(&spec).expect("sizes are in range");
+    let spec = Spec::Disentangled(DisentangledSpec::new(&[1, 1]));
+    let model = spec.build::<E>(S, T).expect("sizes are in range");
     let plan = Plan {
         steps: 1 << 40,
         batch: B,
@@ -57,11 +70,10 @@ fn step<E: Elem>(c: &mut Criterion, threads: usize) {
     let mut group = c.benchmark_group(format!("step_{}", E::NAME));
     group.throughput(Throughput::Elements(B as u64));
     let params = vec![E::from_f64(0.01); model.layout().len()];
-    let optimizer = Box::new(Sgd::new(0.0).expect("no decay"));
-    let mut trainer =
-        Trainer::new(model.as_ref(), &source, optimizer, plan, params.clone()).expect("everything fits");
+    let mut trainer = trainer(model.as_ref(), &source, plan, params.clone());
     group.bench_function(format!("update_S10_T20_h11_B1024_{threads}threads"), |b| {
-        // The loop runs inside the pool, as training does: entering it costs more than a small kernel.
+        // The loop runs inside the pool, as training does: entering it costs more than a small
+        // kernel.
         b.iter_custom(|iters| {
             pool.install(|| {
                 let start = Instant::now();
@@ -75,15 +87,14 @@ fn step<E: Elem>(c: &mut Criterion, threads: usize) {
     if threads == 1 {
         // A shard's worth of sequences, as training cuts them.
         let shard = B / 16;
-        let mut batch = Batch::with_capacity(shard, T, S).expect("fits memory");
-        source.fill(0, shard, B, &mut source.work(), &mut batch);
-        let mut ws = model.workspace(shard).expect("fits memory");
+        let mut batch = source.batch(shard).expect("fits memory");
+        source.fill(0, shard, &mut source.work(), &mut batch);
+        let mut ws = model.workspace(source.targets(), shard).expect("fits memory");
         let mut grad = vec![E::ZERO; params.len()];
         group.throughput(Throughput::Elements(shard as u64));
         group.bench_function(format!("gradient_S10_T20_h11_B{shard}_1thread"), |b| {
             b.iter(|| {
-                model.forward(&params, &batch, &mut ws).expect("fits");
-                model.backward(&params, &batch, &mut ws, &mut grad).expect("fits");
+                model.loss_and_grad(&params, &batch, model.trainable(), &mut ws, &mut grad).expect("fits");
                 black_box(grad[0])
             });
         });
@@ -99,12 +110,11 @@ fn steps(c: &mut Criterion) {
 }
 
 /// One step on the exact population, all S^T sequences.
-fn exact<E: Elem>(c: &mut Criterion, name: &str, s: usize, t: usize, threads: usize) {
+fn exact<E: Elem>(c: &mut Criterion, spec: &Spec, s: usize, t: usize, threads: usize) {
     let prior = Prior::dirichlet(s, 0.1, RootLaw::Uniform).expect("sizes are in range");
     let law = TreeLaw::new(Forest::chain(t).expect("T is in range"), prior).expect("sizes are in range");
-    let source = Exact::new(&law).expect("fits memory");
-    let spec = ModelSpec { name: name.into(), vocab: s, seq_len: t, heads: vec![1, 1], eps: 0.01 };
-    let model = build::<E>(&spec).expect("sizes are in range");
+    let source = Population::new(&law).expect("fits memory");
+    let model = spec.build::<E>(s, t).expect("sizes are in range");
     let plan = Plan {
         steps: 1 << 40,
         batch: source.words(),
@@ -116,12 +126,10 @@ fn exact<E: Elem>(c: &mut Criterion, name: &str, s: usize, t: usize, threads: us
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
     let params = vec![E::from_f64(0.01); model.layout().len()];
-    let optimizer = Box::new(Sgd::new(0.0).expect("no decay"));
-    let mut trainer =
-        Trainer::new(model.as_ref(), &source, optimizer, plan, params).expect("everything fits");
+    let mut trainer = trainer(model.as_ref(), &source, plan, params);
     let mut group = c.benchmark_group(format!("exact_{}", E::NAME));
     group.throughput(Throughput::Elements(source.words() as u64));
-    group.bench_function(format!("{name}_chain_S{s}_T{t}_{threads}threads"), |b| {
+    group.bench_function(format!("{}_chain_S{s}_T{t}_{threads}threads", spec.name()), |b| {
         b.iter_custom(|iters| {
             pool.install(|| {
                 let start = Instant::now();
@@ -138,9 +146,10 @@ fn exact<E: Elem>(c: &mut Criterion, name: &str, s: usize, t: usize, threads: us
 fn populations(c: &mut Criterion) {
     for (s, t) in [(2, 12), (3, 8)] {
         for threads in [1, 2] {
-            exact::<f64>(c, "disentangled", s, t, threads);
-            exact::<f32>(c, "disentangled", s, t, threads);
-            exact::<f64>(c, "simplified", s, t, threads);
+            let disentangled = Spec::Disentangled(DisentangledSpec::new(&[1, 1]));
+            exact::<f64>(c, &disentangled, s, t, threads);
+            exact::<f32>(c, &disentangled, s, t, threads);
+            exact::<f64>(c, &Spec::Simplified(SimplifiedSpec::new(0.01)), s, t, threads);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Share of the multiply-add peak against the size of square products, one curve for each implementation: from a record that
-//! the driver in benches/rivals wrote, as `bench-gemm.svg` in a folder. Sizes that vectors fill; the tables have the others.
+//! Share of the multiply-add peak against the size of square products, one curve for each
+//! implementation: from a record that the driver in benches/rivals wrote, as `bench-gemm.svg` in a
+//! folder. Sizes that vectors fill; the tables have the others.
 //!
 //! `cargo run --release --example bench_figure -- RECORD.csv FOLDER`
 #![forbid(unsafe_code)]

@@ -1,18 +1,19 @@
-//! A training step of the basic model on trigger bigrams of the shipped text, 5 fixed triggers, loss on their later occurrences: median
-//! seconds, sampling included, and without. Frozen: embeddings and output, as in the public code's command.
+//! A training step of the basic model on trigger bigrams of the shipped text, 5 fixed triggers,
+//! loss on their later occurrences: median seconds, sampling included, and without. Frozen:
+//! embeddings and output, as in the public code's command.
 //!
-//! `cargo run --release --example memory_step [d] [T] [batch] [N] [threads] [f32|f64] [frozen|free] [rounds]`; N = 0: the text's
-//! characters, else Dirichlet bigrams over N symbols.
+//! `cargo run --release --example memory_step [d] [T] [batch] [N] [threads] [f32|f64] [frozen|free]
+//! [rounds]`; N = 0: the text's characters, else Dirichlet bigrams over N symbols.
 #![forbid(unsafe_code)]
 
-use popgrad::batch::LabelledBatch;
-use popgrad::model::{Draw, FeedForward, Memory, MemorySpec, Output, Positions, SequenceModel};
-use popgrad::optim::{Hyper, PerBlock, Schedule, Thaw};
+use popgrad::batch::{Batch, Targets};
+use popgrad::model::{Draw, Memory, MemorySpec, Model, Output};
+use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{LabelledSource, LossOn, SourceWork, TriggerSource};
+use popgrad::source::{LossOn, Source, SourceWork, TriggerSource};
 use popgrad::task::Corpus;
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, TriggerBigram, Triggers};
-use popgrad::train::{Labelled, Plan, Trainer};
+use popgrad::train::{Plan, Sharded, Trainer};
 use popgrad::{Error, Result};
 use popgrad_kernels::{Elem, Kernels};
 use std::hint::black_box;
@@ -38,7 +39,8 @@ fn peak<E: Elem>() -> Result<f64> {
     Ok(flops as f64 / start.elapsed().as_secs_f64() / 1e9)
 }
 
-/// Seconds that this process has been on a CPU, all threads together; 0 where the system does not say.
+/// Seconds that this process has been on a CPU, all threads together; 0 where the system does not
+/// say.
 fn cpu() -> f64 {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
     let ns = |dir: std::path::PathBuf| -> Option<f64> {
@@ -47,10 +49,11 @@ fn cpu() -> f64 {
     tasks.filter_map(|t| ns(t.ok()?.path())).sum::<f64>() * 1e-9
 }
 
-/// Multiplications and additions of a step with frozen embeddings and output, in GFLOP: what products need that use what is known to be
-/// zero and compute every probability once. Layer 1: scores, mixing, and their gradients in probabilities and queries; layer 2 at
-/// its queries: the same and those of its keys and values; six products with W_K and Ψ; logits there and back.
-fn gflop(batch: &LabelledBatch, d: usize) -> f64 {
+/// Multiplications and additions of a step with frozen embeddings and output, in GFLOP: what
+/// products need that use what is known to be zero and compute every probability once. Layer 1:
+/// scores, mixing, and their gradients in probabilities and queries; layer 2 at its queries: the
+/// same and those of its keys and values; six products with W_K and Ψ; logits there and back.
+fn gflop(batch: &Batch, d: usize) -> f64 {
     let (t, n) = (batch.len_tokens(), batch.vocab());
     let (mut first, mut second, mut queries) = (0, 0, 0);
     for weights in batch.weights().chunks(t) {
@@ -65,37 +68,41 @@ fn gflop(batch: &LabelledBatch, d: usize) -> f64 {
 
 /// The same batch at every step.
 struct Drawn {
-    batch: LabelledBatch,
+    batch: Batch,
     source: TriggerSource,
 }
 
-impl LabelledSource for Drawn {
+impl Source for Drawn {
     fn seq_len(&self) -> usize {
         self.batch.len_tokens()
     }
     fn vocab(&self) -> usize {
         self.batch.vocab()
     }
+    fn targets(&self) -> Targets {
+        self.batch.kind()
+    }
     fn work(&self) -> SourceWork {
         self.source.work()
     }
-    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut LabelledBatch) {
+    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
         let (t, at) = (self.seq_len(), first as usize % self.batch.seqs());
         batch.set_seqs(count);
         let (parts, all) = (batch.parts_mut(), at * t..(at + count) * t);
         parts.tokens.copy_from_slice(&self.batch.tokens()[all.clone()]);
         parts.labels.copy_from_slice(&self.batch.labels()[all.clone()]);
-        parts.weights.copy_from_slice(&self.batch.weights()[all.clone()]);
-        parts.seen.copy_from_slice(&self.batch.seen()[all]);
+        parts.weights.copy_from_slice(&self.batch.weights()[all]);
     }
 }
 
-/// Seconds of a step, median and least, and the mean on a CPU, all threads together; the peak before the steps and after them.
+/// Seconds of a step, median and least, and the mean on a CPU, all threads together; the peak
+/// before the steps and after them.
 fn step<E: Elem>(
     model: &Memory<E>,
-    source: &dyn LabelledSource,
+    source: &dyn Source,
     batch: usize,
     rounds: usize,
+    frozen: bool,
 ) -> Result<([f64; 3], [f64; 2])> {
     let plan = Plan {
         steps: 1 << 40,
@@ -106,17 +113,15 @@ fn step<E: Elem>(
         eval_every: 1 << 40,
         checkpoint_every: 1 << 40,
     };
-    let thaws: Vec<Thaw> = SequenceModel::<E>::layout(model)
-        .blocks()
-        .iter()
-        .zip(SequenceModel::<E>::trainable(model))
-        .map(|(b, on)| Thaw { name: b.name().into(), range: b.range(), from: on.then_some(0) })
-        .collect();
-    let hyper = Hyper { momentum: 0.9, weight_decay: 1e-4, ..Hyper::default() };
-    let optimizer = PerBlock::new("sgd", thaws.clone(), &hyper)?;
+    let model: &dyn Model<E> = model;
+    let stays = |name: &str| frozen && name == "tok_embeddings.weight";
+    let blocks = model.layout().blocks().iter().zip(model.trainable());
+    let blocks = blocks.map(|(b, can)| (b.name(), b.range(), *can && !stays(b.name())));
+    let unfreeze = UnfreezeAt::all(blocks);
+    let optimizer = PerBlock::new(&Rule::Sgd { momentum: 0.9 }, 1e-4, unfreeze.clone())?;
     let params = model.initial(&Draws(Key::new(1, Purpose::Init)));
-    let objective = Labelled::new(model, source, &plan, thaws)?;
-    let mut trainer = Trainer::of(objective, Box::new(optimizer), plan, params)?;
+    let objective = Sharded::new(model, source, &plan, unfreeze)?;
+    let mut trainer = Trainer::new(objective, Box::new(optimizer), plan, params)?;
     for _ in 0..2 {
         trainer.update()?;
     }
@@ -127,7 +132,8 @@ fn step<E: Elem>(
         trainer.update()?;
         times.push(start.elapsed().as_secs_f64());
     }
-    // Over all of them: the system counts a thread that runs in ticks, which may be longer than a step.
+    // Over all of them: the system counts a thread that runs in ticks, which may be longer than a
+    // step.
     let busy = (cpu() - before) / rounds as f64;
     times.sort_by(f64::total_cmp);
     Ok(([times[rounds / 2], times[0], busy], [first, peak::<E>()?]))
@@ -145,31 +151,22 @@ fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds
     let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
     let task = TriggerBigram::new(laws, t, fixed, outputs)?;
     let source = TriggerSource::new(Arc::new(task), Key::new(0, Purpose::Train), LossOn::Head);
-    let mut drawn = LabelledBatch::with_capacity(batch, t, vocab)?;
+    let mut drawn = source.batch(batch)?;
     source.fill(0, batch, &mut source.work(), &mut drawn);
     let count = drawn.total_weight() / batch as f64;
     let work = gflop(&drawn, d);
     let drawn = Drawn { batch: drawn, source: source.clone() };
-    let spec = MemorySpec {
-        vocab,
-        seq_len: t,
-        dim: d,
-        ff: [FeedForward::None; 2],
-        positions: Positions::Random,
-        output: if frozen { Output::Frozen } else { Output::Free },
-        scale_scores: true,
-        scale_embeddings: false,
-        frozen: if frozen { vec!["tok_embeddings.weight".into()] } else { vec![] },
-    };
-    let model = Memory::<E>::new(&spec)?;
-    let ([with, with_min, busy], [before, after]) = step(&model, &source, batch, rounds)?;
-    let ([without, without_min, _], _) = step(&model, &drawn, batch, rounds)?;
+    let output = if frozen { Output::Frozen } else { Output::Free };
+    let model = Memory::<E>::new(vocab, t, &MemorySpec { dim: d, output, ..MemorySpec::default() })?;
+    let ([with, with_min, busy], [before, after]) = step(&model, &source, batch, rounds, frozen)?;
+    let ([without, without_min, _], _) = step(&model, &drawn, batch, rounds, frozen)?;
     println!("N {vocab}, T {t}, d {d}, batch {batch}, {count:.1} queries a sequence, frozen {frozen}");
     println!("step            {with:.4} s (least {with_min:.4})");
     if frozen {
         println!("work            {work:.2} GFLOP, {:.1} GFLOP/s", work / with);
         println!("on a CPU        {busy:.4} s a step, all threads");
-        // No share of it: other programs take part of the machine, and not the same part then and meanwhile.
+        // No share of it: other programs take part of the machine, and not the same part then and
+        // meanwhile.
         println!("multiply-adds   {before:.0} GFLOP/s before the steps, {after:.0} after, all threads");
     }
     println!("without samples {without:.4} s (least {without_min:.4})");

@@ -1,5 +1,5 @@
-//! Milliseconds per 1,024 sequences of the causal tree (chain, S = 10, T = 20, alpha = 0.1, stationary roots): one sample after the other,
-//! side by side, and by stage. Medians.
+//! Milliseconds per 1,024 sequences of the causal tree (chain, S = 10, T = 20, alpha = 0.1,
+//! stationary roots): one sample after the other, side by side, and by stage. Medians.
 //!
 //! `cargo run --release --example sampling [threads]`
 

@@ -1,17 +1,18 @@
-//! A training step without its sampling, and its parts: median milliseconds per step of 1024 sequences. Batches are drawn beforehand and
-//! copied in, so that `gradient` is forward, backward and the fold over 16 shards; `update` adds loss, schedule and SGD.
+//! A training step without its sampling, and its parts: median milliseconds per step of 1024
+//! sequences. Batches are drawn beforehand and copied in, so that `gradient` is forward, backward
+//! and the fold over 16 shards; `update` adds loss, schedule and SGD.
 //!
 //! `cargo run --release --example step [rounds]`
 #![forbid(unsafe_code)]
 
 use popgrad::Result;
-use popgrad::batch::Batch;
-use popgrad::model::{ModelSpec, build};
-use popgrad::optim::{Schedule, Sgd};
+use popgrad::batch::{Batch, Targets};
+use popgrad::model::{DisentangledSpec, Spec};
+use popgrad::optim::{Schedule, Sgd, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
 use popgrad::source::{Sampled, Source, SourceWork};
 use popgrad::task::{CausalTree, Forest, Roots};
-use popgrad::train::{Plan, Trainer};
+use popgrad::train::{Plan, Sharded, Trainer};
 use popgrad_kernels::{AdamW, Elem, Kernels};
 use std::hint::black_box;
 use std::time::Instant;
@@ -29,8 +30,8 @@ impl Drawn {
     fn new(s: usize, t: usize) -> Result<Self> {
         let task = CausalTree::new(Forest::chain(t)?, s, 0.1, Roots::Stationary)?;
         let source = Sampled::new(task, Key::new(0, Purpose::Train));
-        let mut batch = Batch::with_capacity(B, t, s)?;
-        source.fill(0, B, B, &mut source.work(), &mut batch);
+        let mut batch = source.batch(B)?;
+        source.fill(0, B, &mut source.work(), &mut batch);
         Ok(Drawn { batch, source })
     }
 }
@@ -42,16 +43,19 @@ impl Source for Drawn {
     fn vocab(&self) -> usize {
         self.batch.vocab()
     }
+    fn targets(&self) -> Targets {
+        self.batch.kind()
+    }
     fn work(&self) -> SourceWork {
         self.source.work()
     }
-    fn fill(&self, first: u64, count: usize, denominator: usize, _: &mut SourceWork, batch: &mut Batch) {
+    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
         let (t, s, at) = (self.seq_len(), self.vocab(), first as usize % B);
         batch.set_seqs(count);
-        let (tokens, targets, weights) = batch.parts_mut();
-        tokens.copy_from_slice(&self.batch.tokens()[at * t..][..count * t]);
-        targets.copy_from_slice(&self.batch.targets()[at * s..][..count * s]);
-        weights.fill(1.0 / denominator as f64);
+        let parts = batch.parts_mut();
+        parts.tokens.copy_from_slice(&self.batch.tokens()[at * t..][..count * t]);
+        parts.laws.copy_from_slice(&self.batch.laws()[at * s..][..count * s]);
+        parts.weights.fill(1.0);
     }
 }
 
@@ -72,9 +76,7 @@ fn median(rounds: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 
 fn shape<E: Elem>(rounds: usize, s: usize, t: usize, heads: &[usize]) -> Result<()> {
     let source = Drawn::new(s, t)?;
-    let spec =
-        ModelSpec { name: "disentangled".into(), vocab: s, seq_len: t, heads: heads.to_vec(), eps: 0.0 };
-    let model = build::<E>(&spec)?;
+    let model = Spec::Disentangled(DisentangledSpec::new(heads)).build::<E>(s, t)?;
     let plan = Plan {
         steps: 1 << 40,
         batch: B,
@@ -91,7 +93,10 @@ fn shape<E: Elem>(rounds: usize, s: usize, t: usize, heads: &[usize]) -> Result<
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
         let optimizer = Box::new(Sgd::new(0.0)?);
-        let mut trainer = Trainer::new(model.as_ref(), &source, optimizer, plan, params.clone())?;
+        let blocks = model.layout().blocks().iter().zip(model.trainable());
+        let unfreeze = UnfreezeAt::all(blocks.map(|(b, can)| (b.name(), b.range(), *can)));
+        let objective = Sharded::new(model.as_ref(), &source, &plan, unfreeze)?;
+        let mut trainer = Trainer::new(objective, optimizer, plan, params.clone())?;
         let (gradient, update) = pool.install(|| -> Result<_> {
             let gradient =
                 median(rounds, || trainer.loss_and_grad().map(|l| assert!(black_box(l).is_finite())))?;
@@ -100,13 +105,16 @@ fn shape<E: Elem>(rounds: usize, s: usize, t: usize, heads: &[usize]) -> Result<
         println!("{label} {threads} threads: gradient {gradient:.3} update {update:.3}");
     }
     let shard = B / SHARDS;
-    let mut batch = Batch::with_capacity(shard, t, s)?;
-    source.fill(0, shard, B, &mut source.work(), &mut batch);
-    let (mut ws, mut grad) = (model.workspace(shard)?, vec![E::ZERO; len]);
-    let forward = median(rounds, || model.forward(&params, &batch, &mut ws))?;
-    let backward = median(rounds, || model.backward(&params, &batch, &mut ws, &mut grad))?;
+    let mut batch = source.batch(shard)?;
+    source.fill(0, shard, &mut source.work(), &mut batch);
+    let (mut ws, mut grad) = (model.workspace(source.targets(), shard)?, vec![E::ZERO; len]);
+    let (none, all_blocks) = (vec![false; model.trainable().len()], model.trainable());
+    let mut pass = |active: &[bool]| {
+        median(rounds, || model.loss_and_grad(&params, &batch, active, &mut ws, &mut grad).map(|_| ()))
+    };
+    let (forward, both) = (pass(&none)?, pass(all_blocks)?);
     let fill = median(rounds, || {
-        source.fill(0, shard, B, &mut source.work(), &mut batch);
+        source.fill(0, shard, &mut source.work(), &mut batch);
         Ok(())
     })?;
     let kernels = Kernels::<E>::from_env()?;
@@ -118,7 +126,7 @@ fn shape<E: Elem>(rounds: usize, s: usize, t: usize, heads: &[usize]) -> Result<
         "{label} 1 thread, 16 shards: copy {:.3} forward {:.3} backward {:.3}; adamw {adam:.4}, {len} parameters",
         all * fill,
         all * forward,
-        all * backward
+        all * (both - forward)
     );
     Ok(())
 }

@@ -1,23 +1,22 @@
-//! A training step of `transformer` on trigger bigrams: seconds with sampling and on a batch drawn beforehand, multiply-adds counted, and
-//! their share of the peak.
+//! A training step of `transformer` on trigger bigrams: seconds with sampling and on a batch drawn
+//! beforehand, multiply-adds counted, and their share of the peak.
 //!
-//! `cargo run --release --example transformer_step [threads] [rounds] [shards] [key=value ..]`, keys batch, T, d, heads, layers, block
-//! (public, standard, postnorm), loss (all, head). As given: 2 threads, 5 rounds, 16 shards as in a run, and the full model of the memory paper on 512
-//! sequences. The text's 65 or so symbols are those of the shipped corpus.
-//! With loss=head flops are still those of all positions, though the top layer computes fewer.
+//! `cargo run --release --example transformer_step [threads] [rounds] [shards] [key=value ..]`,
+//! keys batch, T, d, heads, layers, block (public, standard, postnorm), loss (all, head). As given:
+//! 2 threads, 5 rounds, 16 shards as in a run, and the full model of the memory paper on 512
+//! sequences. The text's 65 or so symbols are those of the shipped corpus. With loss=head flops are
+//! still those of all positions, though the top layer computes fewer.
 #![forbid(unsafe_code)]
 
 use popgrad::Result;
-use popgrad::batch::LabelledBatch;
-use popgrad::model::{
-    BlockKind, Draw, FeedForward, Output, Positions, SequenceModel, Transformer, TransformerSpec,
-};
-use popgrad::optim::{Hyper, PerBlock, Schedule, Thaw};
+use popgrad::batch::{Batch, Targets};
+use popgrad::model::{BlockKind, Draw, Model, Transformer, TransformerSpec};
+use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{LabelledSource, LossOn, SourceWork, TriggerSource};
+use popgrad::source::{LossOn, Source, SourceWork, TriggerSource};
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
 use popgrad::task::{Corpus, TriggerBigram};
-use popgrad::train::{Labelled, Plan, Trainer};
+use popgrad::train::{Plan, Sharded, Trainer};
 use popgrad_kernels::Kernels;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,21 +24,24 @@ use std::time::Instant;
 
 /// The same batch at every step.
 struct Drawn {
-    batch: LabelledBatch,
+    batch: Batch,
     source: TriggerSource,
 }
 
-impl LabelledSource for Drawn {
+impl Source for Drawn {
     fn seq_len(&self) -> usize {
         self.batch.len_tokens()
     }
     fn vocab(&self) -> usize {
         self.batch.vocab()
     }
+    fn targets(&self) -> Targets {
+        self.batch.kind()
+    }
     fn work(&self) -> SourceWork {
         self.source.work()
     }
-    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut LabelledBatch) {
+    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
         let t = self.seq_len();
         let at = first as usize % self.batch.seqs() * t;
         let of = at..at + count * t;
@@ -47,8 +49,7 @@ impl LabelledSource for Drawn {
         let parts = batch.parts_mut();
         parts.tokens.copy_from_slice(&self.batch.tokens()[of.clone()]);
         parts.labels.copy_from_slice(&self.batch.labels()[of.clone()]);
-        parts.weights.copy_from_slice(&self.batch.weights()[of.clone()]);
-        parts.seen.copy_from_slice(&self.batch.seen()[of]);
+        parts.weights.copy_from_slice(&self.batch.weights()[of]);
     }
 }
 
@@ -63,10 +64,12 @@ impl Draw for Draws {
     }
 }
 
-/// Flops of a step: what the equations ask at every position, causal attention and its recomputation backwards included; and what is left
-/// of that when the first layer's maps are done for `pairs` rows instead of `positions`.
-fn flops(spec: &TransformerSpec, positions: f64, pairs: f64) -> [f64; 2] {
-    let [d, t, n] = [spec.dim, spec.seq_len, spec.vocab].map(|x| x as f64);
+/// Flops of a step: what the equations ask at every position, causal attention and its
+/// recomputation backwards included; and what is left of that when the first layer's maps are done
+/// for `pairs` rows instead of `positions`.
+fn flops(model: &Transformer<f32>, positions: f64, pairs: f64) -> [f64; 2] {
+    let (spec, model): (_, &dyn Model<f32>) = (model.spec(), model);
+    let [d, t, n] = [spec.dim, model.seq_len(), model.vocab()].map(|x| x as f64);
     let attention = 2.0 * d * t * 3.5;
     let (qkv, o, ff) = (18.0 * d * d, 6.0 * d * d, 48.0 * d * d);
     let all = positions * (spec.layers as f64 * (attention + qkv + o + ff) + 6.0 * d * n);
@@ -75,20 +78,15 @@ fn flops(spec: &TransformerSpec, positions: f64, pairs: f64) -> [f64; 2] {
 }
 
 /// Seconds of `rounds` steps, ascending.
-fn steps(
-    model: &Transformer<f32>,
-    source: &dyn LabelledSource,
-    plan: Plan,
-    rounds: usize,
-) -> Result<Vec<f64>> {
-    let layout = SequenceModel::<f32>::layout(model);
-    let thaw = |b: &popgrad::model::Block| Thaw { name: b.name().into(), range: b.range(), from: Some(0) };
-    let thaws: Vec<Thaw> = layout.blocks().iter().map(thaw).collect();
-    let hyper = Hyper { weight_decay: 0.01, beta1: 0.9, beta2: 0.99, ..Hyper::default() };
+fn steps(model: &Transformer<f32>, source: &dyn Source, plan: Plan, rounds: usize) -> Result<Vec<f64>> {
+    let model: &dyn Model<f32> = model;
+    let blocks = model.layout().blocks().iter().zip(model.trainable());
+    let unfreeze = UnfreezeAt::all(blocks.map(|(b, can)| (b.name(), b.range(), *can)));
+    let rule = Rule::AdamW { beta1: 0.9, beta2: 0.99, adam_eps: 1e-8 };
     let params = model.initial(&Draws(Key::new(0, Purpose::Init)));
-    let objective = Labelled::new(model, source, &plan, thaws.clone())?;
-    let optimizer = Box::new(PerBlock::new("adamw", thaws, &hyper)?);
-    let mut trainer = Trainer::of(objective, optimizer, plan, params)?;
+    let objective = Sharded::new(model, source, &plan, unfreeze.clone())?;
+    let optimizer = Box::new(PerBlock::new(&rule, 0.01, unfreeze)?);
+    let mut trainer = Trainer::new(objective, optimizer, plan, params)?;
     let mut times = Vec::new();
     for _ in 0..=rounds {
         let start = Instant::now();
@@ -114,19 +112,7 @@ fn peak() -> Result<f64> {
 fn main() -> Result<()> {
     let (mut numbers, mut batch, mut loss) = (Vec::new(), 512usize, LossOn::All);
     let corpus = Corpus::shipped();
-    let mut spec = TransformerSpec {
-        vocab: corpus.vocab(),
-        seq_len: 256,
-        dim: 128,
-        layers: 2,
-        heads: 4,
-        block: BlockKind::Public,
-        norm: true,
-        ff: FeedForward::Relu,
-        positions: Positions::Learned,
-        output: Output::Free,
-        frozen: Vec::new(),
-    };
+    let (mut t, mut spec) = (256usize, TransformerSpec::default());
     for arg in std::env::args().skip(1) {
         let Some((key, value)) = arg.split_once('=') else {
             numbers.push(arg.parse::<usize>().expect("a number"));
@@ -135,9 +121,9 @@ fn main() -> Result<()> {
         let number = || value.parse::<usize>().expect("a number");
         match key {
             "batch" => batch = number(),
-            "T" => spec.seq_len = number(),
+            "T" => t = number(),
             "d" => spec.dim = number(),
-            "heads" => spec.heads = number(),
+            "heads" => spec.heads = vec![number()],
             "layers" => spec.layers = number(),
             "loss" => loss = if value == "head" { LossOn::Head } else { LossOn::All },
             "block" => {
@@ -155,18 +141,18 @@ fn main() -> Result<()> {
 
     let laws = Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?;
     let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
-    let task = TriggerBigram::new(laws, spec.seq_len, Triggers::Random { count: 5 }, outputs)?;
+    let task = TriggerBigram::new(laws, t, Triggers::Random { count: 5 }, outputs)?;
     let source = TriggerSource::new(Arc::new(task), Key::new(0, Purpose::Train), loss);
-    let mut drawn = LabelledBatch::with_capacity(batch, spec.seq_len, spec.vocab)?;
+    let mut drawn = source.batch(batch)?;
     source.fill(0, batch, &mut source.work(), &mut drawn);
-    let per_shard = batch.div_ceil(shards) * spec.seq_len;
+    let per_shard = batch.div_ceil(shards) * t;
     let of_shard = |tokens: &[u32]| -> usize {
-        tokens.iter().enumerate().map(|(i, z)| (i % spec.seq_len, *z)).collect::<HashSet<_>>().len()
+        tokens.iter().enumerate().map(|(i, z)| (i % t, *z)).collect::<HashSet<_>>().len()
     };
     let pairs: usize = drawn.tokens().chunks(per_shard).map(of_shard).sum();
     let drawn = Drawn { batch: drawn, source: source.clone() };
 
-    let model = Transformer::<f32>::new(&spec)?;
+    let model = Transformer::<f32>::new(corpus.vocab(), t, &spec)?;
     let plan = Plan {
         steps: 1 << 40,
         batch,
@@ -180,12 +166,12 @@ fn main() -> Result<()> {
     let [sampled, times] = pool.install(|| -> Result<[Vec<f64>; 2]> {
         Ok([steps(&model, &source, plan, rounds)?, steps(&model, &drawn, plan, rounds)?])
     })?;
-    let (median, positions) = (times[rounds / 2], (batch * spec.seq_len) as f64);
-    let ([all, left], peak) = (flops(&spec, positions, pairs as f64), threads as f64 * peak()?);
+    let (median, positions) = (times[rounds / 2], (batch * t) as f64);
+    let ([all, left], peak) = (flops(&model, positions, pairs as f64), threads as f64 * peak()?);
     println!(
         "{threads} threads, {shards} shards, N = {}: {:.3} s a step with sampling, {median:.3} s without [{:.3}, {:.3}]; \
          {:.0} GFLOP of the equations = {:.0} GFLOP/s; {:.0} GFLOP computed = {:.0} GFLOP/s, {:.0} % of {threads} x {:.0}; {:.2} of the first layer's rows",
-        spec.vocab,
+        corpus.vocab(),
         sampled[rounds / 2],
         times[0],
         times[rounds - 1],

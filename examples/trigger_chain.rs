@@ -1,5 +1,5 @@
-//! Seconds for the exact three steps: the lumped chain at N = 1,000, T = 512; one trigger and output of Dirichlet bigrams at N = 65, T = 256; all
-//! pairs of N = 20, T = 64. Medians of five.
+//! Seconds for the exact three steps: the lumped chain at N = 1,000, T = 512; one trigger and
+//! output of Dirichlet bigrams at N = 65, T = 256; all pairs of N = 20, T = 64. Medians of five.
 //!
 //! `cargo run --release --example trigger_chain`
 

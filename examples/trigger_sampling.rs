@@ -1,11 +1,10 @@
-//! Milliseconds per 512 sequences of the trigger-bigram task (T = 256, K = 5), labels, weights and counts included: as training takes them, in
-//! 16 shards, and one after the other. Medians.
+//! Milliseconds per 512 sequences of the trigger-bigram task (T = 256, K = 5), labels, weights and
+//! counts included: as training takes them, in 16 shards, and one after the other. Medians.
 //!
 //! `cargo run --release --example trigger_sampling [threads]`
 
-use popgrad::batch::LabelledBatch;
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{LabelledSource, LossOn, TriggerSource};
+use popgrad::source::{LossOn, Source, TriggerSource};
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
 use popgrad::task::{Corpus, TriggerBigram};
 use rayon::prelude::*;
@@ -46,7 +45,7 @@ fn main() {
             let source = TriggerSource::new(task.clone(), key, LossOn::Head);
             let mut shards: Vec<_> = (0..SHARDS)
                 .map(|i| {
-                    let batch = LabelledBatch::with_capacity(BATCH / SHARDS, T, laws.vocab()).unwrap();
+                    let batch = source.batch(BATCH / SHARDS).unwrap();
                     ((i * BATCH / SHARDS) as u64, source.work(), batch)
                 })
                 .collect();

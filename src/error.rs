@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// `std::result::Result` with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong because of input or surroundings. Every message is one line that names the field and,
-/// where a value was rejected, what is allowed.
+/// What can go wrong because of input or surroundings. Every message is one line that names the
+/// field and, where a value was rejected, what is allowed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -118,8 +118,8 @@ impl Error {
         matches!(self, Error::Diverged { .. })
     }
 
-    /// Process exit code: 2 for usage (a bad value or name given on the command line or in a configuration),
-    /// 1 for everything found in files or the system.
+    /// Process exit code: 2 for usage (a bad value or name given on the command line or in a
+    /// configuration), 1 for everything found in files or the system.
     pub fn exit_code(&self) -> i32 {
         match self {
             Error::Invalid { .. }

@@ -1,9 +1,11 @@
-//! popgrad: exact population gradients and fast CPU training for the theory of how transformers learn.
+//! popgrad: exact population gradients and fast CPU training for the theory of how transformers
+//! learn.
 #![forbid(unsafe_code)]
 // A closed pipe makes `println!` panic: the command line has its own two functions.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod batch;
+
 pub mod cli;
 pub mod config;
 pub mod discover;
@@ -17,7 +19,9 @@ pub mod paper;
 pub mod probe;
 pub mod report;
 pub mod rng;
+pub mod run;
 pub mod source;
+pub mod study;
 pub mod task;
 pub mod theory;
 pub mod train;

@@ -1,12 +1,12 @@
 //! Ordered, compensated sums, and `ln`/`exp` that give the same bits everywhere.
 //!
-//! Why our own `ln` and `exp`: sampled tokens and targets must not depend on the platform's libm, on the
-//! instruction set or on how many lanes ran together. Both functions are a fixed sequence of IEEE `+ - * /`, bit
-//! operations and selects, without fused multiply-add, so the same sequence run in SIMD lanes gives the same bits.
-//! Do not reorder them: golden samples depend on the last bit.
+//! Why our own `ln` and `exp`: sampled tokens and targets must not depend on the platform's libm,
+//! on the instruction set or on how many lanes ran together. Both functions are a fixed sequence of
+//! IEEE `+ - * /`, bit operations and selects, without fused multiply-add, so the same sequence run
+//! in SIMD lanes gives the same bits. Do not reorder them: golden samples depend on the last bit.
 
-/// Neumaier's compensated sum: error about one rounding of the result plus O(n u²) Σ|x|, in the order of the
-/// calls. Plain data, so that a run can be resumed in the middle of a sum.
+/// Neumaier's compensated sum: error about one rounding of the result plus O(n u²) Σ|x|, in the
+/// order of the calls. Plain data, so that a run can be resumed in the middle of a sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Sum {
     total: f64,
@@ -23,8 +23,8 @@ impl Sum {
     #[inline]
     pub fn add(&mut self, x: f64) {
         let t = self.total + x;
-        // The low part comes exactly from the larger of the two operands (Neumaier 1974); Kahan's sum loses it
-        // when a term exceeds the total.
+        // The low part comes exactly from the larger of the two operands (Neumaier 1974); Kahan's
+        // sum loses it when a term exceeds the total.
         let low = if self.total.abs() >= x.abs() { (self.total - t) + x } else { (x - t) + self.total };
         self.total = t;
         // inf - inf would turn an infinite sum into NaN.
@@ -84,15 +84,18 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).collect::<Sum>().value()
 }
 
-/// ln 2 = LN2_HI + LN2_LO; the low 32 bits of LN2_HI are zero, so k * LN2_HI is exact for |k| < 2^32.
+/// ln 2 = LN2_HI + LN2_LO; the low 32 bits of LN2_HI are zero, so k * LN2_HI is exact for |k| <
+/// 2^32.
 pub(crate) const LN2_HI: f64 = 0.693_146_705_627_441_4;
 /// See [`LN2_HI`].
 pub(crate) const LN2_LO: f64 = 4.749_325_039_031_672_6e-7;
 const INV_LN2: f64 = std::f64::consts::LOG2_E;
-/// 1.5 * 2^52: adding and subtracting it rounds to the nearest integer, which stays readable in the low bits.
+/// 1.5 * 2^52: adding and subtracting it rounds to the nearest integer, which stays readable in the
+/// low bits.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
-/// (e^r - 1 - r) / r² on |r| <= ln(2)/2: Chebyshev interpolation of degree 10, error of e^r below 3e-19.
+/// (e^r - 1 - r) / r² on |r| <= ln(2)/2: Chebyshev interpolation of degree 10, error of e^r below
+/// 3e-19.
 const EXP: [f64; 11] = [
     0.5,
     0.1666666666666667,
@@ -107,12 +110,13 @@ const EXP: [f64; 11] = [
     2.0914686968086876e-09,
 ];
 
-/// e^x, error below 1.5 ulp (measured: below 1). Overflows to +inf, underflows through the subnormals to 0;
-/// NaN stays NaN.
+/// e^x, error below 1.5 ulp (measured: below 1). Overflows to +inf, underflows through the
+/// subnormals to 0; NaN stays NaN.
 #[inline]
 pub fn exp(x: f64) -> f64 {
-    // Beyond these bounds the result is inf or 0 anyway; replacing x keeps k small and lets NaN through. Zero is selected
-    // at the end and not reached by underflow: that costs processors a microcode assist of about 150 cycles.
+    // Beyond these bounds the result is inf or 0 anyway; replacing x keeps k small and lets NaN
+    // through. Zero is selected at the end and not reached by underflow: that costs processors a
+    // microcode assist of about 150 cycles.
     let x = if x > 710.0 { 710.0 } else { x };
     let vanishes = x < -745.2;
     let x = if vanishes { 0.0 } else { x };
@@ -127,8 +131,8 @@ pub fn exp(x: f64) -> f64 {
     let odd = (((EXP[9] * r2 + EXP[7]) * r2 + EXP[5]) * r2 + EXP[3]) * r2 + EXP[1];
     let q = even + odd * r;
     let y = 1.0 + (hi + (r2 * q - lo));
-    // 2^k in two factors, because k reaches -1075 and 1024, outside the exponents of normal numbers. (For NaN the
-    // bits are arbitrary, the shifts cannot trap, and y is NaN.)
+    // 2^k in two factors, because k reaches -1075 and 1024, outside the exponents of normal
+    // numbers. (For NaN the bits are arbitrary, the shifts cannot trap, and y is NaN.)
     let k = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i64;
     let half = k >> 1;
     let y = y * pow2(half) * pow2(k.wrapping_sub(half));
@@ -141,8 +145,8 @@ pub(crate) fn pow2(k: i64) -> f64 {
     f64::from_bits((k.wrapping_add(1023) as u64) << 52)
 }
 
-/// (2 atanh(s) - 2s) / s³ as a polynomial in s², s <= (√2-1)/(√2+1): Chebyshev interpolation of degree 6, error
-/// of the logarithm below 2e-18.
+/// (2 atanh(s) - 2s) / s³ as a polynomial in s², s <= (√2-1)/(√2+1): Chebyshev interpolation of
+/// degree 6, error of the logarithm below 2e-18.
 const LN: [f64; 7] = [
     0.666666666666667,
     0.39999999999899444,
@@ -155,8 +159,8 @@ const LN: [f64; 7] = [
 /// The bits of √½: significands are taken in [√½, √2).
 const SQRT_HALF_BITS: u64 = 0x3fe6_a09e_667f_3bcd;
 
-/// Natural logarithm, error below 1.5 ulp (measured: below 1), subnormals included. ln(±0) = -inf, ln(inf) = inf, negative
-/// numbers and NaN give NaN.
+/// Natural logarithm, error below 1.5 ulp (measured: below 1), subnormals included. ln(±0) = -inf,
+/// ln(inf) = inf, negative numbers and NaN give NaN.
 #[inline]
 pub fn ln(x: f64) -> f64 {
     let tiny = x < f64::MIN_POSITIVE;
@@ -165,7 +169,8 @@ pub fn ln(x: f64) -> f64 {
     let e = (bits.wrapping_sub(SQRT_HALF_BITS) as i64) >> 52;
     let m = f64::from_bits(bits.wrapping_sub((e as u64) << 52));
     let k = e as f64 - if tiny { 54.0 } else { 0.0 };
-    // ln m = ln(1+f) = f - f²/2 + s (f²/2 + R(s²)), s = f/(2+f): f is exact, so nothing cancels near m = 1.
+    // ln m = ln(1+f) = f - f²/2 + s (f²/2 + R(s²)), s = f/(2+f): f is exact, so nothing cancels
+    // near m = 1.
     let f = m - 1.0;
     let s = f / (2.0 + f);
     let z = s * s;
@@ -180,7 +185,8 @@ pub fn ln(x: f64) -> f64 {
     if x < f64::INFINITY { y } else { x } // +inf and NaN return themselves
 }
 
-/// ln Σ exp(x_i), the maximum taken out first; -inf for an empty slice or one of -inf only, +inf if any is +inf.
+/// ln Σ exp(x_i), the maximum taken out first; -inf for an empty slice or one of -inf only, +inf if
+/// any is +inf.
 pub fn log_sum_exp(xs: &[f64]) -> f64 {
     let m = xs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if m.is_infinite() {
@@ -210,8 +216,8 @@ mod tests {
         if x < f64::MIN_POSITIVE { f64::from_bits(1) } else { f64::from_bits(x.to_bits() + 1) - x }
     }
 
-    /// The error of libm is itself below one ulp, so this bounds ours by the difference plus one; the tighter
-    /// figure in the documentation comes from the exact comparison below.
+    /// The error of libm is itself below one ulp, so this bounds ours by the difference plus one;
+    /// the tighter figure in the documentation comes from the exact comparison below.
     fn worst(ours: fn(f64) -> f64, reference: fn(f64) -> f64, xs: impl Iterator<Item = f64>) -> f64 {
         xs.map(|x| {
             let (y, r) = (ours(x), reference(x));
@@ -227,7 +233,8 @@ mod tests {
         let e = worst(exp, libm::exp, (0..n).map(|i| unit(i) * 1500.0 - 760.0))
             .max(worst(exp, libm::exp, (0..n).map(|i| unit(i) - 0.5)))
             .max(worst(exp, libm::exp, (0..n).map(|i| -745.2 + 38.0 * unit(i))));
-        // Every positive bit pattern alike (subnormals included), then around 1, then the uniforms of the sampler.
+        // Every positive bit pattern alike (subnormals included), then around 1, then the uniforms
+        // of the sampler.
         let l = worst(ln, libm::log, (0..n).map(|i| f64::from_bits(weyl(i) >> 1)).filter(|x| x.is_finite()))
             .max(worst(ln, libm::log, (0..n).map(|i| 0.5 + 1.5 * unit(i))))
             .max(worst(ln, libm::log, (0..n).map(|i| 1.0 + (unit(i) - 0.5) * 1e-6)))
@@ -236,7 +243,8 @@ mod tests {
         assert!(e <= 1.5 && l <= 1.5, "exp {e}, ln {l}");
     }
 
-    /// e^x by its series in 200-bit fixed point, so that the error is measured and not only bounded.
+    /// e^x by its series in 200-bit fixed point, so that the error is measured and not only
+    /// bounded.
     #[test]
     fn exp_and_ln_against_exact_arithmetic() {
         const BITS: u32 = 200;

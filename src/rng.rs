@@ -1,9 +1,10 @@
 //! Random numbers addressed by counter, never by order.
 //!
-//! Every draw is a pure function of (seed, purpose, sample index, variate, attempt), through Philox4x32-10 (Salmon
-//! et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Shards, threads and SIMD lanes may therefore
-//! draw in any order, and a single sample can be drawn again alone. A rejection method asks for the next `attempt`
-//! of the same variate, so that how often it rejects never moves another draw.
+//! Every draw is a pure function of (seed, purpose, sample index, variate, attempt), through
+//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Shards,
+//! threads and SIMD lanes may therefore draw in any order, and a single sample can be drawn again
+//! alone. A rejection method asks for the next `attempt` of the same variate, so that how often it
+//! rejects never moves another draw.
 
 mod gamma;
 
@@ -14,8 +15,8 @@ use std::convert::Infallible;
 
 /// What a stream of draws is for; different purposes of one seed are unrelated.
 ///
-/// The numbers are frozen: changing or reusing one changes every result that was drawn under it. Add new ones at
-/// the end.
+/// The numbers are frozen: changing or reusing one changes every result that was drawn under it.
+/// Add new ones at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 #[non_exhaustive]
@@ -64,10 +65,11 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 pub struct Key([u32; 2]);
 
 impl Key {
-    /// The key of `purpose` under `seed`: half of the Philox block at (purpose, a constant) keyed by the seed.
+    /// The key of `purpose` under `seed`: half of the Philox block at (purpose, a constant) keyed
+    /// by the seed.
     ///
-    /// Philox with a fixed key is a permutation, so purposes of one seed share a key with probability 2⁻⁶⁴ only,
-    /// and neighbouring seeds give unrelated keys.
+    /// Philox with a fixed key is a permutation, so purposes of one seed share a key with
+    /// probability 2⁻⁶⁴ only, and neighbouring seeds give unrelated keys.
     pub fn new(seed: u64, purpose: Purpose) -> Self {
         let p = purpose as u64;
         // "popgrad " in ASCII: keeps key derivation apart from ordinary counters under a small key.
@@ -97,7 +99,8 @@ impl Key {
         [unit(a), unit(b)]
     }
 
-    /// Standard normal number `index`: the polar method on addressed uniforms, attempt after attempt.
+    /// Standard normal number `index`: the polar method on addressed uniforms, attempt after
+    /// attempt.
     pub fn normal(&self, index: u64) -> f64 {
         let mut attempt = 0;
         loop {
@@ -110,10 +113,11 @@ impl Key {
         }
     }
 
-    /// An integer uniform on 0..n, exactly (given random bits): Lemire's multiplication, and where that would be
-    /// biased (probability below n / 2⁶⁴) the next attempt.
+    /// An integer uniform on 0..n, exactly (given random bits): Lemire's multiplication, and where
+    /// that would be biased (probability below n / 2⁶⁴) the next attempt.
     ///
-    /// `half` picks the first (0) or second (1) word of the block, so that a block serves two draws.
+    /// `half` picks the first (0) or second (1) word of the block, so that a block serves two
+    /// draws.
     ///
     /// # Panics
     /// When `n` is zero or `half` exceeds 1.
@@ -146,8 +150,9 @@ pub(crate) fn lemire(word: u64, n: u64) -> Option<u64> {
 
 /// The uniform of (0,1) in the upper 52 bits of `word`: an odd multiple of 2⁻⁵³.
 ///
-/// Never 0 and never 1: from 2⁻⁵³ to 1 - 2⁻⁵³, symmetric about ½, so u and 1-u have the same law and both have
-/// finite logarithms. Written with bit operations so that lanes without a 64-bit integer conversion can follow.
+/// Never 0 and never 1: from 2⁻⁵³ to 1 - 2⁻⁵³, symmetric about ½, so u and 1-u have the same law
+/// and both have finite logarithms. Written with bit operations so that lanes without a 64-bit
+/// integer conversion can follow.
 #[inline]
 pub fn unit(word: u64) -> f64 {
     // [1,2) in steps of 2^-52, minus 1 - 2^-53: exact.
@@ -156,7 +161,8 @@ pub fn unit(word: u64) -> f64 {
 
 /// Successive variates of one sample behind the `rand_core` traits; made by [`Key::stream`].
 ///
-/// Draws by order, unlike everything else here: use it for graphs, initial values and tests, not for samples.
+/// Draws by order, unlike everything else here: use it for graphs, initial values and tests, not
+/// for samples.
 #[derive(Debug, Clone)]
 pub struct Stream {
     key: Key,
@@ -261,7 +267,8 @@ mod tests {
             let chi2: f64 = c.iter().map(|&x| (f64::from(x) - 1e4).powi(2) / 1e4).sum();
             assert!(chi2 < 38.3, "{c:?}");
         }
-        // n = 3 * 2^62 rejects a quarter of the words; without rejection multiples of 3 would have probability 1/2.
+        // n = 3 * 2^62 rejects a quarter of the words; without rejection multiples of 3 would have
+        // probability 1/2.
         let n = 3 << 62;
         let threes = (0..10_000).filter(|&s| k.below(n, s, 1, 0).is_multiple_of(3)).count();
         assert!((3100..3570).contains(&threes), "{threes}");

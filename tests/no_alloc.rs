@@ -1,16 +1,13 @@
 //! A warm training step allocates nothing.
 
 use popgrad::exact::{Prior, RootLaw, TreeLaw};
-use popgrad::model::{
-    BlockKind, FeedForward, Memory, MemorySpec, ModelSpec, Output, Positions, SequenceModel, Transformer,
-    TransformerSpec, build,
-};
-use popgrad::optim::{Hyper, PerBlock, Schedule, Thaw, build as optimizer};
+use popgrad::model::{Model, Spec};
+use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{Exact, LossOn, Sampled, Source, TriggerSource};
+use popgrad::source::{LossOn, Population, Sampled, Source, TriggerSource};
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, TriggerBigram, Triggers};
 use popgrad::task::{CausalDag, CausalTree, Dag, DagRoots, Forest, Roots};
-use popgrad::train::{Labelled, Objective, Plan, Trainer};
+use popgrad::train::{Objective, Plan, Sharded, Trainer};
 use rayon::prelude::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
@@ -24,30 +21,28 @@ fn sampled() -> Sampled {
     Sampled::new(task, Key::new(1, Purpose::Train))
 }
 
-fn population() -> Exact {
+fn population() -> Population {
     let prior = Prior::dirichlet(2, 0.1, RootLaw::Uniform).unwrap();
-    Exact::new(&TreeLaw::new(Forest::chain(7).unwrap(), prior).unwrap()).unwrap()
+    Population::new(&TreeLaw::new(Forest::chain(7).unwrap(), prior).unwrap()).unwrap()
 }
 
-fn allocations_of_warm_steps(
-    name: &str,
-    source: &dyn Source,
-    heads: &[usize],
-    pool: &rayon::ThreadPool,
-) -> usize {
-    let (vocab, seq_len) = (source.vocab(), source.seq_len());
-    let spec = ModelSpec { name: name.into(), vocab, seq_len, heads: heads.to_vec(), eps: 0.01 };
-    let model = build::<f32>(&spec).unwrap();
+fn spec(text: &str) -> Spec {
+    toml::from_str(text).unwrap()
+}
+
+fn allocations_of_warm_steps(spec: &Spec, source: &dyn Source, pool: &rayon::ThreadPool) -> usize {
+    let model = spec.build::<f32>(source.vocab(), source.seq_len()).unwrap();
     let plan = plan(128, 1.0);
     let params = vec![0.01f32; model.layout().len()];
     pool.install(|| {
-        let hyper = Hyper { weight_decay: 0.01, ..Hyper::default() };
-        let (kind, hyper) = match name {
-            "mlp_transformer" => ("adamw", hyper),
-            _ => ("sgd", Hyper { momentum: if heads.len() == 1 { 0.9 } else { 0.0 }, ..hyper }),
+        let rule = match model.name() {
+            "mlp_transformer" => Rule::AdamW { beta1: 0.9, beta2: 0.999, adam_eps: 1e-8 },
+            _ => Rule::Sgd { momentum: if model.heads().len() == 1 { 0.9 } else { 0.0 } },
         };
-        let optimizer = optimizer(kind, params.len(), &hyper).unwrap();
-        let mut trainer = Trainer::new(model.as_ref(), source, optimizer, plan, params).unwrap();
+        let optimizer = rule.build(params.len(), 0.01).unwrap();
+        let blocks = model.layout().blocks().iter().map(|b| (b.name(), b.range(), true));
+        let objective = Sharded::new(&*model, source, &plan, UnfreezeAt::all(blocks)).unwrap();
+        let mut trainer = Trainer::new(objective, optimizer, plan, params).unwrap();
         allocations(&mut trainer)
     })
 }
@@ -57,8 +52,9 @@ const WARM: u64 = 20;
 const COUNTED: u64 = 200;
 
 fn warm<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) {
-    // A worker's first steal registers it with the deques' garbage collector, once in its life. On a loaded machine a
-    // worker may sleep through any number of warm-up steps; a barrier makes every one of them steal a task now.
+    // A worker's first steal registers it with the deques' garbage collector, once in its life. On
+    // a loaded machine a worker may sleep through any number of warm-up steps; a barrier makes
+    // every one of them steal a task now.
     let threads = rayon::current_num_threads();
     let all_here = Barrier::new(threads);
     (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
@@ -82,8 +78,8 @@ fn round<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
 /// Of 200 warm steps. Runs in the trainer's pool.
 fn allocations<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
     warm(trainer);
-    // The least of a few rounds: a thread of another pool may still be starting up during one of them, which allocates
-    // once in its life; a step that allocates does so in every round.
+    // The least of a few rounds: a thread of another pool may still be starting up during one of
+    // them, which allocates once in its life; a step that allocates does so in every round.
     std::iter::repeat_with(|| round(trainer)).take(3).min().unwrap_or(usize::MAX)
 }
 
@@ -99,9 +95,9 @@ fn plan(batch: usize, lr: f64) -> Plan {
     }
 }
 
-/// A model with labels at every position: its first block trains from the start, the others thaw one after the other while allocations are
-/// counted.
-fn allocations_of_labelled(model: &dyn SequenceModel<f32>, pool: &rayon::ThreadPool) -> usize {
+/// A model with labels at every position: its first block trains from the start, the others one
+/// after the other while allocations are counted.
+fn allocations_of_labelled(model: &dyn Model<f32>, pool: &rayon::ThreadPool) -> usize {
     let laws = Bigrams::dirichlet(model.vocab(), 0.5, 1).unwrap();
     let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
     let triggers = Triggers::Random { count: 3 };
@@ -109,19 +105,22 @@ fn allocations_of_labelled(model: &dyn SequenceModel<f32>, pool: &rayon::ThreadP
     let source = TriggerSource::new(Arc::new(task), Key::new(1, Purpose::Train), LossOn::Head);
     let blocks = model.layout().blocks().iter().zip(model.trainable()).enumerate();
     let from = |i: usize| if i == 0 { 0 } else { WARM + 4 * i as u64 };
-    assert!(from(model.layout().blocks().len()) < WARM + COUNTED, "all thaw while allocations are counted");
-    let thaws: Vec<Thaw> = blocks
-        .map(|(i, (b, can))| Thaw { name: b.name().into(), range: b.range(), from: can.then_some(from(i)) })
+    assert!(from(model.layout().blocks().len()) < WARM + COUNTED, "all train before the counting ends");
+    let unfreeze: Vec<UnfreezeAt> = blocks
+        .map(|(i, (b, can))| UnfreezeAt {
+            name: b.name().into(),
+            range: b.range(),
+            from: can.then_some(from(i)),
+        })
         .collect();
     let params = vec![0.01; model.layout().len()];
     pool.install(|| {
-        let hyper = Hyper { weight_decay: 0.01, momentum: 0.9, ..Hyper::default() };
-        // Blocks thaw once in a trainer's life: every round has one of its own.
+        // Blocks start to train once in a trainer's life: every round has one of its own.
         let fresh = || {
-            let optimizer = PerBlock::new("sgd", thaws.clone(), &hyper).unwrap();
-            let objective = Labelled::new(model, &source, &plan(16, 0.01), thaws.clone()).unwrap();
+            let optimizer = PerBlock::new(&Rule::Sgd { momentum: 0.9 }, 0.01, unfreeze.clone()).unwrap();
+            let objective = Sharded::new(model, &source, &plan(16, 0.01), unfreeze.clone()).unwrap();
             let mut trainer =
-                Trainer::of(objective, Box::new(optimizer), plan(16, 0.01), params.clone()).unwrap();
+                Trainer::new(objective, Box::new(optimizer), plan(16, 0.01), params.clone()).unwrap();
             warm(&mut trainer);
             round(&mut trainer)
         };
@@ -135,64 +134,47 @@ fn a_warm_step_allocates_nothing() {
     let before = GLOBAL.stats().allocations;
     std::hint::black_box(vec![0u8; 100]);
     assert!(GLOBAL.stats().allocations > before, "the counter counts");
-    // All pools live to the end: the threads of a dropped one allocate while they die, during somebody else's count.
+    // All pools live to the end: the threads of a dropped one allocate while they die, during
+    // somebody else's count.
     let pools = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
     let (sampled, population) = (sampled(), population());
     let dag = CausalDag::new(Dag::two_parents(12).unwrap(), 5, 0.1, DagRoots::Shared).unwrap();
     let dag = Sampled::new(dag, Key::new(1, Purpose::Train));
-    for (name, source, heads) in [
-        ("disentangled", &sampled as &dyn Source, &[1, 1][..]),
-        ("disentangled", &sampled, &[2, 1]),
-        ("disentangled", &sampled, &[1]),
-        ("simplified", &sampled, &[]),
-        ("simplified", &population, &[]),
-        ("disentangled", &population, &[1, 1]),
-        ("disentangled", &dag, &[2, 1]),
-        ("mlp_transformer", &sampled, &[1, 1]),
-        ("mlp_transformer", &sampled, &[2, 1, 1]),
+    let disentangled = |heads: &str| format!("model = \"disentangled\"\nheads = {heads}");
+    let mlp = |heads: &str| format!("model = \"mlp_transformer\"\nheads = {heads}");
+    let simplified = || String::from("model = \"simplified\"");
+    for (text, source) in [
+        (disentangled("[1, 1]"), &sampled as &dyn Source),
+        (disentangled("[2, 1]"), &sampled),
+        (disentangled("[1]"), &sampled),
+        (simplified(), &sampled),
+        (simplified(), &population),
+        (disentangled("[1, 1]"), &population),
+        (disentangled("[2, 1]"), &dag),
+        (mlp("[1, 1]"), &sampled),
+        (mlp("[2, 1, 1]"), &sampled),
     ] {
         for pool in &pools {
             let threads = pool.current_num_threads();
-            let count = allocations_of_warm_steps(name, source, heads, pool);
-            assert_eq!(count, 0, "{name} {heads:?}, {threads} threads: {count} allocations in 200 steps");
+            let count = allocations_of_warm_steps(&spec(&text), source, pool);
+            assert_eq!(count, 0, "{text}, {threads} threads: {count} allocations in 200 steps");
         }
     }
-    let spec = MemorySpec {
-        vocab: 9,
-        seq_len: 20,
-        dim: 8,
-        ff: [FeedForward::Linear, FeedForward::Relu],
-        positions: Positions::Random,
-        output: Output::Free,
-        scale_scores: true,
-        scale_embeddings: false,
-        frozen: Vec::new(),
-    };
-    for positions in [Positions::Random, Positions::Rotary] {
-        let model = Memory::new(&MemorySpec { positions, ..spec.clone() }).unwrap();
+    let small = |model: &str, rest: &str| format!("model = \"{model}\"\ndim = 8\n{rest}");
+    let memory = "ff1 = \"linear\"\nff2 = \"relu\"\npositions = ";
+    for text in [
+        small("memory", &format!("{memory}\"random\"")),
+        small("memory", &format!("{memory}\"rotary\"")),
+        small("transformer", "heads = [2]\nblock = \"public\""),
+        small("transformer", "heads = [2]\nblock = \"standard\""),
+        small("transformer", "heads = [2]\nblock = \"postnorm\""),
+        disentangled("[2, 1]"),
+        mlp("[1, 2]"),
+    ] {
+        let model = spec(&text).build::<f32>(9, 20).unwrap();
         for pool in &pools {
-            let count = allocations_of_labelled(&model, pool);
-            assert_eq!(count, 0, "memory, {positions:?}: {count} allocations in 200 steps");
-        }
-    }
-    for block in [BlockKind::Public, BlockKind::Standard, BlockKind::PostNorm] {
-        let model = Transformer::new(&TransformerSpec {
-            vocab: 9,
-            seq_len: 20,
-            dim: 8,
-            layers: 2,
-            heads: 2,
-            block,
-            norm: true,
-            ff: FeedForward::Relu,
-            positions: Positions::Learned,
-            output: Output::Free,
-            frozen: Vec::new(),
-        });
-        let model = model.unwrap();
-        for pool in &pools {
-            let count = allocations_of_labelled(&model, pool);
-            assert_eq!(count, 0, "transformer, {block:?}: {count} allocations in 200 steps");
+            let count = allocations_of_labelled(&*model, pool);
+            assert_eq!(count, 0, "{text}: {count} allocations in 200 steps");
         }
     }
 }

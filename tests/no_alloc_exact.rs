@@ -31,8 +31,9 @@ fn allocations(pool: &rayon::ThreadPool) -> usize {
             }
         };
         evaluate(20);
-        // The least of a few rounds: a thread of another pool may still be starting up during one of them, which allocates
-        // once in its life; an evaluation that allocates does so in every round.
+        // The least of a few rounds: a thread of another pool may still be starting up during one
+        // of them, which allocates once in its life; an evaluation that allocates does so in every
+        // round.
         let round = || {
             let before = GLOBAL.stats();
             evaluate(20);
@@ -49,7 +50,8 @@ fn a_warm_evaluation_allocates_nothing() {
     let before = GLOBAL.stats().allocations;
     std::hint::black_box(vec![0u8; 100]);
     assert!(GLOBAL.stats().allocations > before, "the counter counts");
-    // All pools live to the end: the threads of a dropped one allocate while they die, during somebody else's count.
+    // All pools live to the end: the threads of a dropped one allocate while they die, during
+    // somebody else's count.
     let pools = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
     for pool in &pools {
         assert_eq!(allocations(pool), 0, "{} threads", pool.current_num_threads());

@@ -54,7 +54,8 @@ fn products(pool: &rayon::ThreadPool, [m, k, n]: [usize; 3], tasks: usize) -> us
     })
 }
 
-/// Allocations of some calls within a pool: one test in this file, so that no other thread of the harness allocates meanwhile.
+/// Allocations of some calls within a pool: one test in this file, so that no other thread of the
+/// harness allocates meanwhile.
 fn count_in(pool: &rayon::ThreadPool, mut call: impl FnMut() + Send) -> usize {
     pool.install(|| {
         // A worker's first steal registers it with the deques' garbage collector, once in its life.
@@ -63,8 +64,8 @@ fn count_in(pool: &rayon::ThreadPool, mut call: impl FnMut() + Send) -> usize {
             all_here.wait();
         });
         (0..3).for_each(|_| call());
-        // The least of a few rounds: a thread of another pool may still be starting up during one of them, which allocates
-        // once in its life; a call that allocates does so in every round.
+        // The least of a few rounds: a thread of another pool may still be starting up during one
+        // of them, which allocates once in its life; a call that allocates does so in every round.
         let round = || {
             let before = GLOBAL.stats();
             (0..20).for_each(|_| call());

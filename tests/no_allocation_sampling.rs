@@ -1,8 +1,7 @@
 //! Filling a batch allocates nothing. Alone in its file: the counters are global.
 
-use popgrad::batch::{Batch, LabelledBatch};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{LabelledSource, LossOn, Sampled, Source, TriggerPopulation, TriggerSource};
+use popgrad::source::{LossOn, Sampled, Source, TriggerPopulation, TriggerSource};
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
 use popgrad::task::{CausalDag, CausalTree, Dag, DagRoots, Forest, Roots, TriggerBigram};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -29,28 +28,18 @@ fn fill_allocates_nothing() {
         let (laws, outputs) =
             (Bigrams::dirichlet(4, 0.5, 1).unwrap(), OutputLaw { law, no_repeat: true, allowed: vec![] });
         let task = Arc::new(TriggerBigram::new(laws, 5, Triggers::Random { count: 2 }, outputs).unwrap());
-        nothing_allocated_labelled(&TriggerPopulation::new(&task, LossOn::Head).unwrap());
-        nothing_allocated_labelled(&TriggerSource::new(task, Key::new(1, Purpose::Train), LossOn::Head));
+        nothing_allocated(&TriggerPopulation::new(&task, LossOn::Head).unwrap());
+        nothing_allocated(&TriggerSource::new(task, Key::new(1, Purpose::Train), LossOn::Head));
     }
 }
 
-fn nothing_allocated(source: &Sampled) {
+fn nothing_allocated(source: &dyn Source) {
     let mut work = source.work();
-    let mut batch = Batch::with_capacity(64, 20, 10).unwrap();
-    let region = Region::new(GLOBAL);
-    source.fill(0, 64, 64, &mut work, &mut batch);
-    source.fill(64, 10, 64, &mut work, &mut batch);
-    let change = region.change();
-    assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
-    assert_eq!(batch.seqs(), 10);
-}
-
-fn nothing_allocated_labelled(source: &dyn LabelledSource) {
-    let mut work = source.work();
-    let mut batch = LabelledBatch::with_capacity(64, 5, 4).unwrap();
+    let mut batch = source.batch(64).unwrap();
     let region = Region::new(GLOBAL);
     source.fill(0, 64, &mut work, &mut batch);
     source.fill(64, 10, &mut work, &mut batch);
     let change = region.change();
     assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
+    assert_eq!(batch.seqs(), 10);
 }

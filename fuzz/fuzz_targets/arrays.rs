@@ -1,4 +1,5 @@
-//! Array files of any bytes: an error or arrays, never a panic, never memory that the bytes do not justify.
+//! Array files of any bytes: an error or arrays, never a panic, never memory that the bytes do not
+//! justify.
 
 #![no_main]
 

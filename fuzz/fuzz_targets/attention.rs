@@ -1,4 +1,5 @@
-//! Causal attention of any shape and layout, forward and backward, against the twin and under NaN behind the mask.
+//! Causal attention of any shape and layout, forward and backward, against the twin and under NaN
+//! behind the mask.
 
 #![no_main]
 

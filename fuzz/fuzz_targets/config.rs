@@ -1,4 +1,5 @@
-//! Configuration files and overrides of any text: an error or a configuration that survives the round trip.
+//! Configuration files and overrides of any text: an error or a configuration that survives the
+//! round trip.
 
 #![no_main]
 

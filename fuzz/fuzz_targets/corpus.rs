@@ -1,4 +1,5 @@
-//! Texts and tables of counts of any bytes: an error or a corpus whose laws sum to 1, never a panic.
+//! Texts and tables of counts of any bytes: an error or a corpus whose laws sum to 1, never a
+//! panic.
 
 #![no_main]
 

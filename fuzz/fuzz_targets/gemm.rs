@@ -1,5 +1,5 @@
-//! Matrix products of any shape and layout against the twin, on every instruction set. The check itself is a plain
-//! function, which stable `cargo test` runs on the corpus.
+//! Matrix products of any shape and layout against the twin, on every instruction set. The check
+//! itself is a plain function, which stable `cargo test` runs on the corpus.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Addressed draws, simplices, stationary laws and inversion in lanes, bit for bit against one at a time.
+//! Addressed draws, simplices, stationary laws and inversion in lanes, bit for bit against one at a
+//! time.
 
 #![no_main]
 

@@ -3,14 +3,16 @@
 use super::run::{default_folder, take_seeds};
 use super::{pool, progress, say, tell};
 use crate::config;
-use crate::paper::studies::{self, NAMED};
-use crate::paper::study::Study;
+use crate::paper::studies::{self, Named, named_studies};
+use crate::paper::{PAPERS, Papers};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::page::Page;
+use crate::study::Study;
 use crate::{Error, Result};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use toml::Table;
 
 /// What is being made, inside the folder.
 const FIGURES_FILE: &str = "figures.toml";
@@ -43,7 +45,7 @@ pub(super) struct FiguresArgs {
 /// Figures, for `--help`.
 pub(super) fn after_help() -> String {
     let mut text = String::from("Figures:\n");
-    for s in &NAMED {
+    for s in named_studies() {
         let unasked = if s.in_paper { "" } else { " [with --only]" };
         text += &format!("  {:<18}{}{unasked}\n", s.name, s.what);
     }
@@ -65,8 +67,11 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
     let (folder, plan, all) = match &args.resume {
         Some(folder) => {
             let plan = read_plan(folder)?;
-            let all =
-                plan.studies.iter().map(|n| Study::load(&folder.join(n))).collect::<Result<Vec<_>>>()?;
+            let all = plan
+                .studies
+                .iter()
+                .map(|n| Study::load(&folder.join(n), &Papers))
+                .collect::<Result<Vec<_>>>()?;
             (folder.clone(), plan, all)
         }
         None => {
@@ -94,13 +99,13 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
 
 fn make_plan(args: &FiguresArgs) -> Result<Plan> {
     if let Some(name) = args.only.iter().find(|n| studies::find(n).is_none()) {
-        return Err(Error::unknown("figure", name, NAMED.iter().map(|s| s.name)));
+        return Err(Error::unknown("figure", name, named_studies().map(|s| s.name)));
     }
-    let asked = |s: &&studies::Named| {
+    let asked = |s: &&Named| {
         if args.only.is_empty() { s.in_paper } else { args.only.iter().any(|n| n == s.name) }
     };
     Ok(Plan {
-        studies: NAMED.iter().filter(asked).map(|s| s.name.to_string()).collect(),
+        studies: named_studies().filter(asked).map(|s| s.name.to_string()).collect(),
         quick: args.quick,
         overrides: args.overrides.clone(),
     })
@@ -111,69 +116,42 @@ fn studies_of(plan: &Plan) -> Result<Vec<Study>> {
     if take_seeds(&mut overrides)?.is_some() {
         return Err(Error::invalid("seeds", "given", "`popgrad run NAME seeds=K`, one study at a time"));
     }
-    check_overrides(plan, &overrides)?;
-    let study = |n: &String| {
-        let layer = config::parse_overrides_of(&own(n, &overrides)?, studies::keys(n)?)?;
-        studies::named(n, plan.quick, None, &[layer])
-    };
-    plan.studies.iter().map(study).collect()
+    let layer = config::parse_overrides(&overrides)?;
+    let all =
+        plan.studies.iter().map(|n| studies::named(n, plan.quick, None, &[])).collect::<Result<Vec<_>>>()?;
+    if let Some(key) = layer.keys().find(|k| !means_one_thing(k, &all)) {
+        let allowed = "with --only and figures of one paper (causal-.. or birth-..): it means other things in the other";
+        return Err(Error::invalid(key, "given", allowed));
+    }
+    let of = |study: &Study| studies::named(&study.name, plan.quick, None, &[own(study, &layer)]);
+    all.iter().map(of).collect()
 }
 
-/// Those of `overrides` that study `name` takes: the papers' keys differ.
-fn own(name: &str, overrides: &[String]) -> Result<Vec<String>> {
-    let keys = studies::keys(name)?;
-    let known = |o: &&String| {
-        let key = o.split('=').next().unwrap_or_default().trim();
-        !o.contains('=') || keys.iter().any(|k| k.name == key)
-    };
-    Ok(overrides.iter().filter(known).cloned().collect())
+/// Those of `layer` that the runs of `study` have.
+fn own(study: &Study, layer: &Table) -> Table {
+    let has = |k: &str| study.runs.iter().all(|m| exists(k, &m.config.table()));
+    layer.iter().filter(|(k, _)| has(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// Keys that mean the same in every paper.
-const COMMON: [&str; 12] = [
-    "seed",
-    "dtype",
-    "T",
-    "lr",
-    "schedule",
-    "weight_decay",
-    "steps",
-    "batch",
-    "shards",
-    "eval_every",
-    "test_size",
-    "checkpoint_every",
-];
+/// Does a key exist in a run of this configuration?
+fn exists(key: &str, config: &Table) -> bool {
+    config::keys_with(config).iter().any(|k| k.name == key)
+}
 
-/// Refuses what no study takes, and what would mean one thing in one and another in the next.
-fn check_overrides(plan: &Plan, overrides: &[String]) -> Result<()> {
-    let mut families: Vec<&[config::Key]> = Vec::new();
-    for name in &plan.studies {
-        let keys = studies::keys(name)?;
-        if !families.iter().any(|f| f.iter().map(|k| k.name).eq(keys.iter().map(|k| k.name))) {
-            families.push(keys);
-        }
+/// Does some study have the key, and do all that have it mean the same by it? A key of every run
+/// does, and T; so does any key within one paper. Which task, model, optimiser or block it is, is a
+/// paper's own.
+fn means_one_thing(key: &str, all: &[Study]) -> bool {
+    let tasks = all.iter().filter(|s| s.runs.iter().all(|m| exists(key, &m.config.table())));
+    let mut papers: Vec<bool> = tasks.map(|s| s.runs[0].config.task.name().starts_with("causal")).collect();
+    papers.dedup();
+    let everywhere = config::KEYS.iter().any(|k| k.name == key && k.scope.decided_by().is_none());
+    let of_a_paper = ["task", "model", "optimizer", "frozen", "freeze_until"].contains(&key);
+    match papers.len() {
+        0 => false,
+        1 => true,
+        _ => key == "T" || (everywhere && !of_a_paper),
     }
-    for o in overrides {
-        let Some((name, _)) = o.split_once('=') else {
-            return Err(Error::invalid("argument", format!("`{o}`"), "key=value"));
-        };
-        let name = name.trim();
-        match families.iter().filter(|f| f.iter().any(|k| k.name == name)).count() {
-            0 => {
-                let known = families.iter().flat_map(|f| f.iter().map(|k| k.name));
-                return Err(Error::unknown("key", name, known));
-            }
-            1 => {}
-            // The parser says where a preset is given.
-            _ if COMMON.contains(&name) || name == "preset" => {}
-            _ => {
-                let allowed = "with --only and figures of one paper (causal-.. or birth-..): it means other things in the other";
-                return Err(Error::invalid(name, "given", allowed));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A word that a shell leaves as it is.
@@ -186,7 +164,8 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-/// Writes down all that is going to be made, so that a kill at any later moment can be resumed. The plan goes last.
+/// Writes down all that is going to be made, so that a kill at any later moment can be resumed. The
+/// plan goes last.
 fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<()> {
     create_run_dir(folder)?;
     for study in all {
@@ -224,8 +203,12 @@ fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
         }
         section.text.push(format!("Parameters of all its runs: {}.", study.common_keys()));
         let quick = if plan.quick { " --quick" } else { "" };
+        let has = |o: &&String| {
+            let key = o.split('=').next().unwrap_or_default().trim();
+            study.runs.iter().all(|m| exists(key, &m.config.table()))
+        };
         let overrides: String =
-            own(&study.name, &plan.overrides)?.iter().map(|o| format!(" {}", shell_word(o))).collect();
+            plan.overrides.iter().filter(has).map(|o| format!(" {}", shell_word(o))).collect();
         section.command = format!("popgrad run {}{overrides}{quick}", study.name);
         section.links.push(format!("{}/study.toml", study.name));
         sections.push(section);
@@ -234,9 +217,8 @@ fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
     Ok(Page {
         title: "How transformers learn: figures".into(),
         summary: format!(
-            "{form}causal-*: Nichani, Damian, Lee 2024, How transformers learn causal structure with gradient descent (arXiv 2402.14735). \
-             birth-*: Bietti, Cabannes, Bouchacourt, Jegou, Bottou 2023, Birth of a transformer: a memory viewpoint (arXiv 2306.00802). \
-             By popgrad {}.",
+            "{form}{} By popgrad {}.",
+            PAPERS.map(|p| p.citation).join(" "),
             env!("CARGO_PKG_VERSION")
         ),
         sections,
@@ -255,15 +237,15 @@ mod tests {
     #[test]
     fn keys_go_where_they_mean_the_same() {
         let both = ["causal-fig2", "birth-fig2"];
-        for (word, at) in [("seed=7", [true, true]), ("S=4", [true, false]), ("K=3", [false, true])] {
-            let key = word.split('=').next().unwrap();
-            let before = plan(&both, &[]).unwrap();
-            let after = plan(&both, &[word]).unwrap();
+        for (word, at) in
+            [("seed=7", [true, true]), ("T=32", [true, true]), ("S=4", [true, false]), ("K=3", [false, true])]
+        {
+            let (before, after) = (plan(&both, &[]).unwrap(), plan(&both, &[word]).unwrap());
             for ((a, b), changed) in before.iter().zip(&after).zip(at) {
-                assert_eq!(a.runs[0].config != b.runs[0].config, changed, "{word}: {key}");
+                assert_eq!(a.runs[0].config != b.runs[0].config, changed, "{word}");
             }
         }
-        for word in ["alpha=0.5", "model=memory", "heads=2", "optimizer=adamw", "momentum=0.5"] {
+        for word in ["alpha=0.5", "model=memory", "optimizer=adamw", "frozen=W"] {
             let key = word.split('=').next().unwrap();
             let message = plan(&both, &[word]).unwrap_err().to_string();
             assert!(message.starts_with(&format!("{key}: given; allowed: with --only")), "{message}");
@@ -273,8 +255,7 @@ mod tests {
             let message = plan(&both, &[word]).unwrap_err().to_string();
             assert!(message.contains(near), "{message}");
         }
-        // Two studies of one paper are one family.
-        assert!(plan(&["causal-fig2", "causal-fig5", "birth-fig2", "birth-depth"], &["S=4"]).is_ok());
+        assert!(plan(&["causal-fig2", "causal-fig5"], &["S=4"]).is_ok(), "two studies of one paper");
         assert!(plan(&both, &["steps"]).is_err());
     }
 

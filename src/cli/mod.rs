@@ -1,4 +1,5 @@
-//! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything else).
+//! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything
+//! else).
 
 mod bench;
 mod discover;
@@ -68,7 +69,8 @@ pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            // Help and version go to stdout as clap wrote them; an error is one line, like every other.
+            // Help and version go to stdout as clap wrote them; an error is one line, like every
+            // other.
             if e.use_stderr() {
                 let text = e.to_string();
                 let lines: Vec<&str> = text.lines().map(str::trim).take_while(|l| !l.is_empty()).collect();
@@ -101,8 +103,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A line on stderr. Control characters are escaped, so that it stays one line whatever a user typed; nobody reading is no
-/// reason to stop.
+/// A line on stderr. Control characters are escaped, so that it stays one line whatever a user
+/// typed; nobody reading is no reason to stop.
 fn say(text: &str) {
     let line: String = text
         .chars()

@@ -1,9 +1,11 @@
 //! `popgrad ood`: trained runs on transitions of other kinds than their prior draws.
 
 use super::{pool, say, tell};
-use crate::paper::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Trained, evaluate, kinds};
+use crate::config::Task;
+use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Trained, evaluate, kinds};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::plot::{LineChart, Series, save_figure};
+use crate::task::Task as _;
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -83,10 +85,10 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
             pool.install(|| kinds.iter().map(|k| evaluate(trained, k, &sizes)).collect::<Result<_>>())?;
         let run = Run {
             run: folder.display().to_string(),
-            graph: trained.config.graph.clone(),
-            symbols: trained.config.S,
-            len: trained.config.T,
-            alpha: trained.config.alpha,
+            graph: graph(trained).into(),
+            symbols: trained.task.vocab(),
+            len: trained.task.seq_len(),
+            alpha: trained.task.alpha(),
             step: trained.step,
             kinds: outcomes,
         };
@@ -110,6 +112,16 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The name of a run's graph.
+fn graph(trained: &Trained) -> &'static str {
+    match &trained.config.task {
+        Task::CausalTree(task) => task.graph.name(),
+        Task::CausalDag(task) => task.graph.name(),
+        // None of these is loaded.
+        Task::TriggerBigram(_) => "",
+    }
 }
 
 fn table(run: &Run) -> String {

@@ -1,10 +1,10 @@
 //! Progress of a run on stderr: a bar on a terminal, a line every few seconds elsewhere.
 
 use super::say;
-use crate::paper::Progress;
-use crate::paper::experiment::Experiment;
-use crate::paper::study::{Member, Watcher};
+use crate::config::{Config, Source};
 use crate::report::metrics::Summary;
+use crate::run::Progress;
+use crate::study::{Member, Watcher};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The right one for where stderr goes.
-pub(super) fn new(config: &Experiment) -> Box<dyn Progress> {
+pub(super) fn new(config: &Config) -> Box<dyn Progress> {
     let meter = Meter::new(config);
     if std::io::stderr().is_terminal() {
         Box::new(Bar::new(config, meter))
@@ -32,11 +32,11 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(config: &Experiment) -> Self {
+    fn new(config: &Config) -> Self {
         Meter {
             // A step on the whole population has no rate in sequences worth telling.
-            batch: config.sampled().unwrap_or(0) as u64,
-            steps: config.steps(),
+            batch: if config.plan.source == Source::Sampled { config.plan.batch as u64 } else { 0 },
+            steps: config.plan.steps,
             loss: f64::NAN,
             told: None,
             shown: Instant::now(),
@@ -68,10 +68,10 @@ struct Bar {
 }
 
 impl Bar {
-    fn new(config: &Experiment, meter: Meter) -> Self {
+    fn new(config: &Config, meter: Meter) -> Self {
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {msg}  {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(config.steps()).with_style(style);
+        let bar = ProgressBar::new(config.plan.steps).with_style(style);
         Bar { bar, meter }
     }
 }
@@ -115,8 +115,8 @@ impl Progress for Lines {
     }
 }
 
-/// For a study: a bar over the updates of all runs on a terminal, a line every ten seconds elsewhere, and one for each run
-/// that is over where there are few.
+/// For a study: a bar over the updates of all runs on a terminal, a line every ten seconds
+/// elsewhere, and one for each run that is over where there are few.
 pub(super) fn of_study() -> Box<dyn Watcher> {
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("{bar:32} {percent}%  {msg}  {eta} left")

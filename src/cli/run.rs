@@ -1,11 +1,12 @@
-//! `popgrad run`: resolve the configuration, pick the folder, hand over to the experiment, print its summary.
+//! `popgrad run`: resolve the configuration, pick the folder, hand over to the experiment, print
+//! its summary.
 
 use super::{pool, progress, say, tell};
-use crate::config;
-use crate::paper::experiment::Experiment;
-use crate::paper::study::{STUDY_FILE, Study};
-use crate::paper::{self, folder, studies};
+use crate::config::{self, Config};
+use crate::paper::{self, Papers, studies};
 use crate::report::files::create_run_dir;
+use crate::run::{self, folder};
+use crate::study::{STUDY_FILE, Study};
 use crate::{Error, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -43,38 +44,68 @@ pub(super) struct RunArgs {
     resume: Option<PathBuf>,
 }
 
-/// Presets and keys, for `--help`.
+/// Presets and keys, for `--help`: those that go with the preset, task or model named on the
+/// command line, else all.
 pub(super) fn after_help() -> String {
+    let words: Vec<String> = std::env::args().skip(2).collect();
+    help_for(&words)
+}
+
+/// [`after_help`] for the words of a command line.
+fn help_for(words: &[String]) -> String {
     let mut text = String::from("Presets:\n");
-    for (name, what) in paper::PRESETS {
-        text += &format!("  {name:<18}{what}\n");
+    for p in paper::presets() {
+        text += &format!("  {:<18}{}\n", p.name, p.what);
     }
     text += "\nPresets of several runs, side by side in folders of one:\n";
-    for s in studies::NAMED.iter().filter(|s| !is_preset(s.name)) {
+    for s in studies::named_studies().filter(|s| !is_preset(s.name)) {
         text += &format!("  {:<18}{}\n", s.name, s.what);
     }
-    text += "\nKeys:\n";
-    text += &format!(
-        "  {:<18}{}\n",
-        "seeds", "repeat a preset of one run over so many seeds, with mean and spread"
-    );
-    for key in config::KEYS.iter().filter(|k| k.name != "preset") {
-        text += &format!("  {:<18}{}\n", key.name, key.help);
+    let chosen = chosen(words);
+    let named = |by: &str| chosen.get(by).and_then(Value::as_str);
+    let mut with: Vec<String> = Vec::new();
+    for by in ["task", "model", "optimizer"] {
+        with.extend(named(by).map(|w| format!("{by}={w}")));
     }
-    text += "\nKeys of birth, birth-full and their studies:\n";
-    for key in config::birth::KEYS.iter().filter(|k| k.name != "preset") {
-        text += &format!("  {:<18}{}\n", key.name, key.help);
+    if with.is_empty() {
+        text += "\nKeys (`run PRESET --help` and `run model=NAME --help` show those that apply):\n";
+    } else {
+        text += &format!("\nKeys with {}:\n", with.join(", "));
+    }
+    let seeds = "repeat a preset of one run over so many seeds, with mean and spread";
+    text += &format!("  {:<18}{seeds}\n", "seeds");
+    for key in config::keys_with(&chosen).iter().filter(|k| k.name != "preset") {
+        let owner = key.scope.decided_by().and_then(named);
+        text += &format!("  {:<18}{}\n", key.name, key.line(owner));
     }
     text
+}
+
+/// What the words of a command line say of task, model and optimiser: by a preset's name or as
+/// keys.
+fn chosen(words: &[String]) -> Table {
+    let presets = words.iter().filter(|w| is_preset(w)).take(1);
+    let mut layers: Vec<Table> = presets.flat_map(|w| paper::preset(w, false).unwrap_or_default()).collect();
+    let keys = words.iter().filter_map(|w| config::parse_overrides(std::slice::from_ref(w)).ok());
+    layers.extend(keys);
+    let mut chosen = Table::new();
+    for layer in layers {
+        let deciding = |k: &str| ["task", "model", "optimizer"].contains(&k);
+        chosen.extend(layer.into_iter().filter(|(k, _)| deciding(k)));
+    }
+    if chosen.contains_key("model") && words.iter().any(|w| is_preset(w)) {
+        chosen.entry("task").or_insert("causal_tree".into());
+    }
+    chosen
 }
 
 pub(super) fn run(args: RunArgs) -> Result<()> {
     let pool = pool(args.threads)?;
     let (job, folder, resumed) = match &args.resume {
         Some(folder) if folder.join(STUDY_FILE).is_file() => {
-            (Job::Study(Study::load(folder)?), folder.clone(), true)
+            (Job::Study(Study::load(folder, &Papers)?), folder.clone(), true)
         }
-        Some(folder) => (Job::Run(read_run(folder)?), folder.clone(), true),
+        Some(folder) => (Job::Run(Box::new(read_run(folder)?)), folder.clone(), true),
         None => {
             let job = resolve(&args)?;
             // Everything that can be refused is refused before a folder appears.
@@ -90,7 +121,8 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
                 say_changes(&config)?;
             }
             let mut progress = progress::new(&config);
-            let outcome = config.run(&folder, resumed, &pool, progress.as_mut())?;
+            let experiment = paper::experiment(&config)?;
+            let outcome = run::run(experiment, &config, &folder, resumed, &pool, progress.as_mut())?;
             tell(&outcome.summary.to_string())?;
             outcome.figures
         }
@@ -109,28 +141,29 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
 
 /// What a command line asks for.
 enum Job {
-    Run(Experiment),
+    Run(Box<Config>),
     Study(Study),
 }
 
 impl Job {
     fn check(&self) -> Result<()> {
         match self {
-            Job::Run(config) => config.check(),
+            Job::Run(config) => run::check(paper::experiment(config)?, config),
             Job::Study(study) => study.check(),
         }
     }
 
     fn name(&self) -> &str {
         match self {
-            Job::Run(config) => config.preset(),
+            Job::Run(config) => &config.plan.preset,
             Job::Study(study) => &study.name,
         }
     }
 }
 
-fn say_changes(config: &Experiment) -> Result<()> {
-    say(&format!("quick form of `{}`; changed from the paper's: {}", config.preset(), changes(config)?));
+fn say_changes(config: &Config) -> Result<()> {
+    let preset = &config.plan.preset;
+    say(&format!("quick form of `{preset}`; changed from the paper's: {}", changes(config)?));
     Ok(())
 }
 
@@ -146,11 +179,10 @@ fn resolve(args: &RunArgs) -> Result<Job> {
     };
     let named = file.remove("preset").and_then(|v| v.as_str().map(String::from));
     let Some(preset) = preset.or(named) else {
-        let names: Vec<&str> = paper::PRESETS.iter().map(|p| p.0).collect();
+        let names: Vec<String> = paper::presets().into_iter().map(|p| p.name).collect();
         return Err(Error::invalid("preset", "none", names.join(", ")));
     };
-    let keys = studies::keys(&preset)?;
-    let file = config::check_keys(file, keys)?;
+    let file = config::check_keys(file, config::KEYS)?;
     let mut last = Table::new();
     if let Some(dtype) = &args.dtype {
         last.insert("dtype".into(), Value::String(dtype.clone()));
@@ -161,22 +193,21 @@ fn resolve(args: &RunArgs) -> Result<Job> {
         last.insert("seed".into(), Value::Integer(seed));
     }
     let seeds = take_seeds(&mut overrides)?;
-    let layers = [file, config::parse_overrides_of(&overrides, keys)?, last];
+    let layers = [file, config::parse_overrides(&overrides)?, last];
     if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Ok(Job::Study(studies::named(&preset, args.quick, seeds, &layers)?));
     }
-    let base = paper::preset(&preset, args.quick)?;
+    let mut tables = paper::preset(&preset, args.quick)?;
     if let Some(count) = seeds {
         return Ok(Job::Study(studies::seeds(&preset, args.quick, count, &layers)?));
     }
-    let mut tables = vec![base];
     tables.extend(layers);
-    Ok(Job::Run(Experiment::resolve(&tables)?))
+    Ok(Job::Run(Box::new(config::resolve(&tables)?)))
 }
 
 /// Is it the preset of a single run? A study of that run alone may have the same name.
 pub(super) fn is_preset(name: &str) -> bool {
-    paper::PRESETS.iter().any(|(n, _)| *n == name)
+    paper::PAPERS.iter().flat_map(|p| p.presets).any(|(n, _)| *n == name)
 }
 
 /// Takes `seeds=K` out of the overrides: a key of studies, not of runs.
@@ -197,21 +228,21 @@ pub(super) fn take_seeds(overrides: &mut Vec<String>) -> Result<Option<u64>> {
 }
 
 /// What differs from the preset's full form, as `key=value, ..`.
-fn changes(config: &Experiment) -> Result<String> {
-    let full = Experiment::resolve(&[paper::preset(config.preset(), false)?])?.table()?;
-    let now = config.table()?;
+fn changes(config: &Config) -> Result<String> {
+    let full = config::resolve(&paper::preset(&config.plan.preset, false)?)?.table();
+    let now = config.table();
     let differs = now.iter().filter(|(k, v)| full.get(*k) != Some(*v));
     Ok(differs.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", "))
 }
 
 /// The configuration that a run folder was made with.
-fn read_run(run: &Path) -> Result<Experiment> {
+fn read_run(run: &Path) -> Result<Config> {
     let path = run.join(folder::CONFIG_FILE);
     if !path.is_file() {
         let problem = format!("{} has no {}", run.display(), folder::CONFIG_FILE);
         return Err(Error::invalid("resume", problem, "the folder of an earlier run"));
     }
-    Experiment::read(&path)
+    Config::read(&path)
 }
 
 /// `runs/chain`, `runs/chain-2`, ..: the first that does not exist.
@@ -220,4 +251,30 @@ pub(super) fn default_folder(name: &str, quick: bool) -> PathBuf {
     let numbered = (2..).map(|i| format!("{stem}-{i}"));
     let mut names = std::iter::once(stem.clone()).chain(numbered).map(|n| Path::new("runs").join(n));
     names.find(|p| !p.exists()).unwrap_or_else(|| Path::new("runs").join(&stem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_shows_the_keys_that_apply() {
+        let keys = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
+            let text = help_for(&words);
+            let keys = text.split("\nKeys").nth(1).unwrap();
+            keys.lines()
+                .skip(1)
+                .filter_map(|l| l.split_whitespace().next().map(String::from))
+                .collect::<Vec<_>>()
+        };
+        let has = |all: &[String], key: &str| all.iter().any(|k| k == key);
+        let all = keys(&[]);
+        assert!(config::KEYS.iter().filter(|k| k.name != "preset").all(|k| has(&all, k.name)));
+        let birth = keys(&["birth", "--help"]);
+        assert!(has(&birth, "corpus") && has(&birth, "ff1") && has(&birth, "momentum"));
+        assert!(!has(&birth, "graph") && !has(&birth, "init") && !has(&birth, "beta1"));
+        let chain = keys(&["chain", "model=transformer", "--help"]);
+        assert!(has(&chain, "graph") && has(&chain, "block") && !has(&chain, "init") && !has(&chain, "K"));
+    }
 }

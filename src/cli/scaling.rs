@@ -1,15 +1,18 @@
-//! `popgrad scaling`: what a training step costs as T, S, heads and batch grow, and what short runs recover there.
+//! `popgrad scaling`: what a training step costs as T, S, heads and batch grow, and what short runs
+//! recover there.
 //!
-//! Every size is a process of its own, so that its peak memory is its own: VmHWM of the whole process, code and all.
+//! Every size is a process of its own, so that its peak memory is its own: VmHWM of the whole
+//! process, code and all.
 
 use super::run::default_folder;
 use super::{pool, progress, say, tell};
-use crate::config;
-use crate::paper::studies;
-use crate::paper::study::Axis;
-use crate::paper::{self, Progress};
+use crate::config::{self, Config};
+use crate::model::Spec;
+use crate::paper::{self, studies};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::plot::{Figure, LineChart, Panels, Series, save_figure};
+use crate::run::{self, Progress};
+use crate::study::Axis;
 use crate::{Error, Result};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -27,13 +30,15 @@ pub(super) struct ScalingArgs {
     /// A few small sizes: seconds.
     #[arg(long)]
     quick: bool,
-    /// Folder for scaling.json, the figure and the recovery runs: new or empty [default: runs/scaling, numbered].
+    /// Folder for scaling.json, the figure and the recovery runs: new or empty [default:
+    /// runs/scaling, numbered].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Seconds of steps to time at each size.
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     seconds: f64,
-    /// Seconds for the recovery runs: sizes that would exceed them are left out, and said so; 0 for none.
+    /// Seconds for the recovery runs: sizes that would exceed them are left out, and said so; 0 for
+    /// none.
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
     recovery: f64,
     /// Threads of a step [default: all cores].
@@ -62,7 +67,8 @@ eval_every = 1000000
 checkpoint_every = 1000000
 ";
 
-/// Keys that the command sets itself: a step that is timed holds no evaluation, and recovery has a horizon of its own.
+/// Keys that the command sets itself: a step that is timed holds no evaluation, and recovery has a
+/// horizon of its own.
 const OWN: [&str; 4] = ["steps", "eval_every", "test_size", "checkpoint_every"];
 
 /// One size, measured.
@@ -123,19 +129,22 @@ pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
     }
     let threads = pool(args.threads)?.current_num_threads();
     // Refused here rather than in the first process.
-    config_of(&args.overrides).and_then(|c| paper::check(&c))?;
+    let config = config_of(&args.overrides)?;
+    run::check(paper::experiment(&config)?, &config)?;
+    let axes = axes(args.quick, &config.model);
     let folder = args.out.clone().unwrap_or_else(|| default_folder("scaling", args.quick));
     create_run_dir(&folder)?;
     let mut points = Vec::new();
-    for (key, sizes) in axes(args.quick) {
-        for &size in sizes {
-            let point = measure(args, key, size, threads)?;
+    for (key, sizes) in &axes {
+        for &size in *sizes {
+            let point = measure(args, &word(key, size, &config.model), threads)?;
+            let point = Point { key: (*key).into(), size, ..point };
             let peak = point.peak_mib.map_or("-".into(), |m| format!("{m:.0} MiB"));
             say(&format!("{key} {size}: {:.3} ms a step, {peak}", point.ms_per_step));
             points.push(point);
         }
     }
-    let fits = axes(args.quick).iter().map(|(key, _)| fit(key, &points)).collect();
+    let fits = axes.iter().map(|(key, _)| fit(key, &points)).collect();
     let isa = popgrad_kernels::Isa::from_env()?.name();
     let (version, overrides) = (env!("CARGO_PKG_VERSION"), args.overrides.clone());
     let mut report = Report { version, isa, threads, overrides, points, fits, recovery: Vec::new() };
@@ -157,21 +166,27 @@ impl Report {
 }
 
 /// What grows, and how far.
-fn axes(quick: bool) -> [(&'static str, &'static [usize]); 4] {
-    if quick {
-        return [("T", &[8, 16]), ("S", &[3, 6]), ("heads", &[1, 2]), ("batch", &[64, 128])];
+fn axes(quick: bool, model: &Spec) -> Vec<(&'static str, &'static [usize])> {
+    let mut axes: Vec<(&str, &[usize])> = if quick {
+        vec![("T", &[8, 16]), ("S", &[3, 6]), ("heads", &[1, 2]), ("batch", &[64, 128])]
+    } else {
+        vec![
+            ("T", &[20, 32, 48, 64, 96, 128, 192, 256]),
+            ("S", &[3, 5, 10, 16, 32, 64]),
+            ("heads", &[1, 2, 4, 8]),
+            ("batch", &[64, 256, 1024, 4096]),
+        ]
+    };
+    if matches!(model, Spec::Simplified(_) | Spec::Memory(_)) {
+        axes.retain(|(key, _)| *key != "heads");
     }
-    [
-        ("T", &[20, 32, 48, 64, 96, 128, 192, 256]),
-        ("S", &[3, 5, 10, 16, 32, 64]),
-        ("heads", &[1, 2, 4, 8]),
-        ("batch", &[64, 256, 1024, 4096]),
-    ]
+    axes
 }
 
 /// The override that gives `key` its size.
-fn word(key: &str, size: usize) -> String {
-    if key == "heads" { format!("heads={size},1") } else { format!("{key}={size}") }
+fn word(key: &str, size: usize, model: &Spec) -> String {
+    let first_layer = key == "heads" && !matches!(model, Spec::Transformer(_));
+    if first_layer { format!("heads={size},1") } else { format!("{key}={size}") }
 }
 
 fn base() -> Result<Table> {
@@ -191,45 +206,46 @@ fn layer_of(overrides: &[String]) -> Result<Table> {
 }
 
 fn config_of(overrides: &[String]) -> Result<config::Config> {
-    config::resolve(&[paper::preset("chain", false)?, base()?, layer_of(overrides)?])
+    let mut layers = paper::preset("chain", false)?;
+    layers.extend([base()?, layer_of(overrides)?]);
+    config::resolve(&layers)
 }
 
-/// Runs this program on one size.
-fn measure(args: &ScalingArgs, key: &str, size: usize, threads: usize) -> Result<Point> {
+/// Runs this program on the size that override `word` gives.
+fn measure(args: &ScalingArgs, word: &str, threads: usize) -> Result<Point> {
     let path = std::env::current_exe().map_err(|e| Error::io("popgrad", "cannot find itself", e))?;
     let mut command = Command::new(&path);
     command.args(["scaling", "--one", "--seconds", &args.seconds.to_string()]);
-    command.args(["--threads", &threads.to_string()]).args(&args.overrides).arg(word(key, size));
+    command.args(["--threads", &threads.to_string()]).args(&args.overrides).arg(word);
     let out = command.output().map_err(|e| Error::io(&path, "cannot run", e))?;
     if !out.status.success() {
         let why = String::from_utf8_lossy(&out.stderr).trim().replace('\n', " ");
-        let problem = format!("{key}={size}: {}", why.trim_start_matches("error: "));
+        let problem = format!("{word}: {}", why.trim_start_matches("error: "));
         return Err(Error::invalid("scaling", problem, "sizes that can be trained"));
     }
-    let mut point: Point = serde_json::from_slice(&out.stdout)
-        .map_err(|e| Error::format(&path, format!("{key}={size}: its answer is not what was asked: {e}")))?;
-    (point.key, point.size) = (key.into(), size);
-    Ok(point)
+    serde_json::from_slice(&out.stdout)
+        .map_err(|e| Error::format(&path, format!("{word}: its answer is not what was asked: {e}")))
 }
 
 /// Times the steps of a real run, and prints them.
 fn one(args: &ScalingArgs) -> Result<()> {
     let pool = pool(args.threads)?;
     let mut config = config_of(&args.overrides)?;
-    pool.install(|| paper::check(&config))?;
+    let experiment = paper::experiment(&config)?;
+    pool.install(|| run::check(experiment, &config))?;
     let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", "cannot create", e))?;
-    let timed = |name: &str, config: &config::Config| -> Result<Vec<f64>> {
-        let mut clock = Clock { last: None, ms: Vec::with_capacity(config.steps as usize) };
-        let run = folder.path().join(name);
-        create_run_dir(&run)?;
-        paper::run(config, &run, false, &pool, &mut clock)?;
+    let timed = |name: &str, config: &Config| -> Result<Vec<f64>> {
+        let mut clock = Clock { last: None, ms: Vec::with_capacity(config.plan.steps as usize) };
+        let run_folder = folder.path().join(name);
+        create_run_dir(&run_folder)?;
+        run::run(experiment, config, &run_folder, false, &pool, &mut clock)?;
         clock.ms.sort_by(f64::total_cmp);
         Ok(clock.ms)
     };
     // The first step has nothing before it: the faster of the two times between three.
-    config.steps = 3;
+    config.plan.steps = 3;
     let guess = timed("guess", &config)?[0];
-    config.steps = ((1e3 * args.seconds / guess) as u64).clamp(4, 5000);
+    config.plan.steps = ((1e3 * args.seconds / guess) as u64).clamp(4, 5000);
     let ms = timed("run", &config)?;
     let point = Point {
         key: String::new(),
@@ -305,7 +321,8 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
         let layers = [base()?, layer, layer_of(&args.overrides)?];
         let mut sizes = Vec::new();
         for p in points.iter().filter(|p| p.key == key) {
-            // Three runs of as many steps; those timed had no smaller alphabet or length, nor another where one is given.
+            // Three runs of as many steps; those timed had no smaller alphabet or length, nor
+            // another where one is given.
             let seconds = SEEDS as f64 * steps as f64 * p.ms_per_step / 1e3;
             if seconds <= left {
                 left -= seconds;
@@ -330,7 +347,7 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
         let sub = folder.join(format!("recovery-{key}"));
         create_run_dir(&sub)?;
         study.run(&sub, threads, progress::of_study().as_ref())?;
-        let section = study.cells(&sub)?;
+        let section = study.drawing.cells(&study, &sub)?;
         out.extend(sizes.iter().zip(section).map(|(size, (runs, recovered, attention))| Recovery {
             key: key.into(),
             size: *size,

@@ -3,10 +3,10 @@
 use super::run::{default_folder, is_preset, take_seeds};
 use super::{pool, progress, tell};
 use crate::config;
-use crate::paper::studies;
-use crate::paper::study::{Axis, STUDY_FILE, Study};
+use crate::paper::{Papers, studies};
 use crate::report::files::create_run_dir;
 use crate::report::page::Page;
+use crate::study::{Axis, STUDY_FILE, Study};
 use crate::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -17,7 +17,8 @@ use toml::Table;
 pub(super) struct SweepArgs {
     /// Preset of the runs [default: chain].
     preset: Option<String>,
-    /// Grid and overrides: a key with several values (alpha=0.1,1) is an axis, the first one the rows.
+    /// Grid and overrides: a key with several values (alpha=0.1,1) is an axis, the first one the
+    /// rows.
     #[arg(value_name = "KEY=VALUES")]
     keys: Vec<String>,
     /// Folder: new or empty [default: runs/PRESET-sweep, numbered].
@@ -59,7 +60,7 @@ const DEFAULT_SEEDS: u64 = 5;
 pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
     let pool = pool(args.threads)?;
     let (study, folder) = match &args.resume {
-        Some(folder) if folder.join(STUDY_FILE).is_file() => (Study::load(folder)?, folder.clone()),
+        Some(folder) if folder.join(STUDY_FILE).is_file() => (Study::load(folder, &Papers)?, folder.clone()),
         Some(folder) => {
             let problem = format!("{} has no {STUDY_FILE}", folder.display());
             return Err(Error::invalid("resume", problem, "the folder of an earlier sweep"));
@@ -91,13 +92,14 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
     if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Err(Error::invalid("preset", preset, "one of a single run"));
     }
-    studies::check_grid_base(&preset)?;
+    studies::grid_drawing(&preset)?;
     let seeds = take_seeds(&mut keys)?.unwrap_or(DEFAULT_SEEDS);
     // Another task or optimiser wants other sizes and rates: those of its own short form.
     let quick = !TREES.contains(&preset.as_str());
     let mut layer: Table = if quick { Table::new() } else { short()? };
     let mut axes = Vec::new();
-    let several = |k: &String| config::parse_values(k).map_or(true, |(_, values)| values.len() > 1);
+    let several =
+        |k: &String| config::parse_values(k, config::KEYS).map_or(true, |(_, values)| values.len() > 1);
     if !keys.iter().any(several) {
         axes = DEFAULT_GRID.iter().map(|k| axis(k)).collect::<Result<_>>()?;
     }
@@ -123,7 +125,14 @@ fn short() -> Result<Table> {
 }
 
 fn axis(word: &str) -> Result<Axis> {
-    let (key, values) = config::parse_values(word)?;
+    let (key, values) = config::parse_values(word, config::KEYS)?;
+    if key == "preset" {
+        return Err(Error::invalid(
+            key,
+            "given as key=value",
+            "first word of `run` or `sweep`, or in a file",
+        ));
+    }
     Ok(Axis { key, values })
 }
 
@@ -137,7 +146,7 @@ mod tests {
             let keys = vec!["alpha=0.1,1".into(), "seeds=1".into()];
             let args =
                 SweepArgs { preset: Some(preset.into()), keys, out: None, resume: None, threads: None };
-            resolve(&args).unwrap().runs.remove(0).config.causal().unwrap().clone()
+            resolve(&args).unwrap().runs.remove(0).config
         };
         for (preset, lr, s, t, steps) in [
             ("chain", 4.0, 5, 12, 1024),
@@ -149,7 +158,10 @@ mod tests {
             ("causal-fig8", 0.01, 5, 12, 1024),
         ] {
             let c = first(preset);
-            assert_eq!((c.lr, c.S, c.T, c.steps), (lr, s, t, steps), "{preset}");
+            let table = c.table();
+            let count = |key: &str| table[key].as_integer().unwrap();
+            assert_eq!((c.plan.lr, c.plan.steps), (lr, steps), "{preset}");
+            assert_eq!((count("S"), count("T")), (s, t), "{preset}");
         }
     }
 }

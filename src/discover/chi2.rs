@@ -6,11 +6,13 @@
 //! | X² | N (Σ n_ab²/(n_a n_b) − 1) |
 //! | score | (X² − E X²)/N, E X² = N (r−1)(c−1)/(N−1) if the two are independent: bias-corrected |
 //!
-//! Asks for no label and no gradient, and assumes that all sequences share one law: with transitions drawn anew for each sequence, as in
-//! the in-context task, the pooled counts hold nothing. For a Markov chain or tree the parent has the highest score of all
-//! earlier positions (data processing). The test compares X² with its law over permutations of the sequences: mean and variance are exact
-//! (Haldane 1940, Dawson 1954), and a scaled χ² of the same two moments is mapped to a normal z (Wilson and Hilferty 1931). Two moments
-//! do not hold the tail of a table with nearly empty cells, so the test, not the score, pools each column's rare symbols into
+//! Asks for no label and no gradient, and assumes that all sequences share one law: with
+//! transitions drawn anew for each sequence, as in the in-context task, the pooled counts hold
+//! nothing. For a Markov chain or tree the parent has the highest score of all earlier positions
+//! (data processing). The test compares X² with its law over permutations of the sequences: mean
+//! and variance are exact (Haldane 1940, Dawson 1954), and a scaled χ² of the same two moments is
+//! mapped to a normal z (Wilson and Hilferty 1931). Two moments do not hold the tail of a table
+//! with nearly empty cells, so the test, not the score, pools each column's rare symbols into
 //! classes of at least √(5N) sequences: no cell's expected count is below 5 (Cochran 1954).
 
 use super::gradient::positions;
@@ -21,7 +23,8 @@ use rayon::prelude::*;
 /// Largest alphabet: a table of S² counts per thread.
 pub const MAX_SYMBOLS: usize = 2048;
 
-/// A column with its symbols pooled, rarest first, into classes of at least √(5N) sequences; and the number of classes.
+/// A column with its symbols pooled, rarest first, into classes of at least √(5N) sequences; and
+/// the number of classes.
 fn classes(column: &[u32], symbols: usize) -> (Vec<u32>, usize) {
     let mut count = vec![0usize; symbols];
     column.iter().for_each(|c| count[*c as usize] += 1);
@@ -81,8 +84,8 @@ impl Counts {
         total
     }
 
-    /// What one more sequence with (a, b) adds to Σ p_ab²/(p_a p_b), to first order: 2 p_ab/(p_a p_b) − Σ_b' p_ab'²/(p_a² p_b') −
-    /// Σ_a' p_a'b²/(p_a' p_b²), for all a and b (S, S).
+    /// What one more sequence with (a, b) adds to Σ p_ab²/(p_a p_b), to first order: 2 p_ab/(p_a
+    /// p_b) − Σ_b' p_ab'²/(p_a² p_b') − Σ_a' p_a'b²/(p_a' p_b²), for all a and b (S, S).
     fn influence(&self, n: f64) -> Vec<f64> {
         let s = self.s;
         let (mut row, mut column) = (vec![0.0; s], vec![0.0; s]);
@@ -142,7 +145,8 @@ pub fn check(sample: &Sample) -> Result<()> {
     Ok(())
 }
 
-/// The graph of highest χ² mutual information among earlier positions, over all T positions. O(B T² + S² T²).
+/// The graph of highest χ² mutual information among earlier positions, over all T positions. O(B T²
+/// + S² T²).
 ///
 /// # Errors
 /// As [`check`]; a level that is no probability.

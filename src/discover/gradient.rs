@@ -1,16 +1,20 @@
-//! The score that the gradient of the simplified model has at initialisation (theory 1.3, leading order).
+//! The score that the gradient of the simplified model has at initialisation (theory 1.3, leading
+//! order).
 //!
-//! At A1 = 0, A2 = β₀ I, for j <= i: −∂L/∂A1\[i, j\] = β₀/(S T i) c_ij + O(β₀²), c_ij = ĝ_ij − mean_{k<=i} ĝ_ik (i from 1),
+//! At A1 = 0, A2 = β₀ I, for j <= i: −∂L/∂A1\[i, j\] = β₀/(S T i) c_ij + O(β₀²), c_ij = ĝ_ij −
+//! mean_{k<=i} ĝ_ik (i from 1),
 //!
-//!   ĝ_ij = S E\[(y(s_i)/(μ̂(s_i)+ε) − r̄) 1\[s_j = s_T\]\],  r̄ = Σ_s y(s) μ̂(s)/(μ̂(s)+ε),  μ̂(s) = #{i <= T: s_i = s}/T.
+//! ĝ_ij = S E\[(y(s_i)/(μ̂(s_i)+ε) − r̄) 1\[s_j = s_T\]\],  r̄ = Σ_s y(s) μ̂(s)/(μ̂(s)+ε),  μ̂(s)
+//! = #{i <= T: s_i = s}/T.
 //!
-//! This is the exact first-order coefficient on the sample, not a gradient at some small β₀: one pass over the tokens, each
-//! sequence T numbers u_i = S (y(s_i)/(μ̂(s_i)+ε) − r̄) added to the columns of the positions that hold the query's symbol. In the
-//! population limit ĝ_ij is E‖B‖²_F, the χ² mutual information, for the parent, and less for all others (data processing).
-//! Row T of the gradient (the query's own) is no evidence about the graph and is left out.
+//! This is the exact first-order coefficient on the sample, not a gradient at some small β₀: one
+//! pass over the tokens, each sequence T numbers u_i = S (y(s_i)/(μ̂(s_i)+ε) − r̄) added to the
+//! columns of the positions that hold the query's symbol. In the population limit ĝ_ij is E‖B‖²_F,
+//! the χ² mutual information, for the parent, and less for all others (data processing). Row T of
+//! the gradient (the query's own) is no evidence about the graph and is left out.
 //!
-//! Errors are those of a mean of independent sequences. The argmax is that of c; whether the row has a parent at all is asked of
-//! the left-over of ĝ over its finite-T bias, see [`super::null`].
+//! Errors are those of a mean of independent sequences. The argmax is that of c; whether the row
+//! has a parent at all is asked of the left-over of ĝ over its finite-T bias, see [`super::null`].
 
 use super::{Graph, Labels, Leaders, Position, Sample, Score, Table, check_level, leaders, null};
 use crate::num::Sum;
@@ -20,7 +24,8 @@ use rayon::prelude::*;
 /// Sequences per piece: pieces are folded in order, so threads do not change a bit.
 const PIECE: usize = 1024;
 
-/// Fewest rows from which row and column effects can be told from edges: below, no test keeps its level.
+/// Fewest rows from which row and column effects can be told from edges: below, no test keeps its
+/// level.
 const MIN_ROWS: usize = 6;
 
 /// Fewest sequences whose means are taken for normal.
@@ -33,8 +38,8 @@ pub struct Moments {
     pub rows: usize,
     /// ĝ (rows, rows), all i and j.
     pub g: Vec<f64>,
-    /// Standard error of (u_i − ū)(1\[s_j = s_T\] − mean), rows and columns centred per sequence (rows, rows); 0 where the sequences
-    /// differ by no more than rounding.
+    /// Standard error of (u_i − ū)(1\[s_j = s_T\] − mean), rows and columns centred per sequence
+    /// (rows, rows); 0 where the sequences differ by no more than rounding.
     pub se: Vec<f64>,
 }
 
@@ -146,7 +151,8 @@ pub fn moments(sample: &Sample, eps: f64) -> Result<Moments> {
     let se = |e: usize| {
         let common = shared[e / rows] / n;
         let variance = squares[e] + common - centred[e] * centred[e];
-        // Sums of PIECE terms each, and their difference: what is below this is rounding, not evidence.
+        // Sums of PIECE terms each, and their difference: what is below this is rounding, not
+        // evidence.
         let rounding = 4.0 * PIECE as f64 * f64::EPSILON * (squares[e].abs() + common + largest * largest);
         if variance <= rounding { 0.0 } else { (variance / (n - 1.0)).sqrt() }
     };
@@ -242,8 +248,8 @@ fn errors(sample: &Sample, eps: f64, leaders: &[Leaders]) -> Result<Vec<[f64; 2]
     Ok(sums.chunks_exact(4).map(|s| [se(s[0], s[1]), se(s[2], s[3])]).collect())
 }
 
-/// One record per row: a parent where the best candidate's score is positive and its tail, times the number of candidates, at most
-/// `level`; none at all where nothing is `tested`.
+/// One record per row: a parent where the best candidate's score is positive and its tail, times
+/// the number of candidates, at most `level`; none at all where nothing is `tested`.
 pub(super) fn positions(
     table: &Table,
     leaders: &[Leaders],

@@ -1,4 +1,5 @@
-//! The latent graph from one sampled gradient at initialisation, before any training; and from pair counts.
+//! The latent graph from one sampled gradient at initialisation, before any training; and from pair
+//! counts.
 //!
 //! | symbol | name | meaning |
 //! |---|---|---|
@@ -6,9 +7,10 @@
 //! | y | `labels` | law of the symbol after the query: a symbol or a distribution |
 //! | i, j | row, column | position, candidate parent j < i; every position but the query has a row |
 //!
-//! Two scores. [`gradient`] is what the simplified model's gradient at A1 = 0 says (theory 1.3): it needs labels, and works where
-//! every sequence has transitions of its own. [`chi2`] is the χ² mutual information of two positions over all sequences: it
-//! needs no labels, and one law that all sequences share.
+//! Two scores. [`gradient`] is what the simplified model's gradient at A1 = 0 says (theory 1.3): it
+//! needs labels, and works where every sequence has transitions of its own. [`chi2`] is the χ²
+//! mutual information of two positions over all sequences: it needs no labels, and one law that all
+//! sequences share.
 
 pub mod chi2;
 pub mod gradient;
@@ -49,8 +51,8 @@ impl Sample {
     /// Checks that the parts fit together.
     ///
     /// # Errors
-    /// Sizes out of range or that contradict each other, a token or label that is not below S, a soft label that is negative, not
-    /// finite or does not sum to 1.
+    /// Sizes out of range or that contradict each other, a token or label that is not below S, a
+    /// soft label that is negative, not finite or does not sum to 1.
     pub fn check(&self) -> Result<()> {
         if self.seqs < 2 {
             return Err(Error::invalid("tokens", format!("{} sequences", self.seqs), "at least 2"));
@@ -136,8 +138,8 @@ pub struct Position {
     pub margin_se: f64,
     /// The test statistic: standard normal for a position without parent.
     pub z: f64,
-    /// P(any of the candidates reaches z | no parent), at most: a tail of the normal law times their number; 1 where nothing varies,
-    /// NaN where [`Graph::tested`] is false.
+    /// P(any of the candidates reaches z | no parent), at most: a tail of the normal law times
+    /// their number; 1 where nothing varies, NaN where [`Graph::tested`] is false.
     pub p: f64,
 }
 
@@ -154,11 +156,14 @@ pub struct Graph {
     pub symbols: usize,
     /// Most that a root's p may be taken for an edge.
     pub level: f64,
-    /// Whether the sample is large enough to tell roots from children; if not, no position has a parent.
+    /// Whether the sample is large enough to tell roots from children; if not, no position has a
+    /// parent.
     pub tested: bool,
-    /// Candidates with the highest score in so many rows that their column effect cannot be read from their own column.
+    /// Candidates with the highest score in so many rows that their column effect cannot be read
+    /// from their own column.
     pub heavy: Vec<usize>,
-    /// Standard deviation of the test's entries beyond sampling noise, which the test takes into account.
+    /// Standard deviation of the test's entries beyond sampling noise, which the test takes into
+    /// account.
     pub spread: f64,
     /// One per position.
     pub positions: Vec<Position>,

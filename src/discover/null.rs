@@ -1,14 +1,16 @@
 //! What an entry would be if its two positions had nothing to do with each other.
 //!
-//! At finite T the estimate ĝ is not 0 for unrelated positions: the frequencies μ̂ in its denominator count the positions
-//! themselves. To first order in 1/T that bias is a function of i plus a function of j (given the transitions, a position far
-//! from both does not notice either), while an edge is a single entry. So a row effect and a column effect are fitted by
-//! medians (Tukey's median polish) and what is left over is tested. A row has one edge at most, which hardly moves its median;
-//! but a parent of many has an edge in most entries of its column, and there the median would take the edges for the effect. The
-//! effect of such a column ([`heavy`]) is read from the rows that it does not lead, and taken to be no lower than that of the
-//! other columns: where all rows are led by it, that is an assumption, and callers are told. How far
-//! the left-overs of all pairs scatter beyond their sampling error (second order in 1/T, relatives at a distance) is measured too
-//! and widens the test: an empirical null.
+//! At finite T the estimate ĝ is not 0 for unrelated positions: the frequencies μ̂ in its
+//! denominator count the positions themselves. To first order in 1/T that bias is a function of i
+//! plus a function of j (given the transitions, a position far from both does not notice either),
+//! while an edge is a single entry. So a row effect and a column effect are fitted by medians
+//! (Tukey's median polish) and what is left over is tested. A row has one edge at most, which
+//! hardly moves its median; but a parent of many has an edge in most entries of its column, and
+//! there the median would take the edges for the effect. The effect of such a column ([`heavy`]) is
+//! read from the rows that it does not lead, and taken to be no lower than that of the other
+//! columns: where all rows are led by it, that is an assumption, and callers are told. How far the
+//! left-overs of all pairs scatter beyond their sampling error (second order in 1/T, relatives at a
+//! distance) is measured too and widens the test: an empirical null.
 
 /// Rounds of the polish; it stops moving long before.
 const ROUNDS: usize = 25;
@@ -16,13 +18,15 @@ const ROUNDS: usize = 25;
 /// Fewest entries that a heavy column's own effect is read from.
 const MIN_ENTRIES: usize = 3;
 
-/// Columns that lead 40% or more of the n − 1 other rows; `led` (n) holds each row's leader. The median gives way at half.
+/// Columns that lead 40% or more of the n − 1 other rows; `led` (n) holds each row's leader. The
+/// median gives way at half.
 pub fn heavy(led: &[Option<usize>]) -> Vec<usize> {
     let count = |j: usize| led.iter().filter(|l| **l == Some(j)).count();
     (0..led.len()).filter(|j| count(*j) > 0 && 5 * count(*j) >= 2 * (led.len() - 1)).collect()
 }
 
-/// Left-over of every off-diagonal entry of `x` (n, n), zero on the diagonal; `led` (n) as in [`heavy`].
+/// Left-over of every off-diagonal entry of `x` (n, n), zero on the diagonal; `led` (n) as in
+/// [`heavy`].
 pub fn polish(x: &[f64], n: usize, led: &[Option<usize>]) -> Vec<f64> {
     let heavy = heavy(led);
     let light: Vec<usize> = (0..n).filter(|j| !heavy.contains(j)).collect();
@@ -60,15 +64,16 @@ pub fn polish(x: &[f64], n: usize, led: &[Option<usize>]) -> Vec<f64> {
     (0..n * n).map(|e| if e / n == e % n { 0.0 } else { x[e] - row[e / n] - column[e % n] }).collect()
 }
 
-/// Variance of the left-over of an entry that stands out, over that of an entry centred by the means of row and column: a median of
-/// n − 1 entries adds π/2 / (n − 1) of an entry's variance and does not follow one that stands out, where a mean takes off 1/n of it.
+/// Variance of the left-over of an entry that stands out, over that of an entry centred by the
+/// means of row and column: a median of n − 1 entries adds π/2 / (n − 1) of an entry's variance and
+/// does not follow one that stands out, where a mean takes off 1/n of it.
 pub fn widening(n: usize) -> f64 {
     let n = n as f64;
     (1.0 + std::f64::consts::PI / (n - 1.0)) / ((1.0 - 1.0 / n) * (1.0 - 1.0 / n))
 }
 
-/// Standard deviation of the off-diagonal left-overs `rest` (n, n) beyond what their standard errors `se` explain: from the
-/// median of |rest|/se over pairs of no edge.
+/// Standard deviation of the off-diagonal left-overs `rest` (n, n) beyond what their standard
+/// errors `se` explain: from the median of |rest|/se over pairs of no edge.
 pub fn spread(rest: &[f64], se: &[f64], n: usize) -> f64 {
     let pairs = || (0..n * n).filter(|e| e / n != e % n && se[*e] > 0.0);
     let mut ratio: Vec<f64> = pairs().map(|e| (rest[e] / se[e]).abs()).collect();
@@ -96,7 +101,8 @@ pub fn upper_tail(z: f64) -> f64 {
     0.5 * erfc(z / std::f64::consts::SQRT_2)
 }
 
-/// erfc(x) = 1 − erf(x): the series of erf below 2, the continued fraction of Laplace above (modified Lentz).
+/// erfc(x) = 1 − erf(x): the series of erf below 2, the continued fraction of Laplace above
+/// (modified Lentz).
 fn erfc(x: f64) -> f64 {
     if x.is_nan() {
         return x;

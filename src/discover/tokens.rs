@@ -1,6 +1,7 @@
 //! Token and label files in plain text: a row per line, integers apart by blanks or a comma.
 //!
-//! Bytes come from other programs: whatever they are, the result is rows of equal length or an error that names the line.
+//! Bytes come from other programs: whatever they are, the result is rows of equal length or an
+//! error that names the line.
 
 use super::{Labels, SOFT, check_soft};
 use crate::{Error, Result};
@@ -67,11 +68,12 @@ fn token(field: &str, most: usize) -> std::result::Result<u32, String> {
     }
 }
 
-/// Rows of tokens from the bytes of a file; `path` names it in errors. Tokens are below `symbols`, or below [`MAX_SYMBOLS`].
+/// Rows of tokens from the bytes of a file; `path` names it in errors. Tokens are below `symbols`,
+/// or below [`MAX_SYMBOLS`].
 ///
 /// # Errors
-/// [`Error::Format`] with the line: bytes that are no text, an empty file or row, a field that is no integer, a token out of
-/// range, a row of another length than the first.
+/// [`Error::Format`] with the line: bytes that are no text, an empty file or row, a field that is
+/// no integer, a token out of range, a row of another length than the first.
 pub fn parse_tokens(path: &Path, bytes: &[u8], symbols: Option<usize>) -> Result<Rows> {
     let most = symbols.unwrap_or(MAX_SYMBOLS).clamp(1, MAX_SYMBOLS) - 1;
     let mut rows = Rows { len: 0, tokens: Vec::new() };
@@ -100,11 +102,12 @@ pub fn label_width(bytes: &[u8]) -> usize {
     if row.is_empty() { 0 } else { fields(row).count() }
 }
 
-/// Labels from the bytes of a file: per line a symbol, or `symbols` (S) probabilities; `seqs` lines, all of one kind.
+/// Labels from the bytes of a file: per line a symbol, or `symbols` (S) probabilities; `seqs`
+/// lines, all of one kind.
 ///
 /// # Errors
-/// [`Error::Format`] with the line, as [`parse_tokens`]; another number of lines; probabilities that are negative, not finite
-/// or do not sum to 1.
+/// [`Error::Format`] with the line, as [`parse_tokens`]; another number of lines; probabilities
+/// that are negative, not finite or do not sum to 1.
 pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> Result<Labels> {
     let lines = lines(path, bytes)?;
     if lines.len() != seqs {
@@ -143,8 +146,8 @@ pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> R
     Ok(Labels::Soft(soft))
 }
 
-/// Characters of `text` as symbols, numbered by their code points, in windows of `len` that do not overlap; the last, incomplete
-/// one is left out. Also the alphabet.
+/// Characters of `text` as symbols, numbered by their code points, in windows of `len` that do not
+/// overlap; the last, incomplete one is left out. Also the alphabet.
 ///
 /// # Errors
 /// Fewer than two windows; one character only, or more than [`MAX_SYMBOLS`] of them.
@@ -170,8 +173,9 @@ pub fn windows(path: &Path, bytes: &[u8], len: usize) -> Result<(Rows, Vec<char>
     Ok((Rows { len, tokens }, alphabet))
 }
 
-/// Bytes as a token file, and as labels of what was read; never panics, and what was read is rectangular and in range. The body of
-/// the fuzz target `tokens`, replayed on its corpus by a test.
+/// Bytes as a token file, and as labels of what was read; never panics, and what was read is
+/// rectangular and in range. The body of the fuzz target `tokens`, replayed on its corpus by a
+/// test.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let path = Path::new("fuzz");

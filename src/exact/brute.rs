@@ -1,5 +1,6 @@
-//! The naive twin of the exact engines: loss and gradients of the simplified model by enumeration of all words, one
-//! textbook loop per equation. Slow on purpose, and shares no arithmetic with what it checks.
+//! The naive twin of the exact engines: loss and gradients of the simplified model by enumeration
+//! of all words, one textbook loop per equation. Slow on purpose, and shares no arithmetic with
+//! what it checks.
 //!
 //! | symbol | name | shape | equation |
 //! |---|---|---|---|
@@ -109,8 +110,8 @@ pub fn weights(forest: &Forest, prior: &Prior, tokens: &[u32]) -> Vec<f64> {
 
 /// L, −∂L/∂A1 and −∂L/∂A2 of the simplified model at `a1` (T, T), `a2` (S, S) and ε = `eps`:
 ///
-/// r(s') = W/(f + ε), r̄ = Σ f r, δ_i = v_i (r(s_i) − r̄); −∂L/∂A1\[i, j\] = Σ_s δ_i M_ij (a_j − z_i),
-/// −∂L/∂A2\[k, l\] = Σ_s 1\[s_T = k\] Σ_i δ_i Σ_{j<=i} M_ij 1\[s_j = l\].
+/// r(s') = W/(f + ε), r̄ = Σ f r, δ_i = v_i (r(s_i) − r̄); −∂L/∂A1\[i, j\] = Σ_s δ_i M_ij (a_j −
+/// z_i), −∂L/∂A2\[k, l\] = Σ_s 1\[s_T = k\] Σ_i δ_i Σ_{j<=i} M_ij 1\[s_j = l\].
 ///
 /// At ε = 0 a symbol with f = 0 is left out of r̄; L is then +inf where its W is positive.
 ///

@@ -6,7 +6,8 @@ use crate::Result;
 use crate::num::Sum;
 
 impl FinitePrior {
-    /// The mean of the prior over all S! permutations of the symbols: (π, μ) with π'(σb|σa) = π(b|a), μ'(σa) = μ(a).
+    /// The mean of the prior over all S! permutations of the symbols: (π, μ) with π'(σb|σa) =
+    /// π(b|a), μ'(σa) = μ(a).
     ///
     /// Atoms that coincide are not merged.
     ///
@@ -30,11 +31,12 @@ impl FinitePrior {
         }
     }
 
-    /// The mean of the prior over the cyclic column shifts π'(b|a) = π(b+m|a): E π' = 11ᵀ/S. Stationary roots are found
-    /// anew; other root laws stay as they are.
+    /// The mean of the prior over the cyclic column shifts π'(b|a) = π(b+m|a): E π' = 11ᵀ/S.
+    /// Stationary roots are found anew; other root laws stay as they are.
     ///
     /// # Errors
-    /// When the result would exceed [`MAX_ENTRIES`](super::prior::MAX_ENTRIES), or roots are stationary and a shifted matrix is reducible.
+    /// When the result would exceed [`MAX_ENTRIES`](super::prior::MAX_ENTRIES), or roots are
+    /// stationary and a shifted matrix is reducible.
     pub fn closed_under_column_shifts(&self) -> Result<Self> {
         let (s, q) = (self.symbols, self.atoms());
         check_entries(s.checked_mul(q * s * s), "column shifts (S Q)")?;
@@ -55,7 +57,8 @@ impl FinitePrior {
         Ok(out)
     }
 
-    /// Is the law of (π, μ) the same after any permutation of the symbols, entries and masses compared within
+    /// Is the law of (π, μ) the same after any permutation of the symbols, entries and masses
+    /// compared within
     /// [`SUM_TOLERANCE`]?
     ///
     /// O(Q² S²) at worst; atoms are found by their first entry.
@@ -112,7 +115,8 @@ impl FinitePrior {
         }
     }
 
-    /// Σ of the weights of atoms within the tolerance of (pi, roots); `order` sorts the atoms by their first entry.
+    /// Σ of the weights of atoms within the tolerance of (pi, roots); `order` sorts the atoms by
+    /// their first entry.
     fn mass_at(&self, order: &[usize], pi: &[f64], roots: &[f64]) -> f64 {
         let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| (x - y).abs() <= SUM_TOLERANCE);
         let first = order.partition_point(|a| self.atom_pi(*a)[0] < pi[0] - SUM_TOLERANCE);

@@ -1,9 +1,11 @@
-//! The leading gradient ĝ at finite T for a given π, exactly and in polynomial time, by the count transform.
+//! The leading gradient ĝ at finite T for a given π, exactly and in polynomial time, by the count
+//! transform.
 //!
-//! ĝ_ij = S E[(π(s_i|s_T)/(μ̂(s_i) + ε) − r̄) 1[s_j = s_T]], r̄ = Σ_t π(t|s_T) μ̂(t)/(μ̂(t) + ε), needs of the sequence only
-//! s_i, s_j, the query k and the count c of one symbol t. With every t in the context weighted by ω^m, ω = e^{2πi/T},
-//! messages on the forest give the transform of the law of c; a function φ of c then has the mean Σ_m P̂(m) φ̂(m), so no
-//! law is ever transformed back, and the sum over k with its weights rides on the message to j.
+//! ĝ_ij = S E[(π(s_i|s_T)/(μ̂(s_i) + ε) − r̄) 1[s_j = s_T]], r̄ = Σ_t π(t|s_T) μ̂(t)/(μ̂(t) + ε),
+//! needs of the sequence only s_i, s_j, the query k and the count c of one symbol t. With every t
+//! in the context weighted by ω^m, ω = e^{2πi/T}, messages on the forest give the transform of the
+//! law of c; a function φ of c then has the mean Σ_m P̂(m) φ̂(m), so no law is ever transformed
+//! back, and the sum over k with its weights rides on the message to j.
 //!
 //! | symbol | shape | meaning |
 //! |---|---|---|
@@ -13,11 +15,8 @@
 //! | up_c | (S) | π U_c: what a child tells its parent |
 //! | w, v | (S) | π(t\|k) φ̂(m) over k, for the two terms |
 //!
-//! O(T³ S³) for all pairs: for each t and m < T (conjugates halve it) and each clamped s_i = t one pass over the forest.
-//!
-//! One file past 400 lines: the four passes share one set of messages, and read together or not at all.
-//!
-//! Past 400 lines: one enumeration, what it counts and the sums over it, read together.
+//! O(T³ S³) for all pairs: for each t and m < T (conjugates halve it) and each clamped s_i = t one
+//! pass over the forest.
 
 use super::marginals::MAX_LEN;
 use super::transition::Transition;
@@ -401,7 +400,8 @@ impl Problem<'_> {
             m.stamp[r] = i;
             before = before.times(m.total[r]);
         }
-        // Down into everything that hangs off the path: the same positions for every t and frequency, so stamps stay right.
+        // Down into everything that hangs off the path: the same positions for every t and
+        // frequency, so stamps stay right.
         for v in 0..i {
             if let Some(p) = self.tree.parents[v]
                 && m.stamp[p] == i
@@ -455,8 +455,8 @@ impl Problem<'_> {
     }
 }
 
-/// ĝ (T, T), zero above the diagonal, for one π; `roots` (S) is the law of the roots, `None` for μ. Same bits for any thread
-/// count.
+/// ĝ (T, T), zero above the diagonal, for one π; `roots` (S) is the law of the roots, `None` for μ.
+/// Same bits for any thread count.
 ///
 /// Errors of a few T u in absolute terms times the largest 1/(1/T + ε).
 ///

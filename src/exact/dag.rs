@@ -1,4 +1,5 @@
-//! The law of whole words for the task with several parents: independent Dirichlet rows in closed form.
+//! The law of whole words for the task with several parents: independent Dirichlet rows in closed
+//! form.
 
 use super::law::{WordLaw, advance, spell, word_count};
 use crate::task::{CausalDag, DagRoots, Task};

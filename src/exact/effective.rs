@@ -1,7 +1,9 @@
-//! How much a sequence on a forest is worth: T_eff = T² / Σ_{k,l<=T} ρ^{d(k,l)}, d = tree distance, ∞ across trees.
+//! How much a sequence on a forest is worth: T_eff = T² / Σ_{k,l<=T} ρ^{d(k,l)}, d = tree distance,
+//! ∞ across trees.
 //!
-//! The query counts as a tree of its own. T independent positions give T, T copies of one give 1. Beside it the heuristic
-//! bound on what finite T does to g (theory 1.3): |ĝ_ij − g_ij| ≲ (R_i + R_j)/T + Σ R/T², R_k = Σ_l ρ^{d(k,l)}.
+//! The query counts as a tree of its own. T independent positions give T, T copies of one give 1.
+//! Beside it the heuristic bound on what finite T does to g (theory 1.3): |ĝ_ij − g_ij| ≲ (R_i +
+//! R_j)/T + Σ R/T², R_k = Σ_l ρ^{d(k,l)}.
 
 use crate::task::Forest;
 

@@ -7,9 +7,11 @@ use crate::task::Forest;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
-/// The joint law of a word s and its target symbol s', π integrated out: W(s, s') = E_π\[P(s | π) π(s' | ..)\].
+/// The joint law of a word s and its target symbol s', π integrated out: W(s, s') = E_π\[P(s | π)
+/// π(s' | ..)\].
 ///
-/// Implemented for trees by [`TreeLaw`], for several parents per position by [`DagLaw`](super::DagLaw).
+/// Implemented for trees by [`TreeLaw`], for several parents per position by
+/// [`DagLaw`](super::DagLaw).
 pub trait WordLaw: Send + Sync {
     /// T, the query included.
     fn seq_len(&self) -> usize;
@@ -65,7 +67,8 @@ impl TreeLaw {
     /// The law of words over `forest` under `prior`.
     ///
     /// # Errors
-    /// A Dirichlet prior with fields out of range; a finite one with so many atoms that their powers exceed 128 MiB.
+    /// A Dirichlet prior with fields out of range; a finite one with so many atoms that their
+    /// powers exceed 128 MiB.
     pub fn new(forest: Forest, prior: Prior) -> Result<Self> {
         prior.check()?;
         let powers = match &prior {

@@ -1,4 +1,5 @@
-//! Marginals of one transition matrix on a forest, and the population limit of the leading gradient, in polynomial time.
+//! Marginals of one transition matrix on a forest, and the population limit of the leading
+//! gradient, in polynomial time.
 //!
 //! | symbol | shape | meaning |
 //! |---|---|---|
@@ -7,13 +8,12 @@
 //! | P_ij | (S, S) | P(s_j = s, s_i = s') = Σ_u m_c(u) π^a(u, s) π^b(u, s') |
 //! | g_ij | (T, T) | Σ_{s,s'} π(s'\|s)/μ(s') P(s_j = s, s_i = s') − 1: what row i of A1's gradient follows as T grows |
 //!
-//! In the balanced form of [`Transition`] g needs powers of B alone, and subtracts nothing:
-//! g_ij = Σ_u m_c(u)/μ(u) Σ_{s'} B^{a+1}(u, s') B^b(u, s'), B⁰ = I − √μ√μᵀ; for roots that follow μ it is ⟨B^{a+1}, B^b⟩.
-//! Across trees, with d = m − μ: g_ij = Σ_{s'} (d_j π)(s') d_i(s')/μ(s').
-//! The query is position T − 1: uniform, without parent; its row is Σ_s m_j(s) π(s|s)/μ(s) − 1, its own entry
-//! Σ_s π(s|s)/μ(s) − S. Everything is exact for any law of the roots, given that 1/μ is what the occupation tends to.
-//!
-//! A little past 400 lines: marginals and the limit rest on the same paths, laws and powers.
+//! In the balanced form of [`Transition`] g needs powers of B alone, and subtracts nothing: g_ij =
+//! Σ_u m_c(u)/μ(u) Σ_{s'} B^{a+1}(u, s') B^b(u, s'), B⁰ = I − √μ√μᵀ; for roots that follow μ it is
+//! ⟨B^{a+1}, B^b⟩. Across trees, with d = m − μ: g_ij = Σ_{s'} (d_j π)(s') d_i(s')/μ(s'). The query
+//! is position T − 1: uniform, without parent; its row is Σ_s m_j(s) π(s|s)/μ(s) − 1, its own entry
+//! Σ_s π(s|s)/μ(s) − S. Everything is exact for any law of the roots, given that 1/μ is what the
+//! occupation tends to.
 
 use super::transition::Transition;
 use crate::num::Sum;
@@ -298,8 +298,9 @@ impl Limit {
     }
 }
 
-/// g, χ² and ρ for one π; `roots` (S) is the law of the roots, `None` for μ. O(T² + height S³ + forks S²), the forks being
-/// the distinct pairs (a, b) of path lengths. Same bits for any thread count.
+/// g, χ² and ρ for one π; `roots` (S) is the law of the roots, `None` for μ. O(T² + height S³ +
+/// forks S²), the forks being the distinct pairs (a, b) of path lengths. Same bits for any thread
+/// count.
 ///
 /// # Errors
 /// A root law that is none; sizes out of range.

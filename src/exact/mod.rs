@@ -1,4 +1,5 @@
-//! The exact population: priors over transition matrices, and losses and gradients summed over every word.
+//! The exact population: priors over transition matrices, and losses and gradients summed over
+//! every word.
 //!
 //! | file | holds |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Priors over the transition matrix π of the causal-tree task (paper 1, arXiv 2402.14735), in the forms that can be
-//! integrated exactly.
+//! Priors over the transition matrix π of the causal-tree task (paper 1, arXiv 2402.14735), in the
+//! forms that can be integrated exactly.
 //!
 //! | symbol | name | shape |
 //! |---|---|---|
@@ -29,7 +29,8 @@ pub enum RootLaw {
 
 /// A prior over π and the root law.
 ///
-/// Dirichlet rows whose roots follow the stationary law have no closed form: see `quadrature` for S = 2.
+/// Dirichlet rows whose roots follow the stationary law have no closed form: see `quadrature` for S
+/// = 2.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prior {
     /// Rows i.i.d. Dirichlet(α, .., α). Made by [`Prior::dirichlet`], which checks the values.
@@ -56,7 +57,8 @@ impl Prior {
         Ok(prior)
     }
 
-    /// Checks the fields of a `Dirichlet` written down by hand; a finite prior is checked when made.
+    /// Checks the fields of a `Dirichlet` written down by hand; a finite prior is checked when
+    /// made.
     ///
     /// # Errors
     /// As [`Prior::dirichlet`].
@@ -135,8 +137,9 @@ impl FinitePrior {
     /// Weights, rows and root laws may miss the sum 1 by [`SUM_TOLERANCE`]; they are normalised.
     ///
     /// # Errors
-    /// Lengths that do not fit, an entry that is negative or not finite, a sum that is not 1, a reducible π where the
-    /// roots are stationary, too many entries. The message names `weight[q]`, `pi[q][s]`, `pi[q][s][s']` or `roots[q]`.
+    /// Lengths that do not fit, an entry that is negative or not finite, a sum that is not 1, a
+    /// reducible π where the roots are stationary, too many entries. The message names `weight[q]`,
+    /// `pi[q][s]`, `pi[q][s][s']` or `roots[q]`.
     pub fn new(symbols: usize, weight: Vec<f64>, pi: Vec<f64>, roots: AtomRoots) -> Result<Self> {
         Self::check_size(symbols, weight.len())?;
         let (s, q) = (symbols, weight.len());

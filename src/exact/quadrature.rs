@@ -1,14 +1,17 @@
-//! Dirichlet rows whose roots follow the stationary law: a Gauss rule for S = 2, Monte Carlo over π for any S.
+//! Dirichlet rows whose roots follow the stationary law: a Gauss rule for S = 2, Monte Carlo over π
+//! for any S.
 //!
-//! S = 2: p = π(1|0), q = π(0|1) i.i.d. Beta(α, α), μ = (q, p)/(p+q), which is not analytic at p = q = 0, so a tensor
-//! rule over the square converges algebraically only. Cut the square at ½. Where p > ½, work with 1 - p. Three cells have an
-//! analytic μ and endpoint weights x^{α-1} in both coordinates. In the corner p, q < ½ put larger = x, smaller = xt, both
-//! orders: weights x^{2α-1} and t^{α-1}, and μ = (t, 1)/(1+t). n nodes per axis make 5n² atoms, and convergence is
-//! geometric again.
+//! S = 2: p = π(1|0), q = π(0|1) i.i.d. Beta(α, α), μ = (q, p)/(p+q), which is not analytic at p =
+//! q = 0, so a tensor rule over the square converges algebraically only. Cut the square at ½. Where
+//! p > ½, work with 1 - p. Three cells have an analytic μ and endpoint weights x^{α-1} in both
+//! coordinates. In the corner p, q < ½ put larger = x, smaller = xt, both orders: weights x^{2α-1}
+//! and t^{α-1}, and μ = (t, 1)/(1+t). n nodes per axis make 5n² atoms, and convergence is geometric
+//! again.
 //!
-//! The Gauss rules are our own because the public crate `gauss-quad` (0.3.2) puts the middle node of every odd rule at the
-//! centre, whatever the weight: moments wrong by a tenth at n = 5. What it does for even n is the eigenvalue problem with an
-//! absolute error; here small nodes are as accurate relative to themselves as large ones.
+//! The Gauss rules are our own because the public crate `gauss-quad` (0.3.2) puts the middle node
+//! of every odd rule at the centre, whatever the weight: moments wrong by a tenth at n = 5. What it
+//! does for even n is the eigenvalue problem with an absolute error; here small nodes are as
+//! accurate relative to themselves as large ones.
 
 use super::{FinitePrior, Prior, RootLaw};
 use crate::num::{Sum, exp, ln, log_sum_exp, sum};
@@ -26,12 +29,14 @@ pub struct Rule {
     pub weights: Vec<f64>,
 }
 
-/// The n-point Gauss rule for the density c x^{c-1} on (0, 1), c > 0: exact for polynomials of degree 2n-1.
+/// The n-point Gauss rule for the density c x^{c-1} on (0, 1), c > 0: exact for polynomials of
+/// degree 2n-1.
 ///
-/// The Jacobi matrix factors as LU with q_k = (k-1+c)²/((2k-2+c)(2k-1+c)) on the diagonal of U and e_k = k²/((2k-1+c)(2k+c))
-/// below that of L, all positive (Stieltjes' fraction of Σ z^k c/(c+k)). Bisection on the signs of its shifted factors in
-/// the differential form of Rutishauser's qd keeps the relative accuracy that those determine the eigenvalues to. The weight
-/// at x is 1/Σ_k p_k(x)², p_k orthonormal. O(n²) with about 60 bisections each.
+/// The Jacobi matrix factors as LU with q_k = (k-1+c)²/((2k-2+c)(2k-1+c)) on the diagonal of U and
+/// e_k = k²/((2k-1+c)(2k+c)) below that of L, all positive (Stieltjes' fraction of Σ z^k c/(c+k)).
+/// Bisection on the signs of its shifted factors in the differential form of Rutishauser's qd keeps
+/// the relative accuracy that those determine the eigenvalues to. The weight at x is 1/Σ_k p_k(x)²,
+/// p_k orthonormal. O(n²) with about 60 bisections each.
 ///
 /// # Panics
 /// When n is 0 or c is not a positive number.
@@ -89,7 +94,8 @@ pub fn power_rule(n: usize, c: f64) -> Rule {
 /// Most nodes per axis: 327,680 atoms.
 pub const MAX_NODES: usize = 256;
 
-/// The S = 2 prior with Dirichlet(α, α) rows and stationary roots as 5n² atoms, `nodes` = n per axis.
+/// The S = 2 prior with Dirichlet(α, α) rows and stationary roots as 5n² atoms, `nodes` = n per
+/// axis.
 ///
 /// Every entry of π and μ is accurate relative to itself.
 ///
@@ -104,7 +110,8 @@ pub fn stationary_pairs(alpha: f64, nodes: usize) -> Result<FinitePrior> {
     let mut atoms = Atoms { alpha, log_weight: Vec::new(), pi: Vec::new(), roots: Vec::new() };
     for i in 0..nodes {
         for j in 0..nodes {
-            // ∫∫ over an outer cell is (2^{-α}/α)² times the mean of the rest; over a corner triangle half of that.
+            // ∫∫ over an outer cell is (2^{-α}/α)² times the mean of the rest; over a corner
+            // triangle half of that.
             let (x, y) = (0.5 * one.nodes[i], 0.5 * one.nodes[j]);
             let w = ln(one.weights[i]) + ln(one.weights[j]);
             atoms.push(w, [1.0 - x, x], [y, 1.0 - y]);
@@ -124,7 +131,8 @@ pub fn stationary_pairs(alpha: f64, nodes: usize) -> Result<FinitePrior> {
 }
 
 impl Prior {
-    /// The prior of `task`: in closed form for uniform roots, by quadrature with `nodes` per axis for stationary ones.
+    /// The prior of `task`: in closed form for uniform roots, by quadrature with `nodes` per axis
+    /// for stationary ones.
     ///
     /// # Errors
     /// Stationary roots and more than two symbols; as [`stationary_pairs`].
@@ -148,8 +156,8 @@ struct Atoms {
 }
 
 impl Atoms {
-    /// `p` = (p, 1-p), `q` = (q, 1-q), and the logarithm of the Gauss weight, without the smooth factors: for each coordinate
-    /// that of its larger part, whose power no rule has taken up.
+    /// `p` = (p, 1-p), `q` = (q, 1-q), and the logarithm of the Gauss weight, without the smooth
+    /// factors: for each coordinate that of its larger part, whose power no rule has taken up.
     fn push(&mut self, w: f64, p: [f64; 2], q: [f64; 2]) {
         let smooth = ln(p[0].max(p[1])) + ln(q[0].max(q[1]));
         self.log_weight.push(w + (self.alpha - 1.0) * smooth);
@@ -171,8 +179,8 @@ pub struct Converged {
     pub change: f64,
 }
 
-/// Doubles the nodes per axis of [`stationary_pairs`] from 8 until `loss` moves by less than 10⁻¹² (relative to
-/// max(1, |loss|): sums of more digits do not exist in f64).
+/// Doubles the nodes per axis of [`stationary_pairs`] from 8 until `loss` moves by less than 10⁻¹²
+/// (relative to max(1, |loss|): sums of more digits do not exist in f64).
 ///
 /// # Errors
 /// Of `loss` and [`stationary_pairs`]; when [`MAX_NODES`] do not suffice.
@@ -195,8 +203,8 @@ pub fn until_still(alpha: f64, mut loss: impl FnMut(&FinitePrior) -> Result<f64>
     Err(Error::invalid("quadrature", found, "a change below 1e-12"))
 }
 
-/// `count` equally likely draws of π with Dirichlet(α, .., α) rows and its stationary law: draws `first .. first + count`
-/// under `key`.
+/// `count` equally likely draws of π with Dirichlet(α, .., α) rows and its stationary law: draws
+/// `first .. first + count` under `key`.
 ///
 /// # Errors
 /// S or α outside the range of the task, no draws, more entries than a finite prior may have.
@@ -230,8 +238,9 @@ pub struct Estimate {
     pub draws: u64,
 }
 
-/// Monte Carlo over π, exact inside: the mean of `evaluate` over `count` draws of a single π (of [`draws`]). Loss and
-/// gradients of a model are linear in the prior, so their means estimate the population's without bias.
+/// Monte Carlo over π, exact inside: the mean of `evaluate` over `count` draws of a single π (of
+/// [`draws`]). Loss and gradients of a model are linear in the prior, so their means estimate the
+/// population's without bias.
 ///
 /// `evaluate` writes `len` numbers for the prior it is given.
 ///

@@ -1,7 +1,8 @@
-//! What the prefix tree and the orbits share: plans of words, weights of their classes, shards and their fold.
+//! What the prefix tree and the orbits share: plans of words, weights of their classes, shards and
+//! their fold.
 //!
-//! A shard is a fixed list of prefixes of one query with memory of its own; shards are folded in order, so that the same bits
-//! come out for any number of threads.
+//! A shard is a fixed list of prefixes of one query with memory of its own; shards are folded in
+//! order, so that the same bits come out for any number of threads.
 
 use super::{Cost, FinitePrior, Prior, Progress, RootLaw};
 use crate::num::Sum;
@@ -202,7 +203,8 @@ impl<E: Elem> Shards<E> {
             + (self.shards.len() + self.totals.len()) * acc
     }
 
-    /// Sums over all words of the queries below `queries`, M (T, T) and A2 (S, S) given. Allocates nothing in a warm pool.
+    /// Sums over all words of the queries below `queries`, M (T, T) and A2 (S, S) given. Allocates
+    /// nothing in a warm pool.
     pub(super) fn sum(
         &mut self,
         mix: &[f64],
@@ -250,7 +252,8 @@ impl<E: Elem> Shards<E> {
         &self.totals[query]
     }
 
-    /// Adds `scale` times query k's share of −∂L/∂A1: M_ij (C_ij − H_i) with C_ij = Σ_c a_c C\[j\]\[c\]\[i\], H_i = Σ_j M_ij C_ij.
+    /// Adds `scale` times query k's share of −∂L/∂A1: M_ij (C_ij − H_i) with C_ij = Σ_c a_c
+    /// C\[j\]\[c\]\[i\], H_i = Σ_j M_ij C_ij.
     pub(super) fn add_a1(&self, query: usize, mix: &[f64], a: &[f64], scale: f64, out: &mut [f64]) {
         let (t, acc) = (self.len, &self.totals[query]);
         // Any constant taken off a leaves the result; the middle of its range keeps C small.
@@ -367,7 +370,8 @@ fn counts(plan: &Plan, word: &[u8], symbol: impl Fn(u8) -> usize, out: &mut Vec<
     }
 }
 
-/// Weights by query, plan, classes and target: one mixture per vector of counts, whatever words have it.
+/// Weights by query, plan, classes and target: one mixture per vector of counts, whatever words
+/// have it.
 fn tables<E: Elem>(prior: &FinitePrior, plans: &[Plan], queries: usize) -> Vec<Vec<Vec<E>>> {
     let s = prior.symbols();
     // Vectors of counts in the order they are met, and which each entry has.

@@ -1,11 +1,13 @@
-//! Loss and gradients of the simplified model on the exact population, by orbits of words under renaming the symbols.
+//! Loss and gradients of the simplified model on the exact population, by orbits of words under
+//! renaming the symbols.
 //!
-//! Where the prior does not tell the symbols apart and A2 = bI + c11ᵀ, words that are each other's renaming have the same loss and
-//! the same gradient. One word of each orbit is enough: the query is symbol 0 and every new symbol the smallest unused one; it
-//! stands for S (S−1) .. (S−m+1) words, m being its distinct symbols. Symbols that it lacks share one weight, and f = 0.
+//! Where the prior does not tell the symbols apart and A2 = bI + c11ᵀ, words that are each other's
+//! renaming have the same loss and the same gradient. One word of each orbit is enough: the query
+//! is symbol 0 and every new symbol the smallest unused one; it stands for S (S−1) .. (S−m+1)
+//! words, m being its distinct symbols. Symbols that it lacks share one weight, and f = 0.
 //!
-//! The gradient of A2 is (∂L/∂b) (I − 11ᵀ/S) / (S − 1), so that gradient descent from such an A2 stays in this family; c, which
-//! changes no attention, has no gradient.
+//! The gradient of A2 is (∂L/∂b) (I − 11ᵀ/S) / (S − 1), so that gradient descent from such an A2
+//! stays in this family; c, which changes no attention, has no gradient.
 
 use super::shards::{Shards, affordable, check_weight, identity_and_constant, mix};
 use super::{Cost, Prior, Progress};
@@ -68,7 +70,8 @@ impl<E: Elem> Orbits<E> {
         Cost::new(canonical_words(s, t), s.min(t), t)
     }
 
-    /// Everything that does not depend on A1 and b, weights of a finite prior included. `force`: however long it will take.
+    /// Everything that does not depend on A1 and b, weights of a finite prior included. `force`:
+    /// however long it will take.
     ///
     /// # Errors
     /// As [`Tree::new`](super::Tree::new); a prior that tells symbols apart.
@@ -98,7 +101,8 @@ impl<E: Elem> Orbits<E> {
         self.shards.bytes()
     }
 
-    /// L, Σ W, −∂L/∂A1 and −∂L/∂b at `a1` (T, T) and A2 = bI. Allocates nothing when called again inside a pool.
+    /// L, Σ W, −∂L/∂A1 and −∂L/∂b at `a1` (T, T) and A2 = bI. Allocates nothing when called again
+    /// inside a pool.
     ///
     /// # Errors
     /// A1 of another size, values that are not finite, a b that overflows exponentials.

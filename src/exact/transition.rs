@@ -27,8 +27,8 @@ impl Transition {
     /// From π (S, S) row-major; rows are normalised.
     ///
     /// # Errors
-    /// S below 2, a length other than S², entries that are negative or not finite, rows that do not sum to 1 within
-    /// 10⁻¹², symbols with stationary probability 0.
+    /// S below 2, a length other than S², entries that are negative or not finite, rows that do not
+    /// sum to 1 within 10⁻¹², symbols with stationary probability 0.
     pub fn new(symbols: usize, pi: &[f64]) -> Result<Self> {
         let s = symbols;
         if s < 2 || s.checked_mul(s) != Some(pi.len()) {
@@ -102,7 +102,8 @@ impl Transition {
     }
 }
 
-/// Largest singular value of `a` (n, n) by one-sided Jacobi rotations: columns are made orthogonal, the longest is the answer.
+/// Largest singular value of `a` (n, n) by one-sided Jacobi rotations: columns are made orthogonal,
+/// the longest is the answer.
 pub(crate) fn spectral_norm(a: &[f64], n: usize) -> f64 {
     let mut u = a.to_vec();
     // Cubically convergent; thirty sweeps are never needed.
@@ -143,7 +144,8 @@ mod tests {
 
     #[test]
     fn two_symbols_in_closed_form() {
-        // p = π(1|0), q = π(0|1): μ = (q, p)/(p + q), B of rank one with the only eigenvalue λ = 1 − p − q.
+        // p = π(1|0), q = π(0|1): μ = (q, p)/(p + q), B of rank one with the only eigenvalue λ = 1
+        // − p − q.
         let (p, q) = (0.25, 0.45);
         let t = Transition::new(2, &[1.0 - p, p, q, 1.0 - q]).unwrap();
         let close = |a: f64, b: f64| assert!((a - b).abs() <= 4.0 * f64::EPSILON, "{a} {b}");

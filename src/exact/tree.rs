@@ -1,4 +1,5 @@
-//! Loss and gradients of the simplified model on the exact population, by a prefix tree over all S^T words.
+//! Loss and gradients of the simplified model on the exact population, by a prefix tree over all
+//! S^T words.
 //!
 //! | symbol | name | shape |
 //! |---|---|---|
@@ -6,7 +7,8 @@
 //! | M | `mix` | (T, T), softmax over j <= i of A1\[i, j\] |
 //! | W, f, L | | as in [`brute`](super::brute), which says the same word by word |
 //!
-//! Words that begin alike share their work: O(S) operations a word, not O(T²). The sums are compensated across prefixes.
+//! Words that begin alike share their work: O(S) operations a word, not O(T²). The sums are
+//! compensated across prefixes.
 
 use super::brute::Gradients;
 use super::shards::{Shards, affordable, check_weight, identity_and_constant, mix};
@@ -30,7 +32,8 @@ impl Cost {
     /// Seconds per evaluation that are refused unless forced.
     pub const PATIENCE: f64 = 3600.0;
 
-    /// Seconds per word on one thread, by symbols that a word holds: measured, f64, AVX-512 in two halves.
+    /// Seconds per word on one thread, by symbols that a word holds: measured, f64, AVX-512 in two
+    /// halves.
     fn per_word(symbols: usize) -> f64 {
         match symbols {
             2 => 5e-9,
@@ -57,16 +60,19 @@ pub struct Tree<E = f64> {
 }
 
 impl<E: Elem> Tree<E> {
-    /// What evaluating will take; one query instead of S where `a2` is bI + c11ᵀ and the prior is symmetric.
+    /// What evaluating will take; one query instead of S where `a2` is bI + c11ᵀ and the prior is
+    /// symmetric.
     pub fn cost(forest: &Forest, prior: &Prior, symmetric: bool) -> Cost {
         let (s, t) = (prior.symbols(), forest.seq_len());
         Cost::new((s as f64).powi(t as i32 - i32::from(symmetric)), s, t)
     }
 
-    /// Everything that does not depend on A1 and A2, weights of a finite prior included. `force`: however long it will take.
+    /// Everything that does not depend on A1 and A2, weights of a finite prior included. `force`:
+    /// however long it will take.
     ///
     /// # Errors
-    /// ε not finite or negative, a prior out of range, [`Error::TooLong`], more words than can be listed.
+    /// ε not finite or negative, a prior out of range, [`Error::TooLong`], more words than can be
+    /// listed.
     pub fn new(forest: &Forest, prior: &Prior, eps: f64, force: bool) -> Result<Self> {
         prior.check()?;
         let symmetric = prior.is_relabelling_invariant();
@@ -87,7 +93,8 @@ impl<E: Elem> Tree<E> {
         self.shards.bytes()
     }
 
-    /// L, Σ W, −∂L/∂A1 and −∂L/∂A2 at `a1` (T, T), `a2` (S, S). Allocates nothing when called again inside a pool.
+    /// L, Σ W, −∂L/∂A1 and −∂L/∂A2 at `a1` (T, T), `a2` (S, S). Allocates nothing when called again
+    /// inside a pool.
     ///
     /// # Errors
     /// Operands of another size or not finite, a row of A2 whose range overflows exponentials.
@@ -130,7 +137,8 @@ impl<E: Elem> Tree<E> {
         }
         check_weight::<E>(out.weight)?;
         if alike {
-            // Every row is the first with symbols renamed, and does not tell the symbols that are not the query apart.
+            // Every row is the first with symbols renamed, and does not tell the symbols that are
+            // not the query apart.
             let (d, rest) = (out.a2[0], out.a2[1..s].iter().sum::<f64>() / (s - 1) as f64);
             for (at, x) in out.a2.iter_mut().enumerate() {
                 *x = if at / s == at % s { d } else { rest };

@@ -52,8 +52,9 @@ pub struct Measured {
 /// Name of the lane that the others are compared with.
 pub const PEAK: &str = "multiply-add peak";
 
-/// Times all lanes round by round, each round beginning with another one: a machine that slows down for a while slows all of
-/// them. A round of a lane is as many calls as take about `round`, found beforehand; its time is their mean.
+/// Times all lanes round by round, each round beginning with another one: a machine that slows down
+/// for a while slows all of them. A round of a lane is as many calls as take about `round`, found
+/// beforehand; its time is their mean.
 ///
 /// # Errors
 /// What a lane reports.
@@ -131,7 +132,8 @@ mod tests {
         assert_eq!(m.rate, 1e9 / 3.5);
         assert_eq!(measured(&lane("x", "GB/s", || Ok(())), vec![9.0, 2.0, 4.0]).median_ns, 4.0);
 
-        // Slow enough that every round is one call: after three calls each to calibrate, the lanes rotate.
+        // Slow enough that every round is one call: after three calls each to calibrate, the lanes
+        // rotate.
         let log = std::sync::Mutex::new(Vec::new());
         let note = |name: char| {
             std::thread::sleep(Duration::from_millis(1));

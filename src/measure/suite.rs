@@ -2,14 +2,13 @@
 
 use super::{Lane, Measured, PEAK, interleave};
 use crate::Result;
-use crate::batch::Batch;
 use crate::exact::{Prior, RootLaw, Tree};
-use crate::model::{Model, ModelSpec, build};
-use crate::optim::{Schedule, Sgd};
+use crate::model::{DisentangledSpec, Model, Spec};
+use crate::optim::{Schedule, Sgd, UnfreezeAt};
 use crate::rng::{Key, Purpose};
 use crate::source::{Sampled, Source};
 use crate::task::{CausalTree, Forest, Roots};
-use crate::train::{Plan, Trainer};
+use crate::train::{Plan, Sharded, Trainer};
 use popgrad_kernels::{
     Attention, Elem, Isa, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
@@ -26,8 +25,8 @@ const SHARDS: usize = 16;
 const ROUND: Duration = Duration::from_millis(8);
 const ROUNDS: usize = 11;
 
-/// Measures everything on the process's instruction set. To be called inside a pool of `threads` threads, which training
-/// uses; kernels run on one.
+/// Measures everything on the process's instruction set. To be called inside a pool of `threads`
+/// threads, which training uses; kernels run on one.
 ///
 /// # Errors
 /// When something does not fit memory.
@@ -107,8 +106,9 @@ fn load(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
     Ok(())
 }
 
-/// Forward and backward of `count` problems of T positions and width D. Flops are those of the causal triangle: two products
-/// of T² D flops forward, four backward, none for computing a probability twice.
+/// Forward and backward of `count` problems of T positions and width D. Flops are those of the
+/// causal triangle: two products of T² D flops forward, four backward, none for computing a
+/// probability twice.
 fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
     let kernels = Kernels::<f32>::new(isa)?;
     let mut scratch = Scratch::new(kernels.attention_scratch(t, t, d, d));
@@ -161,22 +161,16 @@ fn source() -> Result<Sampled> {
 }
 
 fn model<E: Elem>() -> Result<Box<dyn Model<E>>> {
-    build(&ModelSpec {
-        name: "disentangled".into(),
-        vocab: SYMBOLS,
-        seq_len: LEN,
-        heads: vec![1, 1],
-        eps: 0.0,
-    })
+    Spec::Disentangled(DisentangledSpec::new(&[1, 1])).build(SYMBOLS, LEN)
 }
 
 fn sampler<'a>(source: &'a Sampled, lanes: &mut Vec<Lane<'a>>) -> Result<()> {
     // A shard's worth: long enough to be timed, short enough to fit a round.
     let count = BATCH / SHARDS;
-    let (mut work, mut batch) = (source.work(), Batch::with_capacity(count, LEN, SYMBOLS)?);
+    let (mut work, mut batch) = (source.work(), source.batch(count)?);
     let mut first = 0;
     lanes.push(lane::<f64>("sampling, chain S=10 T=20", count as f64 / 1e3, "kseq/s", move || {
-        source.fill(first, count, BATCH, &mut work, &mut batch);
+        source.fill(first, count, &mut work, &mut batch);
         first += count as u64;
         black_box(batch.tokens()[0]);
         Ok(())
@@ -201,7 +195,10 @@ fn step<'a, E: Elem>(
         checkpoint_every: 1 << 40,
     };
     let params = vec![E::from_f64(0.01); model.layout().len()];
-    let mut trainer = Trainer::new(model, source, Box::new(Sgd::new(0.0)?), plan, params)?;
+    let blocks = model.layout().blocks().iter().zip(model.trainable());
+    let unfreeze = UnfreezeAt::all(blocks.map(|(b, can)| (b.name(), b.range(), *can)));
+    let objective = Sharded::new(model, source, &plan, unfreeze)?;
+    let mut trainer = Trainer::new(objective, Box::new(Sgd::new(0.0)?), plan, params)?;
     let call = move || trainer.update().map(|_| ());
     let step = lane::<E>("training step, chain S=10 T=20 B=1024", BATCH as f64 / 1e3, "kseq/s", call);
     lanes.push(Lane { threads, ..step });

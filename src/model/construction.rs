@@ -1,19 +1,21 @@
-//! The paper's explicit solutions as parameters of the disentangled transformer (that of the simplified model is
-//! [`Simplified::construction`](super::Simplified::construction)).
+//! The paper's explicit solutions as parameters of the disentangled transformer (that of the
+//! simplified model is [`Simplified::construction`](super::Simplified::construction)).
 
 use super::{Disentangled, Model, check_parents};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
-/// Induction heads for a graph with up to H parents per position: a model with heads \[H, 1\] whose first layer's head h
-/// attends `parents[h][i]` from position i, and whose second layer compares the tokens that the heads found.
+/// Induction heads for a graph with up to H parents per position: a model with heads \[H, 1\] whose
+/// first layer's head h attends `parents[h][i]` from position i, and whose second layer compares
+/// the tokens that the heads found.
 ///
-/// A⁽¹⁾_h \[position i, position p_h(i)\] = `scale`; A⁽²⁾ \[token part of attn_h, token part of attn_h\] = `beta` I for every h;
-/// W \[token part of attn⁽²⁾, ·\] = `readout` I. So f = softmax(readout · v), v the distribution of tokens over the positions
-/// whose parents' symbols agree best with those of the query's own parents, uniform over them as scale, β → ∞.
+/// A⁽¹⁾_h \[position i, position p_h(i)\] = `scale`; A⁽²⁾ \[token part of attn_h, token part of
+/// attn_h\] = `beta` I for every h; W \[token part of attn⁽²⁾, ·\] = `readout` I. So f =
+/// softmax(readout · v), v the distribution of tokens over the positions whose parents' symbols
+/// agree best with those of the query's own parents, uniform over them as scale, β → ∞.
 ///
-/// Lists have T entries, the last one the target's parent, at the query or before it; or, for H = 1, T−1 entries: then the query
-/// itself is what parents are compared with, as in a tree.
+/// Lists have T entries, the last one the target's parent, at the query or before it; or, for H =
+/// 1, T−1 entries: then the query itself is what parents are compared with, as in a tree.
 ///
 /// # Errors
 /// A model with other heads; lists of another number or length; a parent that comes too late.
@@ -25,7 +27,7 @@ pub fn induction_heads<E: Elem>(
     readout: f64,
 ) -> Result<Vec<E>> {
     let h = parents.len();
-    let (s, t) = (Model::<E>::vocab(model), Model::<E>::seq_len(model));
+    let (s, t) = (model.vocab(), model.seq_len());
     if model.heads() != [h, 1] {
         return Err(Error::invalid("heads", format!("{:?}", model.heads()), format!("[{h}, 1]")));
     }
@@ -35,7 +37,7 @@ pub fn induction_heads<E: Elem>(
             return Err(Error::invalid("parents", format!("{} entries", list.len()), format!("{t}")));
         }
     }
-    let layout = Model::<E>::layout(model);
+    let layout = model.layout();
     let mut params = vec![E::ZERO; layout.len()];
     let [d0, d1, _] = *model.widths() else { unreachable!("two layers") };
     let (scale, beta, readout) = (E::from_f64(scale), E::from_f64(beta), E::from_f64(readout));

@@ -80,3 +80,34 @@ impl Layout {
         self.blocks.iter().find(|b| b.name == name)
     }
 }
+
+/// Short names of the memories, with the blocks that hold them.
+const ALIASES: [(&str, &str); 6] = [
+    ("embeddings", "tok_embeddings.weight"),
+    ("output", "output.weight"),
+    ("wk0", "layers.0.attention.wk.weight"),
+    ("wk1", "layers.1.attention.wk.weight"),
+    ("wo1", "layers.1.attention.wo.weight"),
+    ("ff1", "layers.1.ff"),
+];
+
+/// The blocks that `name` means: a short name, one block of that name, or all whose names begin
+/// with it and go on with a point.
+///
+/// # Errors
+/// Names of nothing in this layout; `key` is where the name was given.
+pub fn named_blocks(key: &'static str, name: &str, layout: &Layout) -> Result<Vec<usize>> {
+    let found = blocks_of(name, layout);
+    // What is not there does not train: presets freeze the output of any model, a tied one too.
+    if found.is_empty() && (key, name) != ("frozen", "output") {
+        let aliases = ALIASES.iter().map(|a| a.0).filter(|a| !blocks_of(a, layout).is_empty());
+        return Err(Error::unknown(key, name, layout.blocks().iter().map(|b| b.name()).chain(aliases)));
+    }
+    Ok(found)
+}
+
+fn blocks_of(name: &str, layout: &Layout) -> Vec<usize> {
+    let meant = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, block)| block);
+    let is = |n: &str| n == meant || n.strip_prefix(meant).is_some_and(|rest| rest.starts_with('.'));
+    (0..layout.blocks().len()).filter(|b| is(layout.blocks()[*b].name())).collect()
+}

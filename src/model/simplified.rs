@@ -1,4 +1,5 @@
-//! The simplified two-layer attention model that the theorems of paper 1 (arXiv 2402.14735) are about.
+//! The simplified two-layer attention model that the theorems of paper 1 (arXiv 2402.14735) are
+//! about.
 //!
 //! | symbol | name here | shape | equation |
 //! |---|---|---|---|
@@ -11,14 +12,54 @@
 //! | ℓ | losses | (n) | −Σ_{s'} y(s') ln(f(s') + ε) |
 //! | δ | `delta` | (n, T) | v_i (r(s_i) − r̄), r = w y/(f + ε), r̄ = Σ f r: minus ∂L/∂z |
 //!
-//! It is the [disentangled transformer](super::Disentangled) with everything frozen but the position–position block of layer
-//! 1 and the token–token block of layer 2, and f read off directly.
+//! Queries q before the last have their z and v, a_j = A2\[s_q, s_j\] and i <= q, in reports of
+//! attention alone.
+//!
+//! It is the [disentangled transformer](super::Disentangled) with everything frozen but the
+//! position–position block of layer 1 and the token–token block of layer 2, and f read off
+//! directly.
 
-use super::{Layout, Model, Workspace, check_operands};
-use crate::batch::Batch;
-use crate::num::ln;
+use super::layered::{add_weighted, argmax, check_lengths, check_room, check_sequence, next, record};
+use super::{
+    Draw, FirstLayerScores, Layout, Model, Report, Workspace, WorkspaceLen, check_active, check_operands,
+};
+use crate::batch::{Batch, Targets};
+use crate::num::{Sum, ln};
 use crate::{Error, Result};
-use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Write};
+use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
+use serde::{Deserialize, Serialize};
+
+/// What a [`Simplified`] is built from, sizes of the task aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SimplifiedSpec {
+    /// ε of the loss, finite and >= 0.
+    #[serde(default = "eps")]
+    pub eps: f64,
+    /// A2 starts at so many times the identity; finite.
+    #[serde(default = "beta0")]
+    pub beta0: f64,
+}
+
+fn eps() -> f64 {
+    0.01
+}
+
+fn beta0() -> f64 {
+    0.1
+}
+
+impl Default for SimplifiedSpec {
+    fn default() -> Self {
+        SimplifiedSpec { eps: eps(), beta0: beta0() }
+    }
+}
+
+impl SimplifiedSpec {
+    /// With such an ε.
+    pub fn new(eps: f64) -> Self {
+        SimplifiedSpec { eps, ..SimplifiedSpec::default() }
+    }
+}
 
 /// The model: sizes, ε and kernels. Parameters live in a flat vector laid out by [`Model::layout`].
 #[derive(Debug)]
@@ -26,7 +67,7 @@ pub struct Simplified<E> {
     kernels: Kernels<E>,
     vocab: usize,
     seq_len: usize,
-    eps: f64,
+    spec: SimplifiedSpec,
     layout: Layout,
 }
 
@@ -42,41 +83,45 @@ struct Activations<'a, E> {
     da: &'a mut [E],
     /// r of one sequence (S).
     r: &'a mut [E],
+    /// Predictions (n, S).
+    f: &'a mut [E],
 }
 
 impl<E: Elem> Simplified<E> {
-    /// `vocab` symbols, sequences of `seq_len` tokens, ε = `eps` >= 0 in the loss.
+    /// `vocab` symbols, sequences of `seq_len` tokens.
     ///
-    /// At ε = 0 the loss is +inf where a target symbol does not occur in the sequence; the gradient stays finite, such
-    /// symbols being left out of r̄.
+    /// At ε = 0 the loss is +inf where a target symbol does not occur in the sequence; the gradient
+    /// stays finite, such symbols being left out of r̄.
     ///
     /// # Errors
-    /// Sizes or ε out of range; an instruction set forced that this CPU lacks.
-    pub fn new(vocab: usize, seq_len: usize, eps: f64) -> Result<Self> {
-        for (field, value) in [("S", vocab), ("T", seq_len)] {
-            if !(2..=1 << 16).contains(&value) {
-                return Err(Error::invalid(field, value.to_string(), format!("2 <= {field} <= 65536")));
-            }
-        }
+    /// Sizes, ε or β₀ out of range; an instruction set forced that this CPU lacks.
+    pub fn new(vocab: usize, seq_len: usize, spec: &SimplifiedSpec) -> Result<Self> {
+        check_lengths(vocab, seq_len)?;
+        let SimplifiedSpec { eps, beta0 } = *spec;
         if !(eps >= 0.0 && eps.is_finite()) {
             return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
+        }
+        if !beta0.is_finite() {
+            return Err(Error::invalid("beta0", beta0.to_string(), "finite"));
         }
         let mut layout = Layout::new();
         layout.push("A1", &[seq_len, seq_len])?;
         layout.push("A2", &[vocab, vocab])?;
-        Ok(Simplified { kernels: Kernels::from_env()?, vocab, seq_len, eps, layout })
+        Ok(Simplified { kernels: Kernels::from_env()?, vocab, seq_len, spec: spec.clone(), layout })
     }
 
     /// ε.
     pub fn eps(&self) -> f64 {
-        self.eps
+        self.spec.eps
     }
 
-    /// The paper's induction head: A1\[i, p(i)\] = `scale` where position i has a parent, A2 = `beta` I, all else 0.
+    /// The paper's induction head: A1\[i, p(i)\] = `scale` where position i has a parent, A2 =
+    /// `beta` I, all else 0.
     ///
-    /// As scale, β → ∞, f becomes uniform over the positions of largest z: those whose parent carries the query's symbol, a
-    /// parentless one by its share of that symbol among the positions up to it, and the query by its share in the whole
-    /// sequence. At finite β the error is of order e^{−β/T} in the worst sequence.
+    /// As scale, β → ∞, f becomes uniform over the positions of largest z: those whose parent
+    /// carries the query's symbol, a parentless one by its share of that symbol among the positions
+    /// up to it, and the query by its share in the whole sequence. At finite β the error is of
+    /// order e^{−β/T} in the worst sequence.
     ///
     /// # Errors
     /// When there are not T or T−1 parents, or one is not below its child.
@@ -94,23 +139,148 @@ impl<E: Elem> Simplified<E> {
         Ok(params)
     }
 
-    /// Elements of (mix, dmix, a, v, delta, da, r) for `n` sequences.
-    fn sizes(&self, n: usize) -> Option<[usize; 7]> {
+    /// Elements of (mix, dmix, a, v, delta, da, r, f) for `n` sequences.
+    fn sizes(&self, n: usize) -> Option<[usize; 8]> {
         let (square, rows) = (self.seq_len * self.seq_len, n.checked_mul(self.seq_len)?);
-        Some([square, square, rows, rows, rows, rows, self.vocab])
+        Some([square, square, rows, rows, rows, rows, self.vocab, n.checked_mul(self.vocab)?])
     }
 
     fn carve<'a>(&self, n: usize, arena: &'a mut [E]) -> Activations<'a, E> {
-        let [square, _, rows, ..] = self.sizes(n).expect("the workspace was made for at least n");
-        let (mix, rest) = arena.split_at_mut(square);
-        let (dmix, rest) = rest.split_at_mut(square);
-        let (a, rest) = rest.split_at_mut(rows);
-        let (v, rest) = rest.split_at_mut(rows);
-        let (delta, rest) = rest.split_at_mut(rows);
-        let (da, rest) = rest.split_at_mut(rows);
-        Activations { mix, dmix, a, v, delta, da, r: &mut rest[..self.vocab] }
+        let mut rest = arena;
+        let sizes = self.sizes(n).expect("the workspace was made for at least n");
+        let [mix, dmix, a, v, delta, da, r, f] = sizes.map(|len| next(&mut rest, len));
+        Activations { mix, dmix, a, v, delta, da, r, f }
+    }
+
+    /// M (T, T).
+    fn mix(&self, params: &[E], mix: &mut [E]) -> Result<()> {
+        let t = self.seq_len;
+        for (i, (m, row)) in mix.chunks_exact_mut(t).zip(params.chunks_exact(t)).enumerate() {
+            m[..=i].copy_from_slice(&row[..=i]);
+            m[i + 1..].fill(E::NEG_INFINITY);
+        }
+        Ok(self.kernels.softmax_rows(MatMut::new(mix, t, t)?)?)
+    }
+
+    /// Predictions, left in the arena, and losses.
+    fn forward(
+        &self,
+        params: &[E],
+        batch: &Batch,
+        act: &mut Activations<'_, E>,
+        losses: &mut [f64],
+        kernel: &mut Scratch<E>,
+    ) -> Result<()> {
+        let (n, t, s) = (batch.seqs(), self.seq_len, self.vocab);
+        self.mix(params, act.mix)?;
+        let a2 = &params[t * t..];
+        for (tokens, a) in batch.tokens().chunks_exact(t).zip(act.a.chunks_exact_mut(t)) {
+            let row = &a2[tokens[t - 1] as usize * s..][..s];
+            a.iter_mut().zip(tokens).for_each(|(a, c)| *a = row[*c as usize]);
+        }
+        let (a, mix) = (Mat::new(act.a, n, t)?, Mat::new(act.mix, t, t)?);
+        self.kernels.gemm(Write::Set, E::ONE, a, mix.t(), MatMut::new(act.v, n, t)?, kernel)?;
+        self.kernels.softmax_rows(MatMut::new(act.v, n, t)?)?;
+        let rows = batch.tokens().chunks_exact(t).zip(act.v.chunks_exact(t));
+        for (i, ((tokens, v), f)) in rows.zip(act.f.chunks_exact_mut(s)).enumerate() {
+            f.fill(E::ZERO);
+            tokens.iter().zip(v).for_each(|(c, v)| f[*c as usize] += *v);
+            let mut loss = 0.0;
+            for (y, f) in batch.law(i).iter().zip(&*f) {
+                if *y != 0.0 {
+                    loss -= y * ln(f.to_f64() + self.spec.eps);
+                }
+            }
+            losses[i] = loss;
+        }
+        Ok(())
+    }
+
+    /// Gradients of the active ones of A1 and A2.
+    fn backward(
+        &self,
+        batch: &Batch,
+        act: &mut Activations<'_, E>,
+        active: &[bool],
+        grad: &mut [E],
+        kernel: &mut Scratch<E>,
+    ) -> Result<()> {
+        let (n, t, s) = (batch.seqs(), self.seq_len, self.vocab);
+        let rows = batch.tokens().chunks_exact(t).zip(act.v.chunks_exact(t));
+        for (i, ((tokens, v), delta)) in rows.zip(act.delta.chunks_exact_mut(t)).enumerate() {
+            let (w, y, f) = (batch.weights()[i], batch.law(i), &act.f[i * s..(i + 1) * s]);
+            let mut mean = 0.0;
+            for ((r, y), f) in act.r.iter_mut().zip(y).zip(f) {
+                let f = f.to_f64();
+                // 0/0 where the symbol does not occur and ε = 0; its f r is 0 whatever ε.
+                let x = if f > 0.0 { w * y / (f + self.spec.eps) } else { 0.0 };
+                mean += f * x;
+                *r = E::from_f64(x);
+            }
+            act.r.iter_mut().for_each(|r| *r = E::from_f64(r.to_f64() - mean));
+            for ((d, v), c) in delta.iter_mut().zip(v).zip(tokens) {
+                *d = *v * act.r[*c as usize];
+            }
+        }
+        let minus = E::from_f64(-1.0);
+        let (d1, d2) = grad.split_at_mut(t * t);
+        let (delta, a, mix) = (Mat::new(act.delta, n, t)?, Mat::new(act.a, n, t)?, Mat::new(act.mix, t, t)?);
+        // z = a Mᵀ: dM = dzᵀ a, da = dz M, with dz = −δ.
+        if active[0] {
+            self.kernels.gemm(Write::Set, minus, delta.t(), a, MatMut::new(act.dmix, t, t)?, kernel)?;
+            let rows = act.mix.chunks_exact(t).zip(act.dmix.chunks_exact(t));
+            for (i, ((m, dm), d)) in rows.zip(d1.chunks_exact_mut(t)).enumerate() {
+                let mean: f64 = (0..=i).map(|j| m[j].to_f64() * dm[j].to_f64()).sum();
+                for j in 0..=i {
+                    d[j] = E::from_f64(m[j].to_f64() * (dm[j].to_f64() - mean));
+                }
+                d[i + 1..].fill(E::ZERO);
+            }
+        }
+        if active[1] {
+            self.kernels.gemm(Write::Set, minus, delta, mix, MatMut::new(act.da, n, t)?, kernel)?;
+            d2.fill(E::ZERO);
+            for (tokens, da) in batch.tokens().chunks_exact(t).zip(act.da.chunks_exact(t)) {
+                let row = &mut d2[tokens[t - 1] as usize * s..][..s];
+                tokens.iter().zip(da).for_each(|(c, d)| row[*c as usize] += *d);
+            }
+        }
+        Ok(())
+    }
+
+    /// Attention of the second layer at all queries of one sequence, into `v` (T, T), with `a` (T,
+    /// T) to work in.
+    fn second(
+        &self,
+        params: &[E],
+        tokens: &[u32],
+        mix: &[E],
+        [a, v]: [&mut [E]; 2],
+        kernel: &mut Scratch<E>,
+    ) -> Result<()> {
+        let (t, s) = (self.seq_len, self.vocab);
+        let a2 = &params[t * t..];
+        for (a, query) in a.chunks_exact_mut(t).zip(tokens) {
+            let row = &a2[*query as usize * s..][..s];
+            a.iter_mut().zip(tokens).for_each(|(a, key)| *a = row[*key as usize]);
+        }
+        let (a, mix) = (Mat::new(a, t, t)?, Mat::new(mix, t, t)?);
+        self.kernels.gemm(Write::Set, E::ONE, a, mix.t(), MatMut::new(v, t, t)?, kernel)?;
+        for (q, v) in v.chunks_exact_mut(t).enumerate() {
+            v[q + 1..].fill(E::NEG_INFINITY);
+        }
+        Ok(self.kernels.softmax_rows(MatMut::new(v, t, t)?)?)
+    }
+
+    /// M and two more (T, T), of a workspace that attention can be computed in.
+    fn squares<'a>(&self, arena: &'a mut [E]) -> [&'a mut [E]; 3] {
+        let (len, mut rest) = (self.seq_len * self.seq_len, arena);
+        [len; 3].map(|len| next(&mut rest, len))
     }
 }
+
+/// A head in each of two layers.
+const HEADS: [usize; 2] = [1, 1];
 
 impl<E: Elem> Model<E> for Simplified<E> {
     fn name(&self) -> &'static str {
@@ -125,96 +295,108 @@ impl<E: Elem> Model<E> for Simplified<E> {
     fn vocab(&self) -> usize {
         self.vocab
     }
+    fn heads(&self) -> &[usize] {
+        &HEADS
+    }
+    fn accepts(&self, targets: Targets) -> Result<()> {
+        match targets {
+            Targets::Law => Ok(()),
+            Targets::Labels => {
+                let allowed = "disentangled, mlp_transformer, memory or transformer with labels at every position: simplified \
+                               predicts the symbol after the last position only";
+                Err(Error::invalid("model", "simplified", allowed))
+            }
+        }
+    }
+    fn trainable(&self) -> &[bool] {
+        &[true; 2]
+    }
 
-    fn workspace_len(&self, seqs: usize) -> Option<[usize; 2]> {
+    /// A1 = 0, A2 = β₀ I.
+    fn initial(&self, _draw: &dyn Draw) -> Vec<E> {
+        let (t, s) = (self.seq_len, self.vocab);
+        let mut params = vec![E::ZERO; self.layout.len()];
+        params[t * t..].iter_mut().step_by(s + 1).for_each(|p| *p = E::from_f64(self.spec.beta0));
+        params
+    }
+
+    fn workspace_len(&self, _targets: Targets, seqs: usize) -> Option<WorkspaceLen> {
         let (t, k) = (self.seq_len, &self.kernels);
-        let arena = self.sizes(seqs)?.into_iter().try_fold(0usize, |a, b| a.checked_add(b));
-        let arena = arena.filter(|a| *a <= isize::MAX as usize / 64)?;
-        Some([arena, k.gemm_scratch(seqs, t, t).max(k.gemm_scratch(t, seqs, t))])
+        let arena = self.sizes(seqs)?.into_iter().try_fold(0usize, |a, b| a.checked_add(b))?;
+        // A report needs three (T, T) after the pass.
+        let arena = Some(arena.max(3 * t * t)).filter(|a| *a <= isize::MAX as usize / 64)?;
+        let products = [(seqs, t, t), (t, seqs, t), (t, t, t)];
+        let kernel = products.into_iter().map(|(m, kk, n)| k.gemm_scratch(m, kk, n)).max()?;
+        Some(WorkspaceLen { arena, kernel, reals: seqs, ..WorkspaceLen::default() })
     }
 
-    fn forward(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>) -> Result<()> {
-        check_operands(self, params, batch, ws)?;
-        let (n, t, s) = (batch.seqs(), self.seq_len, self.vocab);
-        let (a1, a2) = params.split_at(t * t);
-        let Workspace { arena, kernel, probs: out, losses, .. } = ws;
-        let act = self.carve(n, arena.as_mut_slice());
-        for (i, (m, row)) in act.mix.chunks_exact_mut(t).zip(a1.chunks_exact(t)).enumerate() {
-            m[..=i].copy_from_slice(&row[..=i]);
-            m[i + 1..].fill(E::NEG_INFINITY);
+    fn loss_and_grad(
+        &self,
+        params: &[E],
+        batch: &Batch,
+        active: &[bool],
+        ws: &mut Workspace<E>,
+        grad: &mut [E],
+    ) -> Result<Sum> {
+        check_operands(self, params, batch)?;
+        check_active(self, active, &[], grad)?;
+        check_room(batch, ws)?;
+        let n = batch.seqs();
+        let mut act = self.carve(n, ws.arena.as_mut_slice());
+        let losses = &mut ws.reals[..n];
+        self.forward(params, batch, &mut act, losses, &mut ws.kernel)?;
+        if active.contains(&true) {
+            self.backward(batch, &mut act, active, grad, &mut ws.kernel)?;
         }
-        self.kernels.softmax_rows(MatMut::new(act.mix, t, t)?)?;
-        for (i, (tokens, a)) in batch.tokens().chunks_exact(t).zip(act.a.chunks_exact_mut(t)).enumerate() {
-            if let Some(token) = tokens.iter().find(|c| **c as usize >= s) {
-                let found = format!("token {token} in sequence {i}");
-                return Err(Error::invalid("tokens", found, format!("0 <= token < {s}")));
+        let mut sum = Sum::new();
+        add_weighted(&mut sum, losses, batch.weights());
+        Ok(sum)
+    }
+
+    fn report(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>, report: &mut Report) -> Result<()> {
+        check_operands(self, params, batch)?;
+        report.check(batch, HEADS.iter().sum())?;
+        check_room(batch, ws)?;
+        let (n, t) = (batch.seqs(), self.seq_len);
+        let mut act = self.carve(n, ws.arena.as_mut_slice());
+        self.forward(params, batch, &mut act, &mut report.losses, &mut ws.kernel)?;
+        record(act.f, self.vocab, 0, report);
+        if report.attended.is_empty() {
+            return Ok(());
+        }
+        let [mix, a, v] = self.squares(ws.arena.as_mut_slice());
+        self.mix(params, mix)?;
+        let (first, second) = report.attended.split_at_mut(n * t);
+        for (b, tokens) in batch.tokens().chunks_exact(t).enumerate() {
+            self.second(params, tokens, mix, [&mut *a, &mut *v], &mut ws.kernel)?;
+            for i in 0..t {
+                first[b * t + i] = argmax(&mix[i * t..][..=i]);
+                second[b * t + i] = argmax(&v[i * t..][..=i]);
             }
-            let row = &a2[tokens[t - 1] as usize * s..][..s];
-            a.iter_mut().zip(tokens).for_each(|(a, c)| *a = row[*c as usize]);
         }
-        let (a, mix) = (Mat::new(act.a, n, t)?, Mat::new(act.mix, t, t)?);
-        self.kernels.gemm(Write::Set, E::ONE, a, mix.t(), MatMut::new(act.v, n, t)?, kernel)?;
-        self.kernels.softmax_rows(MatMut::new(act.v, n, t)?)?;
-        let rows = batch.tokens().chunks_exact(t).zip(act.v.chunks_exact(t));
-        for (i, ((tokens, v), f)) in rows.zip(out.chunks_exact_mut(s)).enumerate() {
-            f.fill(E::ZERO);
-            tokens.iter().zip(v).for_each(|(c, v)| f[*c as usize] += *v);
-            let mut loss = 0.0;
-            for (y, f) in batch.target(i).iter().zip(&*f) {
-                if *y != 0.0 {
-                    loss -= y * ln(f.to_f64() + self.eps);
-                }
-            }
-            losses[i] = loss;
-        }
-        ws.set_seqs(n);
         Ok(())
     }
 
-    fn backward(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>, grad: &mut [E]) -> Result<()> {
-        check_operands(self, params, batch, ws)?;
-        let (n, t, s) = (batch.seqs(), self.seq_len, self.vocab);
-        if grad.len() != params.len() || ws.losses().len() != n {
-            let allowed = "a gradient as long as the parameters, after a forward of the same batch";
-            return Err(Error::invalid("grad", format!("{} entries", grad.len()), allowed));
+    fn attention(&self, params: &[E], tokens: &[u32], ws: &mut Workspace<E>, out: &mut [f64]) -> Result<()> {
+        check_sequence(self, params, tokens, out)?;
+        if ws.arena.len() < 3 * self.seq_len * self.seq_len {
+            return Err(Error::invalid("workspace", "too small", "one of this model"));
         }
-        let Workspace { arena, kernel, probs: f, .. } = ws;
-        let act = self.carve(n, arena.as_mut_slice());
-        let rows = batch.tokens().chunks_exact(t).zip(act.v.chunks_exact(t));
-        for (i, ((tokens, v), delta)) in rows.zip(act.delta.chunks_exact_mut(t)).enumerate() {
-            let (w, y, f) = (batch.weights()[i], batch.target(i), &f[i * s..(i + 1) * s]);
-            let mut mean = 0.0;
-            for ((r, y), f) in act.r.iter_mut().zip(y).zip(f) {
-                let f = f.to_f64();
-                // 0/0 where the symbol does not occur and ε = 0; its f r is 0 whatever ε.
-                let x = if f > 0.0 { w * y / (f + self.eps) } else { 0.0 };
-                mean += f * x;
-                *r = E::from_f64(x);
-            }
-            act.r.iter_mut().for_each(|r| *r = E::from_f64(r.to_f64() - mean));
-            for ((d, v), c) in delta.iter_mut().zip(v).zip(tokens) {
-                *d = *v * act.r[*c as usize];
-            }
-        }
-        let minus = E::from_f64(-1.0);
-        let (d1, d2) = grad.split_at_mut(t * t);
-        let (delta, a, mix) = (Mat::new(act.delta, n, t)?, Mat::new(act.a, n, t)?, Mat::new(act.mix, t, t)?);
-        // z = a Mᵀ: dM = dzᵀ a, da = dz M, with dz = −δ.
-        self.kernels.gemm(Write::Set, minus, delta.t(), a, MatMut::new(act.dmix, t, t)?, kernel)?;
-        self.kernels.gemm(Write::Set, minus, delta, mix, MatMut::new(act.da, n, t)?, kernel)?;
-        let rows = act.mix.chunks_exact(t).zip(act.dmix.chunks_exact(t));
-        for (i, ((m, dm), d)) in rows.zip(d1.chunks_exact_mut(t)).enumerate() {
-            let mean: f64 = (0..=i).map(|j| m[j].to_f64() * dm[j].to_f64()).sum();
-            for j in 0..=i {
-                d[j] = E::from_f64(m[j].to_f64() * (dm[j].to_f64() - mean));
-            }
-            d[i + 1..].fill(E::ZERO);
-        }
-        d2.fill(E::ZERO);
-        for (tokens, da) in batch.tokens().chunks_exact(t).zip(act.da.chunks_exact(t)) {
-            let row = &mut d2[tokens[t - 1] as usize * s..][..s];
-            tokens.iter().zip(da).for_each(|(c, d)| row[*c as usize] += *d);
-        }
+        let [mix, a, v] = self.squares(ws.arena.as_mut_slice());
+        self.mix(params, mix)?;
+        self.second(params, tokens, mix, [a, &mut *v], &mut ws.kernel)?;
+        out.iter_mut().zip(mix.iter().chain(&*v)).for_each(|(out, p)| *out = p.to_f64());
         Ok(())
+    }
+
+    /// A1 between positions, 0 elsewhere.
+    fn first_layer_scores(&self, params: &[f64]) -> Option<FirstLayerScores> {
+        let (t, s) = (self.seq_len, self.vocab);
+        let d = s + t;
+        let mut scores = vec![0.0; d * d];
+        let a1 = params.get(..t * t)?.chunks_exact(t);
+        let rows = scores[s * d..].chunks_exact_mut(d);
+        rows.zip(a1).for_each(|(row, a1)| row[s..].copy_from_slice(a1));
+        Some(FirstLayerScores { scores, by_position: true })
     }
 }

@@ -1,4 +1,5 @@
-//! The full model of Bietti et al. 2023 (arXiv 2306.00802, section 3 and the public code): any number of layers and heads.
+//! The full model of Bietti et al. 2023 (arXiv 2306.00802, section 3 and the public code): any
+//! number of layers and heads.
 //!
 //! | symbol | name here | shape | equation |
 //! |---|---|---|---|
@@ -9,39 +10,110 @@
 //! | LN | `layers.l.{attention_norm,ff_norm}.{weight,bias}`, `norm.{weight,bias}` | (d) | ε = 1e-5; `norm` after the last layer |
 //! | W_U | `output.weight` | (N, d) | logits = W_U x; tied: W_U = E, no block |
 //!
-//! Blocks, with h = x + Attn(LN x): `Public` h + FF(LN x), as the public code has it; `Standard` h + FF(LN h). `PostNorm`: h = LN(x + Attn x),
-//! then LN(h + FF h), and no `norm`. Without feed-forward there is no `ff_norm`; without norms LN is the identity.
+//! Blocks, with h = x + Attn(LN x): `Public` is h + FF(LN x), as the public code has it;
+//! `Standard` is h + FF(LN h). `PostNorm`: h = LN(x + Attn x), then LN(h + FF h), and no `norm`.
+//! Without feed-forward there is no `ff_norm`; without norms LN is the identity.
 //!
-//! Start: E, P standard normal (`pe`: sines and cosines), W uniform on ±1/√(columns), LN weights 1 and biases 0; a frozen tied output is a
-//! copy of E.
+//! Start: E, P standard normal (`pe`: sines and cosines), W uniform on ±1/√(columns), LN weights 1
+//! and biases 0; a frozen tied output is a copy of E.
 //!
-//! How it computes: x⁰ depends on token and position alone, so whatever the first layer does before attention is done once for every pair
-//! of the batch (`table.rs`); for `Public` that is its feed-forward too. All else goes sequence by sequence, forward and backward, in memory that
-//! does not grow with the batch; the top layer for the positions that count only (`pass.rs`).
+//! How it computes: x⁰ depends on token and position alone, so whatever the first layer does before
+//! attention is done once for every pair of the batch (`table.rs`); for `Public` that is its
+//! feed-forward too. All else goes sequence by sequence, forward and backward, in storage that does
+//! not grow with the batch; the top layer for the positions that count only (`pass.rs`).
 
 mod heads;
 mod layer;
-mod memory;
 mod parts;
 mod pass;
 mod table;
+mod workspace;
 
-use super::Layout;
-use super::sequence::{BlockKind, FeedForward, Output, Positions, TransformerSpec};
-use super::sequence::{Draw, Report, SequenceMemory, SequenceModel, SequenceWorkspace};
-use super::sequence::{check_active, check_buffers, check_sequences};
-use crate::batch::LabelledBatch;
+use super::outputs::check_attention;
+use super::{Draw, FeedForward, Layout, Model, Output, Positions, Report, Workspace, WorkspaceLen};
+use super::{check_active, check_operands};
+use crate::batch::{Batch, Targets};
 use crate::num::Sum;
 use crate::{Error, Result};
 use heads::Mode;
 use popgrad_kernels::{Elem, Kernels};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// The model: sizes and kernels. Parameters live in a flat vector laid out by [`SequenceModel::layout`].
+/// In what order a block normalises and adds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlockKind {
+    /// The paper's public code: h = x + Attn(LN x), then h + FF(LN x): the feed-forward reads x,
+    /// not h.
+    #[default]
+    Public,
+    /// The usual pre-norm block: h = x + Attn(LN x), then h + FF(LN h).
+    Standard,
+    /// h = LN(x + Attn x), then LN(h + FF h).
+    PostNorm,
+}
+
+/// What the model is built from, sizes of the task aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransformerSpec {
+    /// d.
+    pub dim: usize,
+    /// L.
+    pub layers: usize,
+    /// H, a divisor of d: one number for all layers, or L equal ones.
+    pub heads: Vec<usize>,
+    /// Its blocks.
+    pub block: BlockKind,
+    /// Are there layer norms? Without them blocks are as they say, LN left out.
+    pub norm: bool,
+    /// Of every layer.
+    pub ff: FeedForward,
+    /// [`Positions::Learned`] or [`Positions::SinCos`].
+    pub positions: Positions,
+    /// W_U; tied without any scaling.
+    pub output: Output,
+}
+
+impl Default for TransformerSpec {
+    fn default() -> Self {
+        TransformerSpec {
+            dim: 128,
+            layers: 2,
+            heads: vec![4],
+            block: BlockKind::Public,
+            norm: true,
+            ff: FeedForward::Relu,
+            positions: Positions::Learned,
+            output: Output::Free,
+        }
+    }
+}
+
+/// Sizes.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    /// S.
+    vocab: usize,
+    /// T.
+    len: usize,
+    /// d.
+    dim: usize,
+    /// L.
+    layers: usize,
+    /// H of every layer.
+    heads: usize,
+}
+
+/// The model: sizes and kernels. Parameters live in a flat vector laid out by [`Model::layout`].
 #[derive(Debug)]
 pub struct Transformer<E> {
     kernels: Kernels<E>,
     spec: TransformerSpec,
+    shape: Shape,
+    /// H of each layer.
+    heads: Vec<usize>,
     layout: Layout,
     blocks: Blocks,
     layers: Vec<LayerBlocks>,
@@ -79,23 +151,23 @@ impl LayerBlocks {
 }
 
 impl<E: Elem> Transformer<E> {
-    /// The model that `spec` describes.
+    /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
     ///
     /// # Errors
-    /// Sizes out of range, heads that do not divide d, positions that this model has not, a frozen block that it has not; an instruction set
-    /// forced that this CPU lacks.
-    pub fn new(spec: &TransformerSpec) -> Result<Self> {
-        Self::on(spec, Kernels::from_env()?)
+    /// Sizes out of range, heads that do not divide d or differ between layers, positions that this
+    /// model has not; an instruction set forced that this CPU lacks.
+    pub fn new(vocab: usize, seq_len: usize, spec: &TransformerSpec) -> Result<Self> {
+        Self::on(vocab, seq_len, spec, Kernels::from_env()?)
     }
 
     /// The same on given kernels.
     ///
     /// # Errors
     /// As [`Transformer::new`].
-    pub fn on(spec: &TransformerSpec, kernels: Kernels<E>) -> Result<Self> {
-        let TransformerSpec { vocab: n, seq_len: t, dim: d, layers, heads, .. } = *spec;
+    pub fn on(vocab: usize, seq_len: usize, spec: &TransformerSpec, kernels: Kernels<E>) -> Result<Self> {
+        let (s, t, d, layers) = (vocab, seq_len, spec.dim, spec.layers);
         let sizes =
-            [("N", n, 1, 1 << 16), ("T", t, 2, 1 << 16), ("d", d, 1, 1 << 16), ("layers", layers, 1, 64)];
+            [("S", s, 1, 1 << 16), ("T", t, 2, 1 << 16), ("d", d, 1, 1 << 16), ("layers", layers, 1, 64)];
         for (field, value, least, most) in sizes {
             if !(least..=most).contains(&value) {
                 return Err(Error::invalid(
@@ -105,6 +177,14 @@ impl<E: Elem> Transformer<E> {
                 ));
             }
         }
+        let heads = match spec.heads[..] {
+            [h] => h,
+            [h, ref more @ ..] if spec.heads.len() == layers && more.iter().all(|m| *m == h) => h,
+            _ => {
+                let allowed = format!("one number for all layers, or {layers} equal ones");
+                return Err(Error::invalid("heads", format!("{:?}", spec.heads), allowed));
+            }
+        };
         if heads == 0 || !d.is_multiple_of(heads) {
             return Err(Error::invalid("heads", heads.to_string(), format!("a divisor of d = {d}")));
         }
@@ -120,7 +200,7 @@ impl<E: Elem> Transformer<E> {
             return Err(Error::invalid("d", d.to_string(), "an even d: sines and cosines come in pairs"));
         }
         let mut layout = Layout::new();
-        let tokens = layout.push("tok_embeddings.weight", &[n, d])?;
+        let tokens = layout.push("tok_embeddings.weight", &[s, d])?;
         let positions = layout.push(pe, &[t, d])?;
         let blocks_of = (0..layers).map(|l| push_layer(&mut layout, l, spec)).collect::<Result<Vec<_>>>()?;
         let norm = if spec.norm && spec.block != BlockKind::PostNorm {
@@ -130,24 +210,23 @@ impl<E: Elem> Transformer<E> {
         };
         let output = match spec.output {
             Output::Tied => None,
-            _ => Some(layout.push("output.weight", &[n, d])?),
+            _ => Some(layout.push("output.weight", &[s, d])?),
         };
         let mut trainable = vec![true; layout.blocks().len()];
         trainable[positions] = spec.positions == Positions::Learned;
         if let (Some(b), Output::Frozen | Output::TiedFrozen) = (output, spec.output) {
             trainable[b] = false;
         }
-        for name in &spec.frozen {
-            match layout.blocks().iter().position(|b| b.name() == name) {
-                Some(b) => trainable[b] = false,
-                None => {
-                    let known = layout.blocks().iter().map(|b| b.name());
-                    return Err(Error::unknown("frozen block", name, known));
-                }
-            }
-        }
-        let blocks = Blocks { tokens, positions, norm, output };
-        Ok(Transformer { kernels, spec: spec.clone(), layout, blocks, layers: blocks_of, trainable })
+        Ok(Transformer {
+            kernels,
+            spec: spec.clone(),
+            shape: Shape { vocab, len: seq_len, dim: d, layers, heads },
+            heads: vec![heads; layers],
+            layout,
+            blocks: Blocks { tokens, positions, norm, output },
+            layers: blocks_of,
+            trainable,
+        })
     }
 
     /// What it was made from.
@@ -161,16 +240,16 @@ impl<E: Elem> Transformer<E> {
 
     /// Columns of a head.
     fn head_dim(&self) -> usize {
-        self.spec.dim / self.spec.heads
+        self.shape.dim / self.shape.heads
     }
 
     /// Width of the feed-forward's hidden layer, 0 if it has none.
     fn hidden(&self) -> usize {
-        if self.spec.ff == FeedForward::Relu { 4 * self.spec.dim } else { 0 }
+        if self.spec.ff == FeedForward::Relu { 4 * self.shape.dim } else { 0 }
     }
 
     fn top(&self) -> usize {
-        self.spec.layers - 1
+        self.shape.layers - 1
     }
 
     /// The block that is W_U.
@@ -178,7 +257,8 @@ impl<E: Elem> Transformer<E> {
         self.blocks.output.unwrap_or(self.blocks.tokens)
     }
 
-    /// Number of a block among all that such a model can have: what its draws are addressed by, so that options do not change them.
+    /// Number of a block among all that such a model can have: what its draws are addressed by, so
+    /// that options do not change them.
     fn family(&self, block: usize) -> u64 {
         for (l, b) in self.layers.iter().enumerate() {
             let all = [Some(b.wq), Some(b.wk()), Some(b.wv()), Some(b.wo), b.ff, b.w2];
@@ -226,7 +306,7 @@ fn sine(t: usize, j: usize, d: usize) -> f64 {
     if j.is_multiple_of(2) { angle.sin() } else { angle.cos() }
 }
 
-impl<E: Elem> SequenceModel<E> for Transformer<E> {
+impl<E: Elem> Model<E> for Transformer<E> {
     fn name(&self) -> &'static str {
         "transformer"
     }
@@ -234,20 +314,20 @@ impl<E: Elem> SequenceModel<E> for Transformer<E> {
         &self.layout
     }
     fn seq_len(&self) -> usize {
-        self.spec.seq_len
+        self.shape.len
     }
     fn vocab(&self) -> usize {
-        self.spec.vocab
+        self.shape.vocab
     }
-    fn attention_shape(&self) -> [usize; 2] {
-        [self.spec.layers, self.spec.heads]
+    fn heads(&self) -> &[usize] {
+        &self.heads
     }
     fn trainable(&self) -> &[bool] {
         &self.trainable
     }
 
     fn initial(&self, draw: &dyn Draw) -> Vec<E> {
-        let d = self.spec.dim;
+        let d = self.shape.dim;
         let mut params = vec![E::ZERO; self.layout.len()];
         for (b, block) in self.layout.blocks().iter().enumerate() {
             let params = &mut params[block.range()];
@@ -274,26 +354,27 @@ impl<E: Elem> SequenceModel<E> for Transformer<E> {
         params
     }
 
-    fn workspace_len(&self, seqs: usize) -> Option<SequenceMemory> {
-        self.memory(seqs)
+    /// Independent of the targets.
+    fn workspace_len(&self, _targets: Targets, seqs: usize) -> Option<WorkspaceLen> {
+        self.needed(seqs)
     }
 
-    fn workspace(&self, seqs: usize) -> Result<SequenceWorkspace<E>> {
+    fn workspace(&self, _targets: Targets, seqs: usize) -> Result<Workspace<E>> {
         self.new_workspace(seqs)
     }
 
     fn loss_and_grad(
         &self,
         params: &[E],
-        batch: &LabelledBatch,
+        batch: &Batch,
         active: &[bool],
-        ws: &mut SequenceWorkspace<E>,
+        ws: &mut Workspace<E>,
         grad: &mut [E],
     ) -> Result<Sum> {
-        check_sequences(self, params, batch)?;
-        check_active(self, active, grad)?;
-        let buffer = (self.spec.positions == Positions::SinCos).then_some(self.blocks.positions);
-        check_buffers(&self.layout, active, buffer)?;
+        check_operands(self, params, batch)?;
+        let buffers = [self.blocks.positions];
+        let buffers = if self.spec.positions == Positions::SinCos { &buffers[..] } else { &[] };
+        check_active(self, active, buffers, grad)?;
         self.check_workspace(batch.seqs(), ws)?;
         for (block, _) in self.layout.blocks().iter().zip(active).filter(|(_, on)| **on) {
             grad[block.range()].fill(E::ZERO);
@@ -301,55 +382,17 @@ impl<E: Elem> SequenceModel<E> for Transformer<E> {
         self.train(params, batch, active, ws, grad)
     }
 
-    fn report(
-        &self,
-        params: &[E],
-        batch: &LabelledBatch,
-        ws: &mut SequenceWorkspace<E>,
-        report: &mut Report,
-    ) -> Result<()> {
-        check_sequences(self, params, batch)?;
+    fn report(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>, report: &mut Report) -> Result<()> {
+        check_operands(self, params, batch)?;
         self.check_workspace(batch.seqs(), ws)?;
-        let (n, maps) = (batch.seqs() * self.spec.seq_len, self.spec.layers * self.spec.heads);
-        let Report { losses, predicted, attended, probs } = report;
-        // The last two may be empty: not wanted.
-        for (field, found, needed) in [
-            ("losses", losses.len(), n),
-            ("predicted", predicted.len(), n),
-            ("attended", attended.len(), if attended.is_empty() { 0 } else { maps * n }),
-            ("probs", probs.len(), if probs.is_empty() { 0 } else { n * self.spec.vocab }),
-        ] {
-            if found != needed {
-                let allowed = format!("{needed} for this batch");
-                return Err(Error::invalid(field, format!("{found} entries"), allowed));
-            }
-        }
+        report.check(batch, self.shape.layers * self.shape.heads)?;
         self.fill_report(params, batch, ws, report)
     }
 
-    fn attention(
-        &self,
-        params: &[E],
-        tokens: &[u32],
-        ws: &mut SequenceWorkspace<E>,
-        out: &mut [f64],
-    ) -> Result<()> {
-        let (t, heads, n) = (self.spec.seq_len, self.spec.heads, self.spec.vocab);
-        let all = self.spec.layers * heads * t * t;
-        for (field, found, needed) in [
-            ("tokens", tokens.len(), t),
-            ("params length", params.len(), self.layout.len()),
-            ("attention", out.len(), all),
-        ] {
-            if found != needed {
-                let allowed = format!("{needed} for this model");
-                return Err(Error::invalid(field, format!("{found} entries"), allowed));
-            }
-        }
-        if let Some(bad) = tokens.iter().find(|z| **z as usize >= n) {
-            return Err(Error::invalid("tokens", bad.to_string(), format!("0 <= symbol < {n}")));
-        }
+    fn attention(&self, params: &[E], tokens: &[u32], ws: &mut Workspace<E>, out: &mut [f64]) -> Result<()> {
+        check_attention(self, params, tokens, out)?;
         self.check_workspace(1, ws)?;
+        let (t, heads) = (self.shape.len, self.shape.heads);
         out.fill(0.0);
         let mut see = |l: usize, h: usize, i: usize, row: &[E]| {
             let to = &mut out[((l * heads + h) * t + i) * t..][..=i];

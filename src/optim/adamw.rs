@@ -4,8 +4,9 @@ use super::{Hyper, Optimizer, check_names, put_back};
 use crate::{Error, Result};
 use popgrad_kernels::{AdamW as Step, Elem, Kernels};
 
-/// Loshchilov and Hutter's AdamW: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − lr λ) θ − lr m̂ / (√v̂ + eps), m̂ and v̂ the means
-/// freed of their bias to zero. λ acts on every entry. optax's `adamw` and PyTorch's are the same update.
+/// Loshchilov and Hutter's AdamW: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − lr λ) θ −
+/// lr m̂ / (√v̂ + eps), m̂ and v̂ the means freed of their bias to zero. λ acts on every entry.
+/// optax's `adamw` and PyTorch's are the same update.
 #[derive(Debug, Clone)]
 pub struct AdamW<E> {
     kernels: Kernels<E>,
@@ -79,7 +80,8 @@ mod tests {
 
     #[test]
     fn the_first_steps_by_hand() {
-        // At the first step m̂ = g and v̂ = g²: every entry moves by lr towards −sign g, beside the decay of 1 − 0.5 · 0.1.
+        // At the first step m̂ = g and v̂ = g²: every entry moves by lr towards −sign g, beside the
+        // decay of 1 − 0.5 · 0.1.
         let (mut p, mut o) = ([1.0f64, -2.0, 3.0], AdamW::new(3, &HYPER).unwrap());
         o.step(0, 0.5, &mut p, &[0.2, -4.0, 0.0]);
         for (p, expected) in p.iter().zip([0.95 - 0.5, -1.9 + 0.5, 2.85]) {

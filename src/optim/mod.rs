@@ -7,13 +7,14 @@ mod sgd;
 mod staged;
 
 pub use adamw::AdamW;
-pub use per_block::{PerBlock, Thaw};
+pub use per_block::{PerBlock, UnfreezeAt};
 pub use schedule::Schedule;
 pub use sgd::Sgd;
 pub use staged::{Stage, Staged};
 
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
+use serde::{Deserialize, Serialize};
 
 /// Updates a flat parameter vector from a gradient of the same length.
 pub trait Optimizer<E: Elem>: Send {
@@ -79,19 +80,84 @@ impl Hyper {
     }
 }
 
-/// Names that [`build`] knows.
-pub const OPTIMIZERS: [&str; 2] = ["sgd", "adamw"];
+/// The rule of an optimiser, with its numbers; the customary ones where a configuration gives none.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "optimizer", rename_all = "lowercase")]
+pub enum Rule {
+    /// [`Sgd`].
+    Sgd {
+        /// m; 0: none.
+        #[serde(default)]
+        momentum: f64,
+    },
+    /// [`AdamW`].
+    AdamW {
+        /// β₁.
+        #[serde(default = "beta1")]
+        beta1: f64,
+        /// β₂.
+        #[serde(default = "beta2")]
+        beta2: f64,
+        /// eps.
+        #[serde(default = "adam_eps")]
+        adam_eps: f64,
+    },
+    /// [`Staged`]: gradient descent on A1 of the simplified model, then on A2.
+    Staged {
+        /// Updates of the first stage.
+        steps1: u64,
+        /// Learning rate of the second.
+        lr2: f64,
+    },
+}
 
-/// Builds an optimiser by name for `len` parameters.
-///
-/// # Errors
-/// An unknown name, or a number out of range.
-pub fn build<E: Elem>(name: &str, len: usize, hyper: &Hyper) -> Result<Box<dyn Optimizer<E>>> {
-    hyper.check()?;
-    match name {
-        "sgd" => Ok(Box::new(Sgd::new(hyper.weight_decay)?.with_momentum(hyper.momentum, len)?)),
-        "adamw" => Ok(Box::new(AdamW::new(len, hyper)?)),
-        other => Err(Error::unknown("optimizer", other, OPTIMIZERS)),
+fn beta1() -> f64 {
+    Hyper::default().beta1
+}
+fn beta2() -> f64 {
+    Hyper::default().beta2
+}
+fn adam_eps() -> f64 {
+    Hyper::default().eps
+}
+
+impl Rule {
+    /// Names of the rules.
+    pub const NAMES: [&'static str; 3] = ["sgd", "adamw", "staged"];
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Rule::Sgd { .. } => "sgd",
+            Rule::AdamW { .. } => "adamw",
+            Rule::Staged { .. } => "staged",
+        }
+    }
+
+    /// Its numbers, with a weight decay.
+    pub fn hyper(&self, weight_decay: f64) -> Hyper {
+        let usual = Hyper { weight_decay, ..Hyper::default() };
+        match *self {
+            Rule::Sgd { momentum } => Hyper { momentum, ..usual },
+            Rule::AdamW { beta1, beta2, adam_eps } => Hyper { beta1, beta2, eps: adam_eps, ..usual },
+            Rule::Staged { .. } => usual,
+        }
+    }
+
+    /// The optimiser for `len` parameters.
+    ///
+    /// # Errors
+    /// A number out of range; `staged`, which needs to know the blocks ([`Staged::new`]).
+    pub fn build<E: Elem>(&self, len: usize, weight_decay: f64) -> Result<Box<dyn Optimizer<E>>> {
+        let hyper = self.hyper(weight_decay);
+        hyper.check()?;
+        match self {
+            Rule::Sgd { .. } => {
+                Ok(Box::new(Sgd::new(hyper.weight_decay)?.with_momentum(hyper.momentum, len)?))
+            }
+            Rule::AdamW { .. } => Ok(Box::new(AdamW::new(len, &hyper)?)),
+            Rule::Staged { .. } => Err(Error::invalid("optimizer", "staged", "sgd or adamw for any model")),
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! An optimiser of its own for every block, so that blocks can be frozen for ever or until a step.
 
-use super::{Hyper, Optimizer, build};
+use super::{Optimizer, Rule};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::ops::Range;
 
 /// When a block starts to train.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Thaw {
+pub struct UnfreezeAt {
     /// Name of the block, for its memory in checkpoints.
     pub name: String,
     /// Its entries of the flat vector.
@@ -16,23 +16,37 @@ pub struct Thaw {
     pub from: Option<u64>,
 }
 
-/// Blocks that are updated by the same rule, each from its own first update on. To a block, that update is number 0: as in PyTorch, where
-/// a parameter without a gradient is passed over, it has neither momentum nor decay behind it.
+/// Blocks that are updated by the same rule, each from its own first update on. To a block, that
+/// update is number 0: as in PyTorch, where a parameter without a gradient is passed over, it has
+/// neither momentum nor decay behind it.
 pub struct PerBlock<E> {
     name: &'static str,
-    blocks: Vec<(Thaw, Box<dyn Optimizer<E>>)>,
+    blocks: Vec<(UnfreezeAt, Box<dyn Optimizer<E>>)>,
+}
+
+impl UnfreezeAt {
+    /// Every block of `blocks` (name, range, may it train at all?) from the first update on.
+    pub fn all<'a>(blocks: impl IntoIterator<Item = (&'a str, Range<usize>, bool)>) -> Vec<Self> {
+        let of = |(name, range, can): (&str, Range<usize>, bool)| UnfreezeAt {
+            name: name.into(),
+            range,
+            from: can.then_some(0),
+        };
+        blocks.into_iter().map(of).collect()
+    }
 }
 
 impl<E: Elem> PerBlock<E> {
-    /// The optimiser called `name` for each of `blocks`.
+    /// The optimiser of `rule` for each of `blocks`.
     ///
     /// # Errors
-    /// What [`build`] refuses; a block that nothing trains is left out, and leaving out all is refused.
-    pub fn new(name: &str, blocks: Vec<Thaw>, hyper: &Hyper) -> Result<Self> {
+    /// What [`Rule::build`] refuses; a block that nothing trains is left out, and leaving out all
+    /// is refused.
+    pub fn new(rule: &Rule, weight_decay: f64, blocks: Vec<UnfreezeAt>) -> Result<Self> {
         let trained = blocks.into_iter().filter(|b| b.from.is_some());
         let blocks = trained
             .map(|b| {
-                let optimizer = build::<E>(name, b.range.len(), hyper)?;
+                let optimizer = rule.build::<E>(b.range.len(), weight_decay)?;
                 Ok((b, optimizer))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -44,7 +58,7 @@ impl<E: Elem> PerBlock<E> {
 }
 
 /// The part of `state` that belongs to `block`, under the names that its optimiser gave.
-fn own<E: Elem>(state: &[(String, Vec<E>)], block: &Thaw, optimizer: &str) -> Vec<(String, Vec<E>)> {
+fn own<E: Elem>(state: &[(String, Vec<E>)], block: &UnfreezeAt, optimizer: &str) -> Vec<(String, Vec<E>)> {
     let prefix = format!("{}.{optimizer}.", block.name);
     let of = |(n, v): &(String, Vec<E>)| Some((n.strip_prefix(&prefix)?.to_string(), v.clone()));
     state.iter().filter_map(of).collect()
@@ -64,7 +78,7 @@ impl<E: Elem> Optimizer<E> for PerBlock<E> {
     }
 
     fn state(&self) -> Vec<(String, &[E])> {
-        let own = |(block, optimizer): &'_ (Thaw, Box<dyn Optimizer<E>>)| {
+        let own = |(block, optimizer): &'_ (UnfreezeAt, Box<dyn Optimizer<E>>)| {
             block.name.clone() + "." + optimizer.name()
         };
         let mut all = Vec::new();
@@ -102,19 +116,16 @@ impl<E: Elem> Optimizer<E> for PerBlock<E> {
 mod tests {
     use super::*;
 
-    fn thaw(name: &str, range: Range<usize>, from: Option<u64>) -> Thaw {
-        Thaw { name: name.into(), range, from }
+    fn block(name: &str, range: Range<usize>, from: Option<u64>) -> UnfreezeAt {
+        UnfreezeAt { name: name.into(), range, from }
     }
 
     #[test]
-    fn blocks_start_when_they_thaw_and_frozen_ones_keep_their_bits() {
-        for (name, hyper) in [
-            ("sgd", Hyper { momentum: 0.5, weight_decay: 0.25, ..Hyper::default() }),
-            ("adamw", Hyper { weight_decay: 0.25, ..Hyper::default() }),
-        ] {
-            let blocks = vec![thaw("a", 0..1, Some(0)), thaw("b", 1..2, Some(2)), thaw("c", 2..3, None)];
-            let mut all = PerBlock::<f64>::new(name, blocks, &hyper).unwrap();
-            let [mut a, mut b] = [(); 2].map(|()| build::<f64>(name, 1, &hyper).unwrap());
+    fn blocks_start_when_they_unfreeze_and_frozen_ones_keep_their_bits() {
+        for rule in [Rule::Sgd { momentum: 0.5 }, Rule::AdamW { beta1: 0.9, beta2: 0.999, adam_eps: 1e-8 }] {
+            let blocks = vec![block("a", 0..1, Some(0)), block("b", 1..2, Some(2)), block("c", 2..3, None)];
+            let mut all = PerBlock::<f64>::new(&rule, 0.25, blocks).unwrap();
+            let [mut a, mut b] = [(); 2].map(|()| rule.build::<f64>(1, 0.25).unwrap());
             let (mut p, mut pa, mut pb) = ([1.0, 2.0, 3.0], [1.0], [2.0]);
             let mut kept = None;
             for step in 0..4 {
@@ -132,8 +143,8 @@ mod tests {
             }
             // The same last step from the memory of before.
             let (state, mut q) = kept.unwrap();
-            let blocks = vec![thaw("a", 0..1, Some(0)), thaw("b", 1..2, Some(2))];
-            let mut again = PerBlock::<f64>::new(name, blocks, &hyper).unwrap();
+            let blocks = vec![block("a", 0..1, Some(0)), block("b", 1..2, Some(2))];
+            let mut again = PerBlock::<f64>::new(&rule, 0.25, blocks).unwrap();
             again.restore(&state).unwrap();
             again.step(3, 0.1, &mut q, &[3.5, -1.0, 0.0]);
             assert_eq!(q, p);
@@ -149,7 +160,9 @@ mod tests {
             assert!(again.restore(&short).is_err());
             assert_eq!(format!("{:?}", again.state()), before, "half restored");
         }
-        let e = PerBlock::<f64>::new("sgd", vec![thaw("a", 0..1, None)], &Hyper::default()).err().unwrap();
+        let e = PerBlock::<f64>::new(&Rule::Sgd { momentum: 0.0 }, 0.0, vec![block("a", 0..1, None)])
+            .err()
+            .unwrap();
         assert!(e.to_string().starts_with("frozen: every block"));
     }
 }

@@ -4,7 +4,8 @@ use super::{Optimizer, check_names, put_back};
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels};
 
-/// θ ← θ − lr (g + λ θ), λ the weight decay; with momentum m (PyTorch's convention) b ← m b + (g + λ θ), θ ← θ − lr b.
+/// θ ← θ − lr (g + λ θ), λ the weight decay; with momentum m (PyTorch's convention) b ← m b + (g +
+/// λ θ), θ ← θ − lr b.
 #[derive(Debug, Clone)]
 pub struct Sgd<E> {
     weight_decay: f64,
@@ -49,7 +50,8 @@ impl<E: Elem> Optimizer<E> for Sgd<E> {
         if Kernels::from_env().and_then(|k| k.sgd(step, params, grad, &mut self.sum)).is_ok() {
             return;
         }
-        // What the kernel refuses, a learning rate that is no number >= 0 for one, still has a meaning: the kernel's formula, its bits.
+        // What the kernel refuses, a learning rate that is no number >= 0 for one, still has a
+        // meaning: the kernel's formula, its bits.
         let (lr, decay, m) = (E::from_f64(lr), E::from_f64(self.weight_decay), E::from_f64(self.momentum));
         for (i, (p, g)) in params.iter_mut().zip(grad).enumerate() {
             let mut step = *g + decay * *p;

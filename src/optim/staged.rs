@@ -1,11 +1,13 @@
-//! Gradient descent on one block of the parameters after the other: Algorithm 1 of Nichani et al. 2024.
+//! Gradient descent on one block of the parameters after the other: Algorithm 1 of Nichani et al.
+//! 2024.
 
 use super::Optimizer;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::ops::Range;
 
-/// Updates before number `until` move the parameters in `range`, at rate `lr` times that of the schedule.
+/// Updates before number `until` move the parameters in `range`, at rate `lr` times that of the
+/// schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
     /// First update that is no longer of this stage.
@@ -16,7 +18,8 @@ pub struct Stage {
     pub lr: f64,
 }
 
-/// θ_range ← θ_range − lr g_range for the range of the stage that the step is in; past the last stage nothing moves.
+/// θ_range ← θ_range − lr g_range for the range of the stage that the step is in; past the last
+/// stage nothing moves.
 #[derive(Debug, Clone)]
 pub struct Staged {
     stages: Vec<Stage>,

@@ -1,6 +1,10 @@
-//! Attention of the first layer on the parents of the latent graph.
+//! Attention patterns of a model's layers, and how much of them lies on the parents of the latent
+//! graph.
 
 use crate::batch::Batch;
+use crate::model::Model;
+use crate::{Error, Result};
+use popgrad_kernels::Elem;
 
 /// Attention on the parents, and whether the graph can be read off.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +31,8 @@ fn softmax(row: &[f64]) -> Vec<f64> {
     e.into_iter().map(|e| e / z).collect()
 }
 
-/// Causal softmax of every row of a (t, t) score matrix; entries above the diagonal are NaN, since they do not exist.
+/// Causal softmax of every row of a (t, t) score matrix; entries above the diagonal are NaN, since
+/// they do not exist.
 pub fn causal_pattern(scores: &[f64], t: usize) -> Vec<f64> {
     let mut out = vec![f64::NAN; t * t];
     for i in 0..t {
@@ -42,8 +47,10 @@ pub fn position_block(a: &[f64], s: usize, t: usize) -> Vec<f64> {
     (0..t).flat_map(|i| a[(s + i) * d + s..(s + i) * d + d].iter().copied()).collect()
 }
 
-/// Mean over weighted sequences of the pattern (T, T) that the scores of tokens and positions give: `scores` (d, d), d = S + T, rows the
-/// query's, columns the key's; score_ij is the sum of the entries of (s_i, position i) against (s_j, position j). NaN above the diagonal.
+/// Mean over sequences of the pattern (T, T) that the scores of tokens and positions give, each
+/// weighted by the sum of its weights: `scores` (d, d), d = S + T, rows the query's, columns the
+/// key's; score_ij is the sum of the entries of (s_i, position i) against (s_j, position j). NaN
+/// above the diagonal.
 pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
     let (s, t) = (sequences.vocab(), sequences.len_tokens());
     let d = s + t;
@@ -51,7 +58,9 @@ pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
     let mut out = vec![f64::NAN; t * t];
     (0..t).for_each(|i| out[i * t..i * t + i + 1].fill(0.0));
     let mut row = vec![0.0; t];
-    for (tokens, weight) in sequences.tokens().chunks_exact(t).zip(sequences.weights()) {
+    let weights = sequences.weights().chunks_exact(sequences.outputs());
+    for (tokens, weights) in sequences.tokens().chunks_exact(t).zip(weights) {
+        let weight: f64 = weights.iter().sum();
         for i in 0..t {
             let (by_token, by_position) =
                 (&scores[tokens[i] as usize * d..][..d], &scores[(s + i) * d..][..d]);
@@ -66,18 +75,82 @@ pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
     out
 }
 
-/// Attention that the heads of layer 1 put on `parents` by position alone: softmax over j <= i of the position block.
-/// `heads` are score matrices (t, t); `parents[i]` is the parent of position i. `None` when no position has a parent.
+/// Patterns (T, T) of the heads of layer 1, NaN above the diagonal: from the model's
+/// [`Model::first_layer_scores`] where it has them, else the weighted mean over `sequences` of
+/// [`Model::attention`].
+///
+/// # Errors
+/// What [`layer_patterns`] refuses.
+pub fn first_layer_patterns<E: Elem>(
+    model: &dyn Model<E>,
+    params: &[E],
+    sequences: &Batch,
+) -> Result<Vec<Vec<f64>>> {
+    let (s, t) = (model.vocab(), model.seq_len());
+    let wide: Vec<f64> = params.iter().map(|p| p.to_f64()).collect();
+    let Some(found) = model.first_layer_scores(&wide) else {
+        return layer_patterns(model, params, sequences, 0);
+    };
+    let pattern = |scores: &[f64]| match found.by_position {
+        true => causal_pattern(&position_block(scores, s, t), t),
+        false => average_pattern(scores, sequences),
+    };
+    Ok(found.scores.chunks_exact((s + t) * (s + t)).map(pattern).collect())
+}
+
+/// Patterns (T, T) of the heads of layer `layer` (from 0), NaN above the diagonal: the mean over
+/// `sequences` of [`Model::attention`], each weighted by the sum of its weights.
+///
+/// # Errors
+/// A layer that the model does not have; sequences of which none counts, or that do not fit the
+/// model; what the model reports.
+pub fn layer_patterns<E: Elem>(
+    model: &dyn Model<E>,
+    params: &[E],
+    sequences: &Batch,
+    layer: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let (t, heads) = (model.seq_len(), model.heads());
+    let Some(own) = heads.get(layer) else {
+        return Err(Error::invalid("layer", layer.to_string(), format!("below {}", heads.len())));
+    };
+    let total = sequences.total_weight();
+    if total <= 0.0 {
+        return Err(Error::invalid("sequences", "none that counts", "at least one of weight > 0"));
+    }
+    let before: usize = heads[..layer].iter().sum();
+    let mut ws = model.workspace(sequences.kind(), 1)?;
+    let mut maps = vec![0.0; heads.iter().sum::<usize>() * t * t];
+    let mut mean = vec![vec![f64::NAN; t * t]; *own];
+    mean.iter_mut().for_each(|p| (0..t).for_each(|i| p[i * t..i * t + i + 1].fill(0.0)));
+    for (b, weights) in sequences.weights().chunks_exact(sequences.outputs()).enumerate() {
+        let weight: f64 = weights.iter().sum();
+        if weight == 0.0 {
+            continue;
+        }
+        model.attention(params, sequences.sequence(b), &mut ws, &mut maps)?;
+        let maps = maps[before * t * t..].chunks_exact(t * t);
+        for (mean, map) in mean.iter_mut().zip(maps) {
+            // NaN above the diagonal stays.
+            mean.iter_mut().zip(map).for_each(|(m, a)| *m += weight / total * a);
+        }
+    }
+    Ok(mean)
+}
+
+/// Attention that the heads of layer 1 put on `parents` by position alone: softmax over j <= i of
+/// the position block. `heads` are score matrices (t, t); `parents[i]` is the parent of position i.
+/// `None` when no position has a parent.
 pub fn parent_attention(heads: &[Vec<f64>], t: usize, parents: &[Option<usize>]) -> Option<ParentAttention> {
     let patterns: Vec<Vec<f64>> = heads.iter().map(|h| causal_pattern(h, t)).collect();
     pattern_attention(&patterns, t, parents.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))))
 }
 
-/// Attention of the patterns (t, t) on each of `pairs` (i, a parent of i); entries above the diagonal are not read. `None` when
-/// there are no pairs.
+/// Attention of the patterns (t, t) on each of `pairs` (i, a parent of i); entries above the
+/// diagonal are not read. `None` when there are no pairs.
 ///
-/// Each pair counts with its best head. Two parents of one position cannot both be the largest of one head's row: where the
-/// graph is recovered, different heads hold them.
+/// Each pair counts with its best head. Two parents of one position cannot both be the largest of
+/// one head's row: where the graph is recovered, different heads hold them.
 pub fn pattern_attention(
     patterns: &[Vec<f64>],
     t: usize,
@@ -119,14 +192,16 @@ pub struct HeadAssignment {
     pub rows: Vec<(usize, Vec<f64>)>,
     /// Mean over these positions (H, K).
     pub mean: Vec<f64>,
-    /// The head that parent k is given (K): largest mean attention first, no head twice; none where heads run out.
+    /// The head that parent k is given (K): largest mean attention first, no head twice; none where
+    /// heads run out.
     pub head_of: Vec<Option<usize>>,
-    /// Share of these positions at which every parent is strictly the largest entry of its own head's row.
+    /// Share of these positions at which every parent is strictly the largest entry of its own
+    /// head's row.
     pub split: f64,
 }
 
-/// Assigns heads to parents from the patterns (t, t). `parents` are (i, parents of i), all of the same number K >= 1. `None`
-/// where there are no positions or no heads.
+/// Assigns heads to parents from the patterns (t, t). `parents` are (i, parents of i), all of the
+/// same number K >= 1. `None` where there are no positions or no heads.
 pub fn head_assignment(
     patterns: &[Vec<f64>],
     t: usize,
@@ -164,17 +239,19 @@ pub fn head_assignment(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Targets;
 
     #[test]
     fn averaged_patterns_follow_tokens_and_positions() {
         let (s, t) = (2, 3);
         let d = s + t;
-        let mut sequences = Batch::with_capacity(2, t, s).unwrap();
+        let mut sequences = Batch::with_capacity(Targets::Law, 2, t, s).unwrap();
         sequences.set_seqs(2);
-        let (tokens, _, weights) = sequences.parts_mut();
-        tokens.copy_from_slice(&[0, 1, 0, 1, 1, 0]);
-        weights.copy_from_slice(&[1.0, 3.0]);
-        // Position 2 prefers position 0 threefold; a key of token 1 counts double where the query has token 0.
+        let parts = sequences.parts_mut();
+        parts.tokens.copy_from_slice(&[0, 1, 0, 1, 1, 0]);
+        parts.weights.copy_from_slice(&[1.0, 3.0]);
+        // Position 2 prefers position 0 threefold; a key of token 1 counts double where the query
+        // has token 0.
         let mut scores = vec![0.0; d * d];
         scores[(s + 2) * d + s] = 3f64.ln();
         scores[1] = 2f64.ln();

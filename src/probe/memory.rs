@@ -1,5 +1,5 @@
-//! Does a model hold the memories of Bietti et al. 2023 (arXiv 2306.00802, section 4)? Metric keys of the public code: `wk0_acc`,
-//! `wk0_64_acc`, `wk1_acc`, `wo1_acc`, `ff1_loss`.
+//! Does a model hold the memories of Bietti et al. 2023 (arXiv 2306.00802, section 4)? Metric keys
+//! of the public code: `wk0_acc`, `wk0_64_acc`, `wk1_acc`, `wo1_acc`, `ff1_loss`.
 
 use crate::model::Layout;
 use crate::{Error, Result};
@@ -7,15 +7,18 @@ use crate::{Error, Result};
 /// Recall of each memory, in \[0, 1\]; a loss; −1 where the model has no such thing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recall {
-    /// Share of positions t >= 2 of 1..T whose strongest score p_tᵀ W_Q¹ᵀ W_K¹ p_s over s < T, later ones included, is that of t − 1.
+    /// Share of positions t >= 2 of 1..T whose strongest score p_tᵀ W_Q¹ᵀ W_K¹ p_s over s < T,
+    /// later ones included, is that of t − 1.
     pub wk0: f64,
     /// The same among the first 64 positions.
     pub wk0_64: f64,
-    /// Share of k with argmax_j w_E(k)ᵀ W_Q²ᵀ W_K² W_O¹ W_V¹ w_E(j) = k; both run over the fixed triggers, or all symbols.
+    /// Share of k with argmax_j w_E(k)ᵀ W_Q²ᵀ W_K² W_O¹ W_V¹ w_E(j) = k; both run over the fixed
+    /// triggers, or all symbols.
     pub wk1: f64,
     /// Share of v with argmax_u w_U(u)ᵀ W_O² W_V² w_E(v) = v.
     pub wo1: f64,
-    /// Mean of KL(π_b(·|v) ‖ softmax(W_U F w_E(v))) over v that are no fixed trigger, F the feed-forward of layer 2.
+    /// Mean of KL(π_b(·|v) ‖ softmax(W_U F w_E(v))) over v that are no fixed trigger, F the
+    /// feed-forward of layer 2.
     pub ff1: f64,
 }
 
@@ -63,7 +66,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// Share of rows i of `q` whose product with the rows of `k` is largest, first among equals, at row i.
+/// Share of rows i of `q` whose product with the rows of `k` is largest, first among equals, at row
+/// i.
 fn recall(q: &[f64], k: &[f64], d: usize) -> f64 {
     let rows = q.len() / d;
     let hits = q.chunks_exact(d).enumerate().filter(|(i, q)| {
@@ -86,8 +90,8 @@ fn divergence(p: &[f64], z: &[f64]) -> f64 {
     p.iter().zip(z).filter(|(p, _)| **p > 0.0).map(|(p, z)| p * (p.ln() - z + lse)).sum()
 }
 
-/// Asks a model of `layout` with parameters `params`: the basic one, or the full one, whose norms the questions pass over and whose
-/// heads they take together. Names are those of both models.
+/// Asks a model of `layout` with parameters `params`: the basic one, or the full one, whose norms
+/// the questions pass over and whose heads they take together. Names are those of both models.
 ///
 /// # Errors
 /// A layout without `tok_embeddings.weight`; parameters, triggers or a table that do not fit it.

@@ -1,12 +1,13 @@
-//! Finite samples against the population: how far the gradient of a batch of B samples is from the exact one.
+//! Finite samples against the population: how far the gradient of a batch of B samples is from the
+//! exact one.
 //!
-//! E‖g_B − g‖² = σ²/B, σ² the trace of the covariance of one sample's gradient, so the error falls with slope −½ in log B. What
-//! a batch can resolve, entry by entry, is |g_e| against σ_e/√B.
+//! E‖g_B − g‖² = σ²/B, σ² the trace of the covariance of one sample's gradient, so the error falls
+//! with slope −½ in log B. What a batch can resolve, entry by entry, is |g_e| against σ_e/√B.
 
-use crate::batch::Batch;
-use crate::model::Model;
+use crate::batch::{Batch, divisor};
+use crate::model::{Model, Workspace};
 use crate::num::Sum;
-use crate::source::Source;
+use crate::source::{Source, SourceWork};
 use crate::{Error, Result};
 
 /// The error at one batch size.
@@ -33,13 +34,14 @@ pub struct GradientNoise {
     pub slope: f64,
     /// Its standard error.
     pub slope_se: f64,
-    /// σ_e: standard deviation of entry e of one sample's gradient, estimated about the exact mean from all batches.
+    /// σ_e: standard deviation of entry e of one sample's gradient, estimated about the exact mean
+    /// from all batches.
     pub deviation: Vec<f64>,
 }
 
 impl GradientNoise {
-    /// Noise to signal of entry `e` at batch size `batch`: σ_e / (√B |g_e|). Infinite where g_e = 0 but samples vary, 0 where
-    /// they do not vary.
+    /// Noise to signal of entry `e` at batch size `batch`: σ_e / (√B |g_e|). Infinite where g_e = 0
+    /// but samples vary, 0 where they do not vary.
     ///
     /// # Panics
     /// When there is no such entry.
@@ -57,7 +59,8 @@ impl GradientNoise {
 /// Sequences that go through the model at a time.
 const PIECE: usize = 1024;
 
-/// Gradient of Σ wᵢ ℓᵢ over sequences `first .. first + count` of `source`, as a batch of `count`.
+/// Gradient of Σ w ℓ / Σ w over the sequences `first .. first + count` of `source`, in every block
+/// that can train; 0 in the others, and throughout where nothing counts.
 ///
 /// # Errors
 /// When model, parameters and source do not fit together.
@@ -74,9 +77,10 @@ pub fn gradient(
 struct Evaluator<'a> {
     model: &'a dyn Model<f64>,
     source: &'a dyn Source,
-    work: crate::source::SourceWork,
+    work: SourceWork,
     batch: Batch,
-    ws: crate::model::Workspace<f64>,
+    ws: Workspace<f64>,
+    active: Vec<bool>,
     grad: Vec<f64>,
 }
 
@@ -86,30 +90,35 @@ impl<'a> Evaluator<'a> {
             model,
             source,
             work: source.work(),
-            batch: Batch::with_capacity(PIECE, source.seq_len(), source.vocab())?,
-            ws: model.workspace(PIECE)?,
+            batch: source.batch(PIECE)?,
+            ws: model.workspace(source.targets(), PIECE)?,
+            active: model.trainable().to_vec(),
             grad: vec![0.0; model.layout().len()],
         })
     }
 
     fn gradient(&mut self, params: &[f64], first: u64, count: usize) -> Result<Vec<f64>> {
-        let mut total = vec![Sum::new(); self.grad.len()];
+        let (mut total, mut weight) = (vec![Sum::new(); self.grad.len()], Sum::new());
         for start in (0..count).step_by(PIECE) {
             let n = PIECE.min(count - start);
-            self.source.fill(first + start as u64, n, count, &mut self.work, &mut self.batch);
-            self.model.forward(params, &self.batch, &mut self.ws)?;
-            self.model.backward(params, &self.batch, &mut self.ws, &mut self.grad)?;
+            self.source.fill(first + start as u64, n, &mut self.work, &mut self.batch);
+            let (batch, ws) = (&self.batch, &mut self.ws);
+            self.model.loss_and_grad(params, batch, &self.active, ws, &mut self.grad)?;
+            weight.extend(self.batch.weights().iter().copied());
             total.iter_mut().zip(&self.grad).for_each(|(t, g)| t.add(*g));
         }
-        Ok(total.iter().map(Sum::value).collect())
+        let weight = weight.value();
+        let by = if weight > 0.0 { divisor(weight) } else { 1.0 };
+        Ok(total.iter().map(|g| g.value() / by).collect())
     }
 }
 
-/// Compares gradients of `repeats` independent batches of each size in `batches` with the exact one, at `params`. Samples are
-/// taken in order from number 0 of `sampled`, none twice.
+/// Compares gradients of `repeats` independent batches of each size in `batches` with the exact
+/// one, at `params`. Samples are taken in order from number 0 of `sampled`, none twice.
 ///
 /// # Errors
-/// A `population` without end; fewer than two different batch sizes or two repeats; what the model reports.
+/// A `population` without end; fewer than two different batch sizes or two repeats; what the model
+/// reports.
 pub fn gradient_noise(
     model: &dyn Model<f64>,
     params: &[f64],
@@ -161,7 +170,8 @@ pub fn gradient_noise(
     })
 }
 
-/// Slope of ln error over ln B, each level weighted by its inverse variance, and the slope's standard error.
+/// Slope of ln error over ln B, each level weighted by its inverse variance, and the slope's
+/// standard error.
 fn fit(levels: &[Level]) -> (f64, f64) {
     let points = || levels.iter().map(|l| ((l.batch as f64).ln(), l.error.ln(), l.log_error_se.powi(-2)));
     let total: f64 = points().map(|(_, _, w)| w).sum();

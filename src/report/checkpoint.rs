@@ -1,7 +1,8 @@
 //! Training state on disk, bit for bit.
 //!
-//! A checkpoint is a `.safetensors` file whose metadata says which format it is, which step it was taken after and
-//! which configuration it belongs to. Any safetensors reader opens it; only [`Checkpoint::load`] vouches for it.
+//! A checkpoint is a `.safetensors` file whose metadata says which format it is, which step it was
+//! taken after and which configuration it belongs to. Any safetensors reader opens it; only
+//! [`Checkpoint::load`] vouches for it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +10,8 @@ use std::path::Path;
 use super::arrays::{Array, read_safetensors, write_arrays};
 use crate::error::{Error, Result};
 
-/// Format name and version stored in every checkpoint. The version grows when an older reader would misread.
+/// Format name and version stored in every checkpoint. The version grows when an older reader would
+/// misread.
 pub const FORMAT: &str = "popgrad-checkpoint/1";
 
 /// Everything needed to go on as if never stopped.
@@ -28,7 +30,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Save to `path` (which ends in `.safetensors`), atomically. Equal checkpoints give equal bytes.
+    /// Save to `path` (which ends in `.safetensors`), atomically. Equal checkpoints give equal
+    /// bytes.
     ///
     /// # Errors
     /// As [`write_arrays`].
@@ -47,8 +50,8 @@ impl Checkpoint {
     /// Load from `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is corrupt, is not a checkpoint, or
-    /// is one of another format version, saying what is expected.
+    /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is corrupt, is not a
+    /// checkpoint, or is one of another format version, saying what is expected.
     pub fn load(path: &Path) -> Result<Self> {
         require_extension(path)?;
         let (state, mut metadata) = read_safetensors(path)?;
@@ -69,7 +72,8 @@ impl Checkpoint {
         let step = step.parse().map_err(|_| {
             Error::format(path, format!("checkpoint step `{step}`; expected an unsigned integer"))
         })?;
-        // Keys of no known sort come from a later writer that kept the version: they are safe to leave out.
+        // Keys of no known sort come from a later writer that kept the version: they are safe to
+        // leave out.
         let extra = metadata
             .into_iter()
             .filter_map(|(k, v)| k.strip_prefix("extra.").map(|k| (k.to_string(), v)))

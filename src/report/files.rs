@@ -1,7 +1,7 @@
 //! Files that are whole or absent.
 //!
-//! A run may be killed at any instruction. Whole files are written beside their destination and renamed over it;
-//! logs are JSON lines, of which a crash can tear only the last.
+//! A run may be killed at any instruction. Whole files are written beside their destination and
+//! renamed over it; logs are JSON lines, of which a crash can tear only the last.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -14,10 +14,11 @@ use crate::error::{Error, Result};
 /// How the names of files still being written begin.
 pub const TEMPORARY_PREFIX: &str = ".popgrad-";
 
-/// Write `path` through `fill`, atomically: a temporary file in the same folder, synced, then renamed.
+/// Write `path` through `fill`, atomically: a temporary file in the same folder, synced, then
+/// renamed.
 ///
-/// `fill` may return any error of its own. On failure the temporary file is removed and a file that stood at
-/// `path` before is left as it was.
+/// `fill` may return any error of its own. On failure the temporary file is removed and a file that
+/// stood at `path` before is left as it was.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path` when the folder cannot be written, or whatever `fill` returns.
@@ -25,7 +26,8 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
     let folder = parent_of(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY_PREFIX).suffix(".tmp");
-    // tempfile's own default is private to the user; an output file should follow the umask like any other.
+    // tempfile's own default is private to the user; an output file should follow the umask like
+    // any other.
     #[cfg(unix)]
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     #[cfg(unix)]
@@ -36,8 +38,8 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
     let temporary = buffer.into_inner().map_err(|e| Error::io(path, "cannot write", e.into_error()))?;
     temporary.as_file().sync_all().map_err(|e| Error::io(path, "cannot sync", e))?;
     temporary.persist(path).map_err(|e| Error::io(path, "cannot replace", e.error))?;
-    // The rename itself must reach the disk too. Not every file system lets a folder be synced, and the file is
-    // already complete under either name, so a refusal here is not an error.
+    // The rename itself must reach the disk too. Not every file system lets a folder be synced, and
+    // the file is already complete under either name, so a refusal here is not an error.
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }
@@ -55,8 +57,8 @@ pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Create the folder of a new run, parents included.
 ///
 /// # Errors
-/// [`Error::Invalid`] when `path` exists and is not an empty folder (a finished run is never overwritten by
-/// accident), [`Error::Io`] when the system refuses.
+/// [`Error::Invalid`] when `path` exists and is not an empty folder (a finished run is never
+/// overwritten by accident), [`Error::Io`] when the system refuses.
 pub fn create_run_dir(path: &Path) -> Result<()> {
     let refuse = |problem: &str| {
         Err(Error::invalid("run folder", format!("{} {problem}", path.display()), "a new or an empty folder"))
@@ -87,8 +89,8 @@ pub struct JsonlWriter {
 impl JsonlWriter {
     /// Open `path` for appending, creating it when absent.
     ///
-    /// A torn last line (no newline: the crash of an earlier writer) is cut off first, or the next record would
-    /// be glued to it.
+    /// A torn last line (no newline: the crash of an earlier writer) is cut off first, or the next
+    /// record would be glued to it.
     ///
     /// # Errors
     /// [`Error::Io`] naming `path`.
@@ -107,12 +109,12 @@ impl JsonlWriter {
         Ok(Self { path: path.to_path_buf(), file, line: Vec::new() })
     }
 
-    /// Append one record as one line. Floats print with the fewest digits that read back to the same bits; NaN
-    /// and infinities, which JSON does not have, become `null`.
+    /// Append one record as one line. Floats print with the fewest digits that read back to the
+    /// same bits; NaN and infinities, which JSON does not have, become `null`.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file when it cannot be written, [`Error::Format`] when the record has no JSON
-    /// form (a map whose keys are not strings).
+    /// [`Error::Io`] naming the file when it cannot be written, [`Error::Format`] when the record
+    /// has no JSON form (a map whose keys are not strings).
     pub fn append<T: Serialize + ?Sized>(&mut self, record: &T) -> Result<()> {
         self.line.clear();
         serde_json::to_writer(&mut self.line, record)
@@ -131,14 +133,16 @@ impl JsonlWriter {
     }
 }
 
-/// Keep only the records of `path` whose integer field `step` is at most `step`, and say how many were kept.
+/// Keep only the records of `path` whose integer field `step` is at most `step`, and say how many
+/// were kept.
 ///
-/// Resuming from a checkpoint replays the steps after it; their old records must go first. A torn last line is
-/// dropped. The file is replaced atomically, and not touched when nothing changes; an absent file counts as empty.
+/// Resuming from a checkpoint replays the steps after it; their old records must go first. A torn
+/// last line is dropped. The file is replaced atomically, and not touched when nothing changes; an
+/// absent file counts as empty.
 ///
 /// # Errors
-/// [`Error::Format`] with the line number when a line other than a torn last one is not a JSON object with an
-/// unsigned integer `step`; [`Error::Io`] when the system refuses.
+/// [`Error::Format`] with the line number when a line other than a torn last one is not a JSON
+/// object with an unsigned integer `step`; [`Error::Io`] when the system refuses.
 pub fn truncate_jsonl_after(path: &Path, step: u64) -> Result<usize> {
     let file = match File::open(path) {
         Ok(file) => file,

@@ -1,5 +1,5 @@
-//! What a run reports in numbers: `metrics.jsonl` (identical for identical seeds), `timing.jsonl` (never so, which
-//! is why it is a file of its own) and the summary.
+//! What a run reports in numbers: `metrics.jsonl` (identical for identical seeds), `timing.jsonl`
+//! (never so, which is why it is a file of its own) and the summary.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ pub const TIMING_FILE: &str = "timing.jsonl";
 /// File name of the summary inside a run folder.
 pub const SUMMARY_FILE: &str = "summary.json";
 
-/// The two logs of a run. Records are any [`Serialize`] struct with an unsigned integer field `step`.
+/// The two logs of a run. Records are any [`Serialize`] struct with an unsigned integer field
+/// `step`.
 #[derive(Debug)]
 pub struct MetricsWriter {
     metrics: JsonlWriter,
@@ -36,7 +37,8 @@ impl MetricsWriter {
         })
     }
 
-    /// Drop the records after `step` from both logs, then open them: the logs of a run resumed from a checkpoint.
+    /// Drop the records after `step` from both logs, then open them: the logs of a run resumed from
+    /// a checkpoint.
     ///
     /// # Errors
     /// As [`truncate_jsonl_after`] and [`MetricsWriter::open`].
@@ -72,13 +74,16 @@ impl MetricsWriter {
     }
 }
 
-/// The outcome of a run: keys in the order they were set, each with a number, a text, or `null` for absent.
+/// The outcome of a run: keys in the order they were set, each with a number, a text, or `null` for
+/// absent.
 ///
-/// [`fmt::Display`] prints one `key: value` line each, floats with the fewest digits that read back to the same
-/// bits and texts bare; [`Summary::write`] stores the same pairs, in the same order, as a JSON object.
+/// [`fmt::Display`] prints one `key: value` line each, floats with the fewest digits that read back
+/// to the same bits and texts bare; [`Summary::write`] stores the same pairs, in the same order, as
+/// a JSON object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    // Key and JSON text. Not `serde_json::Value`: that holds f64 only and would print an f32 with digits it never had.
+    // Key and JSON text. Not `serde_json::Value`: that holds f64 only and would print an f32 with
+    // digits it never had.
     entries: Vec<(String, String)>,
 }
 
@@ -132,7 +137,8 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (key, text) in &self.entries {
             match serde_json::from_str(text) {
-                // A line break inside a text would forge another `key: value` line: such a text stays quoted.
+                // A line break inside a text would forge another `key: value` line: such a text
+                // stays quoted.
                 Ok(Value::String(bare)) if !bare.contains(['\n', '\r']) => writeln!(f, "{key}: {bare}")?,
                 _ => writeln!(f, "{key}: {text}")?,
             }

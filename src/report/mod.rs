@@ -1,7 +1,7 @@
 //! Everything a run leaves behind: run folders, named arrays, checkpoints, metrics and figures.
 //!
-//! This room knows plain records only (paths, shapes, numbers, labels): no model, no task. Every file it writes
-//! is either complete or absent, and the same input gives the same bytes.
+//! This room knows plain records only (paths, shapes, numbers, labels): no model, no task. Every
+//! file it writes is either complete or absent, and the same input gives the same bytes.
 //!
 //! | file | holds |
 //! |---|---|

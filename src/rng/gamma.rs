@@ -6,17 +6,19 @@ use popgrad_kernels::sampling::Envelope;
 
 /// Draws ln X for X ~ Gamma(α, 1), for every α from 10⁻³ (where X itself underflows) to 10³.
 ///
-/// Y = ln X has density ∝ e^{g(y)}, g(y) = αy - e^y, which is concave for every α. The envelope is two tangents of
-/// g, at a left and b right of the mode, cut where they meet at y*; with slopes p = α - e^a > 0 and -q = α - e^b < 0
-/// it is a two-sided exponential, drawn by inversion with one uniform. The second uniform accepts with probability
-/// e^{-d}, d = tangent(y) - g(y) = e^y - e^c (1 + y - c), c being the tangent point of that side. One Philox block
-/// per attempt, one code path for every α, no normal variate.
+/// Y = ln X has density ∝ e^{g(y)}, g(y) = αy - e^y, which is concave for every α. The envelope is
+/// two tangents of g, at a left and b right of the mode, cut where they meet at y*; with slopes p =
+/// α - e^a > 0 and -q = α - e^b < 0 it is a two-sided exponential, drawn by inversion with one
+/// uniform. The second uniform accepts with probability e^{-d}, d = tangent(y) - g(y) = e^y - e^c
+/// (1 + y - c), c being the tangent point of that side. One Philox block per attempt, one code path
+/// for every α, no normal variate.
 ///
-/// Choice of a, b: the area e^{V}(1/p + 1/q), V = height at y*, is stationary where y* - a = 1/p and b - y* = 1/q,
-/// whence V = g(a) + 1 = g(b) + 1. The acceptance tends to 1 as α → 0 and to √(π/2e) = 0.76 as α → ∞; 0.95 at
-/// α = 0.1, decreasing in between. (With a = -∞ the optimum is e^b = 1 + α; this improves on the sampler of
-/// Liu, Martin and Syring 2013, e^b = 1 with a discontinuous envelope: 0.91 at α = 0.1.) Any a, b give the right law:
-/// only the speed depends on how well the optimum was found.
+/// Choice of a, b: the area e^{V}(1/p + 1/q), V = height at y*, is stationary where y* - a = 1/p
+/// and b - y* = 1/q, whence V = g(a) + 1 = g(b) + 1. The acceptance tends to 1 as α → 0 and to
+/// √(π/2e) = 0.76 as α → ∞; 0.95 at α = 0.1, decreasing in between. (With a = -∞ the optimum is e^b
+/// = 1 + α; this improves on the sampler of Liu, Martin and Syring 2013, e^b = 1 with a
+/// discontinuous envelope: 0.91 at α = 0.1.) Any a, b give the right law: only the speed depends on
+/// how well the optimum was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LogGamma {
     alpha: f64,
@@ -24,7 +26,8 @@ pub struct LogGamma {
     left: f64,
     /// y*.
     knot: f64,
-    /// [left, right]: the reciprocal of the side's probability, ±1/slope, tangent point, its exponential.
+    /// [left, right]: the reciprocal of the side's probability, ±1/slope, tangent point, its
+    /// exponential.
     scale: [f64; 2],
     mean: [f64; 2],
     point: [f64; 2],
@@ -62,12 +65,14 @@ impl LogGamma {
         })
     }
 
-    /// Bisects for b; for each b, for the a of equal height. Fixed counts, our own exp: the same bits everywhere.
+    /// Bisects for b; for each b, for the a of equal height. Fixed counts, our own exp: the same
+    /// bits everywhere.
     fn tangent_points(alpha: f64) -> (f64, f64) {
         let g = |y: f64| alpha * y - exp(y);
         let mode = ln(alpha);
         let left_of = |b: f64| {
-            // g(mode - x) < g(b) at the far end: the slope of g is below α, and at least α(1 - 1/e) beyond one unit.
+            // g(mode - x) < g(b) at the far end: the slope of g is below α, and at least α(1 - 1/e)
+            // beyond one unit.
             let (mut lo, mut hi) = (mode - 2.0 - 2.0 * (g(mode) - g(b)) / alpha, mode);
             for _ in 0..60 {
                 let mid = 0.5 * (lo + hi);
@@ -75,7 +80,8 @@ impl LogGamma {
             }
             lo
         };
-        // At b = mode the two mean lengths 1/p + 1/q are infinite, far right they are shorter than b - a.
+        // At b = mode the two mean lengths 1/p + 1/q are infinite, far right they are shorter than
+        // b - a.
         let (mut lo, mut hi) = (mode, mode + 1.0 + ln(1.0 + 8.0 / alpha));
         for _ in 0..60 {
             let b = 0.5 * (lo + hi);
@@ -123,8 +129,9 @@ impl LogGamma {
 
     /// `out[i]` = [`draw`](Self::draw) of variate `first + i`, bit for bit, faster.
     ///
-    /// First attempts go in groups, one stage after the other: the dependency chain of a single draw (ten Philox
-    /// rounds, a logarithm, an exponential) is longer than what a processor looks ahead. Rejected ones follow singly.
+    /// First attempts go in groups, one stage after the other: the dependency chain of a single
+    /// draw (ten Philox rounds, a logarithm, an exponential) is longer than what a processor looks
+    /// ahead. Rejected ones follow singly.
     pub fn fill(&self, key: &Key, sample: u64, first: u32, out: &mut [f64]) {
         const GROUP: usize = 16;
         let (mut u, mut v, mut d) = ([0.5; GROUP], [0.5; GROUP], [0.0; GROUP]);
@@ -146,26 +153,28 @@ impl LogGamma {
         }
     }
 
-    /// A draw y from the envelope by inverting the uniform `u`, and d = tangent(y) - g(y) >= 0 up to rounding.
+    /// A draw y from the envelope by inverting the uniform `u`, and d = tangent(y) - g(y) >= 0 up
+    /// to rounding.
     #[inline]
     fn propose(&self, u: f64) -> (f64, f64) {
         let side = usize::from(u >= self.left);
-        // 1 - u is exact. Given the side, w is uniform on (0,1); the product may round up to an ulp past 1, where the
-        // envelope still lies above the density.
+        // 1 - u is exact. Given the side, w is uniform on (0,1); the product may round up to an ulp
+        // past 1, where the envelope still lies above the density.
         let w = (if side == 0 { u } else { 1.0 - u }) * self.scale[side];
         let y = self.knot + self.mean[side] * ln(w);
         (y, exp(y) - self.point_exp[side] * (1.0 + (y - self.point[side])))
     }
 }
 
-/// Accepts with probability e^{-d}. The squeeze e^{-d} >= 1 - d saves an exponential; the rule is this disjunction,
-/// rounding included, so that lanes that evaluate both sides decide alike.
+/// Accepts with probability e^{-d}. The squeeze e^{-d} >= 1 - d saves an exponential; the rule is
+/// this disjunction, rounding included, so that lanes that evaluate both sides decide alike.
 #[inline]
 fn accepts(v: f64, d: f64) -> bool {
     v < 1.0 - d || v < exp(-d)
 }
 
-/// ln X for X ~ Gamma(`alpha`, 1) at (`sample`, `variate`); [`LogGamma`] is cheaper for many draws of one shape.
+/// ln X for X ~ Gamma(`alpha`, 1) at (`sample`, `variate`); [`LogGamma`] is cheaper for many draws
+/// of one shape.
 ///
 /// # Errors
 /// As [`LogGamma::new`].

@@ -1,7 +1,7 @@
 //! Independent samples of a task.
 
 use super::{Source, SourceWork};
-use crate::batch::Batch;
+use crate::batch::{Batch, Parts, Targets};
 use crate::rng::Key;
 use crate::task::Sampler;
 use std::sync::Arc;
@@ -35,17 +35,20 @@ impl Source for Sampled {
         self.task.vocab()
     }
 
+    fn targets(&self) -> Targets {
+        Targets::Law
+    }
+
     fn work(&self) -> SourceWork {
         self.task.new_work()
     }
 
-    fn fill(&self, first: u64, count: usize, denominator: usize, work: &mut SourceWork, batch: &mut Batch) {
+    fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut Batch) {
         let (t, s) = (self.seq_len(), self.vocab());
         assert!(batch.len_tokens() == t && batch.vocab() == s, "batch of another task");
-        assert!(denominator > 0, "weights 1/0");
         batch.set_seqs(count);
-        let (tokens, targets, weights) = batch.parts_mut();
-        self.task.samples(&self.key, first, work, tokens, targets);
-        weights.fill(1.0 / denominator as f64);
+        let Parts { tokens, laws, weights, .. } = batch.parts_mut();
+        self.task.samples(&self.key, first, work, tokens, laws);
+        weights.fill(1.0);
     }
 }

@@ -1,16 +1,18 @@
 //! Every sequence of a small trigger-bigram task with its probability, as a source.
 
-use super::{LabelledSource, LossOn, SourceWork};
-use crate::batch::{LabelledBatch, LabelledParts};
+use super::{LossOn, Source, SourceWork};
+use crate::batch::{Batch, Parts, Targets};
 use crate::num::Sum;
 use crate::task::TriggerBigram;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Sequence n is entry n modulo the number of entries: a set of triggers and a word of T + 1 tokens that can occur under it.
+/// Sequence n is entry n modulo the number of entries: a set of triggers and a word of T + 1 tokens
+/// that can occur under it.
 ///
-/// Triggers are told apart, because they decide which positions count; outputs are not: they are summed over, which
-/// a word settles wherever it shows them. Entries with the same word under other triggers stand side by side.
+/// Triggers are told apart, because they decide which positions count; outputs are not: they are
+/// summed over, which a word settles wherever it shows them. Entries with the same word under other
+/// triggers stand side by side.
 #[derive(Debug, Clone)]
 pub struct TriggerPopulation {
     len: usize,
@@ -114,7 +116,8 @@ fn output_law(task: &TriggerBigram, q: usize) -> Vec<f64> {
     weights.iter().map(|w| if total > 0.0 { w / total } else { 0.0 }).collect()
 }
 
-/// Sets of triggers, sorted, with their probabilities, one trigger after the other; `None` if there are more than `most`.
+/// Sets of triggers, sorted, with their probabilities, one trigger after the other; `None` if there
+/// are more than `most`.
 fn trigger_sets(task: &TriggerBigram, most: usize) -> Option<BTreeMap<Vec<usize>, f64>> {
     if let Some(fixed) = task.fixed_triggers() {
         return Some(BTreeMap::from([(fixed.iter().map(|q| *q as usize).collect(), 1.0)]));
@@ -140,7 +143,8 @@ fn trigger_sets(task: &TriggerBigram, most: usize) -> Option<BTreeMap<Vec<usize>
     Some(sets)
 }
 
-/// Depth first over the words of one set of triggers. The stack is a vector: a word may be as long as it likes.
+/// Depth first over the words of one set of triggers. The stack is a vector: a word may be as long
+/// as it likes.
 struct Walk<'a> {
     task: &'a TriggerBigram,
     most: usize,
@@ -167,7 +171,8 @@ struct Step {
 }
 
 impl Walk<'_> {
-    /// All words that begin with `z`, of probability `factor` under triggers of probability `p`; `None` when they are too many.
+    /// All words that begin with `z`, of probability `factor` under triggers of probability `p`;
+    /// `None` when they are too many.
     fn from(&mut self, z: usize, p: f64, factor: f64) -> Option<()> {
         // The product may underflow: it says nothing about what can occur.
         if factor == 0.0 {
@@ -231,7 +236,7 @@ impl Walk<'_> {
     }
 }
 
-impl LabelledSource for TriggerPopulation {
+impl Source for TriggerPopulation {
     fn seq_len(&self) -> usize {
         self.len
     }
@@ -244,16 +249,24 @@ impl LabelledSource for TriggerPopulation {
         Some(self.entries())
     }
 
+    fn targets(&self) -> Targets {
+        Targets::Labels
+    }
+
+    fn batch(&self, capacity: usize) -> Result<Batch> {
+        Ok(Batch::with_capacity(self.targets(), capacity, self.seq_len(), self.vocab())?.with_seen())
+    }
+
     fn work(&self) -> SourceWork {
         SourceWork::new(vec![0u32; self.vocab])
     }
 
-    fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut LabelledBatch) {
+    fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut Batch) {
         let (t, entries) = (self.len, self.entries() as u64);
         assert!(batch.len_tokens() == t && batch.vocab() == self.vocab, "batch of another task");
         batch.set_seqs(count);
         let counts: &mut Vec<u32> = work.get();
-        let LabelledParts { tokens, labels, weights, seen } = batch.parts_mut();
+        let Parts { tokens, labels, weights, seen, .. } = batch.parts_mut();
         let mut entry = (first % entries) as usize;
         for i in 0..count {
             let (row, word) = (i * t..(i + 1) * t, &self.words[entry * (t + 1)..(entry + 1) * (t + 1)]);

@@ -1,7 +1,8 @@
 //! Independent sequences with in-context triggers.
 
-use super::{LabelledSource, SourceWork};
-use crate::batch::{LabelledBatch, LabelledParts};
+use super::{Source, SourceWork};
+use crate::Result;
+use crate::batch::{Batch, Parts, Targets};
 use crate::rng::Key;
 use crate::task::TriggerBigram;
 use crate::task::dirichlet::kernels;
@@ -11,7 +12,8 @@ use std::sync::Arc;
 /// Which positions count in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LossOn {
-    /// A trigger's second occurrence and later ones: where the context tells what follows (outs >= 2).
+    /// A trigger's second occurrence and later ones: where the context tells what follows (outs >=
+    /// 2).
     Head,
     /// All.
     All,
@@ -32,7 +34,7 @@ impl TriggerSource {
     }
 }
 
-impl LabelledSource for TriggerSource {
+impl Source for TriggerSource {
     fn seq_len(&self) -> usize {
         self.task.seq_len()
     }
@@ -41,16 +43,24 @@ impl LabelledSource for TriggerSource {
         self.task.vocab()
     }
 
+    fn targets(&self) -> Targets {
+        Targets::Labels
+    }
+
+    fn batch(&self, capacity: usize) -> Result<Batch> {
+        Ok(Batch::with_capacity(self.targets(), capacity, self.seq_len(), self.vocab())?.with_seen())
+    }
+
     fn work(&self) -> SourceWork {
         SourceWork::new(self.task.block(kernels()))
     }
 
-    fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut LabelledBatch) {
+    fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut Batch) {
         let t = self.seq_len();
         assert!(batch.len_tokens() == t && batch.vocab() == self.vocab(), "batch of another task");
         batch.set_seqs(count);
         let work: &mut TriggerBigramBlock = work.get();
-        let LabelledParts { tokens, labels, weights, seen } = batch.parts_mut();
+        let Parts { tokens, labels, weights, seen, .. } = batch.parts_mut();
         self.task.sample_block(&self.key, first, work, tokens, labels, seen);
         match self.loss {
             LossOn::Head => {

@@ -1,9 +1,11 @@
-//! Drawing from a finite law in constant time: Walker's alias method (Vose 1991), one random word a draw.
+//! Drawing from a finite law in constant time: Walker's alias method (Vose 1991), one random word a
+//! draw.
 
 use std::hint::select_unpredictable;
 
-/// A table of a law on 0..n: the word's product with n picks a cell by its upper half, and by its lower half between the cell's
-/// own symbol and its alias. The law drawn differs from the one given by at most 2⁻⁵³ per symbol; impossible symbols stay so.
+/// A table of a law on 0..n: the word's product with n picks a cell by its upper half, and by its
+/// lower half between the cell's own symbol and its alias. The law drawn differs from the one given
+/// by at most 2⁻⁵³ per symbol; impossible symbols stay so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alias {
     rows: AliasRows,
@@ -31,8 +33,8 @@ impl AliasRows {
     /// The tables of `laws` (rows, n), which need not be normalised.
     ///
     /// # Panics
-    /// When there is no law, the laws are not whole rows, or one of them has an entry that is negative or not finite, or no
-    /// positive one.
+    /// When there is no law, the laws are not whole rows, or one of them has an entry that is
+    /// negative or not finite, or no positive one.
     pub fn new(n: usize, laws: &[f64]) -> Self {
         assert!(n > 0 && !laws.is_empty() && laws.len().is_multiple_of(n), "not whole laws");
         let mut cells = Vec::with_capacity(laws.len());
@@ -74,7 +76,8 @@ fn push_table(law: &[f64], cells: &mut Vec<Cell>) {
             small.push(l);
         }
     }
-    // Rounding may leave cells over: those that are full up to it keep their symbol; the others borrow from the likeliest.
+    // Rounding may leave cells over: those that are full up to it keep their symbol; the others
+    // borrow from the likeliest.
     for s in small {
         if scaled[s] < 0.5 {
             cells[from + s] = cell(scaled[s], likeliest);

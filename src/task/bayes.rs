@@ -1,13 +1,14 @@
 //! Bayes predictors of the causal-tree task: the next symbol after the query, given the context.
 //!
-//! Three of them, because the public code's differs from the right one, and neither is optimal when the roots carry
-//! information about π.
+//! Three of them, because the public code's differs from the right one, and neither is optimal when
+//! the roots carry information about π.
 
 use super::causal_tree::{CausalTree, Roots};
 use super::{Forest, Task};
 use crate::num::{exp, ln};
 
-/// (α + #{i: s_{p(i)} = s_q, s_i = ·}) normalised, s_q the query: the posterior mean of π(·|s_q) given the edges.
+/// (α + #{i: s_{p(i)} = s_q, s_i = ·}) normalised, s_q the query: the posterior mean of π(·|s_q)
+/// given the edges.
 ///
 /// Optimal when the root law does not depend on π. `tokens` (T), `out` (S).
 ///
@@ -17,8 +18,9 @@ pub fn bayes_counts(task: &CausalTree, tokens: &[u32], out: &mut [f64]) {
     counts(task, tokens, out, None);
 }
 
-/// The predictor of the public code: as [`bayes_counts`], but its parent index -1 of a root reads the *last context
-/// token*, so every root counts as a child of position T-2 (0-based; position T-2 itself too, if it is a root).
+/// The predictor of the public code: as [`bayes_counts`], but its parent index -1 of a root reads
+/// the *last context token*, so every root counts as a child of position T-2 (0-based; position T-2
+/// itself too, if it is a root).
 ///
 /// # Panics
 /// As [`bayes_counts`].
@@ -26,10 +28,12 @@ pub fn bayes_public(task: &CausalTree, tokens: &[u32], out: &mut [f64]) {
     counts(task, tokens, out, tokens.len().checked_sub(2));
 }
 
-/// The exact posterior mean of π(·|s_q) given all tokens; `None` (and `out` untouched) where no closed form exists.
+/// The exact posterior mean of π(·|s_q) given all tokens; `None` (and `out` untouched) where no
+/// closed form exists.
 ///
-/// With uniform roots it is [`bayes_counts`]. Roots drawn from μ tell about π through the normalising constant of
-/// the stationary law, which has no conjugate form: see [`Mixture`] for priors that are finite, or made so by quadrature.
+/// With uniform roots it is [`bayes_counts`]. Roots drawn from μ tell about π through the
+/// normalising constant of the stationary law, which has no conjugate form: see [`Mixture`] for
+/// priors that are finite, or made so by quadrature.
 ///
 /// # Panics
 /// As [`bayes_counts`].
@@ -43,13 +47,15 @@ pub fn bayes_posterior(task: &CausalTree, tokens: &[u32], out: &mut [f64]) -> Op
     }
 }
 
-/// The exact posterior under a prior of finitely many matrices: π_q with root law μ_q, probability w_q.
+/// The exact posterior under a prior of finitely many matrices: π_q with root law μ_q, probability
+/// w_q.
 #[derive(Debug, Clone)]
 pub struct Mixture {
     symbols: usize,
     /// (Q).
     log_weight: Vec<f64>,
-    /// (S, S, Q) and (S, Q): what one transition, one root adds to every atom's log-likelihood lies together.
+    /// (S, S, Q) and (S, Q): what one transition, one root adds to every atom's log-likelihood lies
+    /// together.
     pi: Vec<f64>,
     log_pi: Vec<f64>,
     log_roots: Vec<f64>,
@@ -83,8 +89,8 @@ impl Mixture {
         }
     }
 
-    /// Posterior mean of π(·|query) into `out` (S), given the word `tokens` (T) over `forest`; `None` (and `out` untouched)
-    /// where no atom can have produced it.
+    /// Posterior mean of π(·|query) into `out` (S), given the word `tokens` (T) over `forest`;
+    /// `None` (and `out` untouched) where no atom can have produced it.
     ///
     /// Allocates nothing; O(Q) for each kind of transition that occurs.
     ///
@@ -149,8 +155,8 @@ mod tests {
     use super::*;
     use crate::task::Forest;
 
-    /// Predictive weights of all sequences, roots uniform:
-    /// W = S^{-1-|R|} Π_edges (α + N_ab)/(Sα + N_a·), times the predictive probability of the target.
+    /// Predictive weights of all sequences, roots uniform: W = S^{-1-|R|} Π_edges (α + N_ab)/(Sα +
+    /// N_a·), times the predictive probability of the target.
     fn losses(forest: Forest, s: usize, alpha: f64) -> [f64; 3] {
         let task = CausalTree::new(forest, s, alpha, Roots::Uniform).unwrap();
         let t = task.seq_len();

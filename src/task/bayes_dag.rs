@@ -1,4 +1,5 @@
-//! Bayes predictors of the task with several parents: the next symbol after the target's parents, given the tokens.
+//! Bayes predictors of the task with several parents: the next symbol after the target's parents,
+//! given the tokens.
 //!
 //! | symbol | name |
 //! |---|---|
@@ -7,8 +8,9 @@
 
 use super::{CausalDag, DagRoots, Task};
 
-/// (α + #{i: s_{p(i)} = s_{p(T)}, s_i = ·}) normalised, over positions with as many parents as the target: the posterior mean
-/// of the target's row. Exactly optimal for either root law, since rows are independent and roots have a row of their own.
+/// (α + #{i: s_{p(i)} = s_{p(T)}, s_i = ·}) normalised, over positions with as many parents as the
+/// target: the posterior mean of the target's row. Exactly optimal for either root law, since rows
+/// are independent and roots have a row of their own.
 ///
 /// `tokens` (T), `out` (S).
 ///
@@ -34,7 +36,8 @@ pub fn bayes_previous(task: &CausalDag, tokens: &[u32], out: &mut [f64]) {
     count(task, tokens, out, |i| i > 0 && tokens[i - 1] == last);
 }
 
-/// The counts rule with parent number `slot` of each tuple alone, over positions with as many parents as the target.
+/// The counts rule with parent number `slot` of each tuple alone, over positions with as many
+/// parents as the target.
 ///
 /// # Panics
 /// As [`bayes_tuples`]; when the target has no such parent.
@@ -75,7 +78,8 @@ mod tests {
         let task = |roots| CausalDag::new(Dag::parse("-;0;0,1;1,0;2,3;3,4").unwrap(), 3, 0.5, roots).unwrap();
         let task = task(DagRoots::Shared);
         let mut out = [f64::NAN; 3];
-        // Tuples of positions 2, 3, 4: (1,2), (2,1), (0,2); the target's is (2,1): position 3 counts, of symbol 2.
+        // Tuples of positions 2, 3, 4: (1,2), (2,1), (0,2); the target's is (2,1): position 3
+        // counts, of symbol 2.
         let x = [1, 2, 0, 2, 1];
         bayes_tuples(&task, &x, &mut out);
         assert_eq!(out, [0.5 / 2.5, 0.5 / 2.5, 1.5 / 2.5]);

@@ -1,16 +1,19 @@
-//! In-context learning of transitions with several parents (paper 1, arXiv 2402.14735; `InContextDAG` in its code).
+//! In-context learning of transitions with several parents (paper 1, arXiv 2402.14735;
+//! `InContextDAG` in its code).
 //!
-//! Per sequence: for each arity k a tensor π_k of S^k rows i.i.d. Dirichlet(α,..,α); in order, s_i ~ π_k(·|s_{p_1},..,s_{p_k})
-//! for a position with parents (p_1,..,p_k), s_i ~ root law for one without; target π_k(·|..) at the target's parents.
-//! No position is special: the last token is drawn from its parents, unlike the query of `causal_tree`.
+//! Per sequence: for each arity k a tensor π_k of S^k rows i.i.d. Dirichlet(α,..,α); in order, s_i
+//! ~ π_k(·|s_{p_1},..,s_{p_k}) for a position with parents (p_1,..,p_k), s_i ~ root law for one
+//! without; target π_k(·|..) at the target's parents. No position is special: the last token is
+//! drawn from its parents, unlike the query of `causal_tree`.
 //!
 //! | symbol | name | shape |
 //! |---|---|---|
 //! | π_k | rows, numbered over all arities: `first_row[k]` + Σ_j a_j S^{k-j}, first parent most significant | (S^k, S) |
 //! | p | `dag`: parents of the positions 0..T-1 and of the target | (T+1) |
 //!
-//! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its address. Side by side, samples draw
-//! the row of every token anew instead, or all rows at once where those are fewer: what one visits the others need not.
+//! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its
+//! address. Side by side, samples draw the row of every token anew instead, or all rows at once
+//! where those are fewer: what one visits the others need not.
 //!
 //! Past 400 lines: the sampler for one and for eight, which must keep the same bits, stay together.
 
@@ -43,8 +46,8 @@ pub struct CausalDag {
     first_row: Vec<u32>,
 }
 
-/// Variate of entry b of row r is this plus rS + b; the tokens use the variates below it, two positions to a variate.
-/// Frozen, like everything that says which random bits go where.
+/// Variate of entry b of row r is this plus rS + b; the tokens use the variates below it, two
+/// positions to a variate. Frozen, like everything that says which random bits go where.
 const PI_VARIATES: u32 = 1 << 31;
 
 impl CausalDag {
@@ -52,15 +55,16 @@ impl CausalDag {
     pub const MIN_VOCAB: usize = 2;
     /// Largest alphabet.
     pub const MAX_VOCAB: usize = 1024;
-    /// Most entries that the tensors of all arities up to the largest may have: each has its own random number.
+    /// Most entries that the tensors of all arities up to the largest may have: each has its own
+    /// random number.
     pub const MAX_ENTRIES: u64 = 1 << 31;
 
     /// The task over `dag` with `vocab` (S) symbols and concentration `alpha`.
     ///
     /// # Errors
     /// When S is outside [`MIN_VOCAB`](Self::MIN_VOCAB)..=[`MAX_VOCAB`](Self::MAX_VOCAB), α outside
-    /// [`LogGamma::MIN_ALPHA`]..=[`LogGamma::MAX_ALPHA`], or S + S² + .. + S^{k+1} above [`MAX_ENTRIES`](Self::MAX_ENTRIES)
-    /// for the largest arity k.
+    /// [`LogGamma::MIN_ALPHA`]..=[`LogGamma::MAX_ALPHA`], or S + S² + .. + S^{k+1} above
+    /// [`MAX_ENTRIES`](Self::MAX_ENTRIES) for the largest arity k.
     pub fn new(dag: Dag, vocab: usize, alpha: f64, roots: DagRoots) -> Result<Self> {
         if !(Self::MIN_VOCAB..=Self::MAX_VOCAB).contains(&vocab) {
             let allowed = format!("{} <= S <= {}", Self::MIN_VOCAB, Self::MAX_VOCAB);
@@ -97,7 +101,8 @@ impl CausalDag {
         self.roots
     }
 
-    /// Number of the row that `parents` point at in `tokens`. Rows of different arities have different numbers.
+    /// Number of the row that `parents` point at in `tokens`. Rows of different arities have
+    /// different numbers.
     ///
     /// # Panics
     /// When a parent is no position, or there are more parents than anywhere in the graph.
@@ -122,9 +127,9 @@ impl CausalDag {
         }
     }
 
-    /// Sample number `n` under `key`: `tokens` (T), and `target` (S), the row at the target's parents, which sums to 1 up to
-    /// rounding (S/2 ulp) and may have exact zeros. Depends on the key, `n` and the task only. The rows visited stay readable
-    /// in `work`.
+    /// Sample number `n` under `key`: `tokens` (T), and `target` (S), the row at the target's
+    /// parents, which sums to 1 up to rounding (S/2 ulp) and may have exact zeros. Depends on the
+    /// key, `n` and the task only. The rows visited stay readable in `work`.
     ///
     /// Allocates nothing.
     ///
@@ -186,7 +191,8 @@ impl CausalDag {
         few.then_some(all as usize)
     }
 
-    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
+    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes
+    /// speed only.
     pub fn block(&self, kernels: Kernels<f64>) -> CausalDagBlock {
         let (s, t) = (self.vocab, self.dag.seq_len());
         let whole = self.whole_rows();
@@ -201,7 +207,8 @@ impl CausalDag {
         }
     }
 
-    /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are those of
+    /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are
+    /// those of
     /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples go side by side.
     ///
     /// Allocates nothing.
@@ -272,8 +279,8 @@ impl CausalDag {
         }
     }
 
-    /// Where row `number` lies in `work`, drawn if it was not there: gamma variates normalised on the log scale, since at
-    /// α = 10⁻³ most of them underflow as plain numbers.
+    /// Where row `number` lies in `work`, drawn if it was not there: gamma variates normalised on
+    /// the log scale, since at α = 10⁻³ most of them underflow as plain numbers.
     fn draw_row(&self, key: &Key, n: u64, number: u32, work: &mut CausalDagWork) -> usize {
         let (at, new) = work.find(number);
         if new {
@@ -339,7 +346,8 @@ pub struct CausalDagWork {
 }
 
 impl CausalDagWork {
-    /// Probabilities (S) in row `number` (see [`CausalDag::row`]) of the latest sample, if it visited the row.
+    /// Probabilities (S) in row `number` (see [`CausalDag::row`]) of the latest sample, if it
+    /// visited the row.
     pub fn pi(&self, number: u32) -> Option<&[f64]> {
         let at = self.numbers.iter().position(|n| *n == number)?;
         Some(&self.pi[at * self.vocab..(at + 1) * self.vocab])

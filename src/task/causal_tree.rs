@@ -1,4 +1,5 @@
-//! In-context learning of a forest of Markov transitions (paper 1, arXiv 2402.14735; `InContextTree` in its code).
+//! In-context learning of a forest of Markov transitions (paper 1, arXiv 2402.14735;
+//! `InContextTree` in its code).
 //!
 //! Per sequence: rows π(·|s) i.i.d. Dirichlet(α,..,α); in order, s_i ~ root law for a root i, else
 //! s_i ~ π(·|s_{p(i)}); the query s_{T-1} uniform and independent; target π(·|s_{T-1}).
@@ -39,8 +40,8 @@ pub struct CausalTree {
     gamma: LogGamma,
 }
 
-/// Variate of π(b|a) is this plus aS + b; the tokens use the variates below it, two positions to a variate.
-/// Frozen, like everything that says which random bits go where.
+/// Variate of π(b|a) is this plus aS + b; the tokens use the variates below it, two positions to a
+/// variate. Frozen, like everything that says which random bits go where.
 const PI_VARIATES: u32 = 1 << 31;
 
 impl CausalTree {
@@ -52,7 +53,8 @@ impl CausalTree {
     /// The task over `forest` with `vocab` (S) symbols and concentration `alpha`.
     ///
     /// # Errors
-    /// When S is outside [`MIN_VOCAB`](Self::MIN_VOCAB)..=[`MAX_VOCAB`](Self::MAX_VOCAB) or α outside
+    /// When S is outside [`MIN_VOCAB`](Self::MIN_VOCAB)..=[`MAX_VOCAB`](Self::MAX_VOCAB) or α
+    /// outside
     /// [`LogGamma::MIN_ALPHA`]..=[`LogGamma::MAX_ALPHA`]. (T is checked by [`Forest`].)
     pub fn new(forest: Forest, vocab: usize, alpha: f64, roots: Roots) -> Result<Self> {
         if !(Self::MIN_VOCAB..=Self::MAX_VOCAB).contains(&vocab) {
@@ -92,8 +94,9 @@ impl CausalTree {
         }
     }
 
-    /// Sample number `n` under `key`: `tokens` (T), and `target` (S) = π(·|query), which sums to 1 up to rounding
-    /// (S/2 ulp) and may have exact zeros. Depends on the key, `n` and the task only. π and μ stay readable in `work`.
+    /// Sample number `n` under `key`: `tokens` (T), and `target` (S) = π(·|query), which sums to 1
+    /// up to rounding (S/2 ulp) and may have exact zeros. Depends on the key, `n` and the task
+    /// only. π and μ stay readable in `work`.
     ///
     /// Allocates nothing.
     ///
@@ -140,8 +143,8 @@ impl CausalTree {
         if i + 1 < self.seq_len() { self.forest.parent(i) } else { None }
     }
 
-    /// π by normalising gamma variates on the log scale: at α = 10⁻³ most of them underflow as plain numbers, and a
-    /// whole row would be 0/0 now and then.
+    /// π by normalising gamma variates on the log scale: at α = 10⁻³ most of them underflow as
+    /// plain numbers, and a whole row would be 0/0 now and then.
     fn draw_pi(&self, key: &Key, n: u64, work: &mut CausalTreeWork) {
         let s = self.vocab;
         self.gamma.fill(key, n, PI_VARIATES, &mut work.log_pi);
@@ -152,7 +155,8 @@ impl CausalTree {
                 *y -= max;
                 *p = exp(*y);
             }
-            // The prefix sums serve as the unnormalised distribution function; the last one normalises.
+            // The prefix sums serve as the unnormalised distribution function; the last one
+            // normalises.
             let total = cumulate(row, cumulated);
             let (log_total, scale) = (ln(total), 1.0 / total);
             for (p, y) in row.iter_mut().zip(log_row.iter_mut()) {
@@ -208,7 +212,8 @@ struct Lanes {
 }
 
 impl CausalTree {
-    /// Largest alphabet that goes in lanes, which hold [`SAMPLE_LANES`] samples' π at once: 3 MiB here.
+    /// Largest alphabet that goes in lanes, which hold [`SAMPLE_LANES`] samples' π at once: 3 MiB
+    /// here.
     const MAX_LANE_VOCAB: usize = 128;
 
     /// Where the law of position `i` stands in a lane's table: rows of π, then μ.
@@ -222,7 +227,8 @@ impl CausalTree {
         }
     }
 
-    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
+    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes
+    /// speed only.
     pub fn block(&self, kernels: Kernels<f64>) -> CausalTreeBlock {
         let (s, t) = (self.vocab, self.seq_len());
         let lanes = (s <= Self::MAX_LANE_VOCAB).then(|| Lanes {
@@ -235,7 +241,8 @@ impl CausalTree {
         CausalTreeBlock { kernels, single: self.work(), lanes }
     }
 
-    /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are those of
+    /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are
+    /// those of
     /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples go side by side.
     ///
     /// Allocates nothing.
@@ -394,10 +401,12 @@ pub(super) fn cumulate(p: &[f64], out: &mut [f64]) -> f64 {
     total
 }
 
-/// The symbol of a uniform `u` in (0,1), given prefix sums: the number of prefix sums not above u·total.
+/// The symbol of a uniform `u` in (0,1), given prefix sums: the number of prefix sums not above
+/// u·total.
 ///
-/// u ≤ 1 - 2⁻⁵³ keeps the rounded product below the total, so the result is a symbol, and one of positive
-/// probability: its prefix sum exceeds the previous one. Counting instead of searching: no branch to mispredict.
+/// u ≤ 1 - 2⁻⁵³ keeps the rounded product below the total, so the result is a symbol, and one of
+/// positive probability: its prefix sum exceeds the previous one. Counting instead of searching: no
+/// branch to mispredict.
 pub(super) fn invert(cumulated: &[f64], u: f64) -> u32 {
     let level = u * cumulated[cumulated.len() - 1];
     cumulated.iter().map(|&c| u32::from(c <= level)).sum()

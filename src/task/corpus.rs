@@ -3,7 +3,8 @@
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Counts of single characters and of adjacent pairs. Symbol k is the k-th distinct character in order of code points.
+/// Counts of single characters and of adjacent pairs. Symbol k is the k-th distinct character in
+/// order of code points.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
     symbols: Vec<char>,
@@ -22,8 +23,9 @@ impl Corpus {
     /// Counts of `text`.
     ///
     /// # Errors
-    /// Fewer than two or more than [`MAX_SYMBOLS`](Self::MAX_SYMBOLS) distinct characters; a character that nothing follows
-    /// (it stands at the end of the text and nowhere else). The field is `corpus`.
+    /// Fewer than two or more than [`MAX_SYMBOLS`](Self::MAX_SYMBOLS) distinct characters; a
+    /// character that nothing follows (it stands at the end of the text and nowhere else). The
+    /// field is `corpus`.
     pub fn from_text(text: &str) -> Result<Self> {
         let mut singles: BTreeMap<char, u64> = BTreeMap::new();
         for c in text.chars() {
@@ -43,13 +45,15 @@ impl Corpus {
         Corpus { symbols, unigrams: singles.into_values().collect(), bigrams }.checked("corpus")
     }
 
-    /// Counts from two tables of comma-separated values with a header line each: `codepoint,count` and
-    /// `first_codepoint,second_codepoint,count`, code points in decimal. Pairs that are not listed do not occur.
+    /// Counts from two tables of comma-separated values with a header line each: `codepoint,count`
+    /// and `first_codepoint,second_codepoint,count`, code points in decimal. Pairs that are not
+    /// listed do not occur.
     ///
     /// # Errors
-    /// A line that does not parse, a character or pair listed twice, a pair of a character that the first table lacks, a count of 0;
-    /// tables that disagree: in a text every occurrence of a character but the last is the first of one pair, and every one
-    /// but the first the second of one. The fields are `unigrams` and `bigrams`.
+    /// A line that does not parse, a character or pair listed twice, a pair of a character that the
+    /// first table lacks, a count of 0; tables that disagree: in a text every occurrence of a
+    /// character but the last is the first of one pair, and every one but the first the second of
+    /// one. The fields are `unigrams` and `bigrams`.
     pub fn from_counts(unigrams: &str, bigrams: &str) -> Result<Self> {
         let mut singles: BTreeMap<char, u64> = BTreeMap::new();
         for (at, [c, count]) in table::<2>("unigrams", unigrams)? {

@@ -1,4 +1,5 @@
-//! Directed graphs in which a position may have several parents (paper 1, arXiv 2402.14735; `InContextDAG` in its code).
+//! Directed graphs in which a position may have several parents (paper 1, arXiv 2402.14735;
+//! `InContextDAG` in its code).
 
 use super::Forest;
 use crate::{Error, Result};
@@ -6,8 +7,9 @@ use crate::{Error, Result};
 /// The names [`Dag::named`] knows.
 pub const DAG_NAMES: [&str; 2] = ["two_parents", "ngram"];
 
-/// Ordered parent tuples of the positions 0..T-1 and, as entry T, of the target: the tokens that the target symbol is drawn
-/// from. Every parent comes before its child and none is named twice; a root has none, the target has at least one.
+/// Ordered parent tuples of the positions 0..T-1 and, as entry T, of the target: the tokens that
+/// the target symbol is drawn from. Every parent comes before its child and none is named twice; a
+/// root has none, the target has at least one.
 ///
 /// Unlike in a [`Forest`], the last position is a token like the others: its parents draw it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,8 +26,9 @@ impl Dag {
     /// A graph from its T + 1 parent tuples, the target's last.
     ///
     /// # Errors
-    /// Fewer than 3 or more than [`MAX_LEN`](Self::MAX_LEN) + 1 entries, a parent that is not an earlier position, a parent
-    /// named twice, a target without parents. The field is `parent_sets`.
+    /// Fewer than 3 or more than [`MAX_LEN`](Self::MAX_LEN) + 1 entries, a parent that is not an
+    /// earlier position, a parent named twice, a target without parents. The field is
+    /// `parent_sets`.
     pub fn from_sets<P: AsRef<[usize]>>(sets: &[P]) -> Result<Self> {
         let refused = |problem: String, allowed: String| Err(Error::invalid("parent_sets", problem, allowed));
         if !(3..=Self::MAX_LEN + 1).contains(&sets.len()) {
@@ -55,7 +58,8 @@ impl Dag {
         Ok(Dag { ends, list })
     }
 
-    /// A graph from its text: entries joined by `;`, parents by `,`, a root written `-`. `-;0;0,1;1,2` has T = 3.
+    /// A graph from its text: entries joined by `;`, parents by `,`, a root written `-`.
+    /// `-;0;0,1;1,2` has T = 3.
     ///
     /// # Errors
     /// An entry that is neither `-` nor a list of positions; as [`from_sets`](Self::from_sets).
@@ -79,10 +83,11 @@ impl Dag {
         Self::from_sets(&text.split(';').enumerate().map(entry).collect::<Result<Vec<_>>>()?)
     }
 
-    /// The public notebook's rule ((i-1)/2 rounded down, i-1) for i = 0..T, the target's entry included.
+    /// The public notebook's rule ((i-1)/2 rounded down, i-1) for i = 0..T, the target's entry
+    /// included.
     ///
-    /// At i = 0 the rule names no position: a root. At i = 1 it names position 0 twice, and a parent named twice is one:
-    /// position 1 follows position 0 alone.
+    /// At i = 0 the rule names no position: a root. At i = 1 it names position 0 twice, and a
+    /// parent named twice is one: position 1 follows position 0 alone.
     ///
     /// # Errors
     /// When `t` (T) is below 2 or above [`MAX_LEN`](Self::MAX_LEN).
@@ -94,7 +99,8 @@ impl Dag {
         })
     }
 
-    /// The parents i-k..i-1 in this order, k = `order`. The first k positions have fewer: all that come before them.
+    /// The parents i-k..i-1 in this order, k = `order`. The first k positions have fewer: all that
+    /// come before them.
     ///
     /// # Errors
     /// As [`two_parents`](Self::two_parents); when k is not in 1..=T.
@@ -172,8 +178,8 @@ impl std::fmt::Display for Dag {
     }
 }
 
-/// Reads bytes as the text of a graph; never panics, and what is read keeps every promise of [`Dag`]. The body of the fuzz target
-/// `parent_sets`, replayed on its corpus by a test.
+/// Reads bytes as the text of a graph; never panics, and what is read keeps every promise of
+/// [`Dag`]. The body of the fuzz target `parent_sets`, replayed on its corpus by a test.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

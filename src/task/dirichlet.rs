@@ -5,14 +5,15 @@ use crate::rng::{Key, LogGamma};
 use popgrad_kernels::sampling::{Addresses, SAMPLE_LANES};
 use popgrad_kernels::{Isa, Kernels};
 
-/// The kernels of this process. Samples do not depend on the instruction set, so a name in `POPGRAD_ISA` that means nothing is left to
-/// whoever has to report it.
+/// The kernels of this process. Samples do not depend on the instruction set, so a name in
+/// `POPGRAD_ISA` that means nothing is left to whoever has to report it.
 pub fn kernels() -> Kernels<f64> {
     Kernels::from_env().unwrap_or_else(|_| Kernels::new(Isa::Portable).expect("available everywhere"))
 }
 
-/// `rows` rows of S probabilities for each of [`SAMPLE_LANES`] samples, by normalising gamma variates on the log scale: at α = 10⁻³ most of
-/// them underflow as plain numbers, and a whole row would be 0/0 now and then. Allocated once.
+/// `rows` rows of S probabilities for each of [`SAMPLE_LANES`] samples, by normalising gamma
+/// variates on the log scale: at α = 10⁻³ most of them underflow as plain numbers, and a whole row
+/// would be 0/0 now and then. Allocated once.
 #[derive(Debug, Clone)]
 pub struct DirichletRows {
     kernels: Kernels<f64>,
@@ -26,7 +27,8 @@ pub struct DirichletRows {
 }
 
 impl DirichletRows {
-    /// Storage for `rows` rows of `vocab` (S) entries, and a table with room for `further` rows more.
+    /// Storage for `rows` rows of `vocab` (S) entries, and a table with room for `further` rows
+    /// more.
     pub fn new(kernels: Kernels<f64>, vocab: usize, rows: usize, further: usize) -> Self {
         let (n, stride) = (rows * vocab * SAMPLE_LANES, (rows + further) * vocab + SAMPLE_LANES);
         DirichletRows {
@@ -41,8 +43,8 @@ impl DirichletRows {
         }
     }
 
-    /// Draws all rows: entry b of row r of lane l from the gamma variate r S + b past `variate[l]` of sample `sample[l]` under `key`,
-    /// the bits of one sample alone.
+    /// Draws all rows: entry b of row r of lane l from the gamma variate r S + b past `variate[l]`
+    /// of sample `sample[l]` under `key`, the bits of one sample alone.
     pub fn draw(
         &mut self,
         gamma: &LogGamma,
@@ -84,7 +86,8 @@ impl DirichletRows {
         }
     }
 
-    /// The table (SAMPLE_LANES, stride): each lane's rows as prefix sums, not normalised, and its stride.
+    /// The table (SAMPLE_LANES, stride): each lane's rows as prefix sums, not normalised, and its
+    /// stride.
     pub fn table(&self) -> (&[f64], usize) {
         (&self.table, self.stride)
     }

@@ -6,8 +6,8 @@ use crate::{Error, Result};
 /// The names [`Forest::named`] knows.
 pub const NAMES: [&str; 5] = ["chain", "icl", "random", "many_graphs", "manual"];
 
-/// A parent list over the context positions 0..T-2 (the query, position T-1, has no parent): every parent comes
-/// before its child, roots have none. Position 0 is always a root.
+/// A parent list over the context positions 0..T-2 (the query, position T-1, has no parent): every
+/// parent comes before its child, roots have none. Position 0 is always a root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Forest {
     parents: Vec<Option<usize>>,
@@ -20,8 +20,8 @@ impl Forest {
     /// A forest from its parent list; entry i is the parent of position i, or -1 for a root.
     ///
     /// # Errors
-    /// When the list is empty or longer than [`MAX_LEN`](Self::MAX_LEN) - 1, or an entry is neither -1 nor an
-    /// earlier position. The field is `parents`.
+    /// When the list is empty or longer than [`MAX_LEN`](Self::MAX_LEN) - 1, or an entry is neither
+    /// -1 nor an earlier position. The field is `parents`.
     pub fn from_parents(parents: &[i64]) -> Result<Self> {
         check_len("parents", parents.len().saturating_add(1))?;
         let list = parents.iter().enumerate().map(|(i, &p)| match usize::try_from(p) {
@@ -48,7 +48,8 @@ impl Forest {
         Self::build(t, |i| i.checked_sub(1))
     }
 
-    /// In-context pairs 0→1, 2→3, ..; when T-1 is odd the last context position is a root without a child.
+    /// In-context pairs 0→1, 2→3, ..; when T-1 is odd the last context position is a root without a
+    /// child.
     ///
     /// # Errors
     /// As [`chain`](Self::chain).
@@ -64,8 +65,8 @@ impl Forest {
         Self::build(t, |i| (key.below(i as u64 + 1, index, i as u32, 0) as usize).checked_sub(1))
     }
 
-    /// p(i) uniform on {0, .., i-1}, then every position made a root with probability ½ (the paper's many-graphs
-    /// experiment); `index` numbers the graphs of one key.
+    /// p(i) uniform on {0, .., i-1}, then every position made a root with probability ½ (the
+    /// paper's many-graphs experiment); `index` numbers the graphs of one key.
     ///
     /// # Errors
     /// As [`chain`](Self::chain).
@@ -81,7 +82,8 @@ impl Forest {
         Forest { parents: vec![None, Some(0), Some(0), Some(1), Some(2)] }
     }
 
-    /// A graph by name, see [`NAMES`]; `seed` matters for the random ones (graph 0 of purpose `Graph`).
+    /// A graph by name, see [`NAMES`]; `seed` matters for the random ones (graph 0 of purpose
+    /// `Graph`).
     ///
     /// # Errors
     /// For an unknown name, a bad `t`, or `manual` with t other than 6.

@@ -37,8 +37,8 @@ pub trait Task: Send + Sync {
 pub trait Sampler: Task {
     /// Storage for [`samples`](Self::samples), one per thread or shard.
     fn new_work(&self) -> Work;
-    /// Samples `first`, `first + 1`, .. under `key` (numbers wrap): `tokens` (n, T), `targets` (n, S), every sample a function of the
-    /// key, its number and the task alone. Allocates nothing.
+    /// Samples `first`, `first + 1`, .. under `key` (numbers wrap): `tokens` (n, T), `targets` (n,
+    /// S), every sample a function of the key, its number and the task alone. Allocates nothing.
     ///
     /// # Panics
     /// When the outputs are not whole rows of equal number, or `work` was made by another task.

@@ -1,19 +1,23 @@
 //! The stationary law of a transition matrix, every entry accurate relative to itself.
 //!
-//! Elimination in the form of Grassmann, Taksar and Heyman (1985): it uses off-diagonal entries only and neither
-//! subtracts nor cancels, so each entry of μ has relative error O(S³ u) however nearly reducible the matrix is
-//! (O'Cinneide 1993), *as long as nothing under- or overflows*. Dirichlet rows with small α have entries such as
-//! 10⁻⁵⁰⁰, hence two number formats for one elimination:
+//! Elimination in the form of Grassmann, Taksar and Heyman (1985): it uses off-diagonal entries
+//! only and neither subtracts nor cancels, so each entry of μ has relative error O(S³ u) however
+//! nearly reducible the matrix is (O'Cinneide 1993), *as long as nothing under- or overflows*.
+//! Dirichlet rows with small α have entries such as 10⁻⁵⁰⁰, hence two number formats for one
+//! elimination:
 //!
-//! - plain f64 when every off-diagonal entry is at least [`LINEAR_FLOOR`] = θ. Then nothing can leave the normal
-//!   range: censored entries only grow from ≥ θ and stay ≤ 1; pivots lie in [θ, 1], quotients in [θ, 1/θ],
-//!   products in [θ², 1]; ratios of μ in [θ/2, 2/θ] because μ_j ≥ θ (1 - μ_j), their terms ≥ θ²/2 = 5·10⁻³⁰¹.
-//! - otherwise a significand in [1,2) with a 64-bit exponent. Logarithms would do too, but cost two transcendental
-//!   functions per addition, and lose accuracy where they are large: ln x = -30,000 is known to 4·10⁻¹² only.
+//! - plain f64 when every off-diagonal entry is at least [`LINEAR_FLOOR`] = θ. Then nothing can
+//!   leave the normal range: censored entries only grow from ≥ θ and stay ≤ 1; pivots lie in [θ,
+//!   1], quotients in [θ, 1/θ], products in [θ², 1]; ratios of μ in [θ/2, 2/θ] because μ_j ≥ θ (1 -
+//!   μ_j), their terms ≥ θ²/2 = 5·10⁻³⁰¹.
+//! - otherwise a significand in [1,2) with a 64-bit exponent. Logarithms would do too, but cost two
+//!   transcendental functions per addition, and lose accuracy where they are large: ln x = -30,000
+//!   is known to 4·10⁻¹² only.
 //!
-//! Reducible chains (an exact zero pivot): the law is not unique if there are several closed classes. The result is
-//! the stationary law of the closed class found first when eliminating from the last state down, zero elsewhere. It
-//! always satisfies μ = μπ, is never NaN, and is *the* stationary law when there is only one closed class.
+//! Reducible chains (an exact zero pivot): the law is not unique if there are several closed
+//! classes. The result is the stationary law of the closed class found first when eliminating from
+//! the last state down, zero elsewhere. It always satisfies μ = μπ, is never NaN, and is *the*
+//! stationary law when there is only one closed class.
 
 use crate::num::{LN2_HI, LN2_LO, exp, ln, pow2};
 
@@ -39,11 +43,13 @@ impl StationaryScratch {
     }
 }
 
-/// Stationary law `mu` (S, sums to 1) of the row-stochastic matrix `pi` (S, S) row-major, `log_pi` its logarithm.
+/// Stationary law `mu` (S, sums to 1) of the row-stochastic matrix `pi` (S, S) row-major, `log_pi`
+/// its logarithm.
 ///
-/// Both forms are read: the linear one where it is a normal number, the logarithm where it under- or overflows
-/// gradually. Diagonal entries are not read. Entries of `mu` below 10⁻³⁰⁸ underflow; `log_mu` (S), if asked for, has
-/// them all. -inf is a zero; so is anything below e^(-2·10⁹). See the module for accuracy and reducible chains.
+/// Both forms are read: the linear one where it is a normal number, the logarithm where it under-
+/// or overflows gradually. Diagonal entries are not read. Entries of `mu` below 10⁻³⁰⁸ underflow;
+/// `log_mu` (S), if asked for, has them all. -inf is a zero; so is anything below e^(-2·10⁹). See
+/// the module for accuracy and reducible chains.
 ///
 /// # Panics
 /// When a slice or the scratch does not fit `s`, or `s` is 0.
@@ -149,8 +155,8 @@ fn eliminate_wide(a: &mut [Wide], s: usize, mu: &mut [Wide]) -> Wide {
     for n in (1..s).rev() {
         let pivot = (0..n).fold(Wide::ZERO, |t, j| t.add(a[n * s + j]));
         if pivot.m == 0.0 {
-            // States above n all lead down again and n never leads below itself: {states reachable from n} is a
-            // closed class with lowest state n.
+            // States above n all lead down again and n never leads below itself: {states reachable
+            // from n} is a closed class with lowest state n.
             start = n;
             break;
         }
@@ -198,7 +204,8 @@ impl Wide {
         if l < -2e9 {
             return Wide::ZERO;
         }
-        // Truncation is one instruction where floor is a call; the sign of the remainder does not matter.
+        // Truncation is one instruction where floor is a call; the sign of the remainder does not
+        // matter.
         let k = (l * std::f64::consts::LOG2_E) as i64 as f64;
         // Two-part ln 2 as in `exp`: k * LN2_HI is exact for |k| < 2^32.
         Wide::new(exp((l - k * LN2_HI) - k * LN2_LO), k as i64)
@@ -220,7 +227,8 @@ impl Wide {
         let swap = self.e < o.e;
         let (hi_m, lo_m) = if swap { (o.m, self.m) } else { (self.m, o.m) };
         let (hi_e, lo_e) = if swap { (o.e, self.e) } else { (self.e, o.e) };
-        // Beyond 2^-200 the smaller one is lost in rounding anyway; the bound keeps the power representable.
+        // Beyond 2^-200 the smaller one is lost in rounding anyway; the bound keeps the power
+        // representable.
         Wide::new(hi_m + lo_m * pow2((lo_e - hi_e).max(-200)), hi_e)
     }
 

@@ -1,7 +1,8 @@
 //! Bigram sequences with in-context triggers (Bietti et al. 2023, arXiv 2306.00802, section 3).
 //!
-//! Per sequence: triggers q_1..q_K, each with an output o_k; z_1 ~ π_u, then z_{t+1} = o_k if z_t = q_k, else z_{t+1} ~ π_b(·|z_t).
-//! What follows a trigger is to be learned from the context, everything else from the weights.
+//! Per sequence: triggers q_1..q_K, each with an output o_k; z_1 ~ π_u, then z_{t+1} = o_k if z_t =
+//! q_k, else z_{t+1} ~ π_b(·|z_t). What follows a trigger is to be learned from the context,
+//! everything else from the weights.
 //!
 //! | symbol | name | shape |
 //! |---|---|---|
@@ -32,7 +33,8 @@ impl Bigrams {
     /// From π_u (N) and π_b (N, N), rows that sum to 1 within 1e-9.
     ///
     /// # Errors
-    /// Lengths that do not fit, N outside 2 to 1024, entries that are negative or not finite, rows that do not sum to 1.
+    /// Lengths that do not fit, N outside 2 to 1024, entries that are negative or not finite, rows
+    /// that do not sum to 1.
     pub fn new(unigram: Vec<f64>, bigram: Vec<f64>) -> Result<Self> {
         let n = unigram.len();
         if !(2..=1024).contains(&n) {
@@ -96,7 +98,8 @@ impl Bigrams {
 /// Which symbols are triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Triggers {
-    /// The K symbols of largest π_u after leaving out the `offset` most frequent ones; ties go to the smaller symbol.
+    /// The K symbols of largest π_u after leaving out the `offset` most frequent ones; ties go to
+    /// the smaller symbol.
     Fixed {
         /// K.
         count: usize,
@@ -126,8 +129,8 @@ pub struct OutputLaw {
     pub law: Outputs,
     /// Excludes o_k = q_k.
     pub no_repeat: bool,
-    /// Symbols that may be outputs (N); all where empty. With a set for training and its complement for testing, a model is
-    /// asked to copy symbols that it never had to copy.
+    /// Symbols that may be outputs (N); all where empty. With a set for training and its complement
+    /// for testing, a model is asked to copy symbols that it never had to copy.
     pub allowed: Vec<bool>,
 }
 
@@ -143,7 +146,8 @@ pub struct TriggerBigram {
     next: AliasRows,
 }
 
-/// Token i takes word i % 2 of variate i / 2; trigger and output k of the sequence take the variates below. Frozen.
+/// Token i takes word i % 2 of variate i / 2; trigger and output k of the sequence take the
+/// variates below. Frozen.
 const TRIGGER_VARIATES: u32 = 1 << 30;
 const OUTPUT_VARIATES: u32 = 1 << 31;
 
@@ -176,8 +180,8 @@ impl TriggerBigram {
     /// Sequences of `len` (L) inputs, and one more token for the last label.
     ///
     /// # Errors
-    /// L below 2 or above 65536; K of 0, or more than the symbols there are (that can occur, for random triggers; after the offset,
-    /// for fixed ones); a trigger without a possible output.
+    /// L below 2 or above 65536; K of 0, or more than the symbols there are (that can occur, for
+    /// random triggers; after the offset, for fixed ones); a trigger without a possible output.
     pub fn new(laws: Bigrams, len: usize, triggers: Triggers, outputs: OutputLaw) -> Result<Self> {
         let n = laws.vocab();
         if !(2..=1 << 16).contains(&len) {
@@ -272,7 +276,8 @@ impl TriggerBigram {
         }
     }
 
-    /// Sequence number `number` under `key`: `tokens` (L+1) and `seen` (L). Depends on key, number and task only.
+    /// Sequence number `number` under `key`: `tokens` (L+1) and `seen` (L). Depends on key, number
+    /// and task only.
     ///
     /// Allocates nothing.
     ///
@@ -344,7 +349,8 @@ impl TriggerBigram {
     }
 }
 
-/// Inverts the distribution function of the unnormalised `weight` of 0..n, not all zero, at the uniform of `word`; never picks weight 0.
+/// Inverts the distribution function of the unnormalised `weight` of 0..n, not all zero, at the
+/// uniform of `word`; never picks weight 0.
 fn pick(n: usize, weight: impl Fn(usize) -> f64, word: u64) -> usize {
     let total: f64 = (0..n).map(&weight).sum();
     let level = unit(word) * total;

@@ -43,7 +43,8 @@ fn lumped(found: &Averaged, n: usize, t: usize, settings: &Settings) -> Result<V
     let steps = (settings.formulas.memory.steps)(n, t)?;
     let relative = |x: f64, y: f64| (x / y - 1.0).abs();
     let gap = |table: &[f64]| table[0] - table[1];
-    // Rows of the table of −∇W_K² sum to 0 over its columns: w_E(q) w_1(q)ᵀ has N − 1 times what all others have.
+    // Rows of the table of −∇W_K² sum to 0 over its columns: w_E(q) w_1(q)ᵀ has N − 1 times what
+    // all others have.
     let own = found.key_own[0] * n as f64 / (n - 1) as f64;
     let mut checks = Vec::new();
     for (name, x, y) in [

@@ -98,8 +98,9 @@ impl Pairs {
         right.count() as f64 / self.n as f64
     }
 
-    /// W after `steps` of gradient descent from 0 on Σ_i −ln p̂(i|i), rate `eta`, and the loss per pair before each step.
-    /// The gradient is lemma 1's: each step adds η Σ_i Σ_k (1\[k = i\] − p̂_k) w_U(k) w_E(i)ᵀ. O(steps (n² d + n d²)).
+    /// W after `steps` of gradient descent from 0 on Σ_i −ln p̂(i|i), rate `eta`, and the loss per
+    /// pair before each step. The gradient is lemma 1's: each step adds η Σ_i Σ_k (1\[k = i\] −
+    /// p̂_k) w_U(k) w_E(i)ᵀ. O(steps (n² d + n d²)).
     pub fn descend(&self, steps: usize, eta: f64) -> (Vec<f64>, Vec<f64>) {
         let (n, d) = (self.n, self.d);
         let mut w = vec![0.0; d * d];

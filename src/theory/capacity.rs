@@ -49,7 +49,8 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// P(one right score above n − 1 wrong ones), all independent Gaussians: ∫ φ(x) Φ((1 + s₁x)/s₀)^{n−1} dx.
+/// P(one right score above n − 1 wrong ones), all independent Gaussians: ∫ φ(x) Φ((1 +
+/// s₁x)/s₀)^{n−1} dx.
 fn gaussian(n: usize, [wrong, right]: [f64; 2]) -> f64 {
     let steps = 4000;
     let width = 16.0 / f64::from(steps);

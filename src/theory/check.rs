@@ -100,7 +100,8 @@ impl Check {
         Self::new(quantity, bound, measured, Rule::AtLeast)
     }
 
-    /// With its hypothesis the theory would give measured >= bound; without, it need not, and here does not.
+    /// With its hypothesis the theory would give measured >= bound; without, it need not, and here
+    /// does not.
     pub fn refutes(quantity: impl Into<String>, bound: f64, measured: f64) -> Self {
         Self::new(quantity, bound, measured, Rule::Refutes)
     }

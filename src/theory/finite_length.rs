@@ -20,7 +20,8 @@ pub(super) const CLAIM: Claim = Claim {
     run,
 };
 
-/// ĝ (T, T) by its definition over words: S Σ_s (W(s, s_i)/(μ̂(s_i) + ε) − Σ_t W(s, t) μ̂(t)/(μ̂(t) + ε)) 1[s_j = s_T].
+/// ĝ (T, T) by its definition over words: S Σ_s (W(s, s_i)/(μ̂(s_i) + ε) − Σ_t W(s, t) μ̂(t)/(μ̂(t)
+/// + ε)) 1[s_j = s_T].
 fn by_words(population: &Population, s: usize, t: usize, eps: f64) -> Vec<f64> {
     let mut sums = vec![Sum::new(); t * t];
     for (word, w) in population.words() {

@@ -1,7 +1,8 @@
-//! The closed forms under test (first paper; those of the second are [`MemoryFormulas`]), each a function that a test can replace
-//! by a wrong one.
+//! The closed forms under test (first paper; those of the second are [`MemoryFormulas`]), each a
+//! function that a test can replace by a wrong one.
 //!
-//! What they are held against (enumeration, differentiation, the engines of `exact`) knows nothing of them.
+//! What they are held against (enumeration, differentiation, the engines of `exact`) knows nothing
+//! of them.
 
 use super::MemoryFormulas;
 use crate::Result;
@@ -83,8 +84,8 @@ impl Formulas {
         mix
     }
 
-    /// Loss and both gradients in closed form, summed over words: −∂L/∂A1\[i, ·\] = Σ_s δ_i J(M_i) a,
-    /// −∂L/∂A2\[k, l\] = Σ_s 1\[s_T = k\] Σ_i δ_i Σ_j M_ij 1\[s_j = l\], δ = J(v) r.
+    /// Loss and both gradients in closed form, summed over words: −∂L/∂A1\[i, ·\] = Σ_s δ_i J(M_i)
+    /// a, −∂L/∂A2\[k, l\] = Σ_s 1\[s_T = k\] Σ_i δ_i Σ_j M_ij 1\[s_j = l\], δ = J(v) r.
     ///
     /// # Errors
     /// More words than can be enumerated.

@@ -132,7 +132,8 @@ fn attention(settings: &Settings, key: &Key, from: u64, d: usize, checks: &mut V
     compare("lemma 3", &formula, &loss, &w, checks);
 }
 
-/// At W = 0: uniform labels in lemma 2, and what one step recalls when the embeddings are orthonormal.
+/// At W = 0: uniform labels in lemma 2, and what one step recalls when the embeddings are
+/// orthonormal.
 fn from_zero(settings: &Settings, key: &Key, checks: &mut Vec<Check>) {
     let formulas = &settings.formulas.memory;
     let (m, k) = (24, 6);

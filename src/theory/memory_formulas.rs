@@ -1,4 +1,5 @@
-//! The closed forms of theory part 2 under test, each a function that a test can replace by a wrong one.
+//! The closed forms of theory part 2 under test, each a function that a test can replace by a wrong
+//! one.
 
 use crate::Result;
 use crate::exact::trigger_chain::{Averaged, Steps};
@@ -20,9 +21,10 @@ pub struct MemoryFormulas {
     pub third: fn(&Steps, f64) -> Vec<f64>,
     /// Writes the three memories into parameters.
     pub written: fn(&Memory<f64>, &mut [f64], &Memories<'_>) -> Result<()>,
-    /// From (n, d): variances of the scores of one wrong output (about 0) and of the right one (about 1) in a memory of n
-    /// random pairs in d dimensions, both over ‖w_U(i)‖ ‖w_E(i)‖, which moves them together. n/d² of the other pairs;
-    /// 2/d of the overlaps with the wrong pair; 1/d of the two lengths.
+    /// From (n, d): variances of the scores of one wrong output (about 0) and of the right one
+    /// (about 1) in a memory of n random pairs in d dimensions, both over ‖w_U(i)‖ ‖w_E(i)‖, which
+    /// moves them together. n/d² of the other pairs; 2/d of the overlaps with the wrong pair; 1/d
+    /// of the two lengths.
     pub noise: fn(usize, usize) -> [f64; 2],
 }
 
@@ -113,8 +115,9 @@ impl MemoryFormulas {
         out.iter().map(Sum::value).collect()
     }
 
-    /// Lemma 3: −∇L(W_K) = E Σ_k (1\[y = k\] − p̂_k) Σ_t σ_t (u_k(t) − u_k) x_q x_tᵀ for one sequence x (T, d) whose last
-    /// position is the query; `values` (K, d): w_U(k)ᵀΦ. Adds `weight` times it.
+    /// Lemma 3: −∇L(W_K) = E Σ_k (1\[y = k\] − p̂_k) Σ_t σ_t (u_k(t) − u_k) x_q x_tᵀ for one
+    /// sequence x (T, d) whose last position is the query; `values` (K, d): w_U(k)ᵀΦ. Adds `weight`
+    /// times it.
     pub(super) fn lemma3(
         &self,
         x: &[f64],

@@ -1,7 +1,8 @@
-//! The engine's `memory` is the model of the three steps, and lemmas 1 to 3 are its gradients; what is left of the steps at finite d.
+//! The engine's `memory` is the model of the three steps, and lemmas 1 to 3 are its gradients; what
+//! is left of the steps at finite d.
 //!
-//! The basis of [`Plain`] as coordinates of R^d, d = 4B + N, B = N + T: w_E(v) and p_t, their images under Φ₁, the images of both under
-//! W_V², w_U(k). Every map shifts coordinates. Past 400 lines, since every check needs this one translation.
+//! The basis of [`Plain`] as coordinates of R^d, d = 4B + N, B = N + T: w_E(v) and p_t, their
+//! images under Φ₁, the images of both under W_V², w_U(k). Every map shifts coordinates.
 
 use super::any_bigrams::all_words;
 use super::first_steps::{after_first, uniform_words};
@@ -10,9 +11,9 @@ use super::plain::{Block, Plain};
 use super::support::{apart, key, largest, norm, normals};
 use super::{Check, Claim, Fit, Settings};
 use crate::Result;
-use crate::batch::LabelledBatch;
+use crate::batch::{Batch, Targets, divisor};
 use crate::exact::trigger_chain::Word;
-use crate::model::{FeedForward, Memories, Memory, MemorySpec, Output, Positions, Report, SequenceModel};
+use crate::model::{FeedForward, Memories, Memory, MemorySpec, Model, Output, Report};
 use crate::num::Sum;
 use crate::probe::memory::{Asked, memories};
 use crate::rng::Key;
@@ -49,17 +50,14 @@ struct Engine {
 impl Engine {
     /// All parameters zero.
     fn zero(n: usize, t: usize, d: usize, ff: FeedForward) -> Result<Self> {
-        let model = Memory::new(&MemorySpec {
-            vocab: n,
-            seq_len: t,
+        let spec = MemorySpec {
             dim: d,
-            ff: [FeedForward::None, ff],
-            positions: Positions::Random,
+            ff2: ff,
             output: Output::Frozen,
             scale_scores: false,
-            scale_embeddings: false,
-            frozen: vec!["tok_embeddings.weight".into()],
-        })?;
+            ..MemorySpec::default()
+        };
+        let model = Memory::new(n, t, &spec)?;
         let params = vec![0.0; model.layout().len()];
         Ok(Engine { model, params, n, t, d })
     }
@@ -89,12 +87,14 @@ impl Engine {
     }
 
     /// −∂L/∂ some blocks of the loss Σ w ℓ / Σ w.
-    fn descent<const K: usize>(&self, batch: &LabelledBatch, names: [&str; K]) -> Result<[Vec<f64>; K]> {
+    fn descent<const K: usize>(&self, batch: &Batch, names: [&str; K]) -> Result<[Vec<f64>; K]> {
         let mut grad = vec![0.0; self.params.len()];
-        let mut ws = self.model.workspace(batch.seqs())?;
-        let active = self.model.trainable().to_vec();
+        let mut ws = self.model.workspace(batch.kind(), batch.seqs())?;
+        // The embeddings stay.
+        let mut active = self.model.trainable().to_vec();
+        active[0] = false;
         self.model.loss_and_grad(&self.params, batch, &active, &mut ws, &mut grad)?;
-        let total = batch.total_weight();
+        let total = divisor(batch.total_weight());
         Ok(names.map(|name| {
             let range = self.model.layout().find(name).expect("a block of this model").range();
             grad[range].iter().map(|g| -g / total).collect()
@@ -102,8 +102,8 @@ impl Engine {
     }
 
     /// Words whose last position counts.
-    fn batch(&self, words: &[Word]) -> Result<LabelledBatch> {
-        let mut batch = LabelledBatch::with_capacity(words.len(), self.t, self.n)?;
+    fn batch(&self, words: &[Word]) -> Result<Batch> {
+        let mut batch = Batch::with_capacity(Targets::Labels, words.len(), self.t, self.n)?;
         batch.set_seqs(words.len());
         let parts = batch.parts_mut();
         parts.weights.fill(0.0);
@@ -206,10 +206,12 @@ fn gaps(settings: &Settings, n: usize, t: usize, words: &[Word], checks: &mut Ve
     let k2 = after.symmetrised(Block::K2, &taken(&after, Block::K2, &k2));
     let label = |c: Check| c.with("N", n).with("T", t);
     let (a, average) = (zero.token_gap(&first), zero.average_gap(&first));
-    // The formulas of steps 2 and 3 take p̂ for 1/N. Logits differ by at most η₁(a + a'), hence the p̂_k by D = (exp(η₁(a + a')) − 1)/N;
-    // dot products over d and the softmax round by less than 4d ε, which counts like D. Centred over t, what an X_t of worths a and a' then
-    // gets wrongly is at most (a + a')D, and the mean over rows of W_K² divides it by N; a row t >= 2 of W_K¹ gets a'D/(tT). Of the largest c_v
-    // this is 16 to 26 times what is found, which is 4.7e-3 η₁ at N = 4, T = 6 (`first-steps`).
+    // The formulas of steps 2 and 3 take p̂ for 1/N. Logits differ by at most η₁(a + a'), hence the
+    // p̂_k by D = (exp(η₁(a + a')) − 1)/N; dot products over d and the softmax round by less than
+    // 4d ε, which counts like D. Centred over t, what an X_t of worths a and a' then gets wrongly
+    // is at most (a + a')D, and the mean over rows of W_K² divides it by N; a row t >= 2 of W_K¹
+    // gets a'D/(tT). Of the largest c_v this is 16 to 26 times what is found, which is 4.7e-3 η₁ at
+    // N = 4, T = 6 (`first-steps`).
     let rounding = 4.0 * engine.d as f64 * f64::EPSILON;
     let apart_by = ((eta * (a + average)).exp_m1() / n as f64 + rounding) * (1.0 + rounding);
     let key_bound = (a + average) * apart_by / (n as f64 * steps.key_gap.abs());
@@ -256,7 +258,8 @@ fn lemmas(settings: &Settings, n: usize, t: usize, words: &[Word], checks: &mut 
         formulas.lemma3(&x, &values, w.label, &keys, w.weight, &mut third);
     }
     push("lemma 3", &k2, &third.iter().map(Sum::value).collect::<Vec<_>>());
-    // W_O²: the inputs are W_V² Σ_t σ_t X_t; words of all triggers, since the lemma divides by the probability of a label.
+    // W_O²: the inputs are W_V² Σ_t σ_t X_t; words of all triggers, since the lemma divides by the
+    // probability of a label.
     let laws = Bigrams::dirichlet(n, 1.0, 33)?;
     let all = all_words(laws.unigram(), laws.bigram(), t)?;
     let [o2] = engine.descent(&engine.batch(&all)?, [WO2])?;
@@ -267,13 +270,14 @@ fn lemmas(settings: &Settings, n: usize, t: usize, words: &[Word], checks: &mut 
     }
     let of = Labelled { d, inputs: &inputs, joint: &joint, outputs: &outputs };
     push("lemma 2", &o2, &formulas.lemma2(&of, &placed(&plain, Block::O2, &plain.o2)));
-    // W_F alone: no positions, no attention, every position counts. Logits are w_U(k)ᵀ W_F w_E(z): w_U ⊥ w_E.
+    // W_F alone: no positions, no attention, every position counts. Logits are w_U(k)ᵀ W_F w_E(z):
+    // w_U ⊥ w_E.
     let mut engine = Engine::orthonormal(&Plain::zero(n, t), FeedForward::Linear)?;
     engine.set("pe").fill(0.0);
     engine.set(WO1).fill(0.0);
     let w = normals(&key(32), 0, d * d, 0.3);
     engine.set(FF2).copy_from_slice(&w);
-    let mut batch = LabelledBatch::with_capacity(n * n, t, n)?;
+    let mut batch = Batch::with_capacity(Targets::Labels, n * n, t, n)?;
     batch.set_seqs(n * n);
     let mut joint = vec![0.0; n * n];
     let parts = batch.parts_mut();
@@ -289,8 +293,9 @@ fn lemmas(settings: &Settings, n: usize, t: usize, words: &[Word], checks: &mut 
     Ok(())
 }
 
-/// The three memories written down: W_K¹ = β Σ p_t p_{t−1}ᵀ, W_K² = β Σ w_E(v) w_1(v)ᵀ, W_O² = β Σ w_U(v) (W_V² w_E(v))ᵀ. Position 1 attends
-/// to itself, so a trigger there calls up itself beside what followed it.
+/// The three memories written down: W_K¹ = β Σ p_t p_{t−1}ᵀ, W_K² = β Σ w_E(v) w_1(v)ᵀ, W_O² = β Σ
+/// w_U(v) (W_V² w_E(v))ᵀ. Position 1 attends to itself, so a trigger there calls up itself beside
+/// what followed it.
 fn construction(
     settings: &Settings,
     n: usize,
@@ -321,8 +326,9 @@ fn construction(
         checks.push(label(Check::at_least(format!("construction: {key}"), 1.0, share)));
     }
     let batch = engine.batch(words)?;
-    let mut report = Report::new(&engine.model, words.len(), false, false);
-    engine.model.report(&engine.params, &batch, &mut engine.model.workspace(words.len())?, &mut report)?;
+    let mut report = Report::new(&engine.model, batch.kind(), words.len(), false, false);
+    let mut ws = engine.model.workspace(batch.kind(), words.len())?;
+    engine.model.report(&engine.params, &batch, &mut ws, &mut report)?;
     let mut hits = [[Sum::new(); 2], [Sum::new(); 2]];
     for (i, w) in words.iter().enumerate() {
         let [hit, all] = &mut hits[usize::from(w.tokens[0] == w.tokens[t - 1])];
@@ -335,7 +341,8 @@ fn construction(
     Ok(())
 }
 
-/// Embeddings Gaussian with variance 1/d, maps that keep lengths: tables of steps 1 and 2 against those of the orthonormal basis.
+/// Embeddings Gaussian with variance 1/d, maps that keep lengths: tables of steps 1 and 2 against
+/// those of the orthonormal basis.
 fn finite_width(settings: &Settings, checks: &mut Vec<Check>) -> Result<()> {
     let (n, t) = (3, 4);
     let uniform = vec![1.0 / n as f64; n * n];
@@ -404,7 +411,8 @@ fn finite_width(settings: &Settings, checks: &mut Vec<Check>) -> Result<()> {
         let m = draws as f64;
         let slopes: Vec<f64> = (0..draws as usize).map(|i| fit(Some(i)).slope).collect();
         let mean = slopes.iter().sum::<f64>() / m;
-        // The jackknife's: draws of different widths are independent, so one may be left out of each at once.
+        // The jackknife's: draws of different widths are independent, so one may be left out of
+        // each at once.
         let error = ((m - 1.0) / m * slopes.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>()).sqrt();
         let fit = fit(None);
         let label = |c: Check| c.with("N", n).with("T", t).with("draws", draws);
@@ -412,8 +420,9 @@ fn finite_width(settings: &Settings, checks: &mut Vec<Check>) -> Result<()> {
         checks.push(label(Check::noted(format!("{name}: relative error"), last.1).with("d", last.0)));
         let quantity = format!("{name}: order of the error in d");
         let label = |c: Check| label(c.with("standard error", format!("{error:.3}")));
-        // Gram matrices G of w_U and H of the images err independently: E‖GSH − S‖² = (A + B)/d + AB/d² of ‖S‖², A = N + 1. So the slope of
-        // step 1 lies below -1/2 by less than A/(2d). In step 2 they meet more often, and it may lie further below.
+        // Gram matrices G of w_U and H of the images err independently: E‖GSH − S‖² = (A + B)/d +
+        // AB/d² of ‖S‖², A = N + 1. So the slope of step 1 lies below -1/2 by less than A/(2d). In
+        // step 2 they meet more often, and it may lie further below.
         let below = (n + 1) as f64 / (2.0 * widths[0] as f64);
         checks.push(label(match name {
             "step 1" => Check::slope(quantity, -0.5, below + 4.0 * error, fit),

@@ -1,8 +1,9 @@
-//! The theory, claim by claim: closed forms held against exact engines, with a residual and a verdict each.
+//! The theory, claim by claim: closed forms held against exact engines, with a residual and a
+//! verdict each.
 //!
-//! A claim is one file and one line of [`CLAIMS`]. It returns [`Check`]s; a check is a number that was measured, what the
-//! theory says of it, and whether that holds. Formulas come from [`Settings::formulas`], so that tests can break them and see
-//! the claims fail.
+//! A claim is one file and one line of [`CLAIMS`]. It returns [`Check`]s; a check is a number that
+//! was measured, what the theory says of it, and whether that holds. Formulas come from
+//! [`Settings::formulas`], so that tests can break them and see the claims fail.
 
 mod algorithm;
 mod any_bigrams;
@@ -98,7 +99,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Fail if any check fails; a counterexample if one was found where the theory has one; else pass.
+    /// Fail if any check fails; a counterexample if one was found where the theory has one; else
+    /// pass.
     pub fn verdict(&self) -> Verdict {
         let any = |v| self.checks.iter().any(|c| c.verdict() == v);
         if any(Verdict::Fail) || self.checks.is_empty() {

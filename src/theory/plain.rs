@@ -1,4 +1,5 @@
-//! The two-layer model of the three steps (Bietti et al. 2023, the theorem on three gradient steps) in coefficients of its orthonormal basis, in plain loops: the oracle.
+//! The two-layer model of the three steps (Bietti et al. 2023, the theorem on three gradient steps)
+//! in coefficients of its orthonormal basis, in plain loops: the oracle.
 //!
 //! | symbol | shape | meaning |
 //! |---|---|---|
@@ -8,8 +9,8 @@
 //! | K2 | (2B, 2B) | W_K²: σ = softmax_{t<=T}(X_Tᵀ W_K² X_t) |
 //! | O2 | (N, 2B) | w_U(k)ᵀ W_O² W_V² b: logits = O2 Σ_t σ_t X_t |
 //!
-//! No √d. The images of X under W_V² and w_U are orthonormal to all of this, so nothing else is in the model; gradients in the
-//! coefficients are gradients in W_K¹, W_K², W_O².
+//! No √d. The images of X under W_V² and w_U are orthonormal to all of this, so nothing else is in
+//! the model; gradients in the coefficients are gradients in W_K¹, W_K², W_O².
 
 use crate::exact::trigger_chain::{TriggerChain, Word};
 use crate::num::{Sum, exp, ln};
@@ -156,7 +157,8 @@ impl Plain {
             .value()
     }
 
-    /// −∂L/∂ one matrix, summed over `words` with compensation. The same bits on any number of threads.
+    /// −∂L/∂ one matrix, summed over `words` with compensation. The same bits on any number of
+    /// threads.
     pub fn descent(&self, words: &[Word], block: Block) -> Vec<f64> {
         let size = self.block(block).0.len();
         // Few parts: each holds a matrix of sums.
@@ -229,8 +231,8 @@ impl Plain {
         }
     }
 
-    /// The mean of a gradient over all permutations of the tokens: with q and o fixed in the words and weights that no
-    /// permutation changes, the gradient over uniform q and o.
+    /// The mean of a gradient over all permutations of the tokens: with q and o fixed in the words
+    /// and weights that no permutation changes, the gradient over uniform q and o.
     pub fn symmetrised(&self, block: Block, of: &[f64]) -> Vec<f64> {
         let (n, len, b) = (self.tokens, self.len, self.basis());
         let twice = [(0, Token), (n, Position), (b, Token), (b + n, Position)];
@@ -288,7 +290,8 @@ impl Plain {
     }
 }
 
-/// `count` sequences of uniform tokens with q = 0 and o = 1, samples 0, 1, .. of `key`, each of weight 1/count.
+/// `count` sequences of uniform tokens with q = 0 and o = 1, samples 0, 1, .. of `key`, each of
+/// weight 1/count.
 ///
 /// # Errors
 /// No sequence asked for; what [`TriggerChain::uniform`] refuses.

@@ -79,7 +79,8 @@ pub(super) fn parents(forest: &Forest) -> String {
     format!("{:?}", forest.parents_i64())
 }
 
-/// Where row `i` of `g` (T, T) is largest among j <= i, and by how much `of` exceeds the best other entry.
+/// Where row `i` of `g` (T, T) is largest among j <= i, and by how much `of` exceeds the best other
+/// entry.
 pub(super) fn lead(g: &[f64], t: usize, i: usize, of: usize) -> f64 {
     let others = (0..=i).filter(|j| *j != of).map(|j| g[i * t + j]).fold(f64::NEG_INFINITY, f64::max);
     g[i * t + of] - others

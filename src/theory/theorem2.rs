@@ -68,7 +68,8 @@ fn learned(settings: &Settings) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Lengths out of reach of enumeration: stage 1 by its leading order, whose ĝ is exact, stage 2 by its limit A2 = βI.
+/// Lengths out of reach of enumeration: stage 1 by its leading order, whose ĝ is exact, stage 2 by
+/// its limit A2 = βI.
 fn long(settings: &Settings) -> Result<Vec<Check>> {
     let key = key(9);
     let prior = drawn(&key, 0, 2, 1.0)?.closed_under_column_shifts()?;
@@ -119,8 +120,9 @@ fn long(settings: &Settings) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// What the learned parameters tend to, the induction head: f is the mean over edges that leave the query's symbol, position
-/// 1 if it holds that symbol, and the query. With T/S edges to count, its error falls like T^-½.
+/// What the learned parameters tend to, the induction head: f is the mean over edges that leave the
+/// query's symbol, position 1 if it holds that symbol, and the query. With T/S edges to count, its
+/// error falls like T^-½.
 fn construction(settings: &Settings) -> Result<Vec<Check>> {
     let key = key(10);
     let words = if settings.thorough { 32_000 } else { 8_000 };
@@ -161,7 +163,8 @@ struct Draw<'a> {
 }
 
 impl Draw<'_> {
-    /// Mean over words of max_{s'} |f(s') − π(s'|s_T)|, f the mean of the symbols weighted by `weight(word, i)`.
+    /// Mean over words of max_{s'} |f(s') − π(s'|s_T)|, f the mean of the symbols weighted by
+    /// `weight(word, i)`.
     fn mean_error(&self, words: u64, weight: impl Fn(&[usize], usize) -> f64 + Sync) -> f64 {
         let (t, pi, mu) = (self.forest.seq_len(), self.transition.pi(), self.transition.mu());
         let error = |n: u64| {

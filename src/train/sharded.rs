@@ -1,74 +1,73 @@
-//! Loss and gradient over the shards of a batch.
+//! Loss and gradient of a model over the shards of a batch.
 
-use super::{Objective, Plan};
-use crate::batch::Batch;
-use crate::model::{Model, Workspace};
+use super::{Objective, On, Plan};
+use crate::batch::{Batch, Targets, divisor};
+use crate::model::{Model, Report, Workspace};
 use crate::num::Sum;
+use crate::optim::UnfreezeAt;
 use crate::source::{Source, SourceWork};
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels};
 use rayon::prelude::*;
 
-/// One shard: its slice of the batch and the memory it works in.
+/// One shard: its slice of the batch and the storage it works in.
 struct Shard<E> {
     /// First sample within the batch, and how many.
     first: usize,
     count: usize,
-    source: SourceWork,
+    work: SourceWork,
     batch: Batch,
     ws: Workspace<E>,
     grad: Vec<E>,
-    loss: Result<Sum>,
-    /// Test chunks that this shard evaluates.
-    tests: Vec<Batch>,
+    /// Σ w ℓ and Σ w.
+    sums: Result<[Sum; 2]>,
+    /// Of each test set, the chunks that this shard evaluates.
+    tests: Vec<Vec<Batch>>,
+    /// Reports of the batch, and of each chunk; made when they are first asked for.
+    report: Option<Report>,
+    test_reports: Vec<Vec<Report>>,
+    reported: Result<()>,
 }
 
-impl<E: Elem> Shard<E> {
-    /// Loss and gradient on the shard's batch; the gradient stays in `self.grad`.
-    fn gradient(&mut self, model: &dyn Model<E>, params: &[E]) -> Result<Sum> {
-        model.forward(params, &self.batch, &mut self.ws)?;
-        model.backward(params, &self.batch, &mut self.ws, &mut self.grad)?;
-        Ok(self.ws.weighted_loss(self.batch.weights()))
-    }
-
-    /// Loss on the shard's part of the test set.
-    fn test_loss(&mut self, model: &dyn Model<E>, params: &[E]) -> Result<Sum> {
-        let mut sum = Sum::new();
-        for chunk in &self.tests {
-            model.forward(params, chunk, &mut self.ws)?;
-            sum.add(self.ws.weighted_loss(chunk.weights()).value());
-        }
-        Ok(sum)
-    }
-}
-
-/// Range of part `i` of `n` items cut into `parts` nearly equal parts.
+/// Range of part `i` of `n` items cut into `parts` nearly equal parts: first item and count.
 pub(crate) fn part(n: usize, parts: usize, i: usize) -> (usize, usize) {
     // In u128 because n * i may exceed 64 bits on the way.
     let cut = |i: usize| (n as u128 * i as u128 / parts as u128) as usize;
     (cut(i), cut(i + 1) - cut(i))
 }
 
-/// Bytes that a [`Trainer`](super::Trainer) of this model and plan allocates for parameters, gradients and activations, test set aside;
-/// `None` when that overflows.
-pub fn memory<E: Elem>(model: &dyn Model<E>, plan: &Plan) -> Option<usize> {
+/// Bytes that a [`Trainer`](super::Trainer) of this model and plan allocates for parameters,
+/// gradients and activations, test set aside; `None` when that overflows.
+pub fn bytes<E: Elem>(model: &dyn Model<E>, targets: Targets, plan: &Plan) -> Option<usize> {
     let shards = plan.shards.min(plan.batch).max(1);
-    let per_shard = plan.batch.div_ceil(shards);
-    let [arena, kernel] = model.workspace_len(per_shard)?;
-    let shard = arena.checked_add(kernel)?.checked_add(model.layout().len())?;
-    let elements = shard.checked_mul(shards)?.checked_add(model.layout().len().checked_mul(2)?)?;
-    let row = model.seq_len() * size_of::<u32>() + (2 * model.vocab() + 2) * size_of::<f64>();
-    elements.checked_mul(size_of::<E>())?.checked_add(plan.batch.checked_mul(row)?)
+    let ws = model.workspace_len(targets, plan.batch.div_ceil(shards))?.bytes::<E>()?;
+    let params = model.layout().len().checked_mul(size_of::<E>())?;
+    let shard = ws.checked_add(params)?.checked_mul(shards)?;
+    // Parameters, gradient, two of the optimiser's.
+    let shared = params.checked_mul(4)?;
+    shard.checked_add(shared)?.checked_add(batch_bytes(targets, plan.batch, model.seq_len(), model.vocab())?)
+}
+
+/// Bytes of `seqs` sequences as a [`Batch`] holds them; `None` when that overflows.
+pub fn batch_bytes(targets: Targets, seqs: usize, len: usize, vocab: usize) -> Option<usize> {
+    let row = match targets {
+        Targets::Law => len.checked_mul(4)?.checked_add(vocab.checked_mul(8)?)?.checked_add(8)?,
+        // Tokens, labels, weights, how often each trigger was seen.
+        Targets::Labels => len.checked_mul(20)?,
+    };
+    seqs.checked_mul(row)
 }
 
 /// Entries that are folded at a time: their sums in f64 stay in the first-level cache.
 const FOLD: usize = 1024;
 
-/// Gradients of up to this many entries, over all shards, are folded where the step runs: waking other threads takes longer.
+/// Gradients of up to this many entries, over all shards, are folded where the step runs: waking
+/// other threads takes longer.
 const FOLD_ALONE: usize = 1 << 18;
 
-/// `out` = `factor` times the sum of entries `from ..` of `parts` gradients, in order, in f64; on several threads where that is much.
-pub(super) fn fold<'g, E: Elem>(
+/// `out` = `factor` times the sum of entries `from ..` of `parts` gradients, in order, in f64; on
+/// several threads where that is much.
+fn fold<'g, E: Elem>(
     kernels: &Kernels<E>,
     parts: usize,
     gradient: &(dyn Fn(usize) -> &'g [E] + Sync),
@@ -94,26 +93,65 @@ pub(super) fn fold<'g, E: Elem>(
     }
 }
 
-/// A model on batches from a source: every step takes the next `plan.batch` sequences, shard by shard.
+/// A model on batches from a source: every step takes the next `plan.batch` sequences, shard by
+/// shard. Loss and gradient are weighted means over the whole batch, so they do not depend on how
+/// the outputs that count lie in the shards. A batch may draw no output that counts: it has no
+/// loss, and its gradient is 0.
 pub struct Sharded<'a, E: Elem> {
     model: &'a dyn Model<E>,
     source: &'a dyn Source,
     kernels: Kernels<E>,
     batch: usize,
+    /// Of each block, its first update.
+    unfreeze: Vec<UnfreezeAt>,
+    active: Vec<bool>,
+    /// Had the last batch an output that counts?
+    counted: bool,
+    /// Loss and gradient of an update yet to be made, where an observer has asked for them: nothing
+    /// is computed twice.
+    ahead: Option<(u64, f64)>,
+    ahead_grad: Vec<E>,
     shards: Vec<Shard<E>>,
 }
 
 impl<'a, E: Elem> Sharded<'a, E> {
-    /// Allocates the shards.
+    /// Allocates the shards. `unfreeze` says of each block of the model's layout, in order, from
+    /// which update on it trains.
     ///
     /// # Errors
-    /// When plan, model and source do not fit together, or memory sizes overflow.
-    pub fn new(model: &'a dyn Model<E>, source: &'a dyn Source, plan: &Plan) -> Result<Self> {
+    /// When plan, model, source and `unfreeze` do not fit together, nothing trains, or memory sizes
+    /// overflow; a population that is not one batch.
+    pub fn new(
+        model: &'a dyn Model<E>,
+        source: &'a dyn Source,
+        plan: &Plan,
+        unfreeze: Vec<UnfreezeAt>,
+    ) -> Result<Self> {
         plan.check()?;
+        model.accepts(source.targets())?;
         let (t, s) = (source.seq_len(), source.vocab());
         if (t, s) != (model.seq_len(), model.vocab()) {
             let allowed = format!("T = {}, S = {} as in the model", model.seq_len(), model.vocab());
             return Err(Error::invalid("source", format!("T = {t}, S = {s}"), allowed));
+        }
+        if let Some(p) = source.population().filter(|p| *p != plan.batch) {
+            let allowed = format!("{p}: the whole population at every step");
+            return Err(Error::invalid("batch", plan.batch.to_string(), allowed));
+        }
+        let blocks = model.layout().blocks();
+        if unfreeze.len() != blocks.len()
+            || unfreeze.iter().zip(blocks).any(|(t, b)| t.name != b.name() || t.range != b.range())
+        {
+            let allowed = "one for each block of the model, in order";
+            return Err(Error::invalid("unfreeze", format!("{} blocks", unfreeze.len()), allowed));
+        }
+        // Its gradient would be 0, and weight decay would move it all the same.
+        let fixed = unfreeze.iter().zip(model.trainable()).find(|(t, can)| t.from.is_some() && !**can);
+        if let Some((t, _)) = fixed {
+            return Err(Error::invalid("unfreeze", &t.name, "blocks that can train"));
+        }
+        if unfreeze.iter().all(|t| t.from.is_none()) {
+            return Err(Error::invalid("frozen", "every block", "at least one block to train"));
         }
         let parts = plan.shards.min(plan.batch);
         let shards = (0..parts)
@@ -122,54 +160,116 @@ impl<'a, E: Elem> Sharded<'a, E> {
                 Ok(Shard {
                     first,
                     count,
-                    source: source.work(),
-                    batch: Batch::with_capacity(count, t, s)?,
-                    ws: model.workspace(count)?,
+                    work: source.work(),
+                    batch: source.batch(count)?,
+                    ws: model.workspace(source.targets(), count)?,
                     grad: vec![E::ZERO; model.layout().len()],
-                    loss: Ok(Sum::new()),
+                    sums: Ok([Sum::new(); 2]),
                     tests: Vec::new(),
+                    report: None,
+                    test_reports: Vec::new(),
+                    reported: Ok(()),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Sharded { model, source, kernels: Kernels::from_env()?, batch: plan.batch, shards })
+        Ok(Sharded {
+            model,
+            source,
+            kernels: Kernels::from_env()?,
+            batch: plan.batch,
+            active: vec![false; unfreeze.len()],
+            unfreeze,
+            counted: true,
+            ahead: None,
+            ahead_grad: Vec::new(),
+            shards,
+        })
     }
 
-    /// Draws the test set: samples `0..size` of `source`, kept for all evaluations.
+    /// Draws the test sets: sequences `0..size` of each of `sources`, kept for all evaluations.
     ///
     /// # Errors
-    /// When it does not fit memory.
-    pub fn set_test(&mut self, source: &dyn Source, size: usize) -> Result<()> {
+    /// When they do not fit memory.
+    pub fn set_tests(&mut self, sources: &[&dyn Source], size: usize) -> Result<()> {
         if size == 0 {
             return Err(Error::invalid("test_size", "0", "test_size >= 1"));
         }
         let parts = self.shards.len();
         self.shards.par_iter_mut().enumerate().try_for_each(|(i, shard)| {
             let (first, count) = part(size, parts, i);
-            let mut work = source.work();
-            shard.tests.clear();
-            for start in (first..first + count).step_by(shard.count) {
-                let n = shard.count.min(first + count - start);
-                let mut chunk = Batch::with_capacity(n, source.seq_len(), source.vocab())?;
-                source.fill(start as u64, n, size, &mut work, &mut chunk);
-                shard.tests.push(chunk);
-            }
+            shard.test_reports.clear();
+            shard.tests = sources
+                .iter()
+                .map(|source| {
+                    let mut work = source.work();
+                    let chunk = |start: usize| {
+                        let n = shard.count.min(first + count - start);
+                        let mut chunk = source.batch(n)?;
+                        source.fill(start as u64, n, &mut work, &mut chunk);
+                        Ok(chunk)
+                    };
+                    (first..first + count).step_by(shard.count).map(chunk).collect()
+                })
+                .collect::<Result<_>>()?;
             Ok(())
         })
     }
 
-    /// The test set, in sample order.
-    pub fn test_batches(&self) -> impl Iterator<Item = &Batch> {
-        self.shards.iter().flat_map(|s| &s.tests)
+    /// Test set `i`, in sample order.
+    pub fn test_batches(&self, i: usize) -> impl Iterator<Item = &Batch> {
+        self.shards.iter().filter_map(move |s| s.tests.get(i)).flatten()
     }
 
-    fn fold_losses(&mut self) -> Result<f64> {
-        let mut sum = Sum::new();
+    /// Σ w ℓ and Σ w over the shards, in order.
+    fn fold_sums(&mut self) -> Result<[f64; 2]> {
+        let mut all = [Sum::new(); 2];
         for shard in &mut self.shards {
-            let loss = std::mem::replace(&mut shard.loss, Ok(Sum::new()))?;
-            sum.add(loss.value());
+            let sums = std::mem::replace(&mut shard.sums, Ok([Sum::new(); 2]))?;
+            for (all, sum) in all.iter_mut().zip(sums) {
+                match self.source.targets() {
+                    // Rounded first, as runs on laws always were: their logs keep their bits.
+                    Targets::Law => all.add(sum.value()),
+                    Targets::Labels => all.merge(sum),
+                }
+            }
         }
-        Ok(sum.value())
+        Ok(all.map(|s| s.value()))
     }
+
+    fn compute(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64> {
+        for (on, unfreeze) in self.active.iter_mut().zip(&self.unfreeze) {
+            *on = unfreeze.from.is_some_and(|from| step >= from);
+        }
+        let (model, source, active) = (self.model, self.source, &self.active);
+        let base = step * self.batch as u64;
+        self.shards.par_iter_mut().for_each(|shard| {
+            let Shard { first, count, work, batch, ws, grad, .. } = shard;
+            source.fill(base + *first as u64, *count, work, batch);
+            let loss = model.loss_and_grad(params, batch, active, ws, grad);
+            shard.sums = loss.map(|loss| [loss, weight(&shard.batch)]);
+        });
+        let [loss, weight] = self.fold_sums()?;
+        self.counted = weight > 0.0;
+        if !self.counted {
+            grad.fill(E::ZERO);
+            return Ok(0.0);
+        }
+        let (kernels, shards, by) = (&self.kernels, &self.shards, divisor(weight));
+        let gradient = |s: usize| shards[s].grad.as_slice();
+        for (unfreeze, on) in self.unfreeze.iter().zip(&self.active) {
+            let out = &mut grad[unfreeze.range.clone()];
+            if *on {
+                fold(kernels, shards.len(), &gradient, unfreeze.range.start, 1.0 / by, out);
+            } else {
+                out.fill(E::ZERO);
+            }
+        }
+        Ok(loss / by)
+    }
+}
+
+fn weight(batch: &Batch) -> Sum {
+    batch.weights().iter().copied().collect()
 }
 
 impl<E: Elem> Objective<E> for Sharded<'_, E> {
@@ -177,25 +277,108 @@ impl<E: Elem> Objective<E> for Sharded<'_, E> {
         self.model.layout().len()
     }
 
-    /// On sequences `step * batch ..` of the source.
+    /// On sequences `step * batch ..` of the source. The gradient of blocks that do not train yet
+    /// is 0.
     fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64> {
-        let (model, source) = (self.model, self.source);
-        let (base, batch) = (step * self.batch as u64, self.batch);
-        self.shards.par_iter_mut().for_each(|shard| {
-            source.fill(base + shard.first as u64, shard.count, batch, &mut shard.source, &mut shard.batch);
-            shard.loss = shard.gradient(model, params);
-        });
-        let loss = self.fold_losses()?;
-        let shards = &self.shards;
-        fold(&self.kernels, shards.len(), &|s| shards[s].grad.as_slice(), 0, 1.0, grad);
-        Ok(loss)
+        if let Some((_, loss)) = self.ahead.take_if(|(of, _)| *of == step) {
+            grad.copy_from_slice(&self.ahead_grad);
+            return Ok(loss);
+        }
+        self.compute(step, params, grad)
     }
 
-    /// On the test set.
+    fn counted(&self) -> bool {
+        self.counted
+    }
+
+    /// On the first test set.
     fn test_loss(&mut self, params: &[E]) -> Result<f64> {
-        let model = self.model;
-        self.shards.par_iter_mut().for_each(|shard| shard.loss = shard.test_loss(model, params));
-        self.fold_losses()
+        if self.test_batches(0).next().is_none() {
+            return Err(Error::invalid("test set", "none", "one drawn by `set_tests`"));
+        }
+        let (model, off, targets) = (self.model, vec![false; self.unfreeze.len()], self.source.targets());
+        self.shards.par_iter_mut().for_each(|shard| {
+            let Shard { tests, ws, grad, .. } = shard;
+            let each = |mut sums: [Sum; 2], chunk: &Batch| {
+                let loss = model.loss_and_grad(params, chunk, &off, ws, grad)?;
+                match targets {
+                    Targets::Law => sums[0].add(loss.value()),
+                    Targets::Labels => sums[0].merge(loss),
+                }
+                sums[1].merge(weight(chunk));
+                Ok(sums)
+            };
+            shard.sums = tests[0].iter().try_fold([Sum::new(); 2], each);
+        });
+        let [loss, weight] = self.fold_sums()?;
+        if weight > 0.0 {
+            return Ok(loss / divisor(weight));
+        }
+        let allowed = "a loss over at least one position of it: longer or more sequences, more triggers";
+        Err(Error::invalid("test_size", "no position of the test set counts", allowed))
+    }
+
+    fn test_sets(&self) -> usize {
+        self.shards.first().map_or(0, |s| s.tests.len())
+    }
+
+    fn ahead(&mut self, step: u64, params: &[E]) -> Result<Option<&[E]>> {
+        let mut grad = std::mem::take(&mut self.ahead_grad);
+        grad.resize(self.model.layout().len(), E::ZERO);
+        let loss = self.compute(step, params, &mut grad);
+        self.ahead_grad = grad;
+        self.ahead = Some((step, loss?));
+        Ok(self.counted.then_some(self.ahead_grad.as_slice()))
+    }
+
+    fn reports(
+        &mut self,
+        on: On,
+        params: &[E],
+        visit: &mut dyn FnMut(usize, &Batch, &Report) -> Result<()>,
+    ) -> Result<()> {
+        let (model, source, all) = (self.model, self.source, self.batch as u64);
+        let targets = source.targets();
+        match on {
+            On::Update(step) => {
+                self.shards.par_iter_mut().for_each(|shard| {
+                    let Shard { first, count, work, batch, ws, report, .. } = shard;
+                    source.fill(step * all + *first as u64, *count, work, batch);
+                    let report =
+                        report.get_or_insert_with(|| Report::new(model, targets, *count, true, false));
+                    shard.reported = model.report(params, batch, ws, report);
+                });
+            }
+            On::Test(i) => {
+                self.shards.par_iter_mut().for_each(|shard| {
+                    let Shard { tests, ws, test_reports, .. } = shard;
+                    if test_reports.len() != tests.len() {
+                        let of = |b: &Batch| Report::new(model, b.kind(), b.seqs(), false, false);
+                        *test_reports = tests.iter().map(|set| set.iter().map(of).collect()).collect();
+                    }
+                    shard.reported = tests[i]
+                        .iter()
+                        .zip(&mut test_reports[i])
+                        .try_for_each(|(batch, report)| model.report(params, batch, ws, report));
+                });
+            }
+        }
+        for (i, shard) in self.shards.iter_mut().enumerate() {
+            std::mem::replace(&mut shard.reported, Ok(()))?;
+            match on {
+                On::Update(_) => {
+                    if let Some(report) = &shard.report {
+                        visit(i, &shard.batch, report)?;
+                    }
+                }
+                On::Test(set) => {
+                    for (batch, report) in shard.tests[set].iter().zip(&shard.test_reports[set]) {
+                        visit(i, batch, report)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -29,6 +29,7 @@ impl<'a, E: Real> GemmProblem<'a, E> {
         GemmProblem { b: self.b.sub(0, self.b.rows(), j0, j1 - j0), ..self }
     }
     /// Terms p0..p1 of the sums.
+    #[cfg(feature = "parallel")]
     pub(crate) fn ks(self, p0: usize, p1: usize) -> Self {
         let (m, n) = (self.a.rows(), self.b.cols());
         GemmProblem { a: self.a.sub(0, m, p0, p1 - p0), b: self.b.sub(p0, p1 - p0, 0, n), ..self }

@@ -1,17 +1,22 @@
-//! The three steps for any bigrams, q uniform and o uniform among the others: averages of [`Conditional`] over all pairs.
+//! The three steps for any bigrams, q uniform and o uniform among the others: averages of
+//! [`Conditional`] over all pairs.
 //!
-//! Positions get nothing in step 1: given that the condition holds, o is uniform whatever the position. So
+//! Positions get nothing in step 1: given that the condition holds, o is uniform whatever the
+//! position. So
 //!
-//! −∇W_O² = Σ_{k,v} w_U(k) (M_kv W_V²w_E(v) + M'_kv W_V²w_1(v))ᵀ, M_kv = E\[(1\[o = k\] − 1/N) (1/T) Σ_t 1\[z_t = v\]\], M' with ȳ_t(v),
+//! −∇W_O² = Σ_{k,v} w_U(k) (M_kv W_V²w_E(v) + M'_kv W_V²w_1(v))ᵀ, M_kv = E\[(1\[o = k\] − 1/N)
+//! (1/T) Σ_t 1\[z_t = v\]\], M' with ȳ_t(v),
 //!
-//! and what step 1 makes of W_O² is worth g = M_o·, g' = M'_o· for the target o: the columns of M, M' sum to 0.
+//! and what step 1 makes of W_O² is worth g = M_o·, g' = M'_o· for the target o: the columns of M,
+//! M' sum to 0.
 
 use super::{Conditional, TriggerChain};
 use crate::Result;
 use crate::num::Sum;
 use rayon::prelude::*;
 
-/// The steps, each per unit of the rates before it. Positions 0-based, row t, column s <= t, else 0.
+/// The steps, each per unit of the rates before it. Positions 0-based, row t, column s <= t, else
+/// 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Averaged {
     /// M (N, N).
@@ -29,8 +34,8 @@ pub struct Averaged {
 }
 
 impl Averaged {
-    /// For first tokens of law `start` (N) and bigrams `pi` (N, N), row = from. O(N² T (T N + N²)), in parallel over q; the same bits on
-    /// any number of threads.
+    /// For first tokens of law `start` (N) and bigrams `pi` (N, N), row = from. O(N² T (T N + N²)),
+    /// in parallel over q; the same bits on any number of threads.
     ///
     /// # Errors
     /// What [`TriggerChain::bigram`] refuses, for any of the pairs.

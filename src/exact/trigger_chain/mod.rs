@@ -1,7 +1,9 @@
-//! One trigger's sequence as a Markov chain: exact moments by forward and backward passes (Bietti et al. 2023, the model of the three gradient steps).
+//! One trigger's sequence as a Markov chain: exact moments by forward and backward passes (Bietti
+//! et al. 2023, the model of the three gradient steps).
 //!
-//! z_1 ∼ u, z_{t+1} = o after q, else ∼ π(·|z_t); conditioned on z_T = q and on q at an earlier position. The state is the
-//! symbol and whether q was seen before it: 2S states, or 6 for uniform tokens, whose symbols are lumped to {q, o, rest}.
+//! z_1 ∼ u, z_{t+1} = o after q, else ∼ π(·|z_t); conditioned on z_T = q and on q at an earlier
+//! position. The state is the symbol and whether q was seen before it: 2S states, or 6 for uniform
+//! tokens, whose symbols are lumped to {q, o, rest}.
 //!
 //! | symbol | shape | meaning |
 //! |---|---|---|
@@ -11,9 +13,9 @@
 //! | a_τ(x), h_τ(x) | (T, S) | P(z_{t+τ} = x \| z_t = o), P(z_{t+τ} = q \| z_t = x): seen or not is settled once q came |
 //! | Z | | α_T(1, q), probability of the condition |
 //!
-//! Moments with 1\[z_s = q\] need no clamped pass of their own: after q the chain is at o, before q it must arrive there. All
-//! T² of them cost O(T S² + T² S) by a_τ and h_τ. [`steps`] makes the three top-down gradient steps of
-//! them, [`third_in_c`] the third one at any size of the second.
+//! Moments with 1\[z_s = q\] need no clamped pass of their own: after q the chain is at o, before q
+//! it must arrive there. All T² of them cost O(T S² + T² S) by a_τ and h_τ. [`steps`] makes the
+//! three top-down gradient steps of them, [`third_in_c`] the third one at any size of the second.
 
 mod average;
 pub mod steps;
@@ -70,12 +72,12 @@ impl TriggerChain {
         Self::passes(law.to_vec(), law.repeat(3), 0, 1, len)
     }
 
-    /// Any law of the first token `start` (N) and any bigrams `pi` (N, N), row = from; row q is not read. Laws are used as
-    /// they are, not normalised.
+    /// Any law of the first token `start` (N) and any bigrams `pi` (N, N), row = from; row q is not
+    /// read. Laws are used as they are, not normalised.
     ///
     /// # Errors
-    /// Sizes out of range, q or o not below N, q = o, entries that are negative or not finite, laws that do not sum to 1
-    /// within 10⁻¹², a condition of probability 0.
+    /// Sizes out of range, q or o not below N, q = o, entries that are negative or not finite, laws
+    /// that do not sum to 1 within 10⁻¹², a condition of probability 0.
     pub fn bigram(start: &[f64], pi: &[f64], q: usize, o: usize, len: usize) -> Result<Self> {
         let n = start.len();
         if !(2..=MAX_SYMBOLS).contains(&n) || pi.len() != n * n {
@@ -240,7 +242,8 @@ impl TriggerChain {
         out
     }
 
-    /// P(z_s = x, z_t = y) under the condition (S, S), by a clamped pass for every x: O((t − s + 1) S³). 0-based, s <= t < T.
+    /// P(z_s = x, z_t = y) under the condition (S, S), by a clamped pass for every x: O((t − s + 1)
+    /// S³). 0-based, s <= t < T.
     ///
     /// # Panics
     /// When s <= t < T does not hold.
@@ -273,7 +276,8 @@ impl TriggerChain {
         out
     }
 
-    /// Draws z_1..z_T under the condition, sample `n` of `key`; variate t is position t's. `out` (T).
+    /// Draws z_1..z_T under the condition, sample `n` of `key`; variate t is position t's. `out`
+    /// (T).
     ///
     /// # Panics
     /// When the length of `out` is not T.

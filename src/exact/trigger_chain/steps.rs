@@ -1,4 +1,5 @@
-//! The three top-down gradient steps in closed form (Bietti et al. 2023): on W_O², then W_K², then W_K¹.
+//! The three top-down gradient steps in closed form (Bietti et al. 2023): on W_O², then W_K², then
+//! W_K¹.
 //!
 //! | symbol | shape | meaning |
 //! |---|---|---|
@@ -8,13 +9,15 @@
 //! | a, a' | | gaps (diagonal − off-diagonal) of w_UᵀW_O²W_V²w_E, w_UᵀW_O²W_V²w_1 per η₁ |
 //! | c_v, c_k, c_x | (T, T) | coefficient of p_t p_sᵀ in −∇W_K¹, per η₁: value path; per η₁C: key path, value path through layer 2 |
 //!
-//! Step 1 is exact at any rate. Steps 2 and 3 take the model's own prediction for uniform, an error O(η₁).
+//! Step 1 is exact at any rate. Steps 2 and 3 take the model's own prediction for uniform, an error
+//! O(η₁).
 
 use super::{LUMPED, TriggerChain};
 use crate::Result;
 use crate::num::Sum;
 
-/// Steps 2 and 3 for one q and o, given what step 1 made of W_O². Positions 0-based, row t, column s <= t, else 0.
+/// Steps 2 and 3 for one q and o, given what step 1 made of W_O². Positions 0-based, row t, column
+/// s <= t, else 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conditional {
     /// E\[G°_t ȳ_t(q)\] (T): T times the coefficient of w_E(q) w_1(q)ᵀ in −∇W_K² is its sum.

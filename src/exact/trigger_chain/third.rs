@@ -1,12 +1,16 @@
-//! The third step to first order in η₁ and exactly in C: W_K² = C Σ_v w_E(v) w_1(v)ᵀ, any C, uniform tokens.
+//! The third step to first order in η₁ and exactly in C: W_K² = C Σ_v w_E(v) w_1(v)ᵀ, any C,
+//! uniform tokens.
 //!
-//! With the query w_E(q) the score of position t is C ȳ_t(q), so σ = softmax(C ȳ(q)), and the coefficient of p_t p_sᵀ is
+//! With the query w_E(q) the score of position t is C ȳ_t(q), so σ = softmax(C ȳ(q)), and the
+//! coefficient of p_t p_sᵀ is
 //!
-//! (1/t) E\[σ_t a' (1\[z_s = o\] − ȳ_t(o)) + C σ_t (G_t − Σ_t' σ_t' G_t') (1\[z_s = q\] − ȳ_t(q))\],
+//! (1/t) E\[σ_t a' (1\[z_s = o\] − ȳ_t(o)) + C σ_t (G_t − Σ_t' σ_t' G_t') (1\[z_s = q\] −
+//! ȳ_t(q))\],
 //!
-//! whose expansion in C is [`super::Steps::third`]. It depends on a sequence through its classes {q, o, rest} only. After q comes
-//! o, so there are (1 + √2)^T of them, not 3^T. Depth first: σ_t (G_t − Ḡ) = e_t (G_t/Z − ΣeG/Z²), so a leaf hands 1/Z and
-//! ΣeG/Z² up and every prefix pays for its own row once: O(T) per prefix, not O(T²) per sequence.
+//! whose expansion in C is [`super::Steps::third`]. It depends on a sequence through its classes
+//! {q, o, rest} only. After q comes o, so there are (1 + √2)^T of them, not 3^T. Depth first: σ_t
+//! (G_t − Ḡ) = e_t (G_t/Z − ΣeG/Z²), so a leaf hands 1/Z and ΣeG/Z² up and every prefix pays for
+//! its own row once: O(T) per prefix, not O(T²) per sequence.
 
 use super::Steps;
 use crate::num::{Sum, exp};

@@ -17,7 +17,8 @@ pub struct Word {
 /// Sequences beyond this are refused.
 const MOST: usize = 1 << 24;
 
-/// All sequences of positive probability with z_T = q and q before, weights normalised; `start` (N), `pi` (N, N).
+/// All sequences of positive probability with z_T = q and q before, weights normalised; `start`
+/// (N), `pi` (N, N).
 ///
 /// # Errors
 /// More sequences than can be listed, none at all, q or o out of range.

@@ -8,16 +8,18 @@
 //! | x¹ | \[x, P_1 x, .., P_H₀ x\]; with one layer x itself | (T, d₁) |
 //! | u, f | x¹_T, and \[u, attn_1, .., attn_H\] that W reads | (d₁), (d₂) |
 //!
-//! x¹ is never written down: x¹ v = x v⁰ + Σ_h P_h (x vʰ) and its transpose are look-ups and triangular products with the patterns. For
-//! head A of the top layer q = u A, z = x¹ q, p = softmax z, attn = x¹ᵀ p; backwards dz = p (dp − p·dp) with dp = x¹ dattn, dq = x¹ᵀ dz,
-//! dA = uᵀ dq, du += A dq, and dP_h = dz (x qʰ)ᵀ + p (x dattnʰ)ᵀ, to whose last row x duʰ is added.
+//! x¹ is never written down: x¹ v = x v⁰ + Σ_h P_h (x vʰ) and its transpose are look-ups and
+//! triangular products with the patterns. For head A of the top layer q = u A, z = x¹ q, p =
+//! softmax z, attn = x¹ᵀ p; backwards dz = p (dp − p·dp) with dp = x¹ dattn, dq = x¹ᵀ dz, dA = uᵀ
+//! dq, du += A dq, and dP_h = dz (x qʰ)ᵀ + p (x dattnʰ)ᵀ, to whose last row x duʰ is added.
 //!
-//! Sequences lie in the columns of all matrices. Of the T position rows of u and f only the query's, the last, is not zero: f is kept
-//! as its S token rows, that row of ones, and the rest, beside which rows 0 .. S and D − 1 .. of A and W lie.
+//! Sequences lie in the columns of all matrices. Of the T position rows of u and f only the
+//! query's, the last, is not zero: f is kept as its S token rows, that row of ones, and the rest,
+//! beside which rows 0 .. S and D − 1 .. of A and W lie.
 
-use super::{Disentangled, Workspace};
-use crate::batch::Batch;
-use crate::{Error, Result};
+use super::super::layered::{Out, Pass, next};
+use super::Disentangled;
+use crate::Result;
 use popgrad_kernels::{Elem, Mat, MatMut, OneHot, PatternTerms, Scratch, Write};
 
 /// Where the activations of `cols` columns lie in the arena.
@@ -33,10 +35,13 @@ struct Activations<'a, E> {
     right: &'a mut [E],
     /// Anything with T rows.
     row: &'a mut [E],
-    /// (cols, S).
-    logits: &'a mut [E],
     /// Rows of f from S + 1 on.
     df: &'a mut [E],
+}
+
+/// Columns of `n` sequences; `None` on overflow.
+pub(super) fn columns(n: usize) -> Option<usize> {
+    n.checked_next_multiple_of(OneHot::GROUP)
 }
 
 impl<E: Elem> Disentangled<E> {
@@ -47,7 +52,7 @@ impl<E: Elem> Disentangled<E> {
         ([self.widths[0], self.widths[top], self.widths[top + 1]], below, self.heads[top])
     }
 
-    fn structured_sizes(&self, cols: usize) -> Option<[usize; 8]> {
+    fn structured_sizes(&self, cols: usize) -> Option<[usize; 7]> {
         let ([d, d1, d2], below, heads) = self.shape();
         let (s, t) = (self.vocab, self.seq_len);
         let mul = |factors: &[usize]| factors.iter().try_fold(cols, |a, b| a.checked_mul(*b));
@@ -58,7 +63,6 @@ impl<E: Elem> Disentangled<E> {
             mul(&[2 * heads, t])?,
             mul(&[2 * heads, below, t])?,
             mul(&[t])?,
-            mul(&[s])?,
             mul(&[d2 - d])?,
         ])
     }
@@ -66,9 +70,8 @@ impl<E: Elem> Disentangled<E> {
     pub(super) fn structured_len(&self, seqs: usize) -> Option<[usize; 2]> {
         let ([d, d1, d2], below, _) = self.shape();
         let (s, k) = (self.vocab, &self.kernels);
-        let cols = seqs.checked_next_multiple_of(OneHot::GROUP)?;
-        let arena = self.structured_sizes(cols)?.into_iter().try_fold(0usize, |a, b| a.checked_add(b))?;
-        let arena = Some(arena).filter(|a| *a <= isize::MAX as usize / 64)?;
+        let cols = columns(seqs)?;
+        let own = self.structured_sizes(cols)?.into_iter().try_fold(0usize, |a, b| a.checked_add(b))?;
         let rest = 1 + d2 - d;
         let products = [
             (d1, s.max(1 + d * below), cols),
@@ -79,31 +82,18 @@ impl<E: Elem> Disentangled<E> {
             (d1 - d, d1, cols),
         ];
         let gemm = products.into_iter().map(|(m, kk, n)| k.gemm_scratch(m, kk, n)).max()?;
-        Some([arena, gemm.max(k.one_hot_scratch(self.seq_len, s)?)])
+        Some([own, gemm.max(k.one_hot_scratch(self.seq_len, s)?)])
     }
 
     fn carve_structured<'a>(&self, cols: usize, arena: &'a mut [E]) -> Activations<'a, E> {
         let sizes = self.structured_sizes(cols).expect("the workspace was made for at least as many");
         let mut rest = arena;
-        let [f, patterns, q, left, right, row, logits, df] = sizes.map(|len| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
-            rest = after;
-            part
-        });
-        Activations { f, patterns, q, left, right, row, logits, df }
+        let [f, patterns, q, left, right, row, df] = sizes.map(|len| next(&mut rest, len));
+        Activations { f, patterns, q, left, right, row, df }
     }
 
-    /// The batch's tokens, checked.
-    fn one_hot<'b>(&self, batch: &'b Batch) -> Result<OneHot<'b>> {
-        let s = self.vocab;
-        if let Some(at) = batch.tokens().iter().position(|t| *t as usize >= s) {
-            let found = format!("token {} in sequence {}", batch.tokens()[at], at / self.seq_len);
-            return Err(Error::invalid("tokens", found, format!("0 <= token < {s}")));
-        }
-        Ok(OneHot::new(batch.tokens(), self.seq_len, s)?)
-    }
-
-    /// x¹ v for v (d₁, cols): into `out` (T, cols). x vʰ is left in `right[h]`, T rows from `term` T on.
+    /// x¹ v for v (d₁, cols): into `out` (T, cols). x vʰ is left in `right[h]`, T rows from `term`
+    /// T on.
     fn mul(
         &self,
         x: &OneHot<'_>,
@@ -140,7 +130,8 @@ impl<E: Elem> Disentangled<E> {
         Ok(())
     }
 
-    /// `c = aᵀ f` or `c = fᵀ a` transposed, over the rows that f keeps: `rows` of `f` against rows 0 .. S and D − 1 .. of `a`.
+    /// `c = aᵀ f` or `c = fᵀ a` transposed, over the rows that f keeps: `rows` of `f` against rows
+    /// 0 .. S and D − 1 .. of `a`.
     fn contract(
         &self,
         f: Mat<'_, E>,
@@ -158,7 +149,8 @@ impl<E: Elem> Disentangled<E> {
         Ok(())
     }
 
-    /// `da = f dcᵀ` spread over all rows of `da` (.., n): zeros at the positions that are no query's. dc (n, cols).
+    /// `da = f dcᵀ` spread over all rows of `da` (.., n): zeros at the positions that are no
+    /// query's. dc (n, cols).
     fn spread(&self, f: Mat<'_, E>, dc: Mat<'_, E>, da: &mut [E], kernel: &mut Scratch<E>) -> Result<()> {
         let (s, d, n) = (self.vocab, self.widths[0], dc.rows());
         let (rows, cols) = (f.rows(), f.cols());
@@ -172,25 +164,27 @@ impl<E: Elem> Disentangled<E> {
         Ok(())
     }
 
-    pub(super) fn forward_structured(
+    /// `logits` (cols, S).
+    pub(super) fn structured_forward(
         &self,
-        params: &[E],
-        batch: &Batch,
-        ws: &mut Workspace<E>,
+        pass: &Pass<'_, E>,
+        own: &mut [E],
+        logits: &mut [E],
+        kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (n, t, s, top) = (batch.seqs(), self.seq_len, self.vocab, self.top());
+        let Pass { params, tokens, n, .. } = *pass;
+        let (t, s, top) = (self.seq_len, self.vocab, self.top());
         let ([d, d1, d2], below, heads) = self.shape();
-        let x = self.one_hot(batch)?;
+        let x = OneHot::new(tokens, t, s)?;
         let (k, cols) = (&self.kernels, x.padded());
-        let Workspace { arena, kernel, probs: out, losses, .. } = ws;
-        let act = self.carve_structured(cols, arena.as_mut_slice());
+        let act = self.carve_structured(cols, own);
         let block = t * cols;
 
         // x_T: its token, its position.
         act.f[..s * cols].fill(E::ZERO);
         act.f[s * cols..(s + 1) * cols].fill(E::ONE);
         for b in 0..cols {
-            let token = batch.tokens()[b.min(n - 1) * t + t - 1] as usize;
+            let token = tokens[b.min(n - 1) * t + t - 1] as usize;
             act.f[token * cols + b] = E::ONE;
         }
         let (u, attn) = act.f.split_at_mut((s + 1 + d1 - d) * cols);
@@ -211,43 +205,39 @@ impl<E: Elem> Disentangled<E> {
         }
         let w = Mat::new(&params[self.layout.blocks()[top + 1].range()], d2, s)?;
         let f = Mat::new(act.f, s + 1 + d2 - d, cols)?;
-        self.contract(f, w, MatMut::new(act.logits, cols, s)?.t(), kernel)?;
-        let logits = Mat::new(act.logits, n, s)?;
-        let targets = Mat::new(batch.targets(), n, s)?;
-        let out = MatMut::new(&mut out[..n * s], n, s)?;
-        k.cross_entropy(logits, targets, &mut losses[..n], out)?;
-        ws.set_seqs(n);
-        Ok(())
+        self.contract(f, w, MatMut::new(logits, cols, s)?.t(), kernel)
     }
 
-    pub(super) fn backward_structured(
+    /// `dlogits` (cols, S), zeros in the columns past the batch: so is all that follows there.
+    pub(super) fn structured_backward(
         &self,
-        params: &[E],
-        batch: &Batch,
-        ws: &mut Workspace<E>,
-        grad: &mut [E],
+        pass: &Pass<'_, E>,
+        own: &mut [E],
+        dlogits: &[E],
+        out: &mut Out<'_, E>,
+        kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (n, t, s, top) = (batch.seqs(), self.seq_len, self.vocab, self.top());
+        let Pass { params, tokens, .. } = *pass;
+        let (t, s, top) = (self.seq_len, self.vocab, self.top());
         let ([d, d1, d2], below, heads) = self.shape();
-        let x = self.one_hot(batch)?;
+        let x = OneHot::new(tokens, t, s)?;
         let (k, cols) = (&self.kernels, x.padded());
-        let Workspace { arena, kernel, probs: out, .. } = ws;
-        let Activations { f, patterns, q, left, right, row, logits, df } =
-            self.carve_structured(cols, arena.as_mut_slice());
+        let Activations { f, patterns, q, left, right, row, df } = self.carve_structured(cols, own);
         let block = t * cols;
 
-        // dlogits, zeros in the columns past the batch: so is all that follows there.
-        let targets = Mat::new(batch.targets(), n, s)?;
-        let p = Mat::new(&out[..n * s], n, s)?;
-        logits[n * s..].fill(E::ZERO);
-        k.cross_entropy_backward(p, targets, batch.weights(), MatMut::new(logits, n, s)?)?;
-        let dlogits = Mat::new(logits, cols, s)?.t();
+        let dlogits = Mat::new(dlogits, cols, s)?.t();
         let f = Mat::new(f, s + 1 + d2 - d, cols)?;
         let w_range = self.layout.blocks()[top + 1].range();
-        self.spread(f, dlogits, &mut grad[w_range.clone()], kernel)?;
+        if out.active[top + 1] {
+            self.spread(f, dlogits, &mut out.grad[w_range.clone()], kernel)?;
+        }
+        if !out.any(0..top + 1) {
+            return Ok(());
+        }
         let w = Mat::new(&params[w_range], d2, s)?.sub(d, d2 - d, 0, s);
         k.gemm(Write::Set, E::ONE, w, dlogits, MatMut::new(df, d2 - d, cols)?, kernel)?;
 
+        let down = top > 0 && out.active[0];
         let (du, dattn) = df.split_at_mut((d1 - d) * cols);
         let range = self.layout.blocks()[top].range();
         for g in 0..heads {
@@ -257,14 +247,16 @@ impl<E: Elem> Disentangled<E> {
             k.softmax_columns_backward(Mat::new(p, t, cols)?, MatMut::new(dz, t, cols)?)?;
             self.mul_t(&x, dz, patterns, row, q)?;
             let dq = Mat::new(q, d1, cols)?;
-            let da = &mut grad[range.clone()][g * d1 * d1..][..d1 * d1];
-            self.spread(f.sub(0, s + 1 + d1 - d, 0, cols), dq, da, kernel)?;
-            if top > 0 {
+            if out.active[top] {
+                let da = &mut out.grad[range.clone()][g * d1 * d1..][..d1 * d1];
+                self.spread(f.sub(0, s + 1 + d1 - d, 0, cols), dq, da, kernel)?;
+            }
+            if down {
                 let a = self.a(params, top, g)?.sub(d, d1 - d, 0, d1);
                 k.gemm(Write::Add, E::ONE, a, dq, MatMut::new(du, d1 - d, cols)?, kernel)?;
             }
         }
-        for h in 0..below {
+        for h in (0..below).filter(|_| down) {
             k.one_hot_mul(&x, Mat::new(&du[h * d * cols..], d, cols)?, MatMut::new(row, t, cols)?)?;
             let terms = 2 * heads;
             let from = PatternTerms {
@@ -273,7 +265,7 @@ impl<E: Elem> Disentangled<E> {
                 last: Mat::new(row, t, cols)?,
             };
             let pattern = &patterns[h * x.patterns_len()..][..x.patterns_len()];
-            let da = MatMut::new(&mut grad[h * d * d..][..d * d], d, d)?;
+            let da = MatMut::new(&mut out.grad[h * d * d..][..d * d], d, d)?;
             k.one_hot_patterns_backward(&x, pattern, from, da, kernel)?;
         }
         Ok(())

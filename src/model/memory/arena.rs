@@ -1,6 +1,8 @@
-//! Where activations lie: one sequence at a time, its backward pass while its activations are still in cache.
+//! Where activations lie: one sequence at a time, its backward pass while its activations are still
+//! in cache.
 
-use crate::model::sequence::{FeedForward, MemorySpec, Positions};
+use super::Shape;
+use crate::model::FeedForward;
 
 /// What parameters alone give, once a call, and gradients that are sums over all sequences.
 pub(super) struct Tables<'a, E> {
@@ -29,7 +31,8 @@ impl<E: popgrad_kernels::Elem> Tables<'_, E> {
     }
 }
 
-/// Of one sequence: T rows of d unless said otherwise, of which the first few are used. n: queries of layer 2.
+/// Of one sequence: T rows of d unless said otherwise, of which the first few are used. n: queries
+/// of layer 2.
 pub(super) struct Activations<'a, E> {
     pub(super) x0: &'a mut [E],
     pub(super) q1: &'a mut [E],
@@ -58,7 +61,8 @@ pub(super) struct Activations<'a, E> {
     /// (n, N) each; the first becomes their gradient.
     pub(super) logits: &'a mut [E],
     pub(super) probs: &'a mut [E],
-    /// Gradients: of y, then h (n, d); of aq, then of the queries (n, d); of a2, q2, x1 (then h), q1, k1 or x0, v1.
+    /// Gradients: of y, then h (n, d); of aq, then of the queries (n, d); of a2, q2, x1 (then h),
+    /// q1, k1 or x0, v1.
     pub(super) dyq: &'a mut [E],
     pub(super) daq: &'a mut [E],
     pub(super) da2: &'a mut [E],
@@ -72,19 +76,18 @@ pub(super) struct Activations<'a, E> {
 }
 
 /// Lengths of the arrays of [`Tables`] and [`Activations`], in order; `None` on overflow.
-pub(super) fn sizes(spec: &MemorySpec) -> Option<([usize; 10], [usize; 28])> {
-    let MemorySpec { vocab: n, seq_len: t, dim: d, .. } = *spec;
+pub(super) fn sizes(shape: &Shape) -> Option<([usize; 10], [usize; 28])> {
+    let Shape { vocab: n, len: t, dim: d, ff, rotary } = *shape;
     let (square, nd, td) = (d.checked_mul(d)?, n.checked_mul(d)?, t.checked_mul(d)?);
     let (tt, tn) = (t.checked_mul(stride(t))?, t.checked_mul(n)?);
-    let rotary = spec.positions == Positions::Rotary;
     let pd = if rotary { 0 } else { td };
-    let [hidden0, hidden1] = spec.ff.map(|ff| match ff {
+    let [hidden0, hidden1] = ff.map(|ff| match ff {
         FeedForward::None => Some(0),
         FeedForward::Linear => Some(td),
         FeedForward::Relu => td.checked_mul(4),
     });
     let (hidden0, hidden1) = (hidden0?, hidden1?);
-    let df = if spec.ff.contains(&FeedForward::Relu) { td.checked_mul(4)? } else { 0 };
+    let df = if ff.contains(&FeedForward::Relu) { td.checked_mul(4)? } else { 0 };
     let x1 = if hidden0 == 0 { 0 } else { td };
     let yq = if hidden1 == 0 { 0 } else { td };
     let tables = [square, square, nd, pd, nd, pd, square, nd, pd, nd];
@@ -121,14 +124,15 @@ pub(super) fn sizes(spec: &MemorySpec) -> Option<([usize; 10], [usize; 28])> {
     Some((tables, activations))
 }
 
-/// Row stride of a pattern over m positions: an odd number of cache lines at the usual lengths, so that rows do not fall on the same sets.
+/// Row stride of a pattern over m positions: an odd number of cache lines at the usual lengths, so
+/// that rows do not fall on the same sets.
 pub(super) fn stride(m: usize) -> usize {
     m.next_multiple_of(16) + 16
 }
 
 /// Elements of the arena.
-pub(super) fn len(spec: &MemorySpec) -> Option<usize> {
-    let (tables, activations) = sizes(spec)?;
+pub(super) fn len(shape: &Shape) -> Option<usize> {
+    let (tables, activations) = sizes(shape)?;
     let all = tables.into_iter().chain(activations).try_fold(0usize, |sum, len| sum.checked_add(round(len)?));
     all.filter(|a| *a <= isize::MAX as usize / 64)
 }
@@ -145,9 +149,9 @@ fn next<'a, E>(rest: &mut &'a mut [E], len: usize) -> &'a mut [E] {
 }
 
 /// Cuts an arena of [`len`] elements up.
-pub(super) fn carve<'a, E>(spec: &MemorySpec, arena: &'a mut [E]) -> (Tables<'a, E>, Activations<'a, E>) {
+pub(super) fn carve<'a, E>(shape: &Shape, arena: &'a mut [E]) -> (Tables<'a, E>, Activations<'a, E>) {
     let mut rest = arena;
-    let (tables, activations) = sizes(spec).expect("the workspace was made for this model");
+    let (tables, activations) = sizes(shape).expect("the workspace was made for this model");
     let [phi, psi, ek, pk, ev, pv, dpsi, dek, dpk, dev] = tables.map(|len| next(&mut rest, len));
     let [
         x0,

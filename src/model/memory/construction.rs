@@ -1,7 +1,7 @@
 //! The paper's memories written down (section 4): an induction head without training.
 
 use super::Memory;
-use crate::model::sequence::{FeedForward, Positions};
+use crate::model::FeedForward;
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
 
@@ -10,12 +10,14 @@ use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
 pub struct Memories<'a> {
     /// Q: the symbols that layer 2 looks for.
     pub triggers: &'a [u32],
-    /// π_b (N, N), for a linear feed-forward in layer 2; probabilities below `floor` count as `floor`.
+    /// π_b (N, N), for a linear feed-forward in layer 2; probabilities below `floor` count as
+    /// `floor`.
     pub bigram: &'a [f64],
     /// > 0.
     pub floor: f64,
-    /// How far, were all vectors orthogonal, the score of the position before exceeds others in layer 1; that of what followed the same
-    /// trigger in layer 2; the logit of the symbol attended to. A fourth factor multiplies ln π_b: 1 for the law itself.
+    /// How far, were all vectors orthogonal, the score of the position before exceeds others in
+    /// layer 1; that of what followed the same trigger in layer 2; the logit of the symbol attended
+    /// to. A fourth factor multiplies ln π_b: 1 for the law itself.
     pub gaps: [f64; 4],
 }
 
@@ -26,16 +28,18 @@ fn mean_square<E: Elem>(x: &[E], d: usize) -> f64 {
 }
 
 impl<E: Elem> Memory<E> {
-    /// Writes into `params`, from its E, p, W_V, W_O of layer 1 and W_U,
-    /// W_K¹ ∝ Σ_t p_t p_{t−1}ᵀ, W_K² ∝ Σ_{k in Q} w_E(k) w_1(k)ᵀ, W_O² ∝ Σ_v w_U(v) (W_V² w_E(v))ᵀ, w_1 = W_O¹ W_V¹ w_E, and a linear W_F of
-    /// layer 2 ∝ Σ_{v,u} ln π_b(u|v) w_U(u) w_E(v)ᵀ, ln π_b(·|v) less its mean, which no softmax sees. Any other feed-forward becomes 0.
+    /// Writes into `params`, from its E, p, W_V, W_O of layer 1 and W_U, W_K¹ ∝ Σ_t p_t p_{t−1}ᵀ,
+    /// W_K² ∝ Σ_{k in Q} w_E(k) w_1(k)ᵀ, W_O² ∝ Σ_v w_U(v) (W_V² w_E(v))ᵀ, w_1 = W_O¹ W_V¹ w_E, and
+    /// a linear W_F of layer 2 ∝ Σ_{v,u} ln π_b(u|v) w_U(u) w_E(v)ᵀ, ln π_b(·|v) less its mean,
+    /// which no softmax sees. Any other feed-forward becomes 0.
     ///
     /// # Errors
-    /// Rotary positions, which are no vectors; a trigger or a table that does not fit; a floor or gaps that are no positive numbers; vectors
-    /// that are all 0, which nothing can be written in. Nothing has been written then.
+    /// Rotary positions, which are no vectors; a trigger or a table that does not fit; a floor or
+    /// gaps that are no positive numbers; vectors that are all 0, which nothing can be written in.
+    /// Nothing has been written then.
     pub fn write_memories(&self, params: &mut [E], what: &Memories<'_>) -> Result<()> {
-        let (n, t, d) = (self.spec.vocab, self.spec.seq_len, self.spec.dim);
-        let Some(pe) = self.blocks.pe.filter(|_| self.spec.positions != Positions::Rotary) else {
+        let (n, t, d) = (self.shape.vocab, self.shape.len, self.shape.dim);
+        let Some(pe) = self.blocks.pe else {
             return Err(Error::invalid("positions", "rotary", "positions that are vectors"));
         };
         if params.len() != self.layout.len() {
@@ -45,7 +49,7 @@ impl<E: Elem> Memory<E> {
         if let Some(k) = what.triggers.iter().find(|k| **k as usize >= n) {
             return Err(Error::invalid("triggers", k.to_string(), format!("0 <= symbol < {n}")));
         }
-        let linear = self.spec.ff[1] == FeedForward::Linear;
+        let linear = self.shape.ff[1] == FeedForward::Linear;
         if linear && what.bigram.len() != n * n {
             let found = format!("{} entries", what.bigram.len());
             return Err(Error::invalid("bigram", found, format!("{n} x {n}")));

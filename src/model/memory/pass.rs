@@ -1,11 +1,9 @@
 //! Forward and backward of one sequence.
-//!
-//! Past 400 lines: each layer's backward reads what its forward left a page above.
 
 use super::arena::{Activations, Tables, stride};
-use super::{CHUNK, Memory};
+use super::{CHUNK, Memory, Shape};
 use crate::Result;
-use crate::model::sequence::{FeedForward, Positions};
+use crate::model::FeedForward;
 use popgrad_kernels::{
     Attention, Elem, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
@@ -55,7 +53,8 @@ impl Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Store {
     Nothing,
-    /// The probabilities: the backward pass comes before they leave the cache, and is a third faster than by computing them again.
+    /// The probabilities: the backward pass comes before they leave the cache, and is a third
+    /// faster than by computing them again.
     Probs,
 }
 
@@ -122,14 +121,14 @@ fn place<E: Elem>(from: &[E], list: &[usize], d: usize, to: &mut [E]) {
 impl<E: Elem> Memory<E> {
     /// `to += from`, rows of d.
     fn add_rows(&self, from: &[E], to: &mut [E]) -> Result<()> {
-        let (d, rows) = (self.spec.dim, from.len() / self.spec.dim);
+        let (d, rows) = (self.shape.dim, from.len() / self.shape.dim);
         let all = &self.counting[..rows];
         Ok(self.kernels.scatter_add(mat(from, rows, d)?, all, mat_mut(to, rows, d)?)?)
     }
 
     /// Adds rows of `from` to those of `to` that `list` names.
     fn add_at(&self, from: &[E], list: &[usize], to: &mut [E]) -> Result<()> {
-        let d = self.spec.dim;
+        let d = self.shape.dim;
         for (from, list) in from.chunks(CHUNK * d).zip(list.chunks(CHUNK)) {
             let (n, mut at) = (list.len(), [0; CHUNK]);
             at.iter_mut().zip(list).for_each(|(to, i)| *to = *i as u32);
@@ -141,7 +140,7 @@ impl<E: Elem> Memory<E> {
 
     /// out = table\[z\] + at\[t\], `at` left out where there is none.
     fn embed(&self, table: &[E], at: &[E], tokens: &[u32], out: &mut [E]) -> Result<()> {
-        let (n, d, m) = (self.spec.vocab, self.spec.dim, tokens.len());
+        let (n, d, m) = (self.shape.vocab, self.shape.dim, tokens.len());
         let out = &mut out[..m * d];
         self.kernels.gather(mat(table, n, d)?, tokens, mat_mut(out, m, d)?)?;
         if at.is_empty() { Ok(()) } else { self.add_rows(&at[..m * d], out) }
@@ -149,7 +148,7 @@ impl<E: Elem> Memory<E> {
 
     /// Turns row t by t times the frequencies, or back.
     fn rotate(&self, x: &mut [E], back: bool) {
-        let half = self.spec.dim / 2;
+        let half = self.shape.dim / 2;
         for (row, turns) in x.chunks_exact_mut(2 * half).zip(self.turns.chunks_exact(half)) {
             for (pair, [c, s]) in row.chunks_exact_mut(2).zip(turns) {
                 let (a, b, s) = (pair[0], pair[1], if back { E::ZERO - *s } else { *s });
@@ -171,7 +170,7 @@ impl<E: Elem> Memory<E> {
         y: &mut [E],
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (k, d, b) = (&self.kernels, self.spec.dim, self.blocks.layers[l]);
+        let (k, d, b) = (&self.kernels, self.shape.dim, self.blocks.layers[l]);
         let Some(w1) = b.ff.map(|b| &params[self.range(b)]) else { return Ok(()) };
         y[..rows * d].copy_from_slice(&h[..rows * d]);
         let h = mat(h, rows, d)?;
@@ -184,8 +183,9 @@ impl<E: Elem> Memory<E> {
         Ok(k.gemm(Write::Add, E::ONE, f, w2.t(), mat_mut(y, rows, d)?, kernel)?)
     }
 
-    /// `dy` (rows, d), the gradient of y, becomes that of h where `through`; those of the weights are added where wanted. `f` is what
-    /// [`Memory::feed_forward`] left there, and lost if the map is linear.
+    /// `dy` (rows, d), the gradient of y, becomes that of h where `through`; those of the weights
+    /// are added where wanted. `f` is what [`Memory::feed_forward`] left there, and lost if the map
+    /// is linear.
     #[allow(clippy::too_many_arguments)]
     fn feed_forward_backward(
         &self,
@@ -201,7 +201,7 @@ impl<E: Elem> Memory<E> {
         grad: &mut [E],
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (k, d, b) = (&self.kernels, self.spec.dim, self.blocks.layers[l]);
+        let (k, d, b) = (&self.kernels, self.shape.dim, self.blocks.layers[l]);
         let Some(w1) = b.ff else { return Ok(()) };
         let (h, dy) = (mat(h, rows, d)?, &mut dy[..rows * d]);
         let (dw1, w1) = (self.range(w1), &params[self.range(w1)]);
@@ -240,8 +240,8 @@ impl<E: Elem> Memory<E> {
 
     /// Operands of attention in layer 1.
     fn first<'a>(&self, s: Sequence<'a>, act: &'a Activations<'_, E>) -> Result<Attention<'a, E>> {
-        let (m, d) = (s.m(), self.spec.dim);
-        let k = if self.spec.positions == Positions::Rotary { &*act.k1 } else { &*act.x0 };
+        let (m, d) = (s.m(), self.shape.dim);
+        let k = if self.shape.rotary { &*act.k1 } else { &*act.x0 };
         let (q, k, v) = (mats(act.q1, m, d)?, mats(k, m, d)?, mats(act.v1, m, d)?);
         Ok(Attention { q, k, v, scale: self.scale, queries: Queries::Last })
     }
@@ -253,7 +253,7 @@ impl<E: Elem> Memory<E> {
 
     /// Operands of attention in layer 2.
     fn second<'a>(&self, s: Sequence<'a>, act: &'a Activations<'_, E>) -> Result<Attention<'a, E>> {
-        let (m, d) = (s.m(), self.spec.dim);
+        let (m, d) = (s.m(), self.shape.dim);
         let x = mats(self.x1(act), m, d)?;
         let queries = Queries::Listed { starts: s.starts, positions: s.queries };
         Ok(Attention { q: mats(act.q2, m, d)?, k: x, v: x, scale: self.scale, queries })
@@ -268,12 +268,12 @@ impl<E: Elem> Memory<E> {
         act: &mut Activations<'_, E>,
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (m, d) = (s.m(), self.spec.dim);
+        let (m, d) = (s.m(), self.shape.dim);
         let td = m * d;
         let pe = self.blocks.pe.map_or(&[][..], |b| &params[self.range(b)]);
         self.embed(&params[self.range(self.blocks.embeddings)], pe, s.tokens, act.x0)?;
         self.embed(tables.ev, tables.pv, s.tokens, act.v1)?;
-        if self.spec.positions == Positions::Rotary {
+        if self.shape.rotary {
             act.q1[..td].copy_from_slice(&act.x0[..td]);
             self.embed(tables.ek, &[], s.tokens, act.k1)?;
             self.rotate(&mut act.q1[..td], false);
@@ -301,7 +301,7 @@ impl<E: Elem> Memory<E> {
         act: &mut Activations<'_, E>,
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (k, m, n, d) = (&self.kernels, s.m(), s.n(), self.spec.dim);
+        let (k, m, n, d) = (&self.kernels, s.m(), s.n(), self.shape.dim);
         let nd = n * d;
         let x1 = if act.x1.is_empty() { &*act.h1 } else { &*act.x1 };
         pick(x1, s.queries, d, &mut act.xq[..nd]);
@@ -320,7 +320,7 @@ impl<E: Elem> Memory<E> {
         k.gemm(Write::Add, E::ONE, mat(act.aq, n, d)?, psi.t(), mat_mut(act.hq, n, d)?, kernel)?;
         self.feed_forward(params, 1, n, act.hq, act.fq, act.yq, kernel)?;
         let y = if act.yq.is_empty() { &*act.hq } else { &*act.yq };
-        let vocab = self.spec.vocab;
+        let vocab = self.shape.vocab;
         let logits = mat_mut(act.logits, n, vocab)?;
         Ok(k.gemm(Write::Set, self.readout, mat(y, n, d)?, self.output(params)?.t(), logits, kernel)?)
     }
@@ -328,10 +328,11 @@ impl<E: Elem> Memory<E> {
     /// W_U (N, d).
     fn output<'p>(&self, params: &'p [E]) -> Result<Mat<'p, E>> {
         let block = self.blocks.output.unwrap_or(self.blocks.embeddings);
-        mat(&params[self.range(block)], self.spec.vocab, self.spec.dim)
+        mat(&params[self.range(block)], self.shape.vocab, self.shape.dim)
     }
 
-    /// Adds this sequence's gradient: to blocks, and to the gradients of tables. `act.logits` holds the gradient of the logits.
+    /// Adds this sequence's gradient: to blocks, and to the gradients of tables. `act.logits` holds
+    /// the gradient of the logits.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn backward(
         &self,
@@ -343,8 +344,8 @@ impl<E: Elem> Memory<E> {
         grad: &mut [E],
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (k, m, n, d) = (&self.kernels, s.m(), s.n(), self.spec.dim);
-        let (nd, td, vocab) = (n * d, m * d, self.spec.vocab);
+        let (k, m, n, d) = (&self.kernels, s.m(), s.n(), self.shape.dim);
+        let (nd, td, vocab) = (n * d, m * d, self.shape.vocab);
         if wanted.output {
             let y = if act.yq.is_empty() { &*act.hq } else { &*act.yq };
             let block = self.blocks.output.unwrap_or(self.blocks.embeddings);
@@ -411,8 +412,8 @@ impl<E: Elem> Memory<E> {
         grad: &mut [E],
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (k, m, d) = (&self.kernels, s.m(), self.spec.dim);
-        let (td, rotary) = (m * d, self.spec.positions == Positions::Rotary);
+        let (k, m, d) = (&self.kernels, s.m(), self.shape.dim);
+        let (td, rotary) = (m * d, self.shape.rotary);
         let want_k = rotary || wanted.embeddings;
         if rotary {
             act.dk1[..td].fill(E::ZERO);
@@ -433,7 +434,7 @@ impl<E: Elem> Memory<E> {
         });
         (act.dq1, act.dk1, act.dv1) = (dq1, dk1, dv1);
         done?;
-        let n = self.spec.vocab;
+        let n = self.shape.vocab;
         let collect = |from: &[E], to: &mut [E]| -> Result<()> {
             Ok(k.scatter_add(mat(from, m, d)?, s.tokens, mat_mut(to, n, d)?)?)
         };
@@ -467,20 +468,20 @@ impl<E: Elem> Memory<E> {
         tables: &mut Tables<'_, E>,
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (k, d) = (&self.kernels, self.spec.dim);
+        let (k, d) = (&self.kernels, self.shape.dim);
         let block = |b: usize, rows: usize| mat(&params[self.range(b)], rows, d);
         let [first, second] = self.blocks.layers;
         for (b, out) in [(first, &mut tables.phi), (second, &mut tables.psi)] {
             k.gemm(Write::Set, E::ONE, block(b.wo, d)?, block(b.wv, d)?, mat_mut(out, d, d)?, kernel)?;
         }
         let wk = block(first.wk, d)?;
-        let wk = if self.spec.positions == Positions::Rotary { wk.t() } else { wk };
+        let wk = if self.shape.rotary { wk.t() } else { wk };
         let phi = mat(tables.phi, d, d)?.t();
-        let e = block(self.blocks.embeddings, self.spec.vocab)?;
+        let e = block(self.blocks.embeddings, self.shape.vocab)?;
         k.gemm(Write::Set, E::ONE, e, wk, mat_mut(tables.ek, e.rows(), d)?, kernel)?;
         k.gemm(Write::Set, E::ONE, e, phi, mat_mut(tables.ev, e.rows(), d)?, kernel)?;
         if let Some(pe) = self.blocks.pe {
-            let p = block(pe, self.spec.seq_len)?;
+            let p = block(pe, self.shape.len)?;
             k.gemm(Write::Set, E::ONE, p, wk, mat_mut(tables.pk, p.rows(), d)?, kernel)?;
             k.gemm(Write::Set, E::ONE, p, phi, mat_mut(tables.pv, p.rows(), d)?, kernel)?;
         }
@@ -496,9 +497,9 @@ impl<E: Elem> Memory<E> {
         grad: &mut [E],
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
-        let (k, d, n) = (&self.kernels, self.spec.dim, self.spec.vocab);
+        let (k, d, n) = (&self.kernels, self.shape.dim, self.shape.vocab);
         let block = |b: usize, rows: usize| mat(&params[self.range(b)], rows, d);
-        let rotary = self.spec.positions == Positions::Rotary;
+        let rotary = self.shape.rotary;
         let [first, second] = self.blocks.layers;
         let e = self.blocks.embeddings;
         if wanted.wo {
@@ -511,7 +512,7 @@ impl<E: Elem> Memory<E> {
             let (a, b) = if rotary { (dek, x) } else { (x, dek) };
             k.gemm(Write::Set, E::ONE, a.t(), b, mat_mut(dw, d, d)?, kernel)?;
             if let Some(pe) = self.blocks.pe {
-                let t = self.spec.seq_len;
+                let t = self.shape.len;
                 let (p, dpk) = (block(pe, t)?, mat(tables.dpk, t, d)?);
                 k.gemm(Write::Add, E::ONE, p.t(), dpk, mat_mut(dw, d, d)?, kernel)?;
             }
@@ -529,9 +530,9 @@ impl<E: Elem> Memory<E> {
 }
 
 /// Kernel scratch for everything here.
-pub(super) fn kernel_len<E: Elem>(kernels: &Kernels<E>, spec: &crate::model::MemorySpec) -> usize {
-    let (n, t, d) = (spec.vocab, spec.seq_len, spec.dim);
-    let hidden = if spec.ff.contains(&FeedForward::Relu) { 4 * d } else { d };
+pub(super) fn kernel_len<E: Elem>(kernels: &Kernels<E>, shape: &Shape) -> usize {
+    let (n, t, d) = (shape.vocab, shape.len, shape.dim);
+    let hidden = if shape.ff.contains(&FeedForward::Relu) { 4 * d } else { d };
     let wide = hidden.max(n).max(t);
     let rows = n.max(t).max(d);
     kernels.gemm_scratch(wide.max(rows), wide.max(rows), wide).max(kernels.attention_scratch(t, t, d, d))

@@ -1,22 +1,28 @@
 //! The first layer, whose input is a token and a position: all it knows of a sequence is one-hot.
 //!
-//! With E = \[wte; wpe\] (d, d) and o_i the one-hot rows of token and position, x⁰_i = o_i E. Hence, tables made once per call:
+//! With E = \[wte; wpe\] (d, d) and o_i the one-hot rows of token and position, x⁰_i = o_i E.
+//! Hence, tables made once per call:
 //!
 //! | symbol | name here | shape | equation |
 //! |---|---|---|---|
-//! | G_h | `g` | (H, d, d) | E A_h Eᵀ: score_ij = G\[s_i, s_j\] + G\[s_i, j\] + G\[i, s_j\] + G\[i, j\], position j in row and column S + j |
-//! | c_i | `c` | (n rows, H d) | Σ_j p_ij o_j of every head: weights of the symbols (S), then the pattern itself (T) |
+//! | G_h | `g` | (H, d, d) | E A_h Eᵀ |
+//! | c_i | `c` | (n rows, H d) | Σ_j p_ij o_j of every head |
 //! | R_h | `r` | (H d, d) | E U_h: \[attn_1, ..\] U = c R |
 //! | e_i | `e` | (d) | Σ_j ds_ij o_j: dG = Σ_i o_iᵀ e_i |
 //!
-//! Nothing of width d is multiplied per token but c R and its two gradients; scores cost a look-up each.
+//! score_ij = G\[s_i, s_j\] + G\[s_i, j\] + G\[i, s_j\] + G\[i, j\], position j in row and column S
+//! + j. c_i of a head holds the weights of the symbols (S), then the pattern itself (T).
+//!
+//! Nothing of width d is multiplied per token but c R and its two gradients; scores cost a look-up
+//! each.
 
-use super::{MlpTransformer, Part};
+use super::super::layered::Out;
+use super::{At, MlpTransformer, Part};
 use crate::Result;
-use crate::batch::Batch;
 use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
 
-/// What the layer keeps for its backward pass, and its own temporaries. `rows` is T, or 1 where it is the top layer.
+/// What the layer keeps for its backward pass, and its own temporaries. `rows` is T, or 1 where it
+/// is the top layer.
 pub(super) struct First<'a, E> {
     /// U = V W1, R, G.
     pub(super) u: &'a mut [E],
@@ -31,6 +37,15 @@ pub(super) struct First<'a, E> {
     pub(super) row: &'a mut [E],
 }
 
+/// Gradients besides those of the parameters: `dy` (n rows, d), that of what the layer put out, and
+/// what is overwritten, `dh` (n rows, d), `dc` (n rows, H d), `dr` (H d, d).
+pub(super) struct FirstGrads<'a, E> {
+    pub(super) dy: &'a [E],
+    pub(super) dh: &'a mut [E],
+    pub(super) dc: &'a mut [E],
+    pub(super) dr: &'a mut [E],
+}
+
 impl<E: Elem> MlpTransformer<E> {
     /// E: the first two blocks, one after the other.
     fn embeddings<'p>(&self, params: &'p [E]) -> Result<Mat<'p, E>> {
@@ -41,14 +56,14 @@ impl<E: Elem> MlpTransformer<E> {
     /// `out` (n rows, d) receives x⁰ + h W2 + √d b2 of the rows that ask. Tokens have been checked.
     pub(super) fn first_forward(
         &self,
-        params: &[E],
-        batch: &Batch,
+        at: At<'_, E>,
         act: First<'_, E>,
         out: &mut [E],
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
+        let At { params, tokens: batch, rows, .. } = at;
         let (k, s, t, d) = (&self.kernels, self.vocab, self.seq_len, self.width());
-        let (heads, rows, m) = (self.heads[0], self.queries(0), batch.seqs() * self.queries(0));
+        let (heads, m) = (self.heads[0], at.n * rows);
         let (wide, table) = (heads * d, self.embeddings(params)?);
         let First { u, r, g, c, h, square, row: z, .. } = act;
         let (v, w1) = (self.mat(params, self.range(0, Part::V))?, self.mat(params, self.range(0, Part::W1))?);
@@ -63,7 +78,7 @@ impl<E: Elem> MlpTransformer<E> {
             k.gemm(Write::Set, E::ONE, table, u, MatMut::new(&mut r[head], d, d)?, kernel)?;
         }
         // Scores, into the position part of c.
-        for (tokens, c) in batch.tokens().chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
+        for (tokens, c) in batch.chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
             for (i, c) in (t - rows..t).zip(c.chunks_exact_mut(wide)) {
                 for (c, g) in c.chunks_exact_mut(d).zip(g.chunks_exact(d * d)) {
                     let (by_token, by_position) = (&g[tokens[i] as usize * d..][..d], &g[(s + i) * d..][..d]);
@@ -78,7 +93,7 @@ impl<E: Elem> MlpTransformer<E> {
             }
         }
         k.softmax_rows(MatMut::with_strides(&mut c[s..], m * heads, t, d, 1)?)?;
-        for (tokens, c) in batch.tokens().chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
+        for (tokens, c) in batch.chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
             for (i, c) in (t - rows..t).zip(c.chunks_exact_mut(wide)) {
                 for c in c.chunks_exact_mut(d) {
                     let (symbols, pattern) = c.split_at_mut(s);
@@ -88,10 +103,10 @@ impl<E: Elem> MlpTransformer<E> {
             }
         }
         let (c, r) = (Mat::new(c, m, wide)?, Mat::new(r, wide, d)?);
-        self.hidden(params, 0, c, r, h, kernel)?;
+        self.hidden(at, c, r, h, kernel)?;
         let (wte, wpe) = params[..d * d].split_at(s * d);
         let (root, b2) = (self.root(), &params[self.range(0, Part::B2)]);
-        for (tokens, out) in batch.tokens().chunks_exact(t).zip(out.chunks_exact_mut(rows * d)) {
+        for (tokens, out) in batch.chunks_exact(t).zip(out.chunks_exact_mut(rows * d)) {
             for (i, out) in (t - rows..t).zip(out.chunks_exact_mut(d)) {
                 let (symbol, position) = (&wte[tokens[i] as usize * d..][..d], &wpe[i * d..][..d]);
                 for (((o, a), b), bias) in out.iter_mut().zip(symbol).zip(position).zip(b2) {
@@ -103,47 +118,59 @@ impl<E: Elem> MlpTransformer<E> {
         Ok(k.gemm(Write::Add, E::ONE, Mat::new(h, m, d)?, w2, MatMut::new(out, m, d)?, kernel)?)
     }
 
-    /// Gradients of the layer and of E from `dy` (n rows, d), that of what it put out. `dh` (n rows, d), `dc` (n rows, H d), `dr` (H d, d)
-    /// are overwritten.
-    #[allow(clippy::too_many_arguments)]
+    /// Gradients of the layer and of E.
     pub(super) fn first_backward(
         &self,
-        params: &[E],
-        batch: &Batch,
+        at: At<'_, E>,
         act: First<'_, E>,
-        dy: &[E],
-        dh: &mut [E],
-        dc: &mut [E],
-        dr: &mut [E],
-        grad: &mut [E],
+        grads: FirstGrads<'_, E>,
+        out: &mut Out<'_, E>,
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
+        let At { params, tokens: batch, rows, .. } = at;
         let (k, s, t, d) = (&self.kernels, self.vocab, self.seq_len, self.width());
-        let (heads, rows, m) = (self.heads[0], self.queries(0), batch.seqs() * self.queries(0));
+        let (heads, m) = (self.heads[0], at.n * rows);
         let (wide, table) = (heads * d, self.embeddings(params)?);
         let First { u, r, c, h, square, other, row: e, .. } = act;
-        self.mlp_backward(params, 0, h, dy, dh, grad, kernel)?;
+        let FirstGrads { dy, dh, dc, dr } = grads;
+        self.mlp_backward(at, h, dy, dh, out, kernel)?;
+        // Rows of E whose gradient is wanted: symbols, positions or both.
+        let (wte, wpe) = (out.active[0], out.active[1]);
+        let (from, to) = (if wte { 0 } else { s }, if wpe { d } else { s });
+        let (embeddings, product) = (wte || wpe, self.product_wanted(0, out));
+        let asking = out.active[self.block(0, Part::A)];
         // h = relu(c R + ..): dR = cᵀ dh, dc = dh Rᵀ.
         let (rows_of_c, dh) = (Mat::new(c, m, wide)?, Mat::new(dh, m, d)?);
-        k.gemm(Write::Set, E::ONE, rows_of_c.t(), dh, MatMut::new(dr, wide, d)?, kernel)?;
-        let table_r = Mat::new(r, wide, d)?;
-        k.gemm(Write::Set, E::ONE, dh, table_r.t(), MatMut::new(dc, m, wide)?, kernel)?;
+        if embeddings || product {
+            k.gemm(Write::Set, E::ONE, rows_of_c.t(), dh, MatMut::new(dr, wide, d)?, kernel)?;
+        }
+        if embeddings || asking {
+            let table_r = Mat::new(r, wide, d)?;
+            k.gemm(Write::Set, E::ONE, dh, table_r.t(), MatMut::new(dc, m, wide)?, kernel)?;
+        }
 
-        let (de, rest) = grad.split_at_mut(d * d);
+        let (de, rest) = out.grad.split_at_mut(d * d);
+        let de = if embeddings { &mut de[from * d..to * d] } else { &mut de[..0] };
         // What passes beside the layer.
-        de.fill(E::ZERO);
-        for (tokens, dy) in batch.tokens().chunks_exact(t).zip(dy.chunks_exact(rows * d)) {
-            for (i, dy) in (t - rows..t).zip(dy.chunks_exact(d)) {
-                add(&mut de[tokens[i] as usize * d..][..d], dy);
+        if out.write == Write::Set {
+            de.fill(E::ZERO);
+        }
+        if wte {
+            for (tokens, dy) in batch.chunks_exact(t).zip(dy.chunks_exact(rows * d)) {
+                for (i, dy) in (t - rows..t).zip(dy.chunks_exact(d)) {
+                    add(&mut de[tokens[i] as usize * d..][..d], dy);
+                }
             }
         }
-        let positions = &mut de[(s + t - rows) * d..];
-        dy.chunks_exact(rows * d).for_each(|dy| add(positions, dy));
-        for i in 0..heads {
+        if wpe {
+            let de = &mut de[(s + t - rows - from) * d..];
+            dy.chunks_exact(rows * d).for_each(|dy| add(de, dy));
+        }
+        for i in (0..heads).filter(|_| embeddings || asking) {
             let dg = &mut *other;
             dg.fill(E::ZERO);
             let both = c.chunks_exact(rows * wide).zip(dc.chunks_exact(rows * wide));
-            for (tokens, (c, dc)) in batch.tokens().chunks_exact(t).zip(both) {
+            for (tokens, (c, dc)) in batch.chunks_exact(t).zip(both) {
                 for (q, (c, dc)) in (t - rows..t).zip(c.chunks_exact(wide).zip(dc.chunks_exact(wide))) {
                     let (c, dc) = (&c[i * d..][..d], &dc[i * d..][..d]);
                     // Σ_j p_ij dp_ij, dp_ij = dc[s_j] + dc[S + j].
@@ -165,16 +192,40 @@ impl<E: Elem> MlpTransformer<E> {
             // G = E A Eᵀ, R = E U.
             let head = i * d * d..(i + 1) * d * d;
             let (dg, a) = (Mat::new(dg, d, d)?, self.mat(params, self.a(0, i))?);
-            let a_range = self.a(0, i);
-            let da = &mut rest[a_range.start - d * d..a_range.end - d * d];
             k.gemm(Write::Set, E::ONE, dg, table, MatMut::new(square, d, d)?, kernel)?;
             let dg_e = Mat::new(square, d, d)?;
-            k.gemm(Write::Set, E::ONE, table.t(), dg_e, MatMut::new(da, d, d)?, kernel)?;
-            k.gemm(Write::Add, E::ONE, dg_e, a.t(), MatMut::new(de, d, d)?, kernel)?;
+            if asking {
+                let range = self.a(0, i);
+                let da = MatMut::new(&mut rest[range.start - d * d..range.end - d * d], d, d)?;
+                k.gemm(out.write, E::ONE, table.t(), dg_e, da, kernel)?;
+            }
+            if !embeddings {
+                continue;
+            }
+            let count = to - from;
+            k.gemm(
+                Write::Add,
+                E::ONE,
+                dg_e.sub(from, count, 0, d),
+                a.t(),
+                MatMut::new(de, count, d)?,
+                kernel,
+            )?;
             k.gemm(Write::Set, E::ONE, table, a, MatMut::new(square, d, d)?, kernel)?;
-            k.gemm(Write::Add, E::ONE, dg.t(), Mat::new(square, d, d)?, MatMut::new(de, d, d)?, kernel)?;
+            let e_a = Mat::new(square, d, d)?;
+            k.gemm(
+                Write::Add,
+                E::ONE,
+                dg.t().sub(from, count, 0, d),
+                e_a,
+                MatMut::new(de, count, d)?,
+                kernel,
+            )?;
             let (dr, u) = (Mat::new(&dr[head.clone()], d, d)?, Mat::new(&u[head.clone()], d, d)?);
-            k.gemm(Write::Add, E::ONE, dr, u.t(), MatMut::new(de, d, d)?, kernel)?;
+            k.gemm(Write::Add, E::ONE, dr.sub(from, count, 0, d), u.t(), MatMut::new(de, count, d)?, kernel)?;
+        }
+        if !product {
+            return Ok(());
         }
         // dU = Eᵀ dR head by head, where R no longer is needed.
         for i in 0..heads {
@@ -182,7 +233,7 @@ impl<E: Elem> MlpTransformer<E> {
             let dr = Mat::new(&dr[head.clone()], d, d)?;
             k.gemm(Write::Set, E::ONE, table.t(), dr, MatMut::new(&mut r[head], d, d)?, kernel)?;
         }
-        self.product_backward(params, 0, r, grad, kernel)
+        self.product_backward(at, r, out, kernel)
     }
 }
 
@@ -191,7 +242,8 @@ fn add<E: Elem>(x: &mut [E], y: &[E]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += *y);
 }
 
-/// Σ x y in eight partial sums, so that a vector unit can follow: the order depends on the length alone.
+/// Σ x y in eight partial sums, so that a vector unit can follow: the order depends on the length
+/// alone.
 fn dot<E: Elem>(x: &[E], y: &[E]) -> E {
     let mut sums = [E::ZERO; 8];
     let (x8, y8) = (x.chunks_exact(8), y.chunks_exact(8));

@@ -1,7 +1,8 @@
-//! Attention of one sequence: H heads side by side in the columns of queries, keys and values, none of them copied.
+//! Attention of one sequence: H heads side by side in the columns of queries, keys and values, none
+//! of them copied.
 
 use super::Transformer;
-use super::memory::{Heads, SHOWN, With};
+use super::workspace::{Heads, SHOWN, With};
 use crate::Result;
 use popgrad_kernels::{Attention, Elem, KvGrad, Mats, MatsMut, Queries, Save, Saved};
 
@@ -35,7 +36,7 @@ impl Asking<'_> {
 impl<E: Elem> Transformer<E> {
     /// Heads of (T, 3 d): H queries, H keys, H values.
     fn heads<'a>(&self, qkv: &'a [E], queries: Queries<'a>) -> Result<Attention<'a, E>> {
-        let (t, d, heads, each) = (self.spec.seq_len, self.spec.dim, self.spec.heads, self.head_dim());
+        let (t, d, heads, each) = (self.shape.len, self.shape.dim, self.shape.heads, self.head_dim());
         let all = Mats::new(qkv, [3 * heads, t, each], each, 3 * d)?;
         let [q, k, v] = [0, 1, 2].map(|i| all.matrices(i * heads, heads));
         let scale = E::from_f64(1.0 / (each as f64).sqrt());
@@ -44,8 +45,8 @@ impl<E: Elem> Transformer<E> {
 
     /// Rows (T, d) as one matrix for each head.
     fn by_head<'a>(&self, x: &'a [E]) -> Result<Mats<'a, E>> {
-        let (heads, each) = (self.spec.heads, self.head_dim());
-        Ok(Mats::new(x, [heads, self.spec.seq_len, each], each, self.spec.dim)?)
+        let (heads, each) = (self.shape.heads, self.head_dim());
+        Ok(Mats::new(x, [heads, self.shape.len, each], each, self.shape.dim)?)
     }
 
     /// What the heads find, for the positions that ask.
@@ -58,11 +59,11 @@ impl<E: Elem> Transformer<E> {
         shown: &mut [E],
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (t, d, each) = (self.spec.seq_len, self.spec.dim, self.head_dim());
+        let (t, d, each) = (self.shape.len, self.shape.dim, self.head_dim());
         let Heads { qkv, o, kept, .. } = heads;
         if let Mode::Shown(see) = mode {
             let scale = E::from_f64(1.0 / (each as f64).sqrt());
-            for h in 0..self.spec.heads {
+            for h in 0..self.shape.heads {
                 for first in (0..t).step_by(SHOWN) {
                     let rows = SHOWN.min(t - first);
                     let (keys, at) = (first + rows, h * each);
@@ -82,17 +83,18 @@ impl<E: Elem> Transformer<E> {
         }
         let keep = match mode {
             Mode::Saved => {
-                let heads = self.spec.heads;
+                let heads = self.shape.heads;
                 Save::Rows(MatsMut::new(kept, [heads, t, 2], 2 * t, 2)?)
             }
             _ => Save::Nothing,
         };
         let x = self.heads(qkv, Asking::queries(list))?;
-        let out = MatsMut::new(o, [self.spec.heads, t, each], each, d)?;
+        let out = MatsMut::new(o, [self.shape.heads, t, each], each, d)?;
         Ok(self.kernels.attention(&x, out, keep, with.kernel)?)
     }
 
-    /// `dqkv` (T, 3 d) from `dout` (T, d), whose rows that do not ask are not read. Keys and values that are not wanted have zeros.
+    /// `dqkv` (T, 3 d) from `dout` (T, d), whose rows that do not ask are not read. Keys and values
+    /// that are not wanted have zeros.
     pub(super) fn attend_backward(
         &self,
         heads: &Heads<'_, E>,
@@ -102,7 +104,7 @@ impl<E: Elem> Transformer<E> {
         [keys, values]: [bool; 2],
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (t, d, count, each) = (self.spec.seq_len, self.spec.dim, self.spec.heads, self.head_dim());
+        let (t, d, count, each) = (self.shape.len, self.shape.dim, self.shape.heads, self.head_dim());
         let x = self.heads(heads.qkv, Asking::queries(list))?;
         dqkv.fill(E::ZERO);
         let all = MatsMut::new(dqkv, [3 * count, t, each], each, 3 * d)?;

@@ -1,8 +1,9 @@
-//! A layer around its attention: what comes before, which in the first layer is done for the table, and what follows.
+//! A layer around its attention: what comes before, which in the first layer is done for the table,
+//! and what follows.
 
 use super::Transformer;
-use super::memory::{Grads, KV, Layer, Q, With};
 use super::table::add;
+use super::workspace::{Grads, KV, Layer, Q, With};
 use crate::Result;
 use crate::model::BlockKind;
 use popgrad_kernels::{Elem, Mat, MatMut, Write};
@@ -29,14 +30,15 @@ pub(super) fn gather<E: Elem>(
 }
 
 impl<E: Elem> Transformer<E> {
-    /// What the layer's maps before attention read: LN(x), and in `Public` the feed-forward's hidden layer.
+    /// What the layer's maps before attention read: LN(x), and in `Public` the feed-forward's
+    /// hidden layer.
     pub(super) fn front_norms(
         &self,
         front: &Front<'_, E>,
         layer: &mut Layer<'_, E>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (Front { l, x, list }, b, d) = (*front, &self.layers[front.l], self.spec.dim);
+        let (Front { l, x, list }, b, d) = (*front, &self.layers[front.l], self.shape.dim);
         let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
         self.norm(norm, x, &mut layer.a[..x.len()], &mut layer.attention, with)?;
         if let Some(list) = list {
@@ -52,7 +54,8 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
-    /// Queries, keys and values into `qkv` (n, 3 d), and into `base` (m, d) x and what `Public` adds to it besides attention.
+    /// Queries, keys and values into `qkv` (n, 3 d), and into `base` (m, d) x and what `Public`
+    /// adds to it besides attention.
     pub(super) fn front_maps(
         &self,
         front: &Front<'_, E>,
@@ -61,7 +64,7 @@ impl<E: Elem> Transformer<E> {
         base: &mut [E],
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (Front { l, x, list }, d) = (*front, self.spec.dim);
+        let (Front { l, x, list }, d) = (*front, self.shape.dim);
         let n = x.len() / d;
         let (a, panels) = (Mat::new(layer.a, n, d)?, self.panels(l, Q));
         match list {
@@ -89,19 +92,22 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
-    /// Is anything wanted that lies below the queries, keys and values of layer `l`: their norm, or what `down` is about?
+    /// Is anything wanted that lies below the queries, keys and values of layer `l`: their norm, or
+    /// what `down` is about?
     pub(super) fn stream_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let norm = self.layers[l].attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
         down || Self::norm_wanted(norm, active)
     }
 
-    /// Does anything before the attention of layer `l` have a gradient that is wanted, `down` what is below included?
+    /// Does anything before the attention of layer `l` have a gradient that is wanted, `down` what
+    /// is below included?
     pub(super) fn attention_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let b = &self.layers[l];
         active[b.wq..=b.wv()].iter().any(|on| *on) || self.stream_wanted(l, down, active)
     }
 
-    /// The same of all that [`Transformer::front_backward`] gives: in `Public` the feed-forward's blocks too.
+    /// The same of all that [`Transformer::front_backward`] gives: in `Public` the feed-forward's
+    /// blocks too.
     pub(super) fn front_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let b = &self.layers[l];
         let beside =
@@ -109,7 +115,8 @@ impl<E: Elem> Transformer<E> {
         self.attention_wanted(l, down, active) || (self.spec.block == BlockKind::Public && beside)
     }
 
-    /// From the gradients of `qkv` (n, 3 d) and `base` (m, d) those of the blocks before attention, and `dx` (n, d) if wanted.
+    /// From the gradients of `qkv` (n, 3 d) and `base` (m, d) those of the blocks before attention,
+    /// and `dx` (n, d) if wanted.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn front_backward(
         &self,
@@ -124,7 +131,7 @@ impl<E: Elem> Transformer<E> {
         g: &mut Grads<'_, E>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.spec.dim);
+        let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.shape.dim);
         let (n, m) = (x.len() / d, dbase.len() / d);
         let (t1, t2) = (&mut t1[..n * d], &mut t2[..n * d]);
         let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
@@ -158,7 +165,8 @@ impl<E: Elem> Transformer<E> {
         self.qkv_backward(front, layer, norm, dqkv, dx, t1, t2, g, with)
     }
 
-    /// From the gradient of `qkv` those of W_Q, W_K, W_V and of their norm; what passes is added to `dx`.
+    /// From the gradient of `qkv` those of W_Q, W_K, W_V and of their norm; what passes is added to
+    /// `dx`.
     #[allow(clippy::too_many_arguments)]
     fn qkv_backward(
         &self,
@@ -172,7 +180,7 @@ impl<E: Elem> Transformer<E> {
         g: &mut Grads<'_, E>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.spec.dim);
+        let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.shape.dim);
         let n = x.len() / d;
         let mut dq = Mat::with_strides(dqkv, n, d, 3 * d, 1)?;
         let dkv = Mat::with_strides(&dqkv[d..], n, 2 * d, 3 * d, 1)?;

@@ -1,7 +1,7 @@
 //! What layers are made of besides attention: norms, weights, the feed-forward.
 
 use super::Transformer;
-use super::memory::{F1, F2, Grads, With};
+use super::workspace::{F1, F2, Grads, With};
 use crate::Result;
 use popgrad_kernels::{Elem, Mat, MatMut, Write};
 
@@ -27,7 +27,7 @@ impl<E: Elem> Transformer<E> {
             out.copy_from_slice(x);
             return Ok(());
         };
-        let (d, [weight, bias]) = (self.spec.dim, [w, w + 1].map(|b| &with.params[self.range(b)]));
+        let (d, [weight, bias]) = (self.shape.dim, [w, w + 1].map(|b| &with.params[self.range(b)]));
         let m = x.len() / d;
         let [mean, rstd] = moments;
         let out = MatMut::new(out, m, d)?;
@@ -51,7 +51,7 @@ impl<E: Elem> Transformer<E> {
             dx.copy_from_slice(dout);
             return Ok(());
         };
-        let d = self.spec.dim;
+        let d = self.shape.dim;
         let m = x.len() / d;
         let (weight, both) = (&with.params[self.range(w)], self.range(w).start..self.range(w + 1).end);
         let (dweight, dbias) = g.grad[both].split_at_mut(d);
@@ -83,7 +83,7 @@ impl<E: Elem> Transformer<E> {
         if self.hidden() == 0 {
             return Ok(());
         }
-        let (d, wide) = (self.spec.dim, self.hidden());
+        let (d, wide) = (self.shape.dim, self.hidden());
         let m = u.len() / d;
         let z = &mut z[..m * wide];
         self.product(with, Write::Set, Mat::new(u, m, d)?, self.panels(l, F1), MatMut::new(z, m, wide)?)?;
@@ -100,7 +100,7 @@ impl<E: Elem> Transformer<E> {
         out: &mut [E],
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (d, wide) = (self.spec.dim, self.hidden());
+        let (d, wide) = (self.shape.dim, self.hidden());
         let m = u.len() / d;
         let out = MatMut::new(out, m, d)?;
         if wide > 0 {
@@ -125,7 +125,7 @@ impl<E: Elem> Transformer<E> {
         g: &mut Grads<'_, E>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (d, wide, b) = (self.spec.dim, self.hidden(), self.layers[l]);
+        let (d, wide, b) = (self.shape.dim, self.hidden(), self.layers[l]);
         let m = u.len() / d;
         let (u, dout) = (Mat::new(u, m, d)?, Mat::new(dout, m, d)?);
         let Some(ff) = b.ff else { return Ok(()) };

@@ -1,40 +1,39 @@
 //! A batch, sequence by sequence: the layers forward, the loss, the layers backward.
 
-use super::super::sequence::{Report, SequenceWorkspace};
 use super::Transformer;
 use super::heads::{Asking, Mode};
 use super::layer::{Front, gather};
-use super::memory::{Activations, Grads, Indices, O, Reals, Temporary, With};
 use super::table::add;
+use super::workspace::{Activations, Grads, Indices, O, Reals, Temporary, With};
 use crate::Result;
-use crate::batch::LabelledBatch;
-use crate::model::BlockKind;
+use crate::batch::Batch;
+use crate::model::outputs::{Scored, argmax, counted};
+use crate::model::{BlockKind, Report, Workspace};
 use crate::num::Sum;
 use popgrad_kernels::{Elem, Mat, MatMut, Write};
 
 impl<E: Elem> Transformer<E> {
     /// Input of layer `l`, and where what leaves it goes.
     fn streams<'a>(&self, l: usize, x: &'a mut [E]) -> (&'a mut [E], &'a mut [E]) {
-        let (each, len) = (self.capacity() * self.spec.dim, self.spec.seq_len * self.spec.dim);
+        let (each, len) = (self.capacity() * self.shape.dim, self.shape.len * self.shape.dim);
         let (below, above) = x.split_at_mut((l + 1) * each);
         (&mut below[l * each..][..len], &mut above[..len])
     }
 
-    /// Logits, losses and softmax of the sequence whose positions have the table's `rows`; at the top of those that ask.
-    #[allow(clippy::too_many_arguments)]
+    /// Logits of the sequence whose positions have the table's `rows`; at the top of those that
+    /// ask.
     fn forward(
         &self,
         rows: &[usize],
-        labels: &[u32],
         list: Option<&Asking<'_>>,
         act: &mut Activations<'_, E>,
         reals: &mut Reals<'_>,
         mode: &mut Mode<'_, E>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (t, d, n, k) = (self.spec.seq_len, self.spec.dim, self.spec.vocab, &self.kernels);
+        let (t, d, n) = (self.shape.len, self.shape.dim, self.shape.vocab);
         let mut m = t;
-        for l in 0..self.spec.layers {
+        for l in 0..self.shape.layers {
             let list = list.filter(|_| l == self.top());
             let positions = list.map(|a| a.list);
             m = positions.map_or(t, <[usize]>::len);
@@ -69,46 +68,12 @@ impl<E: Elem> Transformer<E> {
         let (_, y) = self.streams(self.top(), act.x);
         let f = &mut act.f[..m * d];
         self.norm(self.blocks.norm, &y[..m * d], f, &mut reals.norm, with)?;
-        let logits = &mut act.logits[..m * n];
-        let panels = self.output_panels();
-        self.product(with, Write::Set, Mat::new(f, m, d)?, panels, MatMut::new(logits, m, n)?)?;
-        let Some(asking) = list else {
-            let (logits, probs) = (Mat::new(logits, t, n)?, MatMut::new(act.probs, t, n)?);
-            return Ok(k.cross_entropy_labels(logits, labels, reals.losses, probs)?);
-        };
-        // Row by row: the labels of the list do not lie together.
-        for (r, i) in asking.list.iter().enumerate() {
-            let (row, label) = (r * n..(r + 1) * n, &labels[*i..=*i]);
-            let logits = Mat::new(&logits[row.clone()], 1, n)?;
-            let probs = MatMut::new(&mut act.probs[row], 1, n)?;
-            k.cross_entropy_labels(logits, label, &mut reals.losses[r..=r], probs)?;
-        }
-        Ok(())
+        let logits = MatMut::new(&mut act.logits[..m * n], m, n)?;
+        self.product(with, Write::Set, Mat::new(f, m, d)?, self.output_panels(), logits)
     }
 
-    /// Gradient of the logits, in place of them.
-    fn loss_backward(
-        &self,
-        labels: &[u32],
-        weights: &[f64],
-        list: Option<&Asking<'_>>,
-        act: &mut Activations<'_, E>,
-    ) -> Result<()> {
-        let (t, n, k) = (self.spec.seq_len, self.spec.vocab, &self.kernels);
-        let Some(asking) = list else {
-            let (probs, dlogits) = (Mat::new(act.probs, t, n)?, MatMut::new(act.logits, t, n)?);
-            return Ok(k.cross_entropy_labels_backward(probs, labels, weights, dlogits)?);
-        };
-        for (r, i) in asking.list.iter().enumerate() {
-            let (row, label, weight) = (r * n..(r + 1) * n, &labels[*i..=*i], &weights[*i..=*i]);
-            let probs = Mat::new(&act.probs[row.clone()], 1, n)?;
-            let dlogits = MatMut::new(&mut act.logits[row], 1, n)?;
-            k.cross_entropy_labels_backward(probs, label, weight, dlogits)?;
-        }
-        Ok(())
-    }
-
-    /// Is the gradient of what enters layer `l` wanted, for anything below? Its blocks come first in the layout.
+    /// Is the gradient of what enters layer `l` wanted, for anything below? Its blocks come first
+    /// in the layout.
     fn down(&self, l: usize, active: &[bool]) -> bool {
         active[..self.layers[l].wq].iter().any(|on| *on)
     }
@@ -124,7 +89,7 @@ impl<E: Elem> Transformer<E> {
         g: &mut Grads<'_, E>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (t, d, n, top) = (self.spec.seq_len, self.spec.dim, self.spec.vocab, self.top());
+        let (t, d, n, top) = (self.shape.len, self.shape.dim, self.shape.vocab, self.top());
         let m = list.map_or(t, |a| a.list.len());
         let Temporary { dy, dh, t1, t2, dz, dqkv, dout } = &mut act.tmp;
         let (mut dy, mut dh) = (&mut **dy, &mut **dh);
@@ -208,13 +173,14 @@ impl<E: Elem> Transformer<E> {
     pub(super) fn train(
         &self,
         params: &[E],
-        batch: &LabelledBatch,
+        batch: &Batch,
         active: &[bool],
-        ws: &mut SequenceWorkspace<E>,
+        ws: &mut Workspace<E>,
         grad: &mut [E],
     ) -> Result<Sum> {
-        let (t, heads, backward) = (self.spec.seq_len, self.spec.heads, active.iter().any(|on| *on));
-        let SequenceWorkspace { arena, kernel, reals, indices, packed } = ws;
+        let (t, n, heads) = (self.shape.len, self.shape.vocab, self.shape.heads);
+        let backward = active.iter().any(|on| *on);
+        let Workspace { arena, kernel, reals, indices, packed } = ws;
         self.pack(params, packed, backward)?;
         let mut act = self.carve(batch.seqs(), arena.as_mut_slice());
         let (mut reals, mut at) = (self.reals(reals), self.indices(batch.seqs(), indices));
@@ -224,18 +190,13 @@ impl<E: Elem> Transformer<E> {
         let all = &all[..2 * pairs];
         self.table_forward(all, &mut act, &mut reals, &mut with)?;
         if backward {
-            act.table.dqkv[..pairs * 3 * self.spec.dim].fill(E::ZERO);
-            act.table.dbase[..pairs * self.spec.dim].fill(E::ZERO);
+            act.table.dqkv[..pairs * 3 * self.shape.dim].fill(E::ZERO);
+            act.table.dbase[..pairs * self.shape.dim].fill(E::ZERO);
         }
         let mut g = Grads { grad, active, sink: std::mem::take(&mut act.sink) };
         let mut loss = Sum::new();
-        let sequences = batch.labels().chunks_exact(t).zip(batch.weights().chunks_exact(t));
-        for (rows, (labels, weights)) in rows.chunks_exact(t).zip(sequences) {
-            let mut m = 0;
-            for (i, _) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
-                positions[m] = i;
-                m += 1;
-            }
+        for (b, rows) in rows.chunks_exact(t).enumerate() {
+            let m = counted(batch, b, positions, reals.weights);
             if m == 0 {
                 continue;
             }
@@ -246,12 +207,14 @@ impl<E: Elem> Transformer<E> {
             let asking = Asking { list: &positions[..m], positions: &positions[..heads * m], starts };
             let list = (m < t).then_some(&asking);
             let mut mode = if backward { Mode::Saved } else { Mode::Gone };
-            self.forward(rows, labels, list, &mut act, &mut reals, &mut mode, &mut with)?;
-            for (r, i) in asking.list.iter().enumerate() {
-                loss.add(weights[*i] * reals.losses[r]);
-            }
+            self.forward(rows, list, &mut act, &mut reals, &mut mode, &mut with)?;
+            let scored = Scored::of(batch, b);
+            let (logits, probs) = (Mat::new(act.logits, m, n)?, MatMut::new(act.probs, m, n)?);
+            scored.losses(&self.kernels, asking.list, logits, reals.losses, probs)?;
+            reals.losses[..m].iter().zip(&*reals.weights).for_each(|(l, w)| loss.add(w * l));
             if backward {
-                self.loss_backward(labels, weights, list, &mut act)?;
+                let (probs, dlogits) = (Mat::new(act.probs, m, n)?, MatMut::new(act.logits, m, n)?);
+                scored.losses_backward(&self.kernels, asking.list, reals.weights, probs, dlogits)?;
                 self.backward(rows, list, &mut act, &mut reals, &mut g, &mut with)?;
             }
         }
@@ -261,16 +224,16 @@ impl<E: Elem> Transformer<E> {
         Ok(loss)
     }
 
-    /// Losses and predictions at every position, and what else is wanted.
+    /// Losses and predictions at every output, and what else is wanted.
     pub(super) fn fill_report(
         &self,
         params: &[E],
-        batch: &LabelledBatch,
-        ws: &mut SequenceWorkspace<E>,
+        batch: &Batch,
+        ws: &mut Workspace<E>,
         report: &mut Report,
     ) -> Result<()> {
-        let (t, n, heads, seqs) = (self.spec.seq_len, self.spec.vocab, self.spec.heads, batch.seqs());
-        let SequenceWorkspace { arena, kernel, reals, indices, packed } = ws;
+        let (t, n, heads, seqs) = (self.shape.len, self.shape.vocab, self.shape.heads, batch.seqs());
+        let Workspace { arena, kernel, reals, indices, packed } = ws;
         self.pack(params, packed, false)?;
         let mut act = self.carve(seqs, arena.as_mut_slice());
         let (mut reals, mut at) = (self.reals(reals), self.indices(seqs, indices));
@@ -278,52 +241,54 @@ impl<E: Elem> Transformer<E> {
         let pairs = self.number_pairs(batch.tokens(), &mut at);
         self.table_forward(&at.pairs[..2 * pairs], &mut act, &mut reals, &mut with)?;
         let Report { losses, predicted, attended, probs } = report;
-        for (b, (rows, labels)) in at.rows.chunks_exact(t).zip(batch.labels().chunks_exact(t)).enumerate() {
-            let wanted = !attended.is_empty();
+        let (outputs, wanted) = (batch.outputs(), !attended.is_empty());
+        // Attention is shown at every position, whatever has an output.
+        let first = if wanted { 0 } else { t - outputs };
+        let m = t - first;
+        for h in 0..heads {
+            at.positions[h * m..(h + 1) * m].iter_mut().enumerate().for_each(|(i, p)| *p = first + i);
+        }
+        at.starts.iter_mut().enumerate().for_each(|(h, start)| *start = h * m);
+        let (list, all) = (&at.positions[..m], &at.positions[..heads * m]);
+        let asking = Asking { list, positions: all, starts: at.starts };
+        for (b, rows) in at.rows.chunks_exact(t).enumerate() {
             let mut see = |l: usize, h: usize, i: usize, row: &[E]| {
                 attended[((l * heads + h) * seqs + b) * t + i] = argmax(row);
             };
             let mut mode = if wanted { Mode::Shown(&mut see) } else { Mode::Gone };
-            self.forward(rows, labels, None, &mut act, &mut reals, &mut mode, &mut with)?;
-            losses[b * t..(b + 1) * t].copy_from_slice(reals.losses);
-            for (to, p) in predicted[b * t..].iter_mut().zip(act.probs.chunks_exact(n)) {
+            self.forward(rows, (m < t).then_some(&asking), &mut act, &mut reals, &mut mode, &mut with)?;
+            let (skip, of) = (m - outputs, b * outputs..(b + 1) * outputs);
+            let logits = Mat::new(&act.logits[skip * n..], outputs, n)?;
+            let p = MatMut::new(act.probs, outputs, n)?;
+            let losses = &mut losses[of.clone()];
+            Scored::of(batch, b).losses(&self.kernels, &list[skip..], logits, losses, p)?;
+            let p = &act.probs[..outputs * n];
+            for (to, p) in predicted[of].iter_mut().zip(p.chunks_exact(n)) {
                 *to = argmax(p);
             }
             if !probs.is_empty() {
-                let to = &mut probs[b * t * n..(b + 1) * t * n];
-                to.iter_mut().zip(&*act.probs).for_each(|(to, p)| *to = p.to_f64());
+                let to = &mut probs[b * outputs * n..][..outputs * n];
+                to.iter_mut().zip(p).for_each(|(to, p)| *to = p.to_f64());
             }
         }
         Ok(())
     }
 
-    /// One sequence whose tokens have been checked, without labels.
+    /// One sequence whose tokens have been checked.
     pub(super) fn forward_one(
         &self,
         params: &[E],
         tokens: &[u32],
-        ws: &mut SequenceWorkspace<E>,
+        ws: &mut Workspace<E>,
         mode: &mut Mode<'_, E>,
     ) -> Result<()> {
-        let SequenceWorkspace { arena, kernel, reals, indices, packed } = ws;
+        let Workspace { arena, kernel, reals, indices, packed } = ws;
         self.pack(params, packed, false)?;
         let mut act = self.carve(1, arena.as_mut_slice());
         let (mut reals, mut at) = (self.reals(reals), self.indices(1, indices));
         let mut with = With { params, packed, kernel };
         let pairs = self.number_pairs(tokens, &mut at);
         self.table_forward(&at.pairs[..2 * pairs], &mut act, &mut reals, &mut with)?;
-        // Their own labels: no loss is read.
-        self.forward(at.rows, tokens, None, &mut act, &mut reals, mode, &mut with)
+        self.forward(at.rows, None, &mut act, &mut reals, mode, &mut with)
     }
-}
-
-/// Index of the largest entry, the first of several.
-fn argmax<E: Elem>(x: &[E]) -> u32 {
-    let mut best = 0;
-    for (i, v) in x.iter().enumerate() {
-        if *v > x[best] {
-            best = i;
-        }
-    }
-    best as u32
 }

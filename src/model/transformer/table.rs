@@ -1,19 +1,20 @@
 //! The first layer up to its attention, once for every pair of token and position of a batch.
 //!
-//! x⁰_t = E[z_t] + P_t: two sequences with the same token at the same position have the same row there, the same queries, keys and values,
-//! and in `Public` the same feed-forward. With N = 65 symbols of a text, 128 sequences have some thirty different rows a position. Their
-//! gradients are summed before they pass through these maps, which are linear in them.
+//! x⁰_t = E[z_t] + P_t: two sequences with the same token at the same position have the same row
+//! there, the same queries, keys and values, and in `Public` the same feed-forward. With N = 65
+//! symbols of a text, 128 sequences have some thirty different rows a position. Their gradients are
+//! summed before they pass through these maps, which are linear in them.
 
 use super::Transformer;
 use super::layer::Front;
-use super::memory::{Activations, Grads, Indices, Reals, Temporary, With};
+use super::workspace::{Activations, Grads, Indices, Reals, Temporary, With};
 use crate::Result;
 use popgrad_kernels::Elem;
 
 impl<E: Elem> Transformer<E> {
     /// Numbers the pairs of `tokens` (B, T), position by position; returns how many there are.
     pub(super) fn number_pairs(&self, tokens: &[u32], at: &mut Indices<'_>) -> usize {
-        let (t, n) = (self.spec.seq_len, self.spec.vocab);
+        let (t, n) = (self.shape.len, self.shape.vocab);
         let (row_of, position_of) = at.seen.split_at_mut(n);
         position_of.fill(0);
         let mut count = 0;
@@ -33,7 +34,7 @@ impl<E: Elem> Transformer<E> {
 
     /// x⁰ of pairs (m, d).
     fn stream(&self, params: &[E], pairs: &[usize], x: &mut [E]) {
-        let d = self.spec.dim;
+        let d = self.shape.dim;
         let (e, p) = (&params[self.range(self.blocks.tokens)], &params[self.range(self.blocks.positions)]);
         for (pair, x) in pairs.chunks_exact(2).zip(x.chunks_exact_mut(d)) {
             let (e, p) = (&e[pair[0] * d..][..d], &p[pair[1] * d..][..d]);
@@ -49,7 +50,7 @@ impl<E: Elem> Transformer<E> {
         reals: &mut Reals<'_>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (d, chunk) = (self.spec.dim, self.capacity());
+        let (d, chunk) = (self.shape.dim, self.capacity());
         let (mut layer, _) = self.layer(0, act.layers, reals.layers);
         let qkv = act.table.qkv.chunks_mut(chunk * 3 * d);
         let base = act.table.base.chunks_mut(chunk * d);
@@ -73,7 +74,7 @@ impl<E: Elem> Transformer<E> {
         g: &mut Grads<'_, E>,
         with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (d, chunk) = (self.spec.dim, self.capacity());
+        let (d, chunk) = (self.shape.dim, self.capacity());
         let [tokens, positions] = [self.blocks.tokens, self.blocks.positions];
         let (mut layer, _) = self.layer(0, act.layers, reals.layers);
         let dqkv = act.table.dqkv.chunks(chunk * 3 * d);

@@ -1,11 +1,13 @@
-//! The figures of a run: metrics over steps, and attention on a sample text with its characters on the axes.
+//! The figures of a run: metrics over steps, and attention on a sample text with its characters on
+//! the axes.
 
-use crate::config::birth::BirthConfig;
-use crate::paper::figures::{FOLDER, read_records};
-use crate::paper::folder::ATTENTION_FILE;
+use crate::config::task::{LossOn, TriggerKind};
+use crate::config::{Config, Task};
 use crate::report::arrays::read_arrays;
 use crate::report::metrics::METRICS_FILE;
 use crate::report::plot::{Figure, HeatMap, LineChart, Panels, Series, Ticks, save_figure};
+use crate::run::folder::{ATTENTION_FILE, FIGURES_FOLDER};
+use crate::study::gather::read_records;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -75,8 +77,8 @@ pub(super) const RECALL: [Curve; 4] = [
 const LOSSES: [Curve; 2] = [("loss_head", "in context"), ("loss_bigram", "bigrams")];
 
 /// Draws everything from the logs and the sample's attention.
-pub(super) fn draw(config: &BirthConfig, symbols: &[String], folder: &Path) -> Result<()> {
-    let dir = folder.join(FOLDER);
+pub(super) fn draw(config: &Config, symbols: &[String], folder: &Path) -> Result<()> {
+    let dir = folder.join(FIGURES_FOLDER);
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
     let records = records(folder)?;
     let unit = Some((0.0, 1.0));
@@ -96,10 +98,21 @@ pub(super) fn draw(config: &BirthConfig, symbols: &[String], folder: &Path) -> R
     let columns = maps.len().clamp(1, 2);
     let maps: Figure = Panels { title: String::new(), columns, figures: maps }.into();
     save_figure(&dir, "attention", &maps)?;
-    let title = format!(
-        "{}: K = {} {} triggers, T = {}, d = {}, loss on {}",
-        config.model, config.K, config.triggers, config.T, config.dim, config.loss
-    );
+    let title = match &config.task {
+        Task::TriggerBigram(keys) => {
+            let triggers = match keys.triggers {
+                TriggerKind::Fixed => "fixed",
+                TriggerKind::Random => "random",
+            };
+            let loss = match keys.loss {
+                LossOn::Head => "head",
+                LossOn::All => "all",
+            };
+            let model = config.model.name();
+            format!("{model}: K = {} {triggers} triggers, T = {}, loss on {loss}", keys.K, keys.T)
+        }
+        other => other.name().into(),
+    };
     let charts = Panels { title: String::new(), columns: 2, figures: charts }.into();
     save_figure(&dir, "overview", &Panels { title, columns: 1, figures: vec![charts, maps] }.into()).map(drop)
 }
@@ -131,7 +144,8 @@ fn chart(
 /// Heads of a layer that are shown.
 const MOST_HEADS: usize = 4;
 
-/// A map for each layer and head, on the first positions of the sample text. `name` begins the titles.
+/// A map for each layer and head, on the first positions of the sample text. `name` begins the
+/// titles.
 pub(super) fn attention(symbols: &[String], folder: &Path, name: &str) -> Result<Vec<Figure>> {
     let path = folder.join(ATTENTION_FILE);
     let arrays = read_arrays(&path)?;

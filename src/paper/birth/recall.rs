@@ -1,8 +1,7 @@
 //! Recall of the model's memories, under the public code's names.
 
 use crate::Result;
-use crate::config::birth::BirthConfig;
-use crate::model::Layout;
+use crate::model::{Layout, Output, Spec};
 use crate::probe::memory::{Asked, memories};
 use crate::task::TriggerBigram;
 use serde::{Deserialize, Serialize};
@@ -14,30 +13,33 @@ pub struct Recall {
     pub wk0_acc: f64,
     /// The same over the first 64 positions.
     pub wk0_64_acc: f64,
-    /// W_K of layer 2: a trigger to itself as layer 1 copies it; among the triggers if they are fixed.
+    /// W_K of layer 2: a trigger to itself as layer 1 copies it; among the triggers if they are
+    /// fixed.
     pub wk1_acc: f64,
     /// W_O of layer 2: each symbol to itself.
     pub wo1_acc: f64,
-    /// Feed-forward of layer 2: mean KL of the bigrams from its prediction, over the symbols that are no fixed trigger.
+    /// Feed-forward of layer 2: mean KL of the bigrams from its prediction, over the symbols that
+    /// are no fixed trigger.
     pub ff1_loss: f64,
 }
 
-/// Of parameters `params` in `layout`, on `task`.
+/// Of parameters `params` of `model` in `layout`, on `task`.
 ///
 /// # Errors
 /// Parameters of another layout.
-pub(super) fn of(
-    config: &BirthConfig,
-    layout: &Layout,
-    params: &[f64],
-    task: &TriggerBigram,
-) -> Result<Recall> {
-    let d = config.dim as f64;
-    let readout = match (config.model.as_str(), config.output.as_str()) {
-        ("memory", "tied") => 1.0 / d,
-        ("memory", "tied_frozen") => 1.0 / d.sqrt(),
+pub(super) fn of(model: &Spec, layout: &Layout, params: &[f64], task: &TriggerBigram) -> Result<Recall> {
+    let readout = match model {
+        Spec::Memory(m) => match m.output {
+            Output::Tied => 1.0 / m.dim as f64,
+            Output::TiedFrozen => 1.0 / (m.dim as f64).sqrt(),
+            Output::Free | Output::Frozen => 1.0,
+        },
         _ => 1.0,
     };
+    // Other models have no memories by these names.
+    if !matches!(model, Spec::Memory(_) | Spec::Transformer(_)) {
+        return Ok(Recall { wk0_acc: -1.0, wk0_64_acc: -1.0, wk1_acc: -1.0, wo1_acc: -1.0, ff1_loss: -1.0 });
+    }
     let asked = Asked { triggers: task.fixed_triggers(), bigram: task.laws().bigram(), readout };
     let found = memories(layout, params, &asked)?;
     Ok(Recall {

@@ -1,7 +1,8 @@
 //! Named arrays in `.npz` (NumPy) and `.safetensors` files.
 //!
-//! Files come from other people's programs, so every byte is suspect: sizes are checked against what the file
-//! really holds before anything is allocated, and anything unexpected is a typed error that names the array.
+//! Files come from other people's programs, so every byte is suspect: sizes are checked against
+//! what the file really holds before anything is allocated, and anything unexpected is a typed
+//! error that names the array.
 //!
 //! | stored as | delivered as |
 //! |---|---|
@@ -10,8 +11,9 @@
 //! | i1, i2, i4, i8 | [`ArrayData::I64`] |
 //! | bool, u1, u2, u4, u8 | [`ArrayData::U64`] |
 //!
-//! Elements are always delivered in C order (last index fastest), whatever the file's order. Big-endian arrays are
-//! refused rather than swapped: no machine that writes them is in use, so they are more likely a mistake.
+//! Elements are always delivered in C order (last index fastest), whatever the file's order.
+//! Big-endian arrays are refused rather than swapped: no machine that writes them is in use, so
+//! they are more likely a mistake.
 
 mod npy;
 mod npz;
@@ -168,7 +170,8 @@ impl Array {
         self.data
     }
 
-    /// The elements as f64. Exact for f32 and for integers up to 2^53 in size; larger ones round to nearest.
+    /// The elements as f64. Exact for f32 and for integers up to 2^53 in size; larger ones round to
+    /// nearest.
     pub fn to_f64_vec(&self) -> Vec<f64> {
         match &self.data {
             ArrayData::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
@@ -181,8 +184,8 @@ impl Array {
     /// The elements as integers; `name` is the array's name, for the error.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the array when it holds floats (even whole ones: token ids stored as floats are
-    /// a mistake upstream) or an integer above 2^63 - 1.
+    /// [`Error::Invalid`] naming the array when it holds floats (even whole ones: token ids stored
+    /// as floats are a mistake upstream) or an integer above 2^63 - 1.
     pub fn as_integers(&self, name: &str) -> Result<Vec<i64>> {
         let refuse =
             |problem: String| Error::invalid(name, problem, "an integer array within the range of i64");
@@ -195,8 +198,8 @@ impl Array {
         }
     }
 
-    /// True when shape, element type and every bit agree. Unlike `==` it tells 0 from -0 and finds a NaN equal to
-    /// itself.
+    /// True when shape, element type and every bit agree. Unlike `==` it tells 0 from -0 and finds
+    /// a NaN equal to itself.
     pub fn same_bits(&self, other: &Array) -> bool {
         self.shape == other.shape
             && match (&self.data, &other.data) {
@@ -214,8 +217,8 @@ impl Array {
 /// Read every array of a `.npz` or `.safetensors` file.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read, [`Error::Format`] for anything in it that is not as described at
-/// the top of this module.
+/// [`Error::Io`] when the file cannot be read, [`Error::Format`] for anything in it that is not as
+/// described at the top of this module.
 pub fn read_arrays(path: &Path) -> Result<BTreeMap<String, Array>> {
     let format = Format::of(path)?;
     parse_arrays(path, format, &read_file(path)?)
@@ -240,7 +243,8 @@ pub fn parse_arrays(origin: &Path, format: Format, bytes: &[u8]) -> Result<BTree
     }
 }
 
-/// Read arrays and metadata of a `.safetensors` file in one go; the metadata is empty when it has none.
+/// Read arrays and metadata of a `.safetensors` file in one go; the metadata is empty when it has
+/// none.
 ///
 /// # Errors
 /// As [`read_arrays`].
@@ -258,12 +262,13 @@ pub fn read_safetensors_metadata(path: &Path) -> Result<BTreeMap<String, String>
 
 /// Write named arrays to `path`, atomically, in the format its extension names, uncompressed.
 ///
-/// The same arrays give the same bytes, in whatever order they are listed. Metadata goes into the header of a
-/// `.safetensors` file, and into the archive comment of a `.npz` file as a JSON object (NumPy ignores it).
+/// The same arrays give the same bytes, in whatever order they are listed. Metadata goes into the
+/// header of a `.safetensors` file, and into the archive comment of a `.npz` file as a JSON object
+/// (NumPy ignores it).
 ///
 /// # Errors
-/// [`Error::Invalid`] for an empty or repeated name, [`Error::Format`] for an unknown extension or metadata past
-/// the format's limit, [`Error::Io`] when the system refuses.
+/// [`Error::Invalid`] for an empty or repeated name, [`Error::Format`] for an unknown extension or
+/// metadata past the format's limit, [`Error::Io`] when the system refuses.
 pub fn write_arrays(
     path: &Path,
     arrays: &[(&str, &Array)],
@@ -305,7 +310,8 @@ pub fn write_arrays_with(
 
 /// Fuzz target: no bytes make the readers panic or allocate beyond what the bytes can hold.
 ///
-/// The bytes are read as both formats and as one bare `.npy`, since mutations rarely get past a zip's checksums.
+/// The bytes are read as both formats and as one bare `.npy`, since mutations rarely get past a
+/// zip's checksums.
 pub fn fuzz_read_arrays(bytes: &[u8]) {
     let origin = Path::new("fuzz");
     for format in [Format::Npz, Format::Safetensors] {
@@ -323,7 +329,8 @@ pub fn fuzz_read_arrays(bytes: &[u8]) {
 
 /// Product of the extents; `None` when it overflows.
 fn element_count(shape: &[usize]) -> Option<usize> {
-    // A zero extent empties the array whatever the others are, so it is looked for before multiplying.
+    // A zero extent empties the array whatever the others are, so it is looked for before
+    // multiplying.
     if shape.contains(&0) {
         return Some(0);
     }

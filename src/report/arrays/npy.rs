@@ -1,8 +1,9 @@
 //! One `.npy` array: NumPy's NEP 1 format, versions 1 to 3, read and written by npyz.
 //!
-//! npyz trusts headers: it allocates what they declare, multiplies extents unchecked, and its grammar recurses as deep
-//! as the input asks it to. So the header is looked at first, with npyz's own grammar (py_literal), and npyz only sees
-//! headers that describe exactly the bytes which follow. npyz leaves Fortran order to its callers: [`to_c_order`].
+//! npyz trusts headers: it allocates what they declare, multiplies extents unchecked, and its
+//! grammar recurses as deep as the input asks it to. So the header is looked at first, with npyz's
+//! own grammar (py_literal), and npyz only sees headers that describe exactly the bytes which
+//! follow. npyz leaves Fortran order to its callers: [`to_c_order`].
 
 use npyz::{DType, Deserialize, NpyFile, Order, Serialize, WriteOptions, WriterBuilder};
 use py_literal::Value;
@@ -13,10 +14,11 @@ use super::{Array, ArrayData, element_count};
 pub(super) type Problem = String;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// Longest header accepted, in bytes. NumPy's own limit is 10 000; only structured types come near it.
+/// Longest header accepted, in bytes. NumPy's own limit is 10 000; only structured types come near
+/// it.
 const MAX_HEADER: usize = 64 * 1024;
-/// Deepest nesting of brackets looked into. A plain array's header has 2, a structured one at least 3; the grammar may
-/// read the innermost twice for every level.
+/// Deepest nesting of brackets looked into. A plain array's header has 2, a structured one at least
+/// 3; the grammar may read the innermost twice for every level.
 const MAX_DEPTH: usize = 3;
 /// Most dimensions accepted: NumPy's own limit.
 const MAX_DIMS: usize = 64;

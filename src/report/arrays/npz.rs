@@ -19,7 +19,8 @@ pub(super) fn parse(origin: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Arra
     if archive.has_duplicate_names() {
         return Err(Error::format(origin, "two arrays of the same name"));
     }
-    // Entries may overlap, and then each may honestly reach the ratio; all of them together may not.
+    // Entries may overlap, and then each may honestly reach the ratio; all of them together may
+    // not.
     let mut budget = (bytes.len() as u64).saturating_mul(MAX_DEFLATE_RATIO);
     let mut arrays = BTreeMap::new();
     for index in 0..archive.len() {
@@ -38,8 +39,8 @@ pub(super) fn parse(origin: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Arra
             return Err(wrong(&format_args!("{size} bytes are declared, more than the file can hold")));
         }
         budget -= size;
-        // The buffer grows with what is really there. One byte past the declared size, so that the reader meets
-        // the end of the entry and verifies its checksum.
+        // The buffer grows with what is really there. One byte past the declared size, so that the
+        // reader meets the end of the entry and verifies its checksum.
         let mut content = Vec::new();
         entry.take(size + 1).read_to_end(&mut content).map_err(|e| wrong(&e))?;
         let array = npy::parse(&content).map_err(|e| wrong(&e))?;

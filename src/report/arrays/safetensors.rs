@@ -1,7 +1,8 @@
 //! `.safetensors`: an 8-byte length, a JSON header, raw little-endian bytes.
 //!
-//! Reading goes through the `safetensors` crate after two checks it does not make. Writing does not: the crate keeps
-//! metadata in a hash map, whose order differs from run to run, and our files must be equal when their content is.
+//! Reading goes through the `safetensors` crate after two checks it does not make. Writing does
+//! not: the crate keeps metadata in a hash map, whose order differs from run to run, and our files
+//! must be equal when their content is.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -72,8 +73,8 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Option<ArrayData> {
     })
 }
 
-/// Refuse what the crate lets through: repeated names (it keeps one of them, silently) and offsets near the end of
-/// the address space (its sum of offset and header length overflows).
+/// Refuse what the crate lets through: repeated names (it keeps one of them, silently) and offsets
+/// near the end of the address space (its sum of offset and header length overflows).
 fn check_header(origin: &Path, bytes: &[u8]) -> Result<()> {
     let truncated = || corrupt(origin, &"truncated header");
     let (length, rest) = bytes.split_first_chunk().ok_or_else(truncated)?;
@@ -135,7 +136,8 @@ pub(super) fn encode(
     arrays: &BTreeMap<&str, &Array>,
     metadata: Option<&Metadata>,
 ) -> Result<Vec<u8>> {
-    // Wide elements first, so that every array is aligned to its element in a mapped file; then by name.
+    // Wide elements first, so that every array is aligned to its element in a mapped file; then by
+    // name.
     let mut order: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, *a)).collect();
     order.sort_by_key(|(name, array)| (std::cmp::Reverse(array.data.width()), *name));
     let mut fields = Vec::new();

@@ -1,16 +1,17 @@
-//! What plotters leaves open about axes: ranges it can divide, the labels of its ticks, and labels that keep out of each
-//! other's way.
+//! What plotters leaves open about axes: ranges it can divide, the labels of its ticks, and labels
+//! that keep out of each other's way.
 
 use plotters::coord::ranged1d::{BoldPoints, Ranged};
 use plotters::coord::types::RangedCoordf64;
 
-/// Least relative width of an axis; what differs by less is drawn as equal, so that tick labels stay short.
+/// Least relative width of an axis; what differs by less is drawn as equal, so that tick labels
+/// stay short.
 const MIN_SPAN: f64 = 1e-6;
 /// Least absolute width: below it powers of ten are not normal numbers.
 const TINY: f64 = 1e-290;
 
-/// A linear axis in units of a power of ten, so that plotters, whose ticks are looked for with absolute tolerances,
-/// only meets numbers of a moderate size.
+/// A linear axis in units of a power of ten, so that plotters, whose ticks are looked for with
+/// absolute tolerances, only meets numbers of a moderate size.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
     /// From, to, in units.
@@ -110,8 +111,8 @@ fn group_thousands(text: &str) -> String {
     out
 }
 
-/// Move label centres as little as needed for neighbours to be `gap` apart and inside `[lo, hi]`; the order of equal
-/// wishes is kept. When they cannot all fit, they are spaced evenly.
+/// Move label centres as little as needed for neighbours to be `gap` apart and inside `[lo, hi]`;
+/// the order of equal wishes is kept. When they cannot all fit, they are spaced evenly.
 pub(super) fn spread(wishes: &[f64], gap: f64, lo: f64, hi: f64) -> Vec<f64> {
     let n = wishes.len();
     let mut order: Vec<usize> = (0..n).collect();

@@ -1,6 +1,7 @@
 //! The canvas that figures are drawn on: a plotters SVG, and the PNG rendered from it.
 //!
-//! Figures are laid out in px, but plotters places everything on integers, so its canvas is [`SCALE`] times finer.
+//! Figures are laid out in px, but plotters places everything on integers, so its canvas is
+//! [`SCALE`] times finer.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +14,8 @@ use resvg::usvg::{self, fontdb};
 use super::font::FAMILY;
 use crate::error::{Error, Result};
 
-/// Canvas units per px: enough that curves show no steps, and a multiple of [`PNG_SCALE`] so that cells end on pixels.
+/// Canvas units per px: enough that curves show no steps, and a multiple of [`PNG_SCALE`] so that
+/// cells end on pixels.
 const SCALE: f64 = 4.0;
 /// PNG pixels per px: legible on dense screens and in print at column width.
 const PNG_SCALE: f32 = 2.0;
@@ -21,8 +23,8 @@ const PNG_SCALE: f32 = 2.0;
 const MAX_SIDE: f64 = 8000.0;
 /// What plotters divides font sizes by before writing them.
 const FONT_FACTOR: f64 = 1.24;
-/// plotters centres text at half an x-height above its baseline; capitals and digits have their middle this many em
-/// higher.
+/// plotters centres text at half an x-height above its baseline; capitals and digits have their
+/// middle this many em higher.
 const CENTRE_DROP: f64 = 0.115;
 
 /// A rectangle of the canvas, whose coordinates start at its upper left corner.
@@ -116,7 +118,8 @@ pub(super) fn svg_of((width, height): Point, draw: impl FnOnce(&Area<'_>) -> Dra
         let root = SVGBackend::with_string(&mut svg, (w as u32, h as u32)).into_drawing_area();
         root.fill(&WHITE).and_then(|()| draw(&root)).and_then(|()| root.present()).map_err(|e| failed(&e))?;
     }
-    // plotters' own first line, with the size in px instead of canvas units, and cells without seams between them.
+    // plotters' own first line, with the size in px instead of canvas units, and cells without
+    // seams between them.
     let (_, body) = svg.split_once('\n').unwrap_or_default();
     Ok(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {w} {h}\">\n\

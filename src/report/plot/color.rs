@@ -7,11 +7,12 @@ use super::drawable;
 /// A colour map for a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Colormap {
-    /// Viridis: dark blue (low) to yellow (high), perceptually uniform, legible in grey and to the colour-blind.
+    /// Viridis: dark blue (low) to yellow (high), perceptually uniform, legible in grey and to the
+    /// colour-blind.
     #[default]
     Sequential,
-    /// Blue (negative), white (zero), red (positive): lightness and chroma change evenly and alike on both sides, in
-    /// the OKLab space (Ottosson 2020).
+    /// Blue (negative), white (zero), red (positive): lightness and chroma change evenly and alike
+    /// on both sides, in the OKLab space (Ottosson 2020).
     Diverging,
 }
 
@@ -32,7 +33,8 @@ const PALETTE: [RGBColor; 7] = [
 /// Levels a colour map is cut into; finer steps cannot be seen and would only swell the SVG.
 pub(super) const LEVELS: usize = 256;
 
-/// Matplotlib's viridis (CC0) at 33 even positions; linear between them, within 3/255 of the original (plotters' own has 8).
+/// Matplotlib's viridis (CC0) at 33 even positions; linear between them, within 3/255 of the
+/// original (plotters' own has 8).
 #[rustfmt::skip]
 const VIRIDIS: [[u8; 3]; 33] = [
     [68, 1, 84], [71, 13, 96], [72, 24, 106], [72, 35, 116], [71, 45, 123], [69, 55, 129], [66, 64, 134],
@@ -67,8 +69,8 @@ impl Colormap {
         RGBColor(r, g, b)
     }
 
-    /// The range a map needs to show `values`: from least to greatest, or symmetric about zero for a diverging map.
-    /// Only finite values count; without spread the range is one wide.
+    /// The range a map needs to show `values`: from least to greatest, or symmetric about zero for
+    /// a diverging map. Only finite values count; without spread the range is one wide.
     pub(super) fn range_of(self, values: &[f64]) -> (f64, f64) {
         let finite = || values.iter().copied().filter(|v| drawable(*v));
         let (lo, hi) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));

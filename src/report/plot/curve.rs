@@ -2,13 +2,15 @@
 
 use super::canvas::Point;
 
-/// The parts of a curve with y inside `[lo, hi]`: plotters draws what lies outside of its areas, too.
+/// The parts of a curve with y inside `[lo, hi]`: plotters draws what lies outside of its areas,
+/// too.
 pub(super) fn clipped(points: impl Iterator<Item = Point>, (lo, hi): (f64, f64)) -> Vec<Vec<Point>> {
     let mut parts: Vec<Vec<Point>> = Vec::new();
     let mut last: Option<Point> = None;
     for b in points {
         let a = last.unwrap_or(b);
-        // Where on the way from a to b the level y is crossed; slopes divide first, since y may be huge.
+        // Where on the way from a to b the level y is crossed; slopes divide first, since y may be
+        // huge.
         let at = |y: f64| (a.0 + (b.0 - a.0) * ((y - a.1) / (b.1 - a.1)).clamp(0.0, 1.0), y);
         let bound = |p: Point| {
             if p.1 < lo {
@@ -33,8 +35,9 @@ pub(super) fn clipped(points: impl Iterator<Item = Point>, (lo, hi): (f64, f64))
     parts
 }
 
-/// A polyline that looks the same with at most four points per column of the canvas: the first, least, greatest and
-/// last of each. Curves have one point per step, far more than an SVG should carry.
+/// A polyline that looks the same with at most four points per column of the canvas: the first,
+/// least, greatest and last of each. Curves have one point per step, far more than an SVG should
+/// carry.
 pub(super) fn thinned(points: Vec<Point>, key: impl Fn(f64) -> i32) -> Vec<Point> {
     let mut out: Vec<Point> = Vec::new();
     let mut column: Vec<Point> = Vec::new();

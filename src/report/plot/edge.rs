@@ -28,7 +28,8 @@ pub enum Ticks {
     From(usize),
     /// One label each; as many as fit.
     Labels(Vec<String>),
-    /// One short label each, all of them: cells are made large enough for a line of text. Along columns as many as fit where one is wider.
+    /// One short label each, all of them: cells are made large enough for a line of text. Along
+    /// columns as many as fit where one is wider.
     Letters(Vec<String>),
 }
 

@@ -1,7 +1,7 @@
 //! The embedded typeface: what it draws with and how wide its text is.
 //!
-//! Layout needs true widths, and the machine may have no fonts at all, so DejaVu Sans travels in the binary. The
-//! SVG asks for it by name and the PNG renderer knows no other.
+//! Layout needs true widths, and the machine may have no fonts at all, so DejaVu Sans travels in
+//! the binary. The SVG asks for it by name and the PNG renderer knows no other.
 
 use std::sync::OnceLock;
 
@@ -18,7 +18,8 @@ pub(super) fn text_width(text: &str, size: f64, bold: bool) -> f64 {
     let fonts =
         FONTS.get_or_init(|| [dejavu::sans::regular(), dejavu::sans::bold()].map(|b| FontRef::new(b).ok()));
     let Some(font) = &fonts[usize::from(bold)] else {
-        // Cannot happen with the embedded files; an average width keeps the figure legible all the same.
+        // Cannot happen with the embedded files; an average width keeps the figure legible all the
+        // same.
         return 0.6 * size * text.chars().count() as f64;
     };
     let characters = font.charmap();

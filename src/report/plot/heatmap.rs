@@ -142,8 +142,9 @@ impl HeatMap {
         self.draw_bar(area, &l)
     }
 
-    /// The cells, in coordinates where cell (i, j) is the unit square around the point with these numbers, and plotters'
-    /// tick labels at them. Neighbours of a row that share a colour are one rectangle.
+    /// The cells, in coordinates where cell (i, j) is the unit square around the point with these
+    /// numbers, and plotters' tick labels at them. Neighbours of a row that share a colour are one
+    /// rectangle.
     fn draw_cells(&self, area: &Area<'_>, l: &Layout) -> Drawn {
         let (first_row, first_col) = (self.row_ticks.first(), self.col_ticks.first());
         let (left, below) = (units(l.row_ticks), units(l.col_ticks));
@@ -236,8 +237,8 @@ impl HeatMap {
         Ok(())
     }
 
-    /// The colour bar. Its ticks stand on the right, where plotters aligns labels by widths that it guesses, so they are
-    /// drawn one by one.
+    /// The colour bar. Its ticks stand on the right, where plotters aligns labels by widths that it
+    /// guesses, so they are drawn one by one.
     fn draw_bar(&self, area: &Area<'_>, l: &Layout) -> Drawn {
         let (x, y) = (l.at.0 + l.content.0 + GAP, l.at.1);
         let size = (BAR_WIDTH, l.cells.1.max(MIN_BAR));
@@ -278,7 +279,8 @@ impl HeatMap {
         let (rows, cols) = (self.rows as f64, self.cols as f64);
         let (long, short) = (rows.max(cols), rows.min(cols));
         let side = if long >= 4.0 * short { LONG_SIDE } else { SAMPLE_LANES };
-        // Whole px, so that cells of one matrix are all equally large; half px still are in the PNG.
+        // Whole px, so that cells of one matrix are all equally large; half px still are in the
+        // PNG.
         let cell = match side / long {
             c if c >= 1.0 => c.floor().min(MAX_CELL),
             _ => 0.5,
@@ -297,7 +299,8 @@ impl HeatMap {
         };
         let shown = |ticks: &Ticks| !matches!(ticks, Ticks::None);
         let cells = (cols * cell, rows * cell);
-        // Never more than one a cell, or plotters labels between them. Numbers are equally dense on both sides.
+        // Never more than one a cell, or plotters labels between them. Numbers are equally dense on
+        // both sides.
         let fitting = |length: f64, room: f64, count: usize| ((length / room) as usize).clamp(1, count);
         let widest_col = widest(&self.col_ticks, self.cols);
         // Letters that are words after all are as many as fit.

@@ -25,8 +25,8 @@ pub struct Series {
     pub color: usize,
     /// Dashed instead of solid.
     pub dashed: bool,
-    /// Shaded below the curve, in its colour: `(x, from, to)` with x ascending, e.g. a mean and its spread. A point that is
-    /// not finite breaks it.
+    /// Shaded below the curve, in its colour: `(x, from, to)` with x ascending, e.g. a mean and its
+    /// spread. A point that is not finite breaks it.
     pub band: Vec<(f64, f64, f64)>,
 }
 
@@ -232,7 +232,8 @@ impl LineChart {
         self.draw_references(area, l)
     }
 
-    /// Names of the reference lines beside the area, moved apart where they would touch, each led to its line.
+    /// Names of the reference lines beside the area, moved apart where they would touch, each led
+    /// to its line.
     fn draw_references(&self, area: &Area<'_>, l: &Layout) -> Drawn {
         let (lo, hi) = l.y.range;
         let at = |y: f64| l.top + (hi - y) / (hi - lo) * self.size.1;
@@ -337,7 +338,8 @@ impl LineChart {
         }
     }
 
-    /// Legend entries as rows of (series, x offset), above the plotting area where they cover no data.
+    /// Legend entries as rows of (series, x offset), above the plotting area where they cover no
+    /// data.
     fn legend_rows(&self, width: f64) -> Vec<Vec<(usize, f64)>> {
         let mut rows: Vec<Vec<(usize, f64)>> = Vec::new();
         let mut x = f64::INFINITY;
@@ -356,8 +358,8 @@ impl LineChart {
     }
 }
 
-/// A range of positive numbers that holds at least two powers of ten, so that plotters, which labels nothing else, has
-/// something to label.
+/// A range of positive numbers that holds at least two powers of ten, so that plotters, which
+/// labels nothing else, has something to label.
 fn whole_decades((lo, hi): (f64, f64)) -> (f64, f64) {
     let (first, last) = (lo.log10().ceil(), hi.log10().floor());
     if last > first {

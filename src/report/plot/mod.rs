@@ -1,10 +1,12 @@
 //! Figures from plain records: line charts, heat maps with named blocks, and grids of them.
 //!
-//! plotters draws them: its drawing areas, coordinates, meshes and series. What is laid out here is what it leaves to its
-//! callers: how large labels are (it has no fonts), block names, the labels of reference lines, colour bars.
+//! plotters draws them: its drawing areas, coordinates, meshes and series. What is laid out here is
+//! what it leaves to its callers: how large labels are (it has no fonts), block names, the labels
+//! of reference lines, colour bars.
 //!
-//! [`save_figure`] writes an SVG and the PNG rendered from it. Both are drawn with an embedded typeface, so a machine
-//! without any font draws the same picture, and equal records give equal bytes.
+//! [`save_figure`] writes an SVG and the PNG rendered from it. Both are drawn with an embedded
+//! typeface, so a machine without any font draws the same picture, and equal records give equal
+//! bytes.
 
 mod axis;
 mod canvas;
@@ -81,8 +83,8 @@ impl Figure {
     /// The figure as an SVG document.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the record contradicts itself (sizes that do not match) or the figure would exceed
-    /// 8000 px a side.
+    /// [`Error::Invalid`] when the record contradicts itself (sizes that do not match) or the
+    /// figure would exceed 8000 px a side.
     pub fn to_svg(&self) -> Result<String> {
         self.check()?;
         canvas::svg_of(self.natural_size(), |area| self.draw(area))
@@ -182,10 +184,12 @@ impl Panels {
     }
 }
 
-/// Write `figure` as `<stem>.svg` and `<stem>.png` into the folder `dir`, each atomically, and return both paths.
+/// Write `figure` as `<stem>.svg` and `<stem>.png` into the folder `dir`, each atomically, and
+/// return both paths.
 ///
 /// # Errors
-/// [`Error::Invalid`] as [`Figure::to_svg`], before anything is written; [`Error::Io`] naming the file.
+/// [`Error::Invalid`] as [`Figure::to_svg`], before anything is written; [`Error::Io`] naming the
+/// file.
 pub fn save_figure(dir: &Path, stem: &str, figure: &Figure) -> Result<(PathBuf, PathBuf)> {
     let svg = figure.to_svg()?;
     let png = canvas::png_of(&svg)?;
@@ -205,7 +209,8 @@ fn title_width(title: &str) -> f64 {
     if title.is_empty() { 0.0 } else { font::text_width(title, TITLE_SIZE, true) + 2.0 * PAD }
 }
 
-/// Draw a title centred on `centre`, moved sideways as far as staying inside the figure's `width` demands.
+/// Draw a title centred on `centre`, moved sideways as far as staying inside the figure's `width`
+/// demands.
 fn draw_title(area: &Area<'_>, title: &str, centre: f64, width: f64) -> Drawn {
     let centre = keep_inside(centre, title_width(title), 0.0, width);
     let lettering = Lettering { bold: true, ..Lettering::new(TITLE_SIZE, HPos::Center) };

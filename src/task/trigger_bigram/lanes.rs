@@ -1,7 +1,8 @@
 //! Sequences side by side: the bits of [`TriggerBigram::sample`], several times as fast.
 //!
-//! A sequence is one chain of dependent look-ups, each of which waits for the last. Lanes fill the wait: [`SAMPLE_LANES`] sequences advance
-//! together, their random words come from one kernel, and no branch depends on a token. All lane arrays are (.., SAMPLE_LANES).
+//! A sequence is one chain of dependent look-ups, each of which waits for the last. Lanes fill the
+//! wait: [`SAMPLE_LANES`] sequences advance together, their random words come from one kernel, and
+//! no branch depends on a token. All lane arrays are (.., SAMPLE_LANES).
 
 use super::{NONE, OUTPUT_VARIATES, Outputs, TRIGGER_VARIATES, TriggerBigram, Triggers};
 use crate::rng::{Key, lemire, unit};
@@ -13,7 +14,8 @@ use std::hint::select_unpredictable;
 #[derive(Debug, Clone)]
 pub struct TriggerBigramBlock {
     kernels: Kernels<f64>,
-    /// Words of tokens (T + 1 rounded up to even), of triggers (2K, empty for fixed ones) and of outputs (2K).
+    /// Words of tokens (T + 1 rounded up to even), of triggers (2K, empty for fixed ones) and of
+    /// outputs (2K).
     words: Vec<u64>,
     trigger_words: Vec<u64>,
     output_words: Vec<u64>,
@@ -26,7 +28,8 @@ pub struct TriggerBigramBlock {
 }
 
 impl TriggerBigram {
-    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes speed only.
+    /// Storage for [`sample_block`](Self::sample_block) on `kernels`, whose instruction set changes
+    /// speed only.
     pub fn block(&self, kernels: Kernels<f64>) -> TriggerBigramBlock {
         let (n, t, k) = (self.vocab(), self.len, self.triggers());
         let drawn = if self.fixed.is_empty() { k } else { 0 };
@@ -42,7 +45,8 @@ impl TriggerBigram {
         }
     }
 
-    /// Sequences `first`, `first + 1`, .. (numbers wrap): `tokens`, `labels` and `seen`, each (n, L). The bits are those of
+    /// Sequences `first`, `first + 1`, .. (numbers wrap): `tokens`, `labels` and `seen`, each (n,
+    /// L). The bits are those of
     /// [`sample`](Self::sample), whose tokens are the first of `tokens`, then `labels`.
     ///
     /// Allocates nothing.

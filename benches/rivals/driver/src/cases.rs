@@ -5,7 +5,8 @@ use rival_worker::Case;
 /// (op, batch, m, k, n).
 type Shape = (&'static str, usize, usize, usize, usize);
 
-/// Products from the models: a shard of short sequences, a layer, a head's logits, a weight gradient.
+/// Products from the models: a shard of short sequences, a layer, a head's logits, a weight
+/// gradient.
 const BATCH: &[Shape] = &[("nn", 1024, 20, 30, 30), ("nn", 1, 256, 128, 128)];
 const TALL: &[Shape] = &[("nn", 1, 131_072, 256, 65), ("tn", 1, 256, 131_072, 256)];
 

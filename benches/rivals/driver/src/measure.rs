@@ -39,7 +39,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Where a measurement of `threads` threads runs, as `taskset -c` takes it; `None` without taskset.
+    /// Where a measurement of `threads` threads runs, as `taskset -c` takes it; `None` without
+    /// taskset.
     fn cores(&self, threads: usize) -> Option<String> {
         let taskset = std::process::Command::new("taskset").arg("--version").output();
         if !taskset.is_ok_and(|o| o.status.success()) {
@@ -55,7 +56,8 @@ impl Settings {
     }
 }
 
-/// One of the interleaved: its case (the peak has its own), how many repeats make a round, the rounds.
+/// One of the interleaved: its case (the peak has its own), how many repeats make a round, the
+/// rounds.
 struct Lane<'a> {
     worker: &'a mut Process,
     case: Case,
@@ -158,7 +160,8 @@ fn peak_rate(lane: &Lane<'_>) -> f64 {
     (lane.checksum as f64 / lane.repeats as f64) / median(&lane.sorted())
 }
 
-/// Share of the best peak so far below which a case counts as disturbed, and how often it is repeated.
+/// Share of the best peak so far below which a case counts as disturbed, and how often it is
+/// repeated.
 const DISTURBED: f64 = 0.85;
 const RETRIES: usize = 3;
 
@@ -199,7 +202,8 @@ pub fn gemm(root: &Path, settings: &Settings, record: &mut Record) -> Result<boo
                     workers.iter_mut().map(|w| Lane::new(w, case.clone())).collect();
                 lanes.extend(peak.as_mut().map(|p| Lane::new(p, peak_case(dtype, threads))));
                 interleave(&mut lanes, settings);
-                // Where the peak is far below what it has been, somebody else had a core: once more.
+                // Where the peak is far below what it has been, somebody else had a core: once
+                // more.
                 for _ in 0..RETRIES {
                     let now = lanes.last().filter(|p| has_peak && !p.times.is_empty()).map(peak_rate);
                     if now.is_none_or(|p| p > DISTURBED * top) {

@@ -32,7 +32,8 @@ pub struct Process {
 pub type Answer = Result<(f64, i64), String>;
 
 impl Process {
-    /// Starts `program` on `cores` (as `taskset -c` takes them; nowhere in particular without taskset).
+    /// Starts `program` on `cores` (as `taskset -c` takes them; nowhere in particular without
+    /// taskset).
     pub fn start(program: &Program, cores: Option<&str>, threads: usize) -> Result<Process, String> {
         let mut command = match cores {
             Some(cores) => {

@@ -63,8 +63,8 @@ pub fn all(root: &Path, settings: &Settings) -> Vec<Program> {
     all
 }
 
-/// Starts one, without fail: a worker that cannot run here is a line on stderr. An OpenBLAS that does not know this CPU and
-/// fell back to a core without AVX-512 is told which core it has.
+/// Starts one, without fail: a worker that cannot run here is a line on stderr. An OpenBLAS that
+/// does not know this CPU and fell back to a core without AVX-512 is told which core it has.
 pub fn start(program: &Program, cores: Option<&str>, threads: usize) -> Option<Process> {
     let started = Process::start(program, cores, threads).and_then(|p| {
         let told = program.env.iter().any(|(name, _)| name == "OPENBLAS_CORETYPE");
@@ -96,7 +96,8 @@ fn venv(root: &Path) -> PathBuf {
     root.join("benches/rivals/venv")
 }
 
-/// Builds every worker by itself: one cargo invocation for several would unify the features of what they share.
+/// Builds every worker by itself: one cargo invocation for several would unify the features of what
+/// they share.
 pub fn build(root: &Path, settings: &Settings) -> Result<(), String> {
     if python(root).is_none() {
         let venv = venv(root);

@@ -24,7 +24,8 @@ pub struct Row {
     pub peak: Option<f64>,
 }
 
-/// Lines of a record by their key. A case measured again replaces its row, so that a record may be made in pieces.
+/// Lines of a record by their key. A case measured again replaces its row, so that a record may be
+/// made in pieces.
 pub struct Record {
     path: PathBuf,
     rows: BTreeMap<Vec<String>, String>,
@@ -56,7 +57,8 @@ fn slug(name: &str) -> String {
     words.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
-/// UTC date of a day since 1970, by the civil calendar (Hinnant, "chrono-compatible low-level date algorithms").
+/// UTC date of a day since 1970, by the civil calendar (Hinnant, "chrono-compatible low-level date
+/// algorithms").
 fn date(days: i64) -> String {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);

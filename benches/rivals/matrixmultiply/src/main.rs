@@ -1,5 +1,6 @@
-//! matrixmultiply 0.3.11: AVX-512 kernels, feature `threading`; it allocates its packing buffers in every call. Built by another
-//! package without its features, it has the kernels of the baseline alone and no threads.
+//! matrixmultiply 0.3.11: AVX-512 kernels, feature `threading`; it allocates its packing buffers in
+//! every call. Built by another package without its features, it has the kernels of the baseline
+//! alone and no threads.
 
 use rayon::prelude::*;
 use rival_worker::{Case, Gemm, Worker, serve};
@@ -15,7 +16,8 @@ macro_rules! rival {
                 let one = |a: &[$t], b: &[$t], c: &mut [$t]| {
                     assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n);
                     let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-                    // SAFETY: dense operands of the lengths asserted, at the strides that their order has.
+                    // SAFETY: dense operands of the lengths asserted, at the strides that their
+                    // order has.
                     unsafe { $gemm(m, k, n, 1.0, a, rs_a, cs_a, b, rs_b, cs_b, 0.0, c, n as isize, 1) }
                 };
                 if case.threads == 1 || case.batch == 1 {

@@ -1,5 +1,6 @@
-//! The OpenBLAS that numpy's wheel carries, called without Python: the library that RIVAL_OPENBLAS names, loaded at run time.
-//! A batch is a loop of calls; threads are the library's own (OPENBLAS_NUM_THREADS).
+//! The OpenBLAS that numpy's wheel carries, called without Python: the library that RIVAL_OPENBLAS
+//! names, loaded at run time. A batch is a loop of calls; threads are the library's own
+//! (OPENBLAS_NUM_THREADS).
 
 #[cfg(not(unix))]
 fn main() {
@@ -29,7 +30,8 @@ mod unix {
     }
     const RTLD_NOW: c_int = 2;
 
-    /// CBLAS with 64-bit integers, as numpy's wheels build it: order, transposes, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc.
+    /// CBLAS with 64-bit integers, as numpy's wheels build it: order, transposes, m, n, k, alpha,
+    /// A, lda, B, ldb, beta, C, ldc.
     type Cblas<T> = unsafe extern "C" fn(
         c_int,
         c_int,
@@ -58,7 +60,8 @@ mod unix {
         pub fn load() -> Result<Self, String> {
             let path = std::env::var("RIVAL_OPENBLAS").map_err(|_| "RIVAL_OPENBLAS is not set")?;
             let name = CString::new(path.clone()).map_err(|e| e.to_string())?;
-            // SAFETY: a zero-terminated path; a library's constructors run, which is what loading it means.
+            // SAFETY: a zero-terminated path; a library's constructors run, which is what loading
+            // it means.
             let library = unsafe { dlopen(name.as_ptr(), RTLD_NOW) };
             if library.is_null() {
                 return Err(format!("{path}: cannot load"));
@@ -71,8 +74,9 @@ mod unix {
             let (sgemm, dgemm) = (symbol(c"scipy_cblas_sgemm64_")?, symbol(c"scipy_cblas_dgemm64_")?);
             let (core, config) =
                 (symbol(c"scipy_openblas_get_corename64_")?, symbol(c"scipy_openblas_get_config64_")?);
-            // SAFETY: these symbols have these signatures in every OpenBLAS of numpy's wheels (cblas.h, openblas_config.h, built
-            // with INTERFACE64 and the prefix scipy_); both names are static strings.
+            // SAFETY: these symbols have these signatures in every OpenBLAS of numpy's wheels
+            // (cblas.h, openblas_config.h, built with INTERFACE64 and the prefix scipy_); both
+            // names are static strings.
             unsafe {
                 let text = |f: *mut c_void| {
                     let f: Name = std::mem::transmute(f);
@@ -105,7 +109,8 @@ mod unix {
                     for ((a, b), c) in problems {
                         let [m, k, n, lda, ldb] = [m, k, n, lda, ldb].map(|x| x as i64);
                         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-                        // SAFETY: dense operands, their lengths those of the chunks, at the strides that their order has.
+                        // SAFETY: dense operands, their lengths those of the chunks, at the strides
+                        // that their order has.
                         unsafe { (self.$gemm)(ROW_MAJOR, ta, tb, m, n, k, 1.0, a, lda, b, ldb, 0.0, c, n) };
                     }
                 }

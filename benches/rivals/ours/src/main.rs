@@ -1,4 +1,5 @@
-//! popgrad-kernels, on the instruction set that POPGRAD_ISA names, and the quantities of the machine.
+//! popgrad-kernels, on the instruction set that POPGRAD_ISA names, and the quantities of the
+//! machine.
 
 use popgrad_kernels::{Elem, Isa, Kernels, Mat, MatMut, ParallelScratch, Scratch, Write};
 use rayon::prelude::*;
@@ -152,7 +153,8 @@ impl Worker for Both {
 
 fn main() {
     match Isa::from_env() {
-        // Inside the pool, as in a program that trains: entering it costs more than a small product.
+        // Inside the pool, as in a program that trains: entering it costs more than a small
+        // product.
         Ok(isa) => rayon::scope(|_| serve(Both { isa, single: Ours::new(isa), double: Ours::new(isa) })),
         Err(e) => {
             eprintln!("{e}");

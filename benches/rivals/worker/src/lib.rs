@@ -6,12 +6,14 @@
 //! |---|---|
 //! | `OP TYPE BATCH M K N THREADS ROUNDS` | `ok NANOSECONDS CHECKSUM` for all ROUNDS together, or `no REASON` |
 //!
-//! OP is `nn`, `tn` or `nt`: C = A B with A (m, k), B (k, n), C (m, n) row-major, for BATCH problems one behind the other; `t`
-//! marks an operand stored as its transpose. Or it is a quantity of the machine: `fma` (M rounds of the chains; CHECKSUM is
-//! flops), `load` (M bytes; CHECKSUM 0), `exp` (M elements; CHECKSUM 0).
+//! OP is `nn`, `tn` or `nt`: C = A B with A (m, k), B (k, n), C (m, n) row-major, for BATCH
+//! problems one behind the other; `t` marks an operand stored as its transpose. Or it is a quantity
+//! of the machine: `fma` (M rounds of the chains; CHECKSUM is flops), `load` (M bytes; CHECKSUM 0),
+//! `exp` (M elements; CHECKSUM 0).
 //!
-//! Inputs are integers in -4..=3 from a hash of the index, so that every product is exact in both types and the checksum
-//! `sum_b u_b sum_ij w_i v_j c_bij` (u, w, v small and never 0) must be equal to the last digit. C starts as NaN.
+//! Inputs are integers in -4..=3 from a hash of the index, so that every product is exact in both
+//! types and the checksum `sum_b u_b sum_ij w_i v_j c_bij` (u, w, v small and never 0) must be
+//! equal to the last digit. C starts as NaN.
 
 mod pin;
 
@@ -100,7 +102,8 @@ pub fn batch_weight(b: usize) -> i64 {
     1 + (b % 5) as i64
 }
 
-/// The checksum that a correct product has, without the product: sum_k (sum_i w_i a_ik)(sum_j b_kj v_j).
+/// The checksum that a correct product has, without the product: sum_k (sum_i w_i a_ik)(sum_j b_kj
+/// v_j).
 pub fn expected(case: &Case) -> i64 {
     let (m, k, n) = (case.m, case.k, case.n);
     let [[rs_a, cs_a], [rs_b, cs_b]] = case.strides();
@@ -196,8 +199,9 @@ pub trait Worker: Gemm<f32> + Gemm<f64> {
     }
 }
 
-/// `main` of a worker for the `gemm` crate, whose two feature sets need two binaries. The crate that expands it depends on
-/// `gemm` and `rayon`. Batches are split over the pool; a single product is threaded by the library.
+/// `main` of a worker for the `gemm` crate, whose two feature sets need two binaries. The crate
+/// that expands it depends on `gemm` and `rayon`. Batches are split over the pool; a single product
+/// is threaded by the library.
 #[macro_export]
 macro_rules! gemm_crate {
     ($about:expr) => {
@@ -211,7 +215,8 @@ macro_rules! gemm_crate {
                 let one = |a: &[T], b: &[T], c: &mut [T], parallelism| {
                     assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n);
                     let (a, b, c, one) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), T::from(1));
-                    // SAFETY: dense operands of the lengths asserted, at the strides that their order has.
+                    // SAFETY: dense operands of the lengths asserted, at the strides that their
+                    // order has.
                     unsafe {
                         let (rs_c, zero) = (n as isize, T::from(0));
                         gemm::gemm(
@@ -259,7 +264,8 @@ macro_rules! gemm_crate {
         }
 
         fn main() {
-            // Inside the pool, as in a program that trains: entering it costs more than a small product.
+            // Inside the pool, as in a program that trains: entering it costs more than a small
+            // product.
             rayon::scope(|_| $crate::serve(Rival));
         }
     };

@@ -1,7 +1,8 @@
-//! One core for each thread. Left to itself, a scheduler keeps two threads on one core for whole rounds.
+//! One core for each thread. Left to itself, a scheduler keeps two threads on one core for whole
+//! rounds.
 
-/// Pins the threads of this process, in the order in which they started, to its cores in turn. The first thread works or, where
-/// a pool does, sleeps. Elsewhere than on Linux nothing is pinned.
+/// Pins the threads of this process, in the order in which they started, to its cores in turn. The
+/// first thread works or, where a pool does, sleeps. Elsewhere than on Linux nothing is pinned.
 #[cfg(target_os = "linux")]
 pub(crate) fn threads(cores: &[usize]) {
     use std::ffi::c_int;
@@ -17,7 +18,8 @@ pub(crate) fn threads(cores: &[usize]) {
         let Some(core) = cores.get(i % cores.len().max(1)).filter(|c| **c < 64 * WORDS) else { return };
         let mut mask = [0u64; WORDS];
         mask[core / 64] = 1 << (core % 64);
-        // SAFETY: a mask of the size given, read only; a thread that has ended or a core that is gone is an error code.
+        // SAFETY: a mask of the size given, read only; a thread that has ended or a core that is
+        // gone is an error code.
         unsafe { sched_setaffinity(id, size_of_val(&mask), mask.as_ptr()) };
     }
 }

@@ -1,0 +1,146 @@
+//! What was found, as a table, as JSON and as a figure.
+
+use crate::discover::Graph;
+use crate::report::plot::{Figure, HeatMap, Panels, Ticks};
+use crate::{Error, Result};
+use serde::Serialize;
+
+/// Found graph against the true one.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Verdict {
+    /// -1 for a root.
+    parents: Vec<i64>,
+    pub(super) edges: usize,
+    /// Edges whose parent has the highest score.
+    pub(super) best: usize,
+    /// Edges found.
+    pub(super) found: usize,
+    /// Positions with a parent that were given another.
+    pub(super) wrong: usize,
+    /// Roots after position 0, and those that were given a parent.
+    pub(super) roots: usize,
+    pub(super) false_edges: usize,
+    /// Whether there was a test: if not, only `best` says anything.
+    pub(super) tested: bool,
+}
+
+impl Verdict {
+    pub(super) fn of(graph: &Graph, truth: &[Option<usize>]) -> Self {
+        let pairs = || truth.iter().zip(&graph.positions);
+        let edges = || pairs().filter(|(t, _)| t.is_some());
+        let roots = || pairs().skip(1).filter(|(t, _)| t.is_none());
+        Verdict {
+            parents: truth.iter().map(|p| p.map_or(-1, |p| p as i64)).collect(),
+            edges: edges().count(),
+            best: edges().filter(|(t, p)| p.best == **t).count(),
+            found: edges().filter(|(t, p)| p.parent == **t).count(),
+            wrong: edges().filter(|(t, p)| p.parent.is_some() && p.parent != **t).count(),
+            roots: roots().count(),
+            false_edges: roots().filter(|(_, p)| p.parent.is_some()).count(),
+            tested: graph.tested,
+        }
+    }
+
+    pub(super) fn whole(&self) -> bool {
+        self.found == self.edges && self.false_edges == 0
+    }
+}
+
+pub(super) fn to_json(record: &impl Serialize) -> Result<String> {
+    serde_json::to_string_pretty(record)
+        .map_err(|e| Error::invalid("discover", e.to_string(), "results with a JSON form"))
+}
+
+/// What is not finite is null.
+pub(super) fn json(graph: &Graph, verdict: Option<&Verdict>) -> Result<String> {
+    #[derive(Serialize)]
+    struct Output<'a> {
+        #[serde(flatten)]
+        graph: &'a Graph,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        truth: Option<&'a Verdict>,
+    }
+    Ok(to_json(&Output { graph, truth: verdict })? + "\n")
+}
+
+/// Why a sample has no test.
+const UNTESTED: &str = "fewer than 7 tokens or 30 sequences";
+
+pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
+    let mut text = format!(
+        "{} sequences of {} tokens, S = {}, score {}, level {}\n",
+        graph.sequences,
+        graph.length,
+        graph.symbols,
+        to_json(&graph.score).unwrap_or_default().trim_matches('"'),
+        graph.level
+    );
+    text += "position  parent    best      score   +-       second     margin   +-             z        p\n";
+    let name = |j: Option<usize>, none: &str| j.map_or(none.to_string(), |j| j.to_string());
+    let none = |i: usize| if graph.tested || i == 0 { "root" } else { "?" };
+    for p in &graph.positions {
+        let row = format!("{:>8}  {:>6}", p.position, name(p.parent, none(p.position)));
+        text += &row;
+        if p.best.is_some() {
+            text += &format!("  {:>6} {:>10.4}  {:<9.2e}", name(p.best, ""), p.score, p.score_se);
+            match p.second {
+                Some(second) => text += &format!(" {second:>4} {:>10.4}  {:<9.2e}", p.margin, p.margin_se),
+                None => text += &format!(" {:>4} {:>10}  {:<9}", "-", "-", "-"),
+            }
+            text += &match p.z.is_nan() {
+                true => format!(" {:>8} {:>8}", "-", "-"),
+                false => format!(" {:>8.1} {:>8.1e}", p.z, p.p),
+            };
+        }
+        text.push('\n');
+    }
+    if !graph.tested {
+        text +=
+            &format!("no test: {UNTESTED}; `best` is the candidate of the highest score, parent or not\n");
+    }
+    for j in &graph.heavy {
+        text += &format!(
+            "note: position {j} has the highest score in so many rows that its own effect cannot be told from edges; it is taken from \
+             the rows it does not lead or the other columns, whichever is higher (docs/discover.md)\n"
+        );
+    }
+    if let Some(v) = verdict.filter(|v| !v.tested) {
+        text += &format!("truth: {} of {} edges have the highest score\n", v.best, v.edges);
+    } else if let Some(v) = verdict {
+        text += &format!(
+            "truth: {} of {} edges have the highest score, {} found, {} wrong; {} of {} further roots given a parent\n",
+            v.best, v.edges, v.found, v.wrong, v.false_edges, v.roots
+        );
+    }
+    text
+}
+
+/// Scores beside the edges found.
+pub(super) fn figure(graph: &Graph) -> Figure {
+    let n = graph.positions.len();
+    let map = |title: &str, values: Vec<f64>| -> Figure {
+        HeatMap {
+            title: title.into(),
+            values,
+            rows: n,
+            cols: n,
+            row_ticks: Ticks::From(0),
+            col_ticks: Ticks::From(0),
+            x_label: "candidate j".into(),
+            y_label: "position i".into(),
+            ..HeatMap::default()
+        }
+        .into()
+    };
+    let mut edges = vec![f64::NAN; n * n];
+    for p in &graph.positions {
+        (0..p.position).for_each(|j| edges[p.position * n + j] = f64::from(u8::from(p.parent == Some(j))));
+    }
+    let scores = (0..n * n).map(|e| if e % n < e / n { graph.scores[e] } else { f64::NAN }).collect();
+    Panels {
+        title: String::new(),
+        columns: 2,
+        figures: vec![map("score", scores), map("edges found", edges)],
+    }
+    .into()
+}

@@ -1,0 +1,107 @@
+//! Priors of transition matrices: of a file, by quadrature, by draws.
+
+use super::Found;
+use super::methods::Evaluator;
+use super::problem::TreeProblem;
+use crate::cli::grad::{held_names, missing, shape_error, take};
+use crate::exact::{AtomRoots, FinitePrior, Prior, RootLaw, quadrature};
+use crate::report::arrays::read_arrays;
+use crate::rng::{Key, Purpose};
+use crate::{Error, Result};
+use popgrad_kernels::Elem;
+use std::path::Path;
+
+/// Evaluates over the prior that the keys or the file name; the prior comes back unless it was
+/// drawn from.
+pub(super) fn over<E: Elem>(
+    of: &Evaluator<'_, E>,
+    x: &TreeProblem,
+    file: Option<Prior>,
+) -> Result<(Found, Option<Prior>)> {
+    if let Some(prior) = file {
+        if let Some(alpha) = x.alpha {
+            return Err(Error::invalid("alpha", alpha.to_string(), "no alpha beside a prior file"));
+        }
+        return Ok((of.over(x, &prior)?, Some(prior)));
+    }
+    let alpha = x.alpha.ok_or_else(|| missing("alpha"))?;
+    if !x.stationary {
+        let prior = Prior::dirichlet(x.symbols, alpha, RootLaw::Uniform)?;
+        return Ok((of.over(x, &prior)?, Some(prior)));
+    }
+    if let Some(draws) = x.draws {
+        return Ok((drawn(of, x, alpha, draws)?, None));
+    }
+    if x.symbols > 2 {
+        let allowed = "uniform, or draws=N, or a prior file: stationary roots have no quadrature beyond S=2";
+        return Err(Error::invalid("roots", format!("stationary with S={}", x.symbols), allowed));
+    }
+    let still = |p: &FinitePrior| {
+        let found = of.over(x, &Prior::Finite(p.clone()))?;
+        // An infinite loss never moves; the gradient is finite.
+        let size = || found.grad.iter().map(|g| g.abs()).sum();
+        Ok(if found.loss.is_finite() { found.loss } else { size() })
+    };
+    let nodes = quadrature::until_still(alpha, still)?.nodes;
+    let prior = Prior::Finite(quadrature::stationary_pairs(alpha, nodes)?);
+    let mut found = of.over(x, &prior)?;
+    found.method += &format!(", quadrature with {nodes} nodes per axis");
+    Ok((found, Some(prior)))
+}
+
+/// The mean over matrices drawn from the prior, exact given each.
+fn drawn<E: Elem>(of: &Evaluator<'_, E>, x: &TreeProblem, alpha: f64, draws: u64) -> Result<Found> {
+    let key = Key::new(x.seed, Purpose::Prior);
+    let (mut last, mut words) = (None, 0.0);
+    let mean = quadrature::monte_carlo(x.symbols, alpha, &key, draws, 2 + of.params.len(), |p, out| {
+        let found = of.over(x, &Prior::Finite(p.clone()))?;
+        if !found.loss.is_finite() {
+            let eps = of.problem.eps.unwrap_or(0.0).to_string();
+            return Err(Error::invalid("eps", eps, "eps > 0 with draws: the loss is infinite"));
+        }
+        words += found.words;
+        (out[0], out[1]) = (found.loss, found.weight);
+        out[2..].copy_from_slice(&found.grad);
+        last = Some(found.method);
+        Ok(())
+    })?;
+    Ok(Found {
+        loss: mean.mean[0],
+        weight: mean.mean[1],
+        grad: mean.mean[2..].to_vec(),
+        method: format!("{}, {draws} matrices drawn", last.unwrap_or_default()),
+        words,
+        standard_error: Some(mean.standard_error[0]),
+    })
+}
+
+/// A finite prior from a file.
+pub(super) fn read(path: &Path, x: &TreeProblem, s: usize) -> Result<Prior> {
+    let mut arrays = read_arrays(path)?;
+    let held = held_names(&arrays);
+    let pi = take(&mut arrays, &held, path, "pi")?;
+    let weight = take(&mut arrays, &held, path, "weight")?;
+    let roots = arrays.remove("roots");
+    if let Some(extra) = arrays.keys().next() {
+        let problem = format!("array `{extra}` is not expected; allowed: pi, weight, roots");
+        return Err(Error::format(path, problem));
+    }
+    let &[q] = weight.shape() else { return Err(shape_error(path, "weight", &weight, "(Q)")) };
+    if pi.shape() != [q, s, s] {
+        return Err(shape_error(path, "pi", &pi, &format!("(Q, S, S) = ({q}, {s}, {s})")));
+    }
+    let roots = match roots {
+        Some(r) if r.shape() != [q, s] => {
+            return Err(shape_error(path, "roots", &r, &format!("(Q, S) = ({q}, {s})")));
+        }
+        Some(_) if x.roots_given => {
+            return Err(Error::invalid("roots", "given beside root laws in the prior file", "one of them"));
+        }
+        Some(r) => AtomRoots::Given(r.to_f64_vec()),
+        None if x.stationary => AtomRoots::Stationary,
+        None => AtomRoots::Uniform,
+    };
+    let prior = FinitePrior::new(s, weight.to_f64_vec(), pi.to_f64_vec(), roots);
+    // What is wrong is in the file, and the message says which entry.
+    Ok(Prior::Finite(prior.map_err(|e| Error::format(path, e.to_string()))?))
+}

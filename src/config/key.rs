@@ -1,0 +1,299 @@
+//! What a key is: its name, the type and domain of its value, its default, and where it exists;
+//! values from words and files.
+
+use crate::{Error, Result};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// Type and domain of a value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Integer between two numbers, both included; powers such as 2^17 are read too.
+    Count(u64, u64),
+    /// Number between two numbers, both included unless infinite.
+    Real(f64, f64),
+    /// Number from the first on and below the second.
+    Below(f64, f64),
+    /// Any text.
+    Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
+    /// List of integers, none below this one; `1,1` on the command line.
+    Integers(i64),
+}
+
+/// [`Kind::Count`].
+pub(super) const fn count(least: u64, most: u64) -> Kind {
+    Kind::Count(least, most)
+}
+/// [`Kind::Real`].
+pub(super) const fn real(least: f64, most: f64) -> Kind {
+    Kind::Real(least, most)
+}
+/// [`Kind::Word`].
+pub(super) const fn word(known: &'static [&'static str]) -> Kind {
+    Kind::Word(known)
+}
+
+/// What a key is if it is not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// It must be given.
+    Needed,
+    /// It may be absent to the end.
+    Absent,
+    /// This value, as TOML has it.
+    Is(&'static str),
+}
+
+/// Where a key exists: everywhere, or with these tasks, models or optimisers, each with its
+/// default.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope {
+    /// In every run.
+    Run(Default),
+    /// With these tasks.
+    Task(&'static [(&'static str, Default)]),
+    /// With these models.
+    Model(&'static [(&'static str, Default)]),
+    /// With these optimisers.
+    Optimizer(&'static [(&'static str, Default)]),
+}
+
+impl Scope {
+    /// The key that decides whether this one exists; none where it always does.
+    pub fn decided_by(&self) -> Option<&'static str> {
+        match self {
+            Scope::Run(_) => None,
+            Scope::Task(_) => Some("task"),
+            Scope::Model(_) => Some("model"),
+            Scope::Optimizer(_) => Some("optimizer"),
+        }
+    }
+
+    /// Those with which it exists, with its default; empty where it always does.
+    pub fn owners(&self) -> &'static [(&'static str, Default)] {
+        match self {
+            Scope::Run(_) => &[],
+            Scope::Task(owners) | Scope::Model(owners) | Scope::Optimizer(owners) => owners,
+        }
+    }
+
+    /// Its default, given what decides it; none where it does not exist.
+    pub fn default_with(&self, owner: &str) -> Option<Default> {
+        match self {
+            Scope::Run(default) => Some(*default),
+            other => other.owners().iter().find(|(name, _)| *name == owner).map(|(_, default)| *default),
+        }
+    }
+}
+
+/// One configuration key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Type and domain of its value.
+    pub kind: Kind,
+    /// Where it exists.
+    pub scope: Scope,
+    /// What it means.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// A key of a command that is no key of a run.
+    pub const fn of_command(name: &'static str, kind: Kind, help: &'static str) -> Key {
+        Key { name, kind, scope: Scope::Run(Default::Absent), help }
+    }
+
+    /// What is allowed, for errors.
+    pub fn allowed(&self) -> String {
+        let bounds = |least: String, most: String| match (least.as_str(), most.as_str()) {
+            ("", "") => "a finite number".to_string(),
+            (least, "") => format!("{} >= {least}", self.name),
+            ("", most) => format!("{} <= {most}", self.name),
+            (least, most) => format!("{least} <= {} <= {most}", self.name),
+        };
+        let real = |x: f64| if x.is_finite() { x.to_string() } else { String::new() };
+        match self.kind {
+            Kind::Count(least, most) => bounds(
+                least.to_string(),
+                if most == i64::MAX as u64 { String::new() } else { most.to_string() },
+            ),
+            Kind::Real(least, most) => bounds(real(least), real(most)),
+            Kind::Below(least, end) => format!(">= {least}, < {end}"),
+            Kind::Word(known) => known.join(", "),
+            Kind::Flag => "true or false".into(),
+            Kind::Integers(least) => format!("integers >= {least}, e.g. 2,1"),
+            Kind::Text => self.help.into(),
+        }
+    }
+
+    /// A line for `--help`: meaning, words, default.
+    pub fn line(&self, owner: Option<&str>) -> String {
+        let mut text = self.help.to_string();
+        if let Kind::Word(known) = self.kind
+            && !known.iter().all(|w| text.contains(w))
+        {
+            text += &format!(": {}", known.join(", "));
+        }
+        let default = |default: Default| match default {
+            Default::Is(value) => Some(value.replace('\'', "")),
+            Default::Needed | Default::Absent => None,
+        };
+        match (self.scope, owner) {
+            (Scope::Run(of), _) => default(of).map(|d| text += &format!(" [{d}]")),
+            (scope, Some(owner)) => {
+                scope.default_with(owner).and_then(default).map(|d| text += &format!(" [{d}]"))
+            }
+            (scope, None) => {
+                let names: Vec<&str> = scope.owners().iter().map(|o| o.0).collect();
+                text = format!("{}: {text}", names.join(", "));
+                None
+            }
+        };
+        text
+    }
+
+    fn refuse(&self, found: String) -> Error {
+        Error::invalid(self.name, found.replace('\n', " "), self.allowed())
+    }
+
+    /// Brings a value to the type of its key (integers become reals where a real is wanted, one
+    /// integer a list) and holds it against its domain.
+    ///
+    /// # Errors
+    /// Another type; a value out of its domain.
+    pub fn check(&self, value: Value) -> Result<Value> {
+        let value = match (self.kind, value) {
+            (Kind::Real(..) | Kind::Below(..), Value::Integer(i)) => Value::Float(i as f64),
+            (Kind::Integers(_), Value::Integer(i)) => Value::Array(vec![Value::Integer(i)]),
+            (_, value) => value,
+        };
+        let good = match (self.kind, &value) {
+            (Kind::Count(least, most), Value::Integer(i)) => {
+                u64::try_from(*i).is_ok_and(|n| (least..=most).contains(&n))
+            }
+            (Kind::Real(least, most), Value::Float(x)) => x.is_finite() && (least..=most).contains(x),
+            (Kind::Below(least, end), Value::Float(x)) => (least..end).contains(x),
+            (Kind::Word(known), Value::String(s)) => {
+                if !known.contains(&s.as_str()) {
+                    return Err(Error::unknown(self.name, s, known.iter().copied()));
+                }
+                true
+            }
+            (Kind::Text, Value::String(_)) | (Kind::Flag, Value::Boolean(_)) => true,
+            (Kind::Integers(least), Value::Array(a)) => {
+                a.iter().all(|v| v.as_integer().is_some_and(|i| i >= least))
+            }
+            _ => false,
+        };
+        if good { Ok(value) } else { Err(self.refuse(value.to_string())) }
+    }
+
+    /// Parses the text after `key=`.
+    ///
+    /// # Errors
+    /// As [`Key::check`].
+    pub fn parse(&self, text: &str) -> Result<Value> {
+        let wrong = || self.refuse(format!("`{text}`"));
+        let integer = |t: &str| t.trim().parse::<i64>().map(Value::Integer).map_err(|_| wrong());
+        let value = match self.kind {
+            Kind::Count(..) => {
+                // Powers such as 2^17 are how step counts are written in the papers.
+                match text.split_once('^').map(|(b, e)| (b.parse::<i64>(), e.parse::<u32>())) {
+                    Some((Ok(b), Ok(e))) => Value::Integer(b.checked_pow(e).ok_or_else(wrong)?),
+                    _ => integer(text)?,
+                }
+            }
+            Kind::Real(..) | Kind::Below(..) => Value::Float(text.trim().parse().map_err(|_| wrong())?),
+            Kind::Text | Kind::Word(_) => Value::String(text.to_string()),
+            Kind::Flag => Value::Boolean(text.trim().parse().map_err(|_| wrong())?),
+            Kind::Integers(_) => {
+                let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
+                Value::Array(inner.split(',').map(integer).collect::<Result<_>>()?)
+            }
+        };
+        self.check(value)
+    }
+
+    /// Are commas of a value its own, so that it is never a list of values?
+    fn has_commas(&self) -> bool {
+        matches!(self.kind, Kind::Integers(_))
+            || ["parent_sets", "frozen", "freeze_until"].contains(&self.name)
+    }
+}
+
+/// The key called `name` among `keys`.
+///
+/// # Errors
+/// None of them, with the nearest one.
+pub fn find<'a>(name: &str, keys: &'a [Key]) -> Result<&'a Key> {
+    let known = || keys.iter().map(|k| k.name);
+    keys.iter().find(|k| k.name == name).ok_or_else(|| Error::unknown("key", name, known()))
+}
+
+/// Parses `key=value` arguments of a command that takes `keys`; the last of equal keys counts.
+///
+/// # Errors
+/// An argument without `=`, an unknown key, a value of the wrong type or out of its domain.
+pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
+    let mut table = Table::new();
+    for arg in args {
+        let Some((name, text)) = arg.split_once('=') else {
+            return Err(Error::invalid("argument", format!("`{arg}`"), "key=value"));
+        };
+        let key = find(name.trim(), keys)?;
+        table.insert(key.name.to_string(), key.parse(text)?);
+    }
+    Ok(table)
+}
+
+/// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers, and a list
+/// of sets, is one value.
+///
+/// # Errors
+/// As [`parse_keys`]; a value that is given twice.
+pub fn parse_values(arg: &str, keys: &[Key]) -> Result<(String, Vec<Value>)> {
+    let Some((name, text)) = arg.split_once('=') else {
+        return Err(Error::invalid("argument", format!("`{arg}`"), "key=value or key=a,b,.."));
+    };
+    let key = find(name.trim(), keys)?;
+    let parts: Vec<&str> = if key.has_commas() { vec![text] } else { text.split(',').collect() };
+    let values: Vec<Value> = parts.into_iter().map(|t| key.parse(t.trim())).collect::<Result<_>>()?;
+    if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
+        return Err(Error::invalid(key.name, format!("{} twice", values[i]), "every value once"));
+    }
+    Ok((key.name.to_string(), values))
+}
+
+/// Refuses keys that `keys` lack and values that do not fit theirs.
+///
+/// # Errors
+/// The first of them.
+pub fn check_keys(table: Table, keys: &[Key]) -> Result<Table> {
+    table.into_iter().map(|(name, v)| Ok((name.clone(), find(&name, keys)?.check(v)?))).collect()
+}
+
+/// Reads a TOML file whatever its keys.
+///
+/// # Errors
+/// An unreadable file, invalid TOML.
+pub fn read_table(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    parse_table(path, &text)
+}
+
+/// The table that `text` holds; `path` names it in errors.
+///
+/// # Errors
+/// Invalid TOML.
+pub fn parse_table(path: &Path, text: &str) -> Result<Table> {
+    text.parse().map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |s| 1 + text[..s.start].matches('\n').count());
+        Error::format(path, format!("line {line}: {}", e.message().replace('\n', " ")))
+    })
+}

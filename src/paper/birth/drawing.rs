@@ -1,0 +1,357 @@
+//! Studies on trigger bigrams: what their runs left, in tables (`runs.csv`, `curves.csv`,
+//! `summary.json`, without seconds and paths) and figures.
+
+use super::figures::{self, ACCURACY, Curve, KEYS, RECALL as RECALL_CURVES, Record, number};
+use crate::config::{Config, Task};
+use crate::report::files::write_bytes_atomic;
+use crate::report::metrics::{SUMMARY_FILE, Summary};
+use crate::report::plot::{Figure, LineChart, Panels, Series, save_figure};
+use crate::run::folder::{self, FIGURES_FOLDER};
+use crate::study::gather::{OfMember, Spread, groups, read_json, spread};
+use crate::study::tables::{Numbers, of, quoted, runs};
+use crate::study::{Drawing, Member, ShortTable, Study};
+use crate::{Error, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// What is drawn from the runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Attention of both layers on a sample text.
+    Maps,
+    /// Accuracy and recall of the memories over steps, mean and spread over the runs of a group.
+    Recall,
+    /// Loss of the bigrams and in context, accuracy under both output laws, recall.
+    Losses,
+    /// Accuracy in context over steps, mean and spread over the runs of a group.
+    Depth,
+}
+
+#[derive(Debug)]
+pub(super) struct OfTriggers(Kind);
+
+pub(super) const MAPS: OfTriggers = OfTriggers(Kind::Maps);
+pub(super) const RECALL: OfTriggers = OfTriggers(Kind::Recall);
+pub(super) const LOSSES: OfTriggers = OfTriggers(Kind::Losses);
+pub(super) const DEPTH: OfTriggers = OfTriggers(Kind::Depth);
+
+impl Drawing for OfTriggers {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Kind::Maps => "birth_maps",
+            Kind::Recall => "birth_recall",
+            Kind::Losses => "birth_losses",
+            Kind::Depth => "birth_depth",
+        }
+    }
+
+    fn takes(&self, config: &Config) -> bool {
+        matches!(config.task, Task::TriggerBigram(_))
+    }
+
+    fn write(&self, study: &Study, folder: &Path) -> Result<Summary> {
+        write(self.0, study, folder)
+    }
+
+    fn key_numbers(&self, study: &Study, folder: &Path) -> Result<ShortTable> {
+        key_numbers(study, folder)
+    }
+
+    fn figures(&self) -> &'static [(&'static str, &'static str)] {
+        names(self.0)
+    }
+
+    fn shows_key_numbers(&self) -> bool {
+        true
+    }
+
+    fn repeats(&self) -> bool {
+        self.0 != Kind::Maps
+    }
+}
+
+/// A finished run.
+struct Found<'a> {
+    member: &'a Member,
+    folder: PathBuf,
+    summary: Map<String, Value>,
+    records: Vec<Record>,
+}
+
+/// What `run.json` says of the symbols.
+#[derive(Deserialize)]
+struct Symbols {
+    symbols: Vec<String>,
+}
+
+fn read<'a>(study: &'a Study, folder: &Path) -> Result<Vec<Found<'a>>> {
+    let one = |member: &'a Member| {
+        let folder = study.folder_of(folder, member);
+        let (summary, records) = (read_json(&folder.join(SUMMARY_FILE))?, figures::records(&folder)?);
+        Ok(Found { member, folder, summary, records })
+    };
+    study.runs.iter().map(one).collect()
+}
+
+impl OfMember for Found<'_> {
+    fn member(&self) -> &Member {
+        self.member
+    }
+}
+
+/// What a group's runs have at each step at which all of them have it.
+fn curve(runs: &[&Found<'_>], key: &str) -> Vec<(u64, Spread)> {
+    let Some(first) = runs.first() else { return Vec::new() };
+    let at = |i: usize| {
+        let step = first.records[i].get("step")?.as_u64()?;
+        let value = |f: &&Found<'_>| {
+            let same = |r: &&Record| r.get("step").and_then(Value::as_u64) == Some(step);
+            // Nearly always the same place.
+            let here = f.records.get(i).filter(same).or_else(|| f.records.iter().find(same))?;
+            number(here, key)
+        };
+        let values: Option<Vec<f64>> = runs.iter().map(value).collect();
+        Some((step, spread(values?)?))
+    };
+    (0..first.records.len()).filter_map(at).collect()
+}
+
+/// Metrics of which the summary says when they came: the first evaluation at which they reach .9,
+/// or for losses have gone half of their way.
+const TIMED: [&str; 7] =
+    ["acc_end", "wo1_acc", "wk1_acc", "wk0_64_acc", "wk0_acc", "loss_head", "loss_bigram"];
+const REACHED: f64 = 0.9;
+
+fn came(f: &Found<'_>, key: &str) -> Option<f64> {
+    let points: Vec<(f64, f64)> =
+        f.records.iter().filter_map(|r| Some((number(r, "step")?, number(r, key)?))).collect();
+    let (first, last) = (points.first()?.1, points.last()?.1);
+    let falls = key.starts_with("loss");
+    let there = |x: f64| if falls { x <= 0.5 * (first + last) } else { x >= REACHED };
+    // A loss that nothing trains may well rise.
+    points.iter().find(|p| there(p.1) && !(falls && last >= first)).map(|p| p.0)
+}
+
+/// Writes everything; returns the summary.
+///
+/// # Errors
+/// Runs that are not over, damaged files, files that cannot be written.
+fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Summary> {
+    let found = read(study, folder)?;
+    let put = |name: &str, text: String| write_bytes_atomic(&folder.join(name), text.as_bytes());
+    put("runs.csv", runs(found.iter().map(|f| (f.member, &f.summary))))?;
+    let mut curves = String::from("group,step,key,runs,mean,sd,min,max\n");
+    let mut summary = Summary::new();
+    summary.set("study", &study.name)?;
+    summary.set("runs", found.len())?;
+    for (group, of_group) in groups(&found) {
+        for key in KEYS {
+            for (step, s) in curve(&of_group, key) {
+                curves += &format!("{},{step},{key},{},{}\n", quoted(group), s.n, of(Some(s)));
+            }
+            let last = of_group.iter().filter_map(|f| f.summary.get(key)?.as_f64());
+            if let Some(s) = spread(last.filter(|x| *x >= 0.0)) {
+                summary.set(&format!("{group}: {key}"), Numbers::from(s))?;
+            }
+        }
+        for key in TIMED {
+            if let Some(s) = spread(of_group.iter().filter_map(|f| came(f, key))) {
+                let what = if key.starts_with("loss") { "half-way" } else { ".9" };
+                summary.set(&format!("{group}: step of {key} {what}"), Numbers::from(s))?;
+            }
+        }
+    }
+    put("curves.csv", curves)?;
+    summary.write(folder)?;
+    draw(kind, study, folder, &found)?;
+    Ok(summary)
+}
+
+/// Columns and rows of a short table: a row for each group.
+///
+/// # Errors
+/// As [`write`].
+fn key_numbers(study: &Study, folder: &Path) -> Result<ShortTable> {
+    const COLUMNS: [Curve; 9] = [
+        ("acc_end", "accuracy in context"),
+        ("acc_end_test", "held out"),
+        ("acc_end_test_uniform", "held out, uniform outputs"),
+        ("acc_end_test_bigram", "held out, bigram outputs"),
+        ("loss_head_test", "loss in context"),
+        ("loss_bigram_test", "loss of the bigrams"),
+        ("wo1_acc", "wo1"),
+        ("wk1_acc", "wk1"),
+        ("wk0_64_acc", "wk0_64"),
+    ];
+    let found = read(study, folder)?;
+    let value = |f: &Found<'_>, key: &str| f.summary.get(key)?.as_f64().filter(|x| *x >= 0.0);
+    let shown: Vec<Curve> =
+        COLUMNS.into_iter().filter(|(k, _)| found.iter().any(|f| value(f, k).is_some())).collect();
+    let mut columns = vec!["group", "runs"];
+    columns.extend(shown.iter().map(|c| c.1));
+    columns.push("step of .9 in context");
+    let short = |s: Option<Spread>, digits: usize| match s {
+        Some(Spread { mean, sd: Some(sd), .. }) => format!("{mean:.digits$} ± {sd:.digits$}"),
+        Some(s) => format!("{:.digits$}", s.mean),
+        None => "-".into(),
+    };
+    let row = |(group, runs): (&str, Vec<&Found<'_>>)| {
+        let mut row = vec![group.to_string(), runs.len().to_string()];
+        row.extend(shown.iter().map(|(k, _)| short(spread(runs.iter().filter_map(|f| value(f, k))), 3)));
+        let steps = spread(runs.iter().filter_map(|f| came(f, "acc_end")));
+        let some = steps.filter(|s| s.n < runs.len()).map(|s| format!(" ({} of {})", s.n, runs.len()));
+        row.push(short(steps, 0) + &some.unwrap_or_default());
+        row
+    };
+    Ok((columns, groups(&found).into_iter().map(row).collect()))
+}
+
+/// Stems and captions of what [`write`] draws.
+fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
+    match kind {
+        Kind::Maps => &[
+            (
+                "attention",
+                "Attention on the first 40 positions of a sample text and up to 4 heads of each layer, a row for each run: characters on both \
+                 axes, ␣ a space, ↵ a line end; a dot marks triggers that have occurred before.",
+            ),
+            ("accuracy", "Accuracy and recall of the memories over steps."),
+        ],
+        Kind::Recall => &[
+            (
+                "accuracy",
+                "Accuracy on what the context tells over steps: mean, and one standard deviation where a group has several runs.",
+            ),
+            (
+                "recall",
+                "Recall of each memory over steps, a panel for each group: mean, and one standard deviation where a group has several runs.",
+            ),
+        ],
+        Kind::Losses => &[
+            (
+                "losses",
+                "Loss where the weights tell what follows, and where the context does: mean, and one standard deviation where a group has several runs.",
+            ),
+            ("laws", "Accuracy in context on held-out sequences, by the law of their outputs."),
+            (
+                "recall",
+                "Recall of W_O of layer 2, and KL of the bigrams from what the feed-forward of layer 2 alone predicts.",
+            ),
+        ],
+        Kind::Depth => &[
+            (
+                "accuracy",
+                "Accuracy on what the context tells over steps: mean, and one standard deviation where a group has several runs.",
+            ),
+            ("losses", "Loss where the weights tell what follows, and where the context does."),
+        ],
+    }
+}
+
+fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
+    let dir = folder.join(FIGURES_FOLDER);
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+    let save = |stem: &str, columns: usize, mut figures: Vec<Figure>| {
+        if figures.is_empty() {
+            // A page names it all the same.
+            figures.push(panel(
+                "nothing to show: no run has these numbers",
+                "",
+                Vec::new(),
+                Some((0.0, 1.0)),
+            ));
+        }
+        save_figure(&dir, stem, &Panels { title: study.title.clone(), columns, figures }.into()).map(drop)
+    };
+    let groups = groups(found);
+    let (share, unit) = ("mean, one standard deviation", Some((0.0, 1.0)));
+    let by_group = |title: &str, key: &str, y_label: &str, range| -> Option<Figure> {
+        let series = groups.iter().enumerate().map(|(i, (g, runs))| line(g, &curve(runs, key), i));
+        chart(title, y_label, series.collect(), range)
+    };
+    let of_group = |(name, runs): &(&str, Vec<&Found<'_>>), keys: &[Curve]| -> Option<Figure> {
+        let series = keys.iter().enumerate().map(|(i, (key, label))| line(label, &curve(runs, key), i));
+        chart(name, share, series.collect(), unit)
+    };
+    let nats = "nats, one standard deviation";
+    let some = |figures: Vec<Option<Figure>>| figures.into_iter().flatten().collect::<Vec<_>>();
+    match kind {
+        Kind::Maps => {
+            let mut maps = Vec::new();
+            for f in found {
+                let symbols: Symbols = read_json(&f.folder.join(folder::RUN_FILE))?;
+                maps.extend(figures::attention(&symbols.symbols, &f.folder, &f.member.name)?);
+            }
+            let columns = (maps.len() / found.len().max(1)).max(1);
+            save("attention", columns, maps)?;
+            let both = groups.iter().flat_map(|g| [of_group(g, &ACCURACY), of_group(g, &RECALL_CURVES)]);
+            save("accuracy", 2, some(both.collect()))
+        }
+        Kind::Recall => {
+            let accuracy = vec![
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+            ];
+            save("accuracy", 2, some(accuracy))?;
+            save("recall", 2, some(groups.iter().map(|g| of_group(g, &RECALL_CURVES)).collect()))
+        }
+        Kind::Losses => {
+            let losses = vec![
+                by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
+                by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
+            ];
+            save("losses", 2, some(losses))?;
+            let laws = vec![
+                by_group("uniform outputs, held out", "acc_end_test_uniform", share, unit),
+                by_group("bigram outputs, held out", "acc_end_test_bigram", share, unit),
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+            ];
+            save("laws", 2, some(laws))?;
+            let recall = vec![
+                by_group("W_O of layer 2 (wo1)", "wo1_acc", share, unit),
+                by_group("feed-forward of layer 2 (ff1)", "ff1_loss", nats, None),
+            ];
+            save("recall", 2, some(recall))
+        }
+        Kind::Depth => {
+            let accuracy = vec![
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+            ];
+            save("accuracy", 2, some(accuracy))?;
+            let losses = vec![
+                by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
+                by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
+            ];
+            save("losses", 2, some(losses))
+        }
+    }
+}
+
+fn line(label: &str, curve: &[(u64, Spread)], color: usize) -> Series {
+    let band = |(x, s): &(u64, Spread)| Some((*x as f64, s.mean - s.sd?, s.mean + s.sd?));
+    Series {
+        band: curve.iter().filter_map(band).collect(),
+        ..Series::new(label, curve.iter().map(|(x, s)| (*x as f64, s.mean)).collect(), color)
+    }
+}
+
+/// None without a point.
+fn chart(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Option<Figure> {
+    let series: Vec<Series> = series.into_iter().filter(|s| !s.points.is_empty()).collect();
+    (!series.is_empty()).then(|| panel(title, y_label, series, y_range))
+}
+
+fn panel(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Figure {
+    LineChart {
+        title: title.into(),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        series,
+        y_range,
+        size: (440.0, 280.0),
+        ..LineChart::default()
+    }
+    .into()
+}

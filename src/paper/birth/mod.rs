@@ -1,0 +1,252 @@
+//! How associative memories and an induction head come to be: Bietti, Cabannes, Bouchacourt, Jegou,
+//! Bottou 2023 (arXiv 2306.00802).
+//!
+//! Sequences of a bigram law in which a few triggers have an output of their own in each sequence.
+//! Expectation: what follows by the bigrams is learned soon; then, in this order, W_O of layer 2
+//! maps outputs to themselves, W_K of layer 2 finds the trigger's earlier occurrence, and W_K of
+//! layer 1 attends to the token before.
+
+mod attention;
+pub mod corpus;
+mod drawing;
+mod figures;
+mod recall;
+mod studies;
+mod task;
+
+pub use recall::Recall;
+pub use task::TriggerTasks;
+
+use super::Paper;
+use crate::batch::Targets;
+use crate::config::{Config, Source as From, Task};
+use crate::num::Sum;
+use crate::probe::in_context::{Metrics, Tally};
+use crate::report::metrics::{METRICS_FILE, Summary};
+use crate::rng::Purpose;
+use crate::run::{Experiment, Log, Setup, View};
+use crate::source::Source;
+use crate::train::{Moment, On};
+use crate::{Error, Result};
+use drawing::{DEPTH, LOSSES, MAPS, RECALL};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Bietti et al. 2023.
+pub const PAPER: Paper = Paper {
+    experiments: &[&Birth],
+    drawings: &[&MAPS, &RECALL, &LOSSES, &DEPTH],
+    seeds: &RECALL,
+    grid: None,
+    presets: &[
+        ("birth", include_str!("../../../presets/birth.toml")),
+        ("birth-full", include_str!("../../../presets/birth-full.toml")),
+    ],
+    studies: studies::STUDIES,
+    citation: "birth-*: Bietti, Cabannes, Bouchacourt, Jegou, Bottou 2023, Birth of a transformer: a memory viewpoint (arXiv \
+               2306.00802).",
+};
+
+/// One line of `metrics.jsonl`, under the names of the public code: everything that a rerun
+/// reproduces bit for bit. Metrics are those of the batch of update `iter`, which is yet to be
+/// made; what is not defined is null, a memory that the model has not -1.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MetricRecord {
+    /// Updates done.
+    pub step: u64,
+    /// The same, as the public code calls it.
+    pub iter: u64,
+    /// Learning rate of the next update.
+    pub lr: f64,
+    /// Mean training loss since the last record, of the batches that count something.
+    pub train_loss: Option<f64>,
+    /// Loss on the test set.
+    pub test_loss: f64,
+    /// Norm of the last gradient.
+    pub grad_norm: Option<f64>,
+    /// Of the batch.
+    #[serde(flatten)]
+    pub batch: Metrics,
+    /// `acc_end` on held-out sequences, outputs by the first test law.
+    pub acc_end_test: Option<f64>,
+    /// Mean loss there where outs = 0.
+    pub loss_bigram_test: Option<f64>,
+    /// Mean loss there where outs >= 2.
+    pub loss_head_test: Option<f64>,
+    /// `acc_end` with uniform outputs, if both laws are tested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acc_end_test_uniform: Option<f64>,
+    /// `acc_end` with outputs by the bigrams, if both laws are tested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acc_end_test_bigram: Option<f64>,
+    /// Recall of the memories.
+    #[serde(flatten)]
+    pub recall: Recall,
+    /// norm_NAME and gradnorm_NAME of every block that trains; the latter null before it does,
+    /// where the batch counts nothing, and at the end.
+    #[serde(flatten)]
+    pub norms: BTreeMap<String, Option<f64>>,
+}
+
+/// Runs on trigger bigrams with any model that predicts at every position.
+#[derive(Debug)]
+struct Birth;
+
+impl Experiment for Birth {
+    fn name(&self) -> &'static str {
+        "birth"
+    }
+
+    fn takes(&self, config: &Config) -> bool {
+        matches!(config.task, Task::TriggerBigram(_))
+    }
+
+    fn setup(&self, config: &Config) -> Result<Box<dyn Setup>> {
+        let Task::TriggerBigram(keys) = &config.task else {
+            return Err(Error::invalid("task", config.task.name(), "trigger_bigram"));
+        };
+        let tasks = TriggerTasks::new(keys, config.plan.seed)?;
+        Ok(Box::new(BirthSetup { config: config.clone(), tasks }))
+    }
+}
+
+struct BirthSetup {
+    config: Config,
+    tasks: TriggerTasks,
+}
+
+/// Metrics of what `on` names: tallies of the shards, in order.
+fn metrics(view: &mut dyn View, on: On) -> Result<Metrics> {
+    let heads = view.heads().to_vec();
+    let mut shards: Vec<Tally> = Vec::new();
+    view.reports(on, &mut |shard, batch, report| {
+        if shards.len() <= shard {
+            shards.resize_with(shard + 1, Tally::default);
+        }
+        shards[shard].add(batch, report, &heads)
+    })?;
+    let mut all = Tally::default();
+    shards.iter().for_each(|tally| all.merge(tally));
+    Ok(all.metrics())
+}
+
+/// Euclidean norm, in order.
+fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|x| x * x).collect::<Sum>().value().sqrt()
+}
+
+impl BirthSetup {
+    fn record(&self, at: &Moment, view: &mut dyn View) -> Result<Option<MetricRecord>> {
+        let batch = metrics(view, On::Update(at.step))?;
+        let tests = (0..view.test_sets()).map(|i| metrics(view, On::Test(i))).collect::<Result<Vec<_>>>()?;
+        // After the last update nothing trains on the batch to come.
+        let gradients = if at.last { Vec::new() } else { view.gradient_norms(at.step)? };
+        let mut norms = BTreeMap::new();
+        for (b, block) in view.unfreeze().iter().enumerate().filter(|(_, b)| b.from.is_some()) {
+            norms.insert(format!("norm_{}", block.name), Some(norm(&view.params()[block.range.clone()])));
+            norms.insert(format!("gradnorm_{}", block.name), gradients.get(b).copied().flatten());
+        }
+        let own = tests.first().copied().unwrap_or_default();
+        let Some(test_loss) = own.loss else { return Ok(None) };
+        let of = |law: &str| {
+            let tasks = &self.tasks.tests;
+            let at = tasks.iter().position(|(l, _)| *l == law).filter(|_| tests.len() > 1);
+            at.and_then(|i| tests.get(i)?.acc_end)
+        };
+        Ok(Some(MetricRecord {
+            step: at.step,
+            iter: at.step,
+            lr: at.lr,
+            train_loss: at.train_loss,
+            test_loss,
+            grad_norm: at.grad_norm,
+            batch,
+            acc_end_test: own.acc_end,
+            loss_bigram_test: own.loss_bigram,
+            loss_head_test: own.loss_head,
+            acc_end_test_uniform: of("uniform"),
+            acc_end_test_bigram: of("bigram"),
+            recall: recall::of(&self.config.model, view.layout(), view.params(), &self.tasks.train)?,
+            norms,
+        }))
+    }
+}
+
+impl Setup for BirthSetup {
+    fn vocab(&self) -> usize {
+        self.tasks.train.vocab()
+    }
+
+    fn targets(&self) -> Targets {
+        Targets::Labels
+    }
+
+    fn population(&self) -> Result<Option<usize>> {
+        match self.config.plan.source {
+            From::Sampled => Ok(None),
+            From::Exact | From::Orbit => Ok(Some(self.tasks.population()?.entries())),
+        }
+    }
+
+    fn train(&self) -> Result<Box<dyn Source>> {
+        match self.config.plan.source {
+            From::Sampled => Ok(Box::new(self.tasks.sampled(&self.tasks.train, Purpose::Train))),
+            From::Exact | From::Orbit => Ok(Box::new(self.tasks.population()?)),
+        }
+    }
+
+    fn tests(&self) -> Result<Vec<Box<dyn Source>>> {
+        let held_out =
+            |(_, task): &(&str, _)| -> Box<dyn Source> { Box::new(self.tasks.sampled(task, Purpose::Test)) };
+        match self.config.plan.source {
+            From::Sampled => Ok(self.tasks.tests.iter().map(held_out).collect()),
+            From::Exact | From::Orbit => Ok(Vec::new()),
+        }
+    }
+
+    fn wants_reports(&self) -> bool {
+        true
+    }
+
+    /// Attention on a sample as it comes, as an array, and as bytes of a file; the samples.
+    fn more_bytes(&self, maps: usize) -> usize {
+        let t = self.config.task.seq_len();
+        let kept = attention::kept(maps, t);
+        size_of::<f64>() * maps * (t * t + 2 * kept * kept) + attention::SAMPLES * t * 20
+    }
+
+    fn digest(&self) -> Option<u64> {
+        self.tasks.digest
+    }
+
+    fn fact(&self) -> (&'static str, serde_json::Value) {
+        ("symbols", self.tasks.symbols.clone().into())
+    }
+
+    fn evaluate(&mut self, at: &Moment, view: &mut dyn View, log: &mut Log<'_>) -> Result<f64> {
+        let Some(record) = self.record(at, view)? else {
+            let allowed =
+                "a loss over at least one position of the test set: longer or more sequences, more triggers";
+            return Err(Error::invalid("test_size", "no position of the test set counts", allowed));
+        };
+        let shown = ("acc_end", record.batch.acc_end.unwrap_or(f64::NAN));
+        log.record(record.test_loss, &record, Some(shown))?;
+        Ok(record.test_loss)
+    }
+
+    fn finish(&mut self, view: &mut dyn View, folder: &Path, summary: &mut Summary) -> Result<()> {
+        attention::write(folder, &self.tasks, view)?;
+        let last = figures::records(folder)?
+            .pop()
+            .ok_or_else(|| Error::format(folder.join(METRICS_FILE), "no record; expected one at the end"))?;
+        for key in figures::KEYS.iter().filter(|k| last.contains_key(**k)) {
+            summary.set(key, &last[*key])?;
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, _view: &mut dyn View, folder: &Path) -> Result<()> {
+        figures::draw(&self.config, &self.tasks.symbols, folder)
+    }
+}

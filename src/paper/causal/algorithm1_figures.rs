@@ -1,0 +1,169 @@
+//! The figures of a run of Algorithm 1: loss by stage, attention on the parents and of the last row
+//! over time, β, and the final matrices.
+
+use super::algorithm1::MetricRecord;
+use super::figures::{fit, graph};
+use super::task::title_of;
+use crate::config::Config;
+use crate::model::Layout;
+use crate::probe::attention::causal_pattern;
+use crate::report::metrics::METRICS_FILE;
+use crate::report::plot::{
+    Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure,
+};
+use crate::run::folder::FIGURES_FOLDER;
+use crate::study::gather::read_records;
+use crate::task::{CausalTree, Task};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// The records of the run in `folder`.
+pub(super) fn read_metrics(folder: &Path) -> Result<Vec<MetricRecord>> {
+    read_records(&folder.join(METRICS_FILE))
+}
+
+/// What the figures of a run are drawn from, its logs and parameters aside.
+pub(super) struct Drawn<'a> {
+    pub(super) config: &'a Config,
+    pub(super) task: &'a CausalTree,
+    /// Updates of the first stage.
+    pub(super) steps1: u64,
+    /// Loss of the exact posterior, where it can be had.
+    pub(super) bayes: Option<f64>,
+}
+
+impl Drawn<'_> {
+    /// Draws everything.
+    pub(super) fn draw(&self, layout: &Layout, params: &[f64], folder: &Path) -> Result<()> {
+        let records = read_metrics(folder)?;
+        let dir = folder.join(FIGURES_FOLDER);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+        let block = |name: &str| layout.find(name).map(|b| params[b.range()].to_vec()).unwrap_or_default();
+        let (s, t) = (self.task.vocab(), self.task.seq_len());
+        let graph = graph(self.task);
+        let pattern = fit(HeatMap {
+            title: "softmax of A1".into(),
+            values: causal_pattern(&block("A1"), t),
+            rows: t,
+            cols: t,
+            range: Some((0.0, 1.0)),
+            row_ticks: Ticks::From(1),
+            col_ticks: Ticks::From(1),
+            x_label: "key position".into(),
+            y_label: "query position".into(),
+            ..HeatMap::default()
+        });
+        let a2 = fit(HeatMap {
+            title: "A2".into(),
+            values: block("A2"),
+            rows: s,
+            cols: s,
+            colormap: Colormap::Diverging,
+            row_ticks: Ticks::From(1),
+            col_ticks: Ticks::From(1),
+            x_label: "token of attn1".into(),
+            y_label: "query token".into(),
+            ..HeatMap::default()
+        });
+        let charts = [
+            ("loss", self.loss(&records)),
+            ("attention_over_time", over_time(&records)),
+            ("last_row", last_row(t, &records)),
+            ("beta", beta(&records)),
+        ];
+        let mut all: Vec<Figure> = Vec::new();
+        for (stem, chart) in charts {
+            save_figure(&dir, stem, &chart.clone().into())?;
+            all.push(chart.into());
+        }
+        for (stem, map) in [("graph", graph), ("attention", pattern), ("A2", a2)] {
+            save_figure(&dir, stem, &map.clone().into())?;
+            all.push(map.into());
+        }
+        let (graph, alpha) = title_of(self.config).unwrap_or(("", f64::NAN));
+        let source = self.config.plan.source.name();
+        let title = format!("Algorithm 1, {source} ({graph} graph, S = {s}, T = {t}, alpha = {alpha})");
+        save_figure(&dir, "overview", &Panels { title, columns: 3, figures: all }.into())?;
+        Ok(())
+    }
+
+    fn loss(&self, records: &[MetricRecord]) -> LineChart {
+        let of = |stage: u64| -> Vec<(f64, f64)> {
+            // The stages share the point where one ends and the other begins.
+            let steps1 = self.steps1;
+            let inside = |r: &&MetricRecord| if stage == 1 { r.step <= steps1 } else { r.step >= steps1 };
+            records.iter().filter(inside).map(|r| (r.step as f64, r.test_loss)).collect()
+        };
+        let mut lines = vec![RefLine::new("uniform guess", (self.task.vocab() as f64).ln())];
+        if let Some(y) = self.bayes {
+            lines.push(RefLine::new("Bayes", y));
+        }
+        LineChart {
+            title: "Loss".into(),
+            x_label: "step".into(),
+            y_label: "cross-entropy (nats)".into(),
+            series: vec![Series::new("stage 1: A1", of(1), 0), Series::new("stage 2: A2", of(2), 1)],
+            reference_lines: lines,
+            ..LineChart::default()
+        }
+    }
+}
+
+/// Curves that a chart still tells apart.
+const MOST_CURVES: usize = 7;
+
+fn over_time(records: &[MetricRecord]) -> LineChart {
+    let positions = records.first().map_or(0, |r| r.attention_on_parent.len());
+    let curve = |i: usize| -> Vec<(f64, f64)> {
+        records.iter().filter_map(|r| Some((r.step as f64, r.attention_on_parent[i]?))).collect()
+    };
+    let children: Vec<usize> = (0..positions).filter(|i| !curve(*i).is_empty()).collect();
+    // Evenly chosen where there are too many: first and last among them.
+    let shown: Vec<usize> = if children.len() <= MOST_CURVES {
+        children
+    } else {
+        (0..MOST_CURVES).map(|k| children[k * (children.len() - 1) / (MOST_CURVES - 1)]).collect()
+    };
+    let series = shown
+        .iter()
+        .enumerate()
+        .map(|(k, i)| Series::new(format!("position {}", i + 1), curve(*i), k))
+        .collect();
+    LineChart {
+        title: "Attention on the parent".into(),
+        x_label: "step".into(),
+        y_label: "softmax(A1)[i, p(i)]".into(),
+        series,
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+}
+
+fn last_row(t: usize, records: &[MetricRecord]) -> LineChart {
+    let curve = |j: usize| records.iter().map(|r| (r.step as f64, r.last_row[j])).collect::<Vec<_>>();
+    let others = records
+        .iter()
+        .map(|r| (r.step as f64, r.last_row[..t - 1].iter().fold(0.0, |m: f64, x| m.max(*x))))
+        .collect();
+    LineChart {
+        title: "Attention of the last row".into(),
+        x_label: "step".into(),
+        y_label: format!("softmax(A1)[{t}, j]"),
+        series: vec![
+            Series::new("on itself", curve(t - 1), 0),
+            Series::new("largest on another position", others, 1),
+        ],
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+}
+
+fn beta(records: &[MetricRecord]) -> LineChart {
+    LineChart {
+        title: "β: diagonal of A2 over the rest".into(),
+        x_label: "step".into(),
+        y_label: "β".into(),
+        series: vec![Series::new("", records.iter().map(|r| (r.step as f64, r.beta)).collect(), 0)],
+        ..LineChart::default()
+    }
+}

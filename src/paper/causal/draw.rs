@@ -1,0 +1,317 @@
+//! The figures of a study of causal graphs.
+
+use super::drawing::Kind;
+use super::figures::{Matrices, fit};
+use super::gather::{Found, Point, by_position, curve};
+use super::tables::{Cell, cells};
+use crate::report::plot::{Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure};
+use crate::run::folder::FIGURES_FOLDER;
+use crate::study::gather::{Spread, groups};
+use crate::study::{Study, value_text};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Runs that a figure with a row or a panel for each can show.
+const MOST_ROWS: usize = 8;
+/// Graphs shown as examples.
+const EXAMPLES: usize = 3;
+
+/// Stems and captions of what [`draw`] draws.
+pub(super) fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
+    const LOSS: (&str, &str) =
+        ("loss", "Training and test loss, with the losses of reference predictors on the same test set.");
+    match kind {
+        Kind::Matrices => &[
+            (
+                "matrices",
+                "A row for each run: the graph, the first layer's attention by position, A2 and W by blocks.",
+            ),
+            LOSS,
+        ],
+        Kind::Patterns => {
+            &[("attention", "A row for each run: the graph and the first layer's attention."), LOSS]
+        }
+        Kind::Heads => &[
+            (
+                "attention",
+                "A row for each run: the graph (parents in order, the last one brightest), and each head.",
+            ),
+            ("heads", "Attention of each head on each parent, by position."),
+            LOSS,
+        ],
+        Kind::Positions => &[
+            (
+                "positions",
+                "Attention on the parent by position: mean over the runs in which that position has one.",
+            ),
+            ("examples", "The first runs: graph and attention of the first layer."),
+            ("loss", "Test loss and mean attention over steps: mean and spread over runs."),
+        ],
+        Kind::Seeds => &[
+            ("curves", "Test loss and mean attention over steps: mean and spread over seeds."),
+            ("positions", "Attention on the parent at the end, by position."),
+        ],
+        Kind::Grid => &[("phase", "Recovery over the grid.")],
+    }
+}
+
+/// Draws everything.
+pub(super) fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
+    let dir = folder.join(FIGURES_FOLDER);
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+    let save = |stem: &str, figure: Figure| save_figure(&dir, stem, &figure).map(drop);
+    let shown = &found[..found.len().min(MOST_ROWS)];
+    match kind {
+        Kind::Matrices => {
+            save("loss", losses(shown))?;
+            let rows = shown.iter().map(|f| matrices(f)).collect::<Result<Vec<_>>>()?;
+            save("matrices", grid(&study.title, rows))
+        }
+        Kind::Patterns => {
+            save("loss", losses(shown))?;
+            // Two runs to a row where that keeps the columns in line.
+            let rows: Vec<Vec<Figure>> = shown.iter().map(patterns).collect();
+            let pairs = rows.len() > 2 && rows.len().is_multiple_of(2) && rows.iter().all(|r| r.len() == 2);
+            let rows = if pairs { rows.chunks(2).map(<[_]>::concat).collect() } else { rows };
+            save("attention", grid(&study.title, rows))
+        }
+        Kind::Heads => {
+            save("loss", losses(shown))?;
+            save("attention", grid(&study.title, shown.iter().map(patterns).collect()))?;
+            save("heads", grid(&study.title, vec![shown.iter().map(heads).collect()]))
+        }
+        Kind::Positions => {
+            save("positions", positions(study, found).into())?;
+            save("loss", curves(study, found))?;
+            let rows = shown.iter().take(EXAMPLES).map(patterns).collect();
+            save("examples", grid(&study.title, rows))
+        }
+        Kind::Seeds => {
+            save("curves", curves(study, found))?;
+            save("positions", positions(study, found).into())
+        }
+        Kind::Grid => save("phase", phase(study, &cells(study, found))),
+    }
+}
+
+/// Rows of figures as one; shorter rows end early.
+fn grid(title: &str, rows: Vec<Vec<Figure>>) -> Figure {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(1);
+    if rows.iter().all(|r| r.len() == columns) {
+        return Panels { title: title.into(), columns, figures: rows.into_iter().flatten().collect() }.into();
+    }
+    let row = |figures: Vec<Figure>| Panels { title: String::new(), columns, figures }.into();
+    Panels { title: title.into(), columns: 1, figures: rows.into_iter().map(row).collect() }.into()
+}
+
+/// What a run is called in figures.
+fn name<'a>(f: &'a Found<'_>) -> &'a str {
+    if f.member.group.is_empty() { &f.member.name } else { &f.member.group }
+}
+
+/// A panel for each run: training and test loss, and its references.
+fn losses(found: &[Found<'_>]) -> Figure {
+    let chart = |f: &Found<'_>| -> Figure {
+        let references = [
+            ("bayes_previous", "Bayes, previous token only"),
+            ("bayes_one_parent", "Bayes, best single parent"),
+            ("bayes_counts", "Bayes, counts"),
+            ("bayes_public", "Bayes, public code"),
+            ("bayes_posterior", "Bayes, exact posterior"),
+        ];
+        let lines = references.iter().filter_map(|(k, label)| Some(RefLine::new(*label, f.number(k)?)));
+        let uniform = RefLine::new("uniform guess", (f.symbols as f64).ln());
+        let train = f.points.iter().filter_map(|p| Some((p.step as f64, p.train_loss?))).collect();
+        let test = f.points.iter().map(|p| (p.step as f64, p.test_loss)).collect();
+        LineChart {
+            title: name(f).into(),
+            x_label: "step".into(),
+            y_label: "cross-entropy (nats)".into(),
+            series: vec![Series::new("training", train, 5), Series::new("test", test, 0)],
+            reference_lines: std::iter::once(uniform).chain(lines).collect(),
+            size: (400.0, 260.0),
+            ..LineChart::default()
+        }
+        .into()
+    };
+    Panels { title: String::new(), columns: 2, figures: found.iter().map(chart).collect() }.into()
+}
+
+fn square(title: String, values: Vec<f64>, t: usize, (x_label, y_label): (&str, &str)) -> Figure {
+    fit(HeatMap {
+        title,
+        values,
+        rows: t,
+        cols: t,
+        range: Some((0.0, 1.0)),
+        row_ticks: Ticks::From(1),
+        col_ticks: Ticks::From(1),
+        x_label: x_label.into(),
+        y_label: y_label.into(),
+        ..HeatMap::default()
+    })
+    .into()
+}
+
+/// 1 at parents; with several, the last in order is 1 and the ones before it less.
+fn graph(f: &Found<'_>) -> Figure {
+    let t = f.seq_len();
+    let mut values = vec![0.0; t * t];
+    for (i, parents) in f.graph.iter().enumerate() {
+        for (k, p) in parents.iter().enumerate() {
+            values[i * t + p] = (k + 1) as f64 / parents.len() as f64;
+        }
+    }
+    square(format!("{}: true graph", name(f)), values, t, ("parent position", "position"))
+}
+
+/// Graph and first-layer pattern of each head.
+fn patterns(f: &Found<'_>) -> Vec<Figure> {
+    let t = f.seq_len();
+    let mut row = vec![graph(f)];
+    for (h, values) in f.patterns.iter().enumerate() {
+        let which = if f.patterns.len() > 1 { format!(", head {}", h + 1) } else { String::new() };
+        let title = format!("{}: layer 1 attention{which}", name(f));
+        row.push(square(title, values.clone(), t, ("key position", "query position")));
+    }
+    row
+}
+
+/// Graph, first-layer patterns, A2 and W.
+fn matrices(f: &Found<'_>) -> Result<Vec<Figure>> {
+    let (layout, params, heads) = f.params()?;
+    let matrices = Matrices::new(&layout, &params, (f.symbols, f.seq_len()), &heads)?;
+    let mut row = patterns(f);
+    row.extend((1..heads.len()).filter_map(|l| matrices.layer(l)));
+    row.extend(matrices.readout().map(Figure::from));
+    Ok(row)
+}
+
+/// Attention of every head on every parent, by position.
+fn heads(f: &Found<'_>) -> Figure {
+    let t = f.seq_len();
+    let most = f.parents.iter().map(Vec::len).max().unwrap_or(0);
+    let mut series = Vec::new();
+    for (h, a) in f.patterns.iter().enumerate() {
+        for k in 0..most {
+            let at = |(i, p): (usize, &Vec<usize>)| Some(((i + 1) as f64, a[i * t + *p.get(k)?]));
+            let points = f.parents.iter().enumerate().filter_map(at).collect();
+            let label = format!("head {} on parent {}", h + 1, k + 1);
+            series.push(Series { dashed: k % 2 == 1, ..Series::new(label, points, h) });
+        }
+    }
+    LineChart {
+        title: format!("{}: which head attends to which parent", name(f)),
+        x_label: "position".into(),
+        y_label: "attention".into(),
+        series,
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+    .into()
+}
+
+/// Mean by position with a band of one standard deviation, a curve for each group.
+fn positions(study: &Study, found: &[Found<'_>]) -> LineChart {
+    let mut series = Vec::new();
+    for (color, (group, runs)) in groups(found).into_iter().enumerate() {
+        let by = by_position(&runs);
+        let band = |(i, s): &(usize, Spread)| Some(((i + 1) as f64, s.mean - s.sd?, s.mean + s.sd?));
+        let label = if group.is_empty() { format!("mean of {} runs", runs.len()) } else { group.to_string() };
+        series.push(Series {
+            band: by.iter().filter_map(band).collect(),
+            ..Series::new(label, by.iter().map(|(i, s)| ((i + 1) as f64, s.mean)).collect(), color)
+        });
+    }
+    LineChart {
+        title: format!("{}: attention on the parent", study.title),
+        x_label: "position".into(),
+        y_label: "mean, band of one standard deviation".into(),
+        series,
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+}
+
+/// Test loss and attention over steps: mean and one standard deviation, a curve for each group.
+fn curves(study: &Study, found: &[Found<'_>]) -> Figure {
+    type Pick = fn(&Point) -> Option<f64>;
+    let chart = |title: &str, y_label: &str, pick: Pick, y_range: Option<(f64, f64)>| -> Figure {
+        let mut series = Vec::new();
+        for (color, (group, runs)) in groups(found).into_iter().enumerate() {
+            let curve = curve(&runs, pick);
+            let label =
+                if group.is_empty() { format!("mean of {} runs", runs.len()) } else { group.to_string() };
+            series.push(Series {
+                band: curve
+                    .iter()
+                    .filter_map(|(x, s)| Some((*x as f64, s.mean - s.sd?, s.mean + s.sd?)))
+                    .collect(),
+                ..Series::new(label, curve.iter().map(|(x, s)| (*x as f64, s.mean)).collect(), color)
+            });
+        }
+        LineChart {
+            title: title.into(),
+            x_label: "step".into(),
+            y_label: y_label.into(),
+            series,
+            y_range,
+            size: (440.0, 280.0),
+            ..LineChart::default()
+        }
+        .into()
+    };
+    let figures = vec![
+        chart("test loss", "nats, band of one standard deviation", |p| Some(p.test_loss), None),
+        chart(
+            "attention on the parent",
+            "mean, band of one standard deviation",
+            |p| p.attention_on_parent_mean,
+            Some((0.0, 1.0)),
+        ),
+    ];
+    Panels { title: study.title.clone(), columns: 2, figures }.into()
+}
+
+/// Recovery rate, attention and gap over the grid: maps over two keys, curves over one.
+fn phase(study: &Study, cells: &[Cell]) -> Figure {
+    type Quantity = (&'static str, fn(&Cell) -> f64, Option<(f64, f64)>);
+    let quantities: [Quantity; 3] = [
+        ("share of runs that recover the graph", |c| c.rate(), Some((0.0, 1.0))),
+        ("mean attention on the parent", |c| c.attention.map_or(f64::NAN, |s| s.mean), Some((0.0, 1.0))),
+        ("test loss minus Bayes, counts (nats)", |c| c.gap.map_or(f64::NAN, |s| s.mean), None),
+    ];
+    let labels = |axis: usize| -> Vec<String> { study.axes[axis].values.iter().map(value_text).collect() };
+    let figures = quantities.iter().map(|(title, pick, range)| -> Figure {
+        if let [rows, cols] = study.axes.as_slice() {
+            return HeatMap {
+                title: (*title).into(),
+                values: cells.iter().map(pick).collect(),
+                rows: rows.values.len(),
+                cols: cols.values.len(),
+                range: *range,
+                row_ticks: Ticks::Labels(labels(0)),
+                col_ticks: Ticks::Labels(labels(1)),
+                x_label: cols.key.clone(),
+                y_label: rows.key.clone(),
+                ..HeatMap::default()
+            }
+            .into();
+        }
+        // Values that are no numbers stand at their places in the list.
+        let axis = &study.axes[0];
+        let number = |v: &toml::Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
+        let xs: Vec<f64> =
+            axis.values.iter().enumerate().map(|(i, v)| number(v).unwrap_or((i + 1) as f64)).collect();
+        LineChart {
+            title: (*title).into(),
+            x_label: axis.key.clone(),
+            series: vec![Series::new("", xs.into_iter().zip(cells.iter().map(pick)).collect(), 0)],
+            y_range: *range,
+            size: (360.0, 240.0),
+            ..LineChart::default()
+        }
+        .into()
+    });
+    Panels { title: study.title.clone(), columns: 3, figures: figures.collect() }.into()
+}

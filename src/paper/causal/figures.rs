@@ -1,0 +1,360 @@
+//! The figures of a causal-graph run, in the paper's block layout.
+
+use super::task::title_of;
+use super::{CausalTask, MetricRecord, Probe, References};
+use crate::config::Config;
+use crate::model::Layout;
+use crate::model::mlp_transformer::one_hot_coordinates;
+use crate::probe::attention::HeadAssignment;
+use crate::report::metrics::METRICS_FILE;
+use crate::report::plot::{
+    Block, Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure,
+};
+use crate::run::folder::FIGURES_FOLDER;
+use crate::study::gather::read_records;
+use crate::task::{CausalTree, Task};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::path::Path;
+
+/// What the figures of a run are drawn from, its logs aside.
+pub(super) struct Drawn<'a> {
+    pub(super) config: &'a Config,
+    pub(super) task: &'a CausalTask,
+    pub(super) layout: &'a Layout,
+    /// Of each layer.
+    pub(super) heads: &'a [usize],
+    pub(super) params: &'a [f64],
+    /// (T, T) of the first layer's heads.
+    pub(super) patterns: &'a [Vec<f64>],
+    pub(super) probe: &'a Probe,
+    pub(super) references: &'a References,
+}
+
+impl Drawn<'_> {
+    /// Draws everything from the logs and the final parameters.
+    pub(super) fn draw(&self, folder: &Path) -> Result<()> {
+        let dir = folder.join(FIGURES_FOLDER);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+        let (t, s) = (self.task.seq_len(), self.task.vocab());
+        let loss = loss_curve(s, self.references, &read_records::<MetricRecord>(&folder.join(METRICS_FILE))?);
+        save_figure(&dir, "loss", &loss.clone().into())?;
+        let graph = match self.task {
+            CausalTask::Tree(task) => graph(task),
+            CausalTask::Dag(task) => graph_of(&task.dag().sets(), task.seq_len()),
+        };
+        save_figure(&dir, "graph", &graph.clone().into())?;
+
+        let matrices = Matrices::new(self.layout, self.params, (s, t), self.heads)?;
+        let title = matrices.pattern_title();
+        let heads = || {
+            let one = |(h, values): (usize, &Vec<f64>)| pattern(title, self.heads[0], h, values, t).into();
+            self.patterns.iter().enumerate().take(MOST_HEADS).map(one)
+        };
+        let mut beside = vec![Figure::from(graph.clone())];
+        beside.extend(heads());
+        let columns = beside.len().min(3);
+        save_figure(&dir, "attention", &Panels { title: String::new(), columns, figures: beside }.into())?;
+
+        let assigned = self.probe.assignment(self.patterns).map(|a| by_position(&a));
+        if let Some(chart) = &assigned {
+            save_figure(&dir, "heads", &chart.clone().into())?;
+        }
+        let layers: Vec<(usize, Figure)> =
+            (0..self.heads.len()).filter_map(|l| Some((l, matrices.layer(l)?))).collect();
+        for (l, figure) in &layers {
+            save_figure(&dir, &format!("A{}", l + 1), figure)?;
+        }
+        let w = matrices.readout();
+        if let Some(w) = &w {
+            save_figure(&dir, "W", &w.clone().into())?;
+        }
+
+        let mut all = vec![loss.into(), graph.into()];
+        let few = |layer: usize| self.heads[layer] <= OVERVIEW_HEADS;
+        if few(0) {
+            all.extend(heads());
+        }
+        all.extend(assigned.map(Figure::from));
+        all.extend(layers.into_iter().filter(|(l, _)| few(*l)).map(|(_, figure)| figure));
+        all.extend(w.map(Figure::from));
+        let (graph, alpha) = title_of(self.config).unwrap_or(("", f64::NAN));
+        let title = format!("{graph} graph, S = {s}, T = {t}, alpha = {alpha}");
+        save_figure(&dir, "overview", &Panels { title, columns: 3, figures: all }.into())?;
+        Ok(())
+    }
+}
+
+/// Rows and columns that a figure can still show as cells; more are pooled.
+const MOST_CELLS: usize = 400;
+
+/// Pools cells of a map that is too large to draw: each new cell is the entry of largest size among
+/// the k x k that it covers, so that thin structure (a sub-diagonal) survives. Says so in the
+/// title.
+pub(super) fn fit(map: HeatMap) -> HeatMap {
+    let k = map.rows.max(map.cols).div_ceil(MOST_CELLS);
+    if k <= 1 {
+        return map;
+    }
+    let (rows, cols) = (map.rows.div_ceil(k), map.cols.div_ceil(k));
+    let mut values = vec![f64::NAN; rows * cols];
+    for (i, row) in map.values.chunks(map.cols).enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            let cell = &mut values[i / k * cols + j / k];
+            if cell.is_nan() || x.abs() > cell.abs() {
+                *cell = *x;
+            }
+        }
+    }
+    // A block ends at the pooled cell that holds its last row.
+    let pool = |blocks: &[Block]| -> Vec<Block> {
+        let (mut end, mut before) = (0, 0);
+        let pooled = blocks.iter().map(|b| {
+            end += b.size;
+            let size = end.div_ceil(k) - before;
+            before += size;
+            Block::new(b.label.clone(), size)
+        });
+        pooled.filter(|b| b.size > 0).collect()
+    };
+    HeatMap {
+        title: format!("{} (largest of each {k} x {k})", map.title),
+        values,
+        rows,
+        cols,
+        row_blocks: pool(&map.row_blocks),
+        col_blocks: pool(&map.col_blocks),
+        row_ticks: Ticks::None,
+        col_ticks: Ticks::None,
+        ..map
+    }
+}
+
+/// Layers of more heads stay out of the overview, and no figure shows more than [`MOST_HEADS`] of a
+/// layer.
+const OVERVIEW_HEADS: usize = 4;
+const MOST_HEADS: usize = 9;
+
+fn loss_curve(symbols: usize, references: &References, records: &[MetricRecord]) -> LineChart {
+    let points = |f: fn(&MetricRecord) -> Option<f64>| -> Vec<(f64, f64)> {
+        records.iter().filter_map(|r| f(r).map(|y| (r.step as f64, y))).collect()
+    };
+    let mut lines = vec![RefLine::new("uniform guess", (symbols as f64).ln())];
+    lines.extend(references.all.iter().filter_map(|r| Some(RefLine::new(r.label, r.loss?))));
+    LineChart {
+        title: "Loss".into(),
+        x_label: "step".into(),
+        y_label: "cross-entropy (nats)".into(),
+        series: vec![
+            Series::new("training", points(|r| r.train_loss), 5),
+            Series::new("test", points(|r| Some(r.test_loss)), 0),
+        ],
+        reference_lines: lines,
+        ..LineChart::default()
+    }
+}
+
+pub(super) fn graph(task: &CausalTree) -> HeatMap {
+    // With a row for the query, which has no parent, so that rows line up with those of the
+    // attention pattern.
+    let query = [Vec::new()];
+    let rows: Vec<Vec<usize>> = task.forest().parents().iter().map(|p| p.iter().copied().collect()).collect();
+    graph_of(&[&rows[..], &query].concat(), task.seq_len())
+}
+
+/// The parents of each row among `t` positions; a row beyond them is the target's.
+fn graph_of(rows: &[Vec<usize>], t: usize) -> HeatMap {
+    let mut values = vec![0.0; rows.len() * t];
+    for (i, p) in rows.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p))) {
+        values[i * t + p] = 1.0;
+    }
+    let y_label = if rows.len() > t { "position (last row: target)" } else { "position" };
+    fit(HeatMap {
+        title: "True graph".into(),
+        values,
+        rows: rows.len(),
+        cols: t,
+        range: Some((0.0, 1.0)),
+        row_ticks: Ticks::From(1),
+        col_ticks: Ticks::From(1),
+        x_label: "parent position".into(),
+        y_label: y_label.into(),
+        ..HeatMap::default()
+    })
+}
+
+/// Attention of each head on each parent, position by position: solid where the parent is the
+/// head's own.
+fn by_position(a: &HeadAssignment) -> LineChart {
+    let heads = a.heads.min(OVERVIEW_HEADS);
+    let pairs = (0..heads).flat_map(|h| (0..a.slots).map(move |k| (h, k)));
+    let series = pairs.map(|(h, k)| {
+        let points = a.rows.iter().map(|(i, x)| (*i as f64 + 1.0, x[h * a.slots + k])).collect();
+        let own = a.head_of[k] == Some(h);
+        Series {
+            dashed: !own,
+            ..Series::new(format!("head {}, parent {}", h + 1, k + 1), points, h * a.slots + k)
+        }
+    });
+    LineChart {
+        title: "Attention on each parent".into(),
+        x_label: "position".into(),
+        y_label: "attention".into(),
+        series: series.collect(),
+        y_range: Some((0.0, 1.0)),
+        ..LineChart::default()
+    }
+}
+
+fn pattern(title: &str, heads: usize, head: usize, values: &[f64], t: usize) -> HeatMap {
+    let which = if heads > 1 { format!(", head {}", head + 1) } else { String::new() };
+    fit(HeatMap {
+        title: format!("{title}{which}"),
+        values: values.to_vec(),
+        rows: t,
+        cols: t,
+        range: Some((0.0, 1.0)),
+        row_ticks: Ticks::From(1),
+        col_ticks: Ticks::From(1),
+        x_label: "key position".into(),
+        y_label: "query position".into(),
+        ..HeatMap::default()
+    })
+}
+
+/// The matrices of a model that live in the coordinates of one-hot tokens and positions; of other
+/// models there are none.
+pub(super) struct Matrices<'a> {
+    layout: Cow<'a, Layout>,
+    params: Cow<'a, [f64]>,
+    /// S and T.
+    sizes: (usize, usize),
+    heads: &'a [usize],
+    /// Does the model embed tokens and positions, so that its matrices are shown between E and Eᵀ?
+    embedded: bool,
+}
+
+impl<'a> Matrices<'a> {
+    pub(super) fn new(
+        layout: &'a Layout,
+        params: &'a [f64],
+        sizes: (usize, usize),
+        heads: &'a [usize],
+    ) -> Result<Self> {
+        // Embedded models have no other layer in these coordinates.
+        Ok(match one_hot_coordinates(layout, params)? {
+            Some((layout, params)) => Matrices {
+                layout: Cow::Owned(layout),
+                params: Cow::Owned(params),
+                sizes,
+                heads,
+                embedded: true,
+            },
+            None => Matrices {
+                layout: Cow::Borrowed(layout),
+                params: Cow::Borrowed(params),
+                sizes,
+                heads,
+                embedded: false,
+            },
+        })
+    }
+
+    fn pattern_title(&self) -> &'static str {
+        let by_position = !self.embedded && self.layout.find("A.0").is_some();
+        if by_position { "softmax of A1, positions" } else { "mean attention of layer 1" }
+    }
+
+    /// Blocks of the residual stream that enters layer `l`: token and position, then the same for
+    /// what each head adds.
+    fn stream(&self, l: usize) -> Vec<Block> {
+        let (s, t) = self.sizes;
+        let mut names = vec![("token".to_string(), s), ("position".to_string(), t)];
+        for (layer, heads) in self.heads[..l].iter().enumerate() {
+            let below = names.clone();
+            for h in 0..*heads {
+                let which =
+                    if *heads > 1 { format!("{}.{}", layer + 1, h + 1) } else { format!("{}", layer + 1) };
+                names.extend(below.iter().map(|(n, size)| (format!("attn{which} {n}"), *size)));
+            }
+        }
+        // Beyond a few dozen the names would not fit beside their blocks.
+        let named = names.len() <= 32;
+        names.into_iter().map(|(n, size)| Block::new(if named { n } else { String::new() }, size)).collect()
+    }
+
+    /// A of layer `l`, a map for each head; none where the model has no such matrix.
+    pub(super) fn layer(&self, l: usize) -> Option<Figure> {
+        let values = &self.params[self.layout.find(&format!("A.{l}"))?.range()];
+        let blocks = self.stream(l);
+        let d: usize = blocks.iter().map(|b| b.size).sum();
+        let one = |(h, a): (usize, &[f64])| {
+            let which = if self.heads[l] > 1 { format!(", head {}", h + 1) } else { String::new() };
+            let name = if self.embedded { "E A1 E'".into() } else { format!("A{}", l + 1) };
+            fit(HeatMap {
+                title: name + &which,
+                values: a.to_vec(),
+                rows: d,
+                cols: d,
+                row_blocks: blocks.clone(),
+                col_blocks: blocks.clone(),
+                colormap: Colormap::Diverging,
+                x_label: "key".into(),
+                y_label: "query".into(),
+                ..HeatMap::default()
+            })
+            .into()
+        };
+        let mut figures: Vec<Figure> = values.chunks(d * d).enumerate().take(MOST_HEADS).map(one).collect();
+        if figures.len() == 1 {
+            return Some(figures.remove(0));
+        }
+        Some(Panels { title: String::new(), columns: figures.len().min(3), figures }.into())
+    }
+
+    /// W; none where the model has no such matrix.
+    pub(super) fn readout(&self) -> Option<HeatMap> {
+        let w = self.layout.find("W")?;
+        let blocks = self.stream(if self.embedded { 0 } else { self.heads.len() });
+        Some(fit(HeatMap {
+            title: if self.embedded { "E W" } else { "W" }.into(),
+            values: self.params[w.range()].to_vec(),
+            rows: blocks.iter().map(|b| b.size).sum(),
+            cols: self.sizes.0,
+            row_blocks: blocks,
+            colormap: Colormap::Diverging,
+            col_ticks: Ticks::From(1),
+            x_label: "next symbol".into(),
+            y_label: "residual stream at the query".into(),
+            ..HeatMap::default()
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pooling_keeps_thin_structure_and_block_edges() {
+        let n = 900;
+        let mut values = vec![0.1; n * n];
+        (1..n).for_each(|i| values[i * n + i - 1] = -5.0);
+        let blocks = vec![Block::new("token", 100), Block::new("one", 1), Block::new("position", 799)];
+        let map = HeatMap {
+            values,
+            rows: n,
+            cols: n,
+            row_blocks: blocks.clone(),
+            col_blocks: blocks,
+            ..HeatMap::default()
+        };
+        let small = fit(map);
+        assert_eq!((small.rows, small.cols), (300, 300));
+        assert!((1..300).all(|i| small.values[i * 300 + i] == -5.0));
+        assert_eq!(small.values[299], 0.1);
+        assert_eq!(small.row_blocks.iter().map(|b| b.size).sum::<usize>(), 300);
+        assert_eq!(small.row_blocks[0].size, 34);
+        assert!(Figure::from(small).to_svg().is_ok());
+    }
+}

@@ -1,0 +1,125 @@
+//! The studies of the causal-structure paper (Nichani, Damian, Lee 2024); numbers of figures are
+//! the paper's, parameters those of its public code.
+
+use super::{HEADS, MATRICES, PATTERNS, POSITIONS, SEEDS};
+use crate::paper::studies::{Draft, Named};
+
+/// Keys that say what the graph is: titles, captions and names of the runs speak of the study's
+/// graphs.
+const GRAPH_KEYS: [&str; 5] = ["task", "graph", "order", "parents", "parent_sets"];
+
+/// Every study with a name.
+pub(super) const STUDIES: &[Named] = &[
+    Named {
+        name: "causal-fig2",
+        what: "Figure 2: chain and random tree; loss, A1, A2, W",
+        shows: "The loss of the two-layer disentangled transformer leaves a plateau while the position block of A1 turns into \
+                the parents of the latent graph; A2 becomes an induction head (token against copied token), W reads out the \
+                token that it finds.",
+        expect: "For both graphs the pattern of layer 1 is the true graph, row by row; A2 has a diagonal where the query's token \
+                 meets the first layer's copy, W one at the second layer's token. The loss ends .05 above the counts predictor.",
+        in_paper: true,
+        drawing: &MATRICES,
+        figures: true,
+        own_keys: |_| GRAPH_KEYS.to_vec(),
+        drafts: |_| vec![Draft::new("chain", "chain"), Draft::new("random", "random")],
+    },
+    Named {
+        name: "causal-fig5",
+        what: "Figure 5: two parents, (i-1)/2 and i-1, heads 2,1; which head learned which parent",
+        shows: "With two parents for each token, the two heads of the first layer share them out: one attends to the token before, \
+                the other to the token half-way back.",
+        expect: "Each head has one parent at nearly every position; the test loss lies below that of the best predictor with one \
+                 parent and nears that of the counts of both.",
+        in_paper: true,
+        drawing: &HEADS,
+        figures: true,
+        own_keys: |_| GRAPH_KEYS.to_vec(),
+        drafts: |_| vec![Draft::new("two-parents", "two-parents")],
+    },
+    Named {
+        name: "causal-fig6",
+        what: "Figure 6: icl and other graphs; loss and attention of layer 1",
+        shows: "Other latent graphs, in-context pairs among them, appear in the first layer in the same way.",
+        expect: "Every pattern is its graph. Roots have no parent to attend to: their rows may look like anything.",
+        in_paper: true,
+        drawing: &PATTERNS,
+        figures: true,
+        own_keys: |_| GRAPH_KEYS.to_vec(),
+        drafts: |_| {
+            vec![
+                Draft::new("icl", "icl"),
+                Draft::new("manual", "manual"),
+                Draft::new("random-1", "random").seed(1),
+                Draft::new("random-2", "random").seed(2),
+            ]
+        },
+    },
+    Named {
+        name: "causal-fig7",
+        what: "Figure 7: 3-gram, parents i-2 and i-1, heads 2,1; which head learned which parent",
+        shows: "In-context n-grams: each head of the first layer copies one of the preceding tokens.",
+        expect: "One head has the token before, the other the one before that; loss as in Figure 5.",
+        in_paper: true,
+        drawing: &HEADS,
+        figures: true,
+        own_keys: |_| GRAPH_KEYS.to_vec(),
+        drafts: |_| vec![Draft::new("3-gram", "two-parents").with("graph", "ngram").with("order", 2)],
+    },
+    Named {
+        name: "causal-fig8",
+        what: "Figure 8: transformer with MLP on the chain; average attention of layer 1",
+        shows: "A transformer with embeddings and an MLP after attention, trained with AdamW over 2^12 steps, attends to the parents \
+                in its first layer as the attention-only model does. Its attention depends on the tokens: shown is the average.",
+        expect: "The sub-diagonal of the chain in the average pattern. More of its matrices: figures of the run's own folder.",
+        in_paper: true,
+        drawing: &PATTERNS,
+        figures: true,
+        own_keys: |_| GRAPH_KEYS.to_vec(),
+        drafts: |_| vec![Draft::new("mlp-transformer", "causal-fig8")],
+    },
+    Named {
+        name: "causal-fig9",
+        what: "Figure 9: random graphs; attention on the parent by position over 20 of them (seeds=K)",
+        shows: "Attention on the parent, softmax of the position block of A1, at each position over 20 random graphs (S=3, T=20, \
+                learning rate 1 throughout, 2^14 steps). The public notebook: mean .837, standard deviation over graphs .054.",
+        expect: "Attention falls with the position. The overall mean and its spread over graphs are in the summary.",
+        in_paper: true,
+        drawing: &POSITIONS,
+        figures: false,
+        own_keys: |_| GRAPH_KEYS.to_vec(),
+        drafts: |form| {
+            let count = form.seeds.unwrap_or(if form.quick { 6 } else { 20 });
+            let draft = |i| {
+                let d = Draft::new(&format!("graph-{i}"), "many").seed(i).together();
+                if form.quick { d.with("T", 10).with("batch", 512) } else { d }
+            };
+            (0..count).map(draft).collect()
+        },
+    },
+    Named {
+        name: "causal-seeds",
+        what: "Chain and icl over seeds; 2^14 and 2^15 steps, 5 seeds each: loss and attention, mean and spread (seeds=K)",
+        shows: "Not in the paper: how much of a run is chance. The public code's chain run over 2^15 steps: a plateau at 2.2455 to \
+                2.246 until about step 2,500, 1.94 at step 4,096, 1.8135 at step 13,312 with attention .69 on the parent.",
+        expect: "The steps at which the plateau ends differ little between seeds; the final losses by their test sets.",
+        in_paper: false,
+        drawing: &SEEDS,
+        figures: false,
+        own_keys: |_| GRAPH_KEYS.to_vec(),
+        drafts: |form| {
+            let count = form.seeds.unwrap_or(if form.quick { 3 } else { 5 });
+            let horizons: &[u32] = if form.quick { &[9, 10] } else { &[14, 15] };
+            let mut drafts = Vec::new();
+            for base in ["chain", "icl"] {
+                for horizon in horizons {
+                    for seed in 0..count {
+                        let draft = Draft::new(base, base).seed(seed).resolved();
+                        drafts.push(draft.with("steps", 1i64 << horizon));
+                    }
+                }
+            }
+            drafts
+        },
+    },
+];

@@ -1,0 +1,537 @@
+//! Experiments made of several runs: ordinary run folders below one folder, run side by side, then
+//! drawn together.
+//!
+//! Every run has the bits that it has alone: it knows nothing of its neighbours, and its own pool
+//! of threads changes no bit of it. A study is written down in full (`study.toml`) before its first
+//! run starts, so that it resumes from its folder alone: finished runs are skipped, half ones go on
+//! from their checkpoints, and the drawing is made anew. What is gathered from the runs and how it
+//! is drawn, the experiments say ([`Drawing`]).
+
+pub mod gather;
+pub mod tables;
+
+use crate::config::{self, Config, KEYS, check_keys};
+use crate::report::files::{TEMPORARY_PREFIX, create_run_dir, write_bytes_atomic};
+use crate::report::metrics::{SUMMARY_FILE, Summary};
+use crate::report::page::{Image, Row, Section};
+use crate::run::folder::FIGURES_FOLDER;
+use crate::run::{self, Experiment, Progress, folder};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use toml::{Table, Value};
+
+/// The whole study inside its folder.
+pub const STUDY_FILE: &str = "study.toml";
+/// Folder of the runs inside the study's folder.
+pub const RUNS_FOLDER: &str = "runs";
+/// Most runs of a study: beyond it a typing error is likelier than a wish.
+pub const MOST_RUNS: usize = 4096;
+
+/// Columns and rows of a short table.
+pub type ShortTable = (Vec<&'static str>, Vec<Vec<String>>);
+
+/// How the runs of a study are gathered, put in tables and drawn.
+pub trait Drawing: Sync {
+    /// Its name in `study.toml`.
+    fn name(&self) -> &'static str;
+    /// Can it show a run of this configuration?
+    fn takes(&self, config: &Config) -> bool;
+    /// Writes tables and figures of finished runs into the study's folder; returns the summary,
+    /// which is also written.
+    ///
+    /// # Errors
+    /// Runs that are not over, damaged files, files that cannot be written.
+    fn write(&self, study: &Study, folder: &Path) -> Result<Summary>;
+    /// A row for each run, or for each group of repetitions.
+    ///
+    /// # Errors
+    /// As [`Drawing::write`].
+    fn key_numbers(&self, study: &Study, folder: &Path) -> Result<ShortTable>;
+    /// Stems and captions of its figures.
+    fn figures(&self) -> &'static [(&'static str, &'static str)];
+    /// Its tables beside `summary.json`, `runs.csv` and `curves.csv`.
+    fn tables(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// Is the summary too long for a terminal, which shows the key numbers instead?
+    fn shows_key_numbers(&self) -> bool {
+        false
+    }
+    /// Are its runs repetitions over seeds, as many as are asked for?
+    fn repeats(&self) -> bool {
+        false
+    }
+    /// Is a run that diverges a result, not a failure?
+    fn allows_divergence(&self) -> bool {
+        false
+    }
+    /// Of each cell of a grid, row by row: runs, how many recovered the graph, mean attention on
+    /// the parent.
+    ///
+    /// # Errors
+    /// As [`Drawing::write`].
+    fn cells(&self, _study: &Study, _folder: &Path) -> Result<Vec<(usize, usize, Option<f64>)>> {
+        Ok(Vec::new())
+    }
+}
+
+impl std::fmt::Debug for dyn Drawing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The experiments and drawings that there are.
+pub trait Registry: Sync {
+    /// The experiment that runs a configuration.
+    ///
+    /// # Errors
+    /// When none does.
+    fn experiment(&self, config: &Config) -> Result<&'static dyn Experiment>;
+    /// The drawing called `name`.
+    ///
+    /// # Errors
+    /// An unknown name.
+    fn drawing(&self, name: &str) -> Result<&'static dyn Drawing>;
+}
+
+/// A key that a grid varies, with its values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Axis {
+    /// Configuration key.
+    pub key: String,
+    /// Its values, in order.
+    pub values: Vec<Value>,
+}
+
+/// A run of a study.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Its folder.
+    pub name: String,
+    /// Runs of one group are repetitions of each other.
+    pub group: String,
+    /// Its configuration.
+    pub config: Config,
+}
+
+/// An experiment made of several runs.
+#[derive(Clone)]
+pub struct Study {
+    /// A word, for folders and commands.
+    pub name: String,
+    /// Heading of its figures.
+    pub title: String,
+    /// What is drawn.
+    pub drawing: &'static dyn Drawing,
+    /// Does every run draw figures of its own, too?
+    pub figures: bool,
+    /// The grid of a sweep: the runs lie in row-major order over the axes, repetitions fastest.
+    pub axes: Vec<Axis>,
+    /// In the order of tables and figures.
+    pub runs: Vec<Member>,
+    /// Who runs them.
+    pub registry: &'static dyn Registry,
+}
+
+impl std::fmt::Debug for Study {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Study").field("name", &self.name).field("runs", &self.runs).finish_non_exhaustive()
+    }
+}
+
+/// A study as `study.toml` has it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    title: String,
+    drawing: String,
+    figures: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    axes: Vec<Axis>,
+    runs: Vec<WrittenMember>,
+}
+
+/// A run there.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenMember {
+    name: String,
+    group: String,
+    config: Table,
+}
+
+/// Who watches a study, from several threads.
+pub trait Watcher: Sync {
+    /// Before anything runs: runs in all, runs to do, updates to do at most.
+    fn begins(&self, runs: usize, left: usize, steps: u64);
+    /// A run starts; what it tells goes to the result.
+    fn started(&self, run: &Member) -> Box<dyn Progress + '_>;
+    /// A run is over.
+    fn finished(&self, run: &Member, summary: &Summary);
+}
+
+impl Study {
+    /// Refuses what cannot run, before anything is written.
+    ///
+    /// # Errors
+    /// No run or too many, names that repeat or are no names of folders, runs of Algorithm 1, the
+    /// first configuration that cannot run.
+    pub fn check(&self) -> Result<()> {
+        if !(1..=MOST_RUNS).contains(&self.runs.len()) {
+            return Err(Error::invalid("runs", self.runs.len().to_string(), format!("1 to {MOST_RUNS}")));
+        }
+        let mut names: Vec<&str> = self.runs.iter().map(|m| m.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|w| w[0] == w[1]) {
+            return Err(Error::invalid("runs", format!("`{}` twice", pair[0]), "one name for each run"));
+        }
+        if let Some(name) = names.iter().find(|n| slug(n) != **n || n.is_empty()) {
+            return Err(Error::invalid("runs", format!("name `{name}`"), "letters, digits, `-`, `.`, `=`"));
+        }
+        let cells: usize = self.axes.iter().map(|a| a.values.len()).product();
+        if cells == 0 || !self.runs.len().is_multiple_of(cells) {
+            let found = format!("{} runs on a grid of {cells}", self.runs.len());
+            return Err(Error::invalid("axes", found, "the same number of runs in each cell"));
+        }
+        if let Some(m) = self.runs.iter().find(|m| !self.drawing.takes(&m.config)) {
+            let found = format!("{} of run `{}`", self.drawing.name(), m.name);
+            return Err(Error::invalid("drawing", found, "one that shows the runs' experiment"));
+        }
+        self.runs.iter().try_for_each(|m| run::check(self.registry.experiment(&m.config)?, &m.config))
+    }
+
+    /// Writes `study.toml` into the folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let written = |m: &Member| WrittenMember {
+            name: m.name.clone(),
+            group: m.group.clone(),
+            config: m.config.table(),
+        };
+        let written = Written {
+            name: self.name.clone(),
+            title: self.title.clone(),
+            drawing: self.drawing.name().into(),
+            figures: self.figures,
+            axes: self.axes.clone(),
+            runs: self.runs.iter().map(written).collect(),
+        };
+        let text = toml::to_string(&written)
+            .map_err(|e| Error::invalid("study", e.to_string(), "values that TOML can hold"))?;
+        write_bytes_atomic(&folder.join(STUDY_FILE), text.as_bytes())
+    }
+
+    /// The study that a folder was made with.
+    ///
+    /// # Errors
+    /// A file that is absent, damaged, or holds what cannot run.
+    pub fn load(folder: &Path, registry: &'static dyn Registry) -> Result<Self> {
+        let path = folder.join(STUDY_FILE);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "cannot read", e))?;
+        let bad = |problem: String| Error::format(&path, problem.replace('\n', " "));
+        let Written { name, title, drawing, figures, axes, runs } =
+            toml::from_str(&text).map_err(|e| bad(e.message().into()))?;
+        let read = |m: WrittenMember| {
+            let config = check_keys(m.config, KEYS).and_then(|t| config::resolve(&[t]));
+            let config = config.map_err(|e| bad(format!("run `{}`: {e}", m.name)))?;
+            Ok(Member { name: m.name, group: m.group, config })
+        };
+        let runs = runs.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+        let drawing = registry.drawing(&drawing).map_err(|e| bad(e.to_string()))?;
+        let study = Study { name, title, drawing, figures, axes, runs, registry };
+        study.check().map_err(|e| bad(e.to_string()))?;
+        Ok(study)
+    }
+
+    /// Folder of a run.
+    pub fn folder_of(&self, folder: &Path, member: &Member) -> PathBuf {
+        folder.join(RUNS_FOLDER).join(&member.name)
+    }
+
+    /// Runs what is left to run in `folder`, on `threads` threads, then draws. The folder exists
+    /// and holds nothing, or an earlier session of the same study.
+    ///
+    /// # Errors
+    /// The first run that failed, once those that had started are over; files that cannot be
+    /// written.
+    pub fn run(&self, folder: &Path, threads: usize, watcher: &dyn Watcher) -> Result<Summary> {
+        if !folder.join(STUDY_FILE).exists() {
+            self.save(folder)?;
+        }
+        let _lock = folder::lock_on(folder, STUDY_FILE)?;
+        let runs = folder.join(RUNS_FOLDER);
+        std::fs::create_dir_all(&runs).map_err(|e| Error::io(&runs, "cannot create folder", e))?;
+        let mut left = Vec::new();
+        for member in &self.runs {
+            if !self.finished(folder, member)? {
+                left.push(member);
+            }
+        }
+        watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.plan.steps).sum());
+        // The longest jobs first, so that none is left to run alone for long.
+        left.sort_by(|a, b| cost(&b.config).total_cmp(&cost(&a.config)));
+        let workers = self.workers(threads.min(left.len()), &left)?;
+        // What does not fill the threads in the end shares them.
+        let (side_by_side, rest) = left.split_at(left.len() - left.len() % workers);
+        self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?;
+        self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?;
+        self.drawing.write(self, folder)
+    }
+
+    /// The study's section of a page: table and pictures; `prefix` is the way from the page to
+    /// `folder`.
+    ///
+    /// # Errors
+    /// Runs that are not over, damaged files.
+    pub fn section(&self, folder: &Path, prefix: &str) -> Result<Section> {
+        let (columns, rows) = self.drawing.key_numbers(self, folder)?;
+        let image = |(stem, caption): &(&str, &str)| {
+            let path = |kind: &str| format!("{prefix}/{FIGURES_FOLDER}/{stem}.{kind}");
+            Image { src: path("svg"), other: path("png"), caption: (*caption).into() }
+        };
+        let tables = ["summary.json", "runs.csv", "curves.csv"].iter().chain(self.drawing.tables());
+        Ok(Section {
+            id: self.name.clone(),
+            title: self.title.clone(),
+            columns: columns.into_iter().map(String::from).collect(),
+            rows: rows.into_iter().map(|cells| Row { mark: String::new(), cells }).collect(),
+            images: self.drawing.figures().iter().map(image).collect(),
+            links: tables.map(|f| format!("{prefix}/{f}")).collect(),
+            ..Section::default()
+        })
+    }
+
+    /// What a command says of the study once it is over: its summary, or the table of its section.
+    ///
+    /// # Errors
+    /// As [`Study::section`].
+    pub fn told(&self, folder: &Path, summary: &Summary) -> Result<String> {
+        if !self.drawing.shows_key_numbers() {
+            return Ok(summary.to_string());
+        }
+        let (columns, mut rows) = self.drawing.key_numbers(self, folder)?;
+        rows.insert(0, columns.into_iter().map(String::from).collect());
+        let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}"));
+            format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+        };
+        Ok(rows.iter().map(line).collect())
+    }
+
+    /// How many of `runs`, at most `most` and at least one, go side by side in the memory that is
+    /// free.
+    fn workers(&self, most: usize, runs: &[&Member]) -> Result<usize> {
+        let of = |m: &&Member| run::bytes(self.registry.experiment(&m.config)?, &m.config);
+        let bytes = runs.iter().map(of).collect::<Result<_>>()?;
+        Ok(fitting(most, bytes, folder::available_memory().unwrap_or(usize::MAX)))
+    }
+
+    /// What all runs have in common, as `key=value, ..`; keys that differ are left out.
+    pub fn common_keys(&self) -> String {
+        let tables: Vec<Table> = self.runs.iter().map(|m| m.config.table()).collect();
+        let Some(first) = tables.first() else { return String::new() };
+        let same = first.iter().filter(|(k, v)| tables.iter().all(|t| t.get(*k) == Some(*v)));
+        same.map(|(k, v)| format!("{k}={}", value_text(v))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Is there nothing left to do for this run?
+    fn finished(&self, folder: &Path, member: &Member) -> Result<bool> {
+        let run = self.folder_of(folder, member);
+        let config = run.join(folder::CONFIG_FILE);
+        match std::fs::read_to_string(&config) {
+            Ok(text) if text == member.config.to_toml() => {}
+            Ok(_) => return Err(Error::format(config, format!("not the configuration in {STUDY_FILE}"))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io(config, "cannot read", e)),
+        }
+        let drawn = run.join(FIGURES_FOLDER).join("overview.png");
+        Ok(run.join(SUMMARY_FILE).exists() && (!self.figures || drawn.exists()))
+    }
+
+    /// Works through `runs` with `workers` threads, each with a pool of its own: a task of one run
+    /// must not sit inside the waiting of another.
+    fn side_by_side(
+        &self,
+        folder: &Path,
+        runs: &[&Member],
+        workers: usize,
+        threads: usize,
+        watcher: &dyn Watcher,
+    ) -> Result<()> {
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        let work = || -> std::result::Result<(), (usize, Error)> {
+            let pool = pool(threads).map_err(|e| (usize::MAX, e))?;
+            while !stop.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(member) = runs.get(at) else { break };
+                self.one(folder, member, &pool, watcher).map_err(|e| (at, e))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    if let Err((at, e)) = work() {
+                        stop.store(true, Ordering::Relaxed);
+                        let mut failed = failed.lock().unwrap_or_else(|p| p.into_inner());
+                        if failed.as_ref().is_none_or(|(first, _)| at < *first) {
+                            *failed = Some((at, e));
+                        }
+                    }
+                });
+            }
+        });
+        match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {
+            Some((_, e)) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    fn one(
+        &self,
+        folder: &Path,
+        member: &Member,
+        pool: &rayon::ThreadPool,
+        watcher: &dyn Watcher,
+    ) -> Result<()> {
+        let run = self.folder_of(folder, member);
+        let resumed = run.join(folder::CONFIG_FILE).exists();
+        if !resumed {
+            // A kill may have left it there, and in it at most what had not been renamed.
+            clear_temporaries(&run)?;
+            create_run_dir(&run)?;
+        }
+        let mut progress = Quiet { inner: watcher.started(member), figures: self.figures };
+        let experiment = self.registry.experiment(&member.config)?;
+        match run::run(experiment, &member.config, &run, resumed, pool, &mut progress) {
+            Ok(outcome) => {
+                outcome.figures?;
+                watcher.finished(member, &outcome.summary);
+                Ok(())
+            }
+            // A cell of a grid may well lie where nothing can be learned: that is its result.
+            Err(e) if self.drawing.allows_divergence() && e.is_divergence() => {
+                let mut summary = Summary::new();
+                summary.set("graph_recovered", false)?;
+                summary.set("diverged", true)?;
+                summary.write(&run)?;
+                watcher.finished(member, &summary);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A watcher's progress, which also knows whether the run draws.
+struct Quiet<'a> {
+    inner: Box<dyn Progress + 'a>,
+    figures: bool,
+}
+
+impl Progress for Quiet<'_> {
+    fn stepped(&mut self, step: u64, loss: f64) {
+        self.inner.stepped(step, loss);
+    }
+    fn evaluated(&mut self, name: &'static str, value: f64) {
+        self.inner.evaluated(name, value);
+    }
+    fn finished(&mut self) {
+        self.inner.finished();
+    }
+    fn note(&mut self, text: &str) {
+        self.inner.note(text);
+    }
+    fn wants_figures(&self) -> bool {
+        self.figures
+    }
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .build()
+        .map_err(|e| Error::io("thread pool", "cannot start threads", std::io::Error::other(e.to_string())))
+}
+
+/// Removes what a kill left half-written in `folder`, if there is such a folder; nothing refers to
+/// it.
+fn clear_temporaries(folder: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, "cannot remove", e))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a run costs, in some unit.
+fn cost(config: &Config) -> f64 {
+    use crate::model::Spec;
+    let (t, layers) = (config.task.seq_len(), |heads: &[usize]| heads.iter().sum::<usize>() + 1);
+    let sequence = match &config.model {
+        Spec::Disentangled(m) => t * t * layers(&m.heads),
+        Spec::MlpTransformer(m) => t * t * layers(&m.heads),
+        Spec::Simplified(_) => t * t,
+        Spec::Memory(m) => 2 * t * m.dim * (t + 4 * m.dim),
+        Spec::Transformer(m) => m.layers * t * m.dim * (t + 4 * m.dim),
+    };
+    config.plan.steps as f64 * config.plan.batch as f64 * sequence as f64
+}
+
+/// How many runs, at most `most` and at least one, `free` bytes hold side by side whichever of them
+/// meet.
+fn fitting(most: usize, mut bytes: Vec<usize>, free: usize) -> usize {
+    bytes.sort_unstable_by(|a, b| b.cmp(a));
+    let sums = bytes.iter().scan(0usize, |sum, b| {
+        *sum = sum.saturating_add(*b);
+        Some(*sum)
+    });
+    sums.take(most).take_while(|sum| *sum <= free).count().max(1)
+}
+
+/// A value of a grid as a text.
+pub fn value_text(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A text as the name of a folder.
+pub fn slug(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-.=^".contains(c) { c } else { '-' };
+    let mut out = String::new();
+    for c in text.chars().map(plain) {
+        if c != '-' || !out.ends_with('-') {
+            out.push(c);
+        }
+    }
+    out.trim_matches('-').trim_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitting;
+
+    #[test]
+    fn as_many_side_by_side_as_memory_holds() {
+        let of = |most, free| fitting(most, vec![1, 5, 3], free);
+        // The largest may meet: 5, 5 + 3, 5 + 3 + 1.
+        assert_eq!([of(3, 9), of(3, 8), of(3, 7), of(2, 9), of(3, 0), of(0, 9)], [3, 2, 1, 2, 1, 1]);
+        assert_eq!(fitting(2, vec![usize::MAX, usize::MAX], usize::MAX - 1), 1);
+    }
+}

@@ -1,0 +1,333 @@
+//! Bad input: one line that names the field and what is allowed, the right exit code, and nothing
+//! left behind.
+
+use crate::support::{refused, text};
+use popgrad::report::arrays::{Array, write_arrays};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[test]
+fn run_refuses_bad_values_before_a_folder_appears() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["chian"], &["unknown preset `chian`", "did you mean `chain`"]),
+        (&["chain", "stps=4"], &["unknown key `stps`", "did you mean `steps`"]),
+        (&["chain", "steps"], &["argument: `steps`", "key=value"]),
+        (&["chain", "S=1"], &["S: 1", "2 <= S <= 1024"]),
+        (&["chain", "S=5000"], &["S: 5000", "<= 1024"]),
+        (&["chain", "T=1"], &["T: 1"]),
+        (&["chain", "T=99999999"], &["T: 99999999"]),
+        (&["chain", "T=-4"], &["T: -4"]),
+        (&["chain", "S=1024", "T=4096", "shards=1024"], &["memory (S, T,", "GiB free"]),
+        (&["chain", "alpha=0"], &["alpha: 0"]),
+        (&["chain", "alpha=-1"], &["alpha: -1"]),
+        (&["chain", "alpha=nan"], &["alpha: nan"]),
+        (&["chain", "roots=stationery"], &["unknown roots", "did you mean `stationary`"]),
+        (&["chain", "graph=chan"], &["unknown graph", "did you mean `chain`"]),
+        (&["chain", "T=4", "parents=-1,0,2"], &["parents"]),
+        (&["chain", "T=4", "parents=-1,0,-2"], &["parents"]),
+        (&["chain", "T=9", "parents=-1,0"], &["T: 9", "T = 3"]),
+        (&["manual", "T=9"], &["T"]),
+        (&["chain", "task=causal_dog"], &["unknown task", "did you mean `causal_dag`"]),
+        (&["chain", "graph=two_parents"], &["roots: stationary", "shared or uniform"]),
+        (&["two-parents", "graph=two_parent"], &["unknown graph `two_parent`"]),
+        (&["two-parents", "graph=ngram"], &["order: missing"]),
+        (&["two-parents", "graph=ngram", "order=0"], &["order: 0"]),
+        (&["two-parents", "graph=ngram", "order=33"], &["order: 33", "1 to T = 32"]),
+        (&["two-parents", "graph=ngram", "order=13"], &["parents per position: 13", "at most 12 parents"]),
+        (&["two-parents", "order=2"], &["order: 2", "graph=ngram only"]),
+        (&["two-parents", "task=causal_dag", "graph=custom"], &["parent_sets: missing"]),
+        (&["two-parents", "T=3", "parent_sets=-;0;2;0"], &["parent_sets: entry 2 names 2"]),
+        (&["two-parents", "T=3", "parent_sets=-;2;1;0"], &["parent_sets: entry 1 names 2"]),
+        (&["two-parents", "T=3", "parent_sets=-;0;0,0;1"], &["parent_sets: entry 2 names 0 twice"]),
+        (&["two-parents", "T=3", "parent_sets=-;0;x;1"], &["parent_sets: entry 2 is `x`"]),
+        (&["two-parents", "T=3", "parent_sets=-;0;-;-"], &["no parents for the target"]),
+        (&["two-parents", "T=9", "parent_sets=-;0;0,1"], &["T: 9", "T = 2"]),
+        (&["two-parents", "parents=-1,0"], &["T: 32", "T = 3"]),
+        (&["algorithm1", "graph=two_parents"], &["task: causal_dag"]),
+        (&["two-parents", "optimizer=sgd", "source=exact"], &["S, T: 5^32 words"]),
+        (&["chain", "heads=0,1"], &["heads"]),
+        (&["chain", "heads=1,-1"], &["heads"]),
+        (&["chain", "heads=64,64,64,64,64"], &["at most 2^31 parameters"]),
+        (&["chain", "model=disentagled"], &["unknown model", "did you mean"]),
+        (&["chain", "optimizer=sdg"], &["unknown optimizer", "did you mean `sgd`"]),
+        (&["chain", "lr=-1"], &["lr: -1"]),
+        (&["chain", "lr=inf"], &["lr: inf"]),
+        (&["chain", "weight_decay=-0.1"], &["weight_decay: -0.1"]),
+        (&["chain", "schedule=cos"], &["unknown schedule"]),
+        (&["chain", "steps=0"], &["steps: 0"]),
+        (&["chain", "steps=2^62"], &["steps: 4611686018427387904", "steps * batch < 2^64"]),
+        (&["chain", "init=-1"], &["init: -1"]),
+        (&["chain", "batch=0"], &["batch: 0"]),
+        (&["chain", "shards=0"], &["shards: 0"]),
+        (&["chain", "eval_every=0"], &["eval_every: 0"]),
+        (&["chain", "--dtype", "f16"], &["unknown dtype `f16`"]),
+        (&["chain", "--threads", "0"], &["threads: 0"]),
+    ];
+    for (args, words) in cases {
+        let mut all = vec!["run"];
+        all.extend_from_slice(args);
+        all.extend(["--out", text(&folder)]);
+        refused(&all, 2, words);
+        assert!(!folder.exists(), "{args:?} left a folder behind");
+    }
+}
+
+#[test]
+fn what_the_parser_refuses_is_one_line_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = text(dir.path()).to_string();
+    refused(&["run"], 2, &["PRESET"]);
+    refused(&["run", "chain", "--quikc"], 2, &["--quikc"]);
+    refused(&["run", "chain", "--seed", "-1"], 2, &["-1"]);
+    refused(&["run", "--resume", &there, "--out", &there], 2, &["--out"]);
+    refused(&["grad"], 2, &["--params"]);
+    refused(&["trian"], 2, &["trian"]);
+    // A line break in what a user typed does not make a second line.
+    refused(&["run", "ch\nain"], 2, &["ch\\nain"]);
+    refused(&["run", "chain", "foo\nbar=3"], 2, &["foo\\nbar"]);
+}
+
+#[test]
+fn run_refuses_folders_and_files_it_cannot_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = dir.path().join("taken");
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("precious.txt"), "keep me").unwrap();
+    refused(&["run", "chain", "--out", text(&taken)], 2, &["run folder", "new or an empty folder"]);
+    assert_eq!(fs::read_to_string(taken.join("precious.txt")).unwrap(), "keep me");
+    assert_eq!(fs::read_dir(&taken).unwrap().count(), 1);
+
+    let under_file = taken.join("precious.txt").join("run");
+    refused(&["run", "chain", "--out", text(&under_file)], 2, &["precious.txt"]);
+
+    let config = dir.path().join("c.toml");
+    let missing = dir.path().join("none.toml");
+    let fresh = dir.path().join("fresh");
+    let with =
+        |path: &Path| ["run", "chain", "--config", text(path), "--out", text(&fresh)].map(String::from);
+    let check = |path: &Path, code: i32, words: &[&str]| {
+        let args = with(path);
+        refused(&args.each_ref().map(String::as_str), code, words);
+        assert!(!fresh.exists());
+    };
+    check(&missing, 1, &["none.toml", "cannot read"]);
+    fs::write(&config, "S = 5\nT = = 3\n").unwrap();
+    check(&config, 1, &["c.toml", "line 2"]);
+    fs::write(&config, "stepz = 5\n").unwrap();
+    check(&config, 2, &["unknown key `stepz`", "did you mean `steps`"]);
+    fs::write(&config, "steps = \"many\"\n").unwrap();
+    check(&config, 2, &["steps: \"many\""]);
+    fs::write(&config, [0xFF, 0xFE, 0x00]).unwrap();
+    check(&config, 1, &["c.toml"]);
+    refused(&["run", "--resume", text(&taken)], 2, &["resume", "config.toml"]);
+}
+
+#[test]
+fn resume_refuses_corrupt_and_foreign_checkpoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let args = ["run", "chain", "S=3", "T=5", "steps=4", "batch=8", "test_size=8", "--out", text(&folder)];
+    assert!(Command::new(env!("CARGO_BIN_EXE_popgrad")).args(args).output().unwrap().status.success());
+    let path = folder.join("checkpoint.safetensors");
+    let good = fs::read(&path).unwrap();
+    let resume = ["run", "--resume", text(&folder)];
+
+    fs::write(&path, &good[..good.len() / 2]).unwrap();
+    refused(&resume, 1, &["checkpoint.safetensors"]);
+    fs::write(&path, b"not a checkpoint at all").unwrap();
+    refused(&resume, 1, &["checkpoint.safetensors"]);
+    let array = Array::new(&[2], vec![1.0, 2.0]).unwrap();
+    write_arrays(&path, &[("W", &array)], None).unwrap();
+    refused(&resume, 1, &["checkpoint.safetensors", "expected"]);
+
+    // A checkpoint of another configuration.
+    fs::write(&path, &good).unwrap();
+    let config = folder.join("config.toml");
+    let toml = fs::read_to_string(&config).unwrap();
+    fs::write(&config, toml.replace("seed = 0", "seed = 1")).unwrap();
+    refused(&resume, 1, &["checkpoint of another run"]);
+    fs::write(&config, &toml).unwrap();
+    // Logs that lack what the checkpoint says was written.
+    let metrics = folder.join("metrics.jsonl");
+    let log = fs::read(&metrics).unwrap();
+    fs::write(&metrics, b"").unwrap();
+    refused(&resume, 1, &["metrics.jsonl", "0 records", "expected 2"]);
+    fs::write(&metrics, &log).unwrap();
+    // Untouched, it resumes.
+    assert!(Command::new(env!("CARGO_BIN_EXE_popgrad")).args(resume).output().unwrap().status.success());
+}
+
+/// Files of a small, valid `grad` call.
+struct Grad {
+    dir: tempfile::TempDir,
+}
+
+impl Grad {
+    fn new() -> Self {
+        let grad = Grad { dir: tempfile::tempdir().unwrap() };
+        grad.params(&[("A.0", &[1, 5, 5]), ("W", &[10, 2])]);
+        grad.batch(vec![0, 1, 0, 1, 1, 0], &[2, 3], vec![0.5, 0.5, 0.0, 1.0], &[2, 2], None);
+        grad
+    }
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+    fn params(&self, blocks: &[(&str, &[usize])]) {
+        let arrays: Vec<(&str, Array)> = blocks
+            .iter()
+            .map(|(n, shape)| (*n, Array::new(shape, vec![0.25; shape.iter().product()]).unwrap()))
+            .collect();
+        let named: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, a)).collect();
+        write_arrays(&self.at("p.npz"), &named, None).unwrap();
+    }
+    fn batch(
+        &self,
+        tokens: Vec<i64>,
+        ts: &[usize],
+        targets: Vec<f64>,
+        ys: &[usize],
+        weights: Option<Vec<f64>>,
+    ) {
+        let (tokens, targets) = (Array::new(ts, tokens).unwrap(), Array::new(ys, targets).unwrap());
+        let mut named = vec![("tokens", &tokens), ("targets", &targets)];
+        let weights = weights.map(Array::vector);
+        if let Some(w) = &weights {
+            named.push(("weights", w));
+        }
+        write_arrays(&self.at("b.npz"), &named, None).unwrap();
+    }
+    #[track_caller]
+    fn refused(&self, sizes: &[&str], code: i32, words: &[&str]) {
+        let (p, b, o) = (self.at("p.npz"), self.at("b.npz"), self.at("o.npz"));
+        let mut args = vec!["grad", "--model", "disentangled"];
+        args.extend_from_slice(sizes);
+        args.extend(["--params", text(&p), "--batch", text(&b), "--out", text(&o)]);
+        refused(&args, code, words);
+        assert!(!o.exists(), "half-written output");
+    }
+}
+
+const SIZES: [&str; 2] = ["heads=1", "S=2"];
+
+#[test]
+fn grad_refuses_arrays_that_do_not_fit() {
+    let grad = Grad::new();
+    // Two layers if not given.
+    grad.refused(&["S=2"], 1, &["array `A.1` is missing"]);
+    grad.refused(&["heads=1", "S=2", "lr=3"], 2, &["unknown key `lr`"]);
+    grad.refused(&["heads=1", "S=3"], 1, &["targets", "expected (B, S) = (2, 3)"]);
+    grad.refused(&["heads=1,1", "S=2"], 1, &["array `A.1` is missing"]);
+    grad.params(&[("A.0", &[1, 5, 5]), ("W", &[10, 2]), ("V", &[1])]);
+    grad.refused(&SIZES, 1, &["array `V` is no block"]);
+    grad.params(&[("A.0", &[5, 5]), ("W", &[10, 2])]);
+    grad.refused(&SIZES, 1, &["array `A.0` has shape [5, 5]", "[1, 5, 5]"]);
+    let (a, w) =
+        (Array::new(&[1, 5, 5], vec![f64::NAN; 25]).unwrap(), Array::new(&[10, 2], vec![0.0; 20]).unwrap());
+    write_arrays(&grad.at("p.npz"), &[("A.0", &a), ("W", &w)], None).unwrap();
+    grad.refused(&SIZES, 1, &["array `A.0`, entry 0", "NaN", "finite"]);
+}
+
+#[test]
+fn grad_refuses_tokens_targets_and_weights_out_of_range() {
+    let grad = Grad::new();
+    let tokens = || vec![0, 1, 0, 1, 1, 0];
+    let targets = || vec![0.5, 0.5, 0.0, 1.0];
+    grad.batch(vec![0, 1, 0, 1, 2, 0], &[2, 3], targets(), &[2, 2], None);
+    grad.refused(&SIZES, 1, &["tokens[1, 1] = 2", "0 <= symbol < S = 2"]);
+    grad.batch(vec![0, -1, 0, 1, 1, 0], &[2, 3], targets(), &[2, 2], None);
+    grad.refused(&SIZES, 1, &["tokens[0, 1] = -1"]);
+    grad.batch(tokens(), &[6], targets(), &[2, 2], None);
+    grad.refused(&SIZES, 1, &["tokens", "(B, T)"]);
+    grad.batch(tokens(), &[2, 3], vec![0.5, 0.6, 0.0, 1.0], &[2, 2], None);
+    grad.refused(&SIZES, 1, &["targets[0, :] sums to 1.1"]);
+    grad.batch(tokens(), &[2, 3], vec![1.5, -0.5, 0.0, 1.0], &[2, 2], None);
+    grad.refused(&SIZES, 1, &["targets[0, 1] = -0.5"]);
+    grad.batch(tokens(), &[2, 3], vec![f64::NAN, 0.5, 0.0, 1.0], &[2, 2], None);
+    grad.refused(&SIZES, 1, &["targets[0, 0] = NaN"]);
+    grad.batch(tokens(), &[2, 3], targets(), &[2, 2], Some(vec![0.5, -0.5]));
+    grad.refused(&SIZES, 1, &["weights[1] = -0.5"]);
+    grad.batch(tokens(), &[2, 3], targets(), &[2, 2], Some(vec![0.5]));
+    grad.refused(&SIZES, 1, &["weights", "[1]", "(2,)"]);
+    let bad = Array::new(&[2, 3], vec![0.0; 6]).unwrap();
+    let y = Array::new(&[2, 2], targets()).unwrap();
+    write_arrays(&grad.at("b.npz"), &[("tokens", &bad), ("targets", &y)], None).unwrap();
+    grad.refused(&SIZES, 1, &["b.npz", "tokens", "integer"]);
+    let bytes = fs::read(grad.at("p.npz")).unwrap();
+    fs::write(grad.at("b.npz"), &bytes[..bytes.len() - 30]).unwrap();
+    grad.refused(&SIZES, 1, &["b.npz"]);
+}
+
+#[test]
+fn grad_never_overwrites_what_it_reads_nor_writes_what_is_not_finite() {
+    let grad = Grad::new();
+    let (p, b) = (grad.at("p.npz"), grad.at("b.npz"));
+    let before = fs::read(&p).unwrap();
+    let call = [
+        "grad",
+        "--model",
+        "disentangled",
+        "heads=1",
+        "S=2",
+        "--params",
+        text(&p),
+        "--batch",
+        text(&b),
+        "--out",
+    ];
+    let mut all = call.to_vec();
+    all.push(text(&p));
+    refused(&all, 2, &["out:", "--params"]);
+    assert_eq!(fs::read(&p).unwrap(), before);
+    let weights = Some(vec![1.7e308, 1.7e308]);
+    grad.batch(vec![0, 1, 0, 1, 1, 0], &[2, 3], vec![0.5, 0.5, 0.0, 1.0], &[2, 2], weights);
+    grad.refused(&SIZES, 1, &["weights sums to inf", "finite sum > 0"]);
+}
+
+#[test]
+fn grad_refuses_formats_and_places() {
+    let grad = Grad::new();
+    let (p, b) = (grad.at("p.npz"), grad.at("b.npz"));
+    let call = |out: &Path, dtype: &str, model: &str| -> Vec<String> {
+        [
+            "grad",
+            "--model",
+            model,
+            "heads=1",
+            "S=2",
+            "--dtype",
+            dtype,
+            "--params",
+            text(&p),
+            "--batch",
+            text(&b),
+        ]
+        .into_iter()
+        .chain(["--out", text(out)])
+        .map(String::from)
+        .collect()
+    };
+    let check = |args: Vec<String>, code: i32, words: &[&str]| {
+        refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, words)
+    };
+    check(call(&grad.at("o.csv"), "f64", "disentangled"), 1, &["o.csv", ".npz", ".safetensors"]);
+    check(call(&grad.at("no/such/o.npz"), "f64", "disentangled"), 1, &["o.npz"]);
+    check(call(&grad.at("o.npz"), "f8", "disentangled"), 2, &["unknown dtype `f8`"]);
+    check(call(&grad.at("o.npz"), "f64", "entangled"), 2, &["unknown model `entangled`"]);
+}
+
+#[test]
+fn an_instruction_set_that_does_not_exist_is_refused() {
+    let out = Command::new(env!("CARGO_BIN_EXE_popgrad"))
+        .args(["run", "chain", "--quick", "--out", "/nonexistent/folder"])
+        .env("POPGRAD_ISA", "avx1024")
+        .output()
+        .unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        !out.status.success() && err.contains("avx1024") && err.contains("portable, avx2, avx512"),
+        "{err}"
+    );
+}

@@ -1,0 +1,472 @@
+//! `popgrad exact` and the runs on whole populations: methods agree, files and errors are as
+//! documented.
+
+use crate::support::{popgrad, text};
+use popgrad::report::arrays::{Array, read_arrays, write_arrays};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+/// A folder with parameters of the simplified model at S = 3, T = 5, and of a disentangled one.
+struct Case {
+    dir: tempfile::TempDir,
+}
+
+fn numbers(n: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed;
+    let mut draw = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 11) as f64 / (1u64 << 53) as f64 - 0.5
+    };
+    (0..n).map(|_| 2.0 * draw()).collect()
+}
+
+impl Case {
+    fn new() -> Self {
+        let case = Case { dir: tempfile::tempdir().unwrap() };
+        let (a1, a2) = (numbers(25, 1), numbers(9, 2));
+        case.write("p.npz", &[("A1", &[5, 5], a1.clone()), ("A2", &[3, 3], a2)]);
+        let identity = (0..9).map(|i| if i % 4 == 0 { 1.5 } else { 0.25 }).collect();
+        case.write("orbit.npz", &[("A1", &[5, 5], a1), ("A2", &[3, 3], identity)]);
+        let (d0, d1) = (7, 14);
+        let blocks = [
+            ("A.0", &[1, d0, d0][..], numbers(d0 * d0, 3)),
+            ("A.1", &[1, d1, d1][..], numbers(d1 * d1, 4)),
+            ("W", &[2 * d1, 3][..], numbers(6 * d1, 5)),
+        ];
+        case.write("d.npz", &blocks);
+        case
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, arrays: &[(&str, &[usize], Vec<f64>)]) {
+        let arrays: Vec<(&str, Array)> =
+            arrays.iter().map(|(n, shape, x)| (*n, Array::new(shape, x.clone()).unwrap())).collect();
+        let named: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, a)).collect();
+        write_arrays(&self.path(name), &named, None).unwrap();
+    }
+
+    /// Runs `exact` on `params` with `keys`, words separated by blanks.
+    fn run(&self, params: &str, keys: &str) -> Output {
+        let (params, out) = (self.path(params), self.path("out.npz"));
+        let mut args = vec!["exact", "--params", text(&params), "--out", text(&out)];
+        args.extend(keys.split_whitespace());
+        popgrad(&args)
+    }
+
+    #[track_caller]
+    fn exact(&self, params: &str, keys: &str) -> BTreeMap<String, Array> {
+        let out = self.run(params, keys);
+        assert!(out.status.success(), "{keys}: {}", String::from_utf8_lossy(&out.stderr));
+        read_arrays(&self.path("out.npz")).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, params: &str, keys: &str, code: i32, words: &[&str]) {
+        let out = self.run(params, keys);
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(code), "{keys}: {err}");
+        assert_eq!(err.trim_end().lines().count(), 1, "{keys}: not one line:\n{err}");
+        assert!(words.iter().all(|w| err.contains(w)), "{keys}: {words:?} not in: {err}");
+        assert!(!self.path("out.npz").exists(), "{keys}: an output was left behind");
+    }
+}
+
+#[track_caller]
+fn close(what: &str, a: &BTreeMap<String, Array>, b: &BTreeMap<String, Array>, tolerance: f64) {
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{what}");
+    for (name, x) in a {
+        let (x, y) = (x.to_f64_vec(), b[name].to_f64_vec());
+        let largest = x.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        for (x, y) in x.iter().zip(&y) {
+            assert!((x - y).abs() <= tolerance * largest, "{what}, {name}: {x} and {y}");
+        }
+    }
+}
+
+const TASK: &str = "--model simplified S=3 parents=-1,0,0,-1 eps=0.01";
+
+#[test]
+fn methods_agree() {
+    let case = Case::new();
+    let uniform = format!("{TASK} alpha=0.3 roots=uniform");
+    let tree = case.exact("p.npz", &format!("{uniform} method=tree"));
+    close("brute", &tree, &case.exact("p.npz", &format!("{uniform} method=brute")), 1e-13);
+    close("auto", &tree, &case.exact("p.npz", &uniform), 0.0);
+    close("threads", &tree, &case.exact("p.npz", &format!("{uniform} --threads 5")), 0.0);
+    assert!((tree["weight"].to_f64_vec()[0] - 1.0).abs() < 1e-13);
+    let orbit = case.exact("orbit.npz", &format!("{uniform} method=orbit"));
+    close("orbit", &orbit, &case.exact("orbit.npz", &format!("{uniform} method=brute")), 1e-13);
+    // The predictions belong to the words, and their loss is the loss.
+    let all = case.exact("p.npz", &format!("{uniform} --predictions"));
+    assert_eq!(all["words"].shape(), [243, 5]);
+    assert_eq!(all["words"].to_f64_vec()[5..10], [0.0, 0.0, 0.0, 0.0, 1.0]);
+    let rows = all["predictions"].to_f64_vec();
+    assert!(rows.chunks(3).all(|f| (f.iter().sum::<f64>() - 1.0).abs() < 1e-14));
+    assert!((all["probabilities"].to_f64_vec().iter().sum::<f64>() - 1.0).abs() < 1e-13);
+    let single = case.exact("p.npz", &format!("{uniform} --dtype f32"));
+    close("f32", &tree, &single, 1e-5);
+}
+
+#[test]
+fn a_prior_file_and_quadrature_and_draws() {
+    let case = Case::new();
+    let pi = vec![0.2, 0.3, 0.5, 0.5, 0.2, 0.3, 0.3, 0.5, 0.2, 0.6, 0.2, 0.2, 0.1, 0.8, 0.1, 0.3, 0.3, 0.4];
+    case.write("prior.npz", &[("pi", &[2, 3, 3], pi), ("weight", &[2], vec![0.25, 0.75])]);
+    let prior = case.path("prior.npz");
+    let with = format!("{TASK} --prior {}", text(&prior));
+    let tree = case.exact("p.npz", &with);
+    close("brute", &tree, &case.exact("p.npz", &format!("{with} method=brute")), 1e-13);
+    let uniform = case.exact("p.npz", &format!("{with} roots=uniform"));
+    assert_ne!(tree["loss"].to_f64_vec(), uniform["loss"].to_f64_vec(), "the root law matters");
+
+    case.write("two.npz", &[("A1", &[5, 5], numbers(25, 8)), ("A2", &[2, 2], numbers(4, 9))]);
+    let two = "--model simplified S=2 T=5 graph=chain alpha=0.2 eps=0.01";
+    let exact = case.exact("two.npz", two);
+    let sampled = case.exact("two.npz", &format!("{two} draws=4000"));
+    let (loss, error) = (sampled["loss"].to_f64_vec()[0], sampled["loss_standard_error"].to_f64_vec()[0]);
+    let distance = (loss - exact["loss"].to_f64_vec()[0]).abs();
+    assert!(error > 0.0 && distance < 4.5 * error, "{distance} against {error}");
+}
+
+#[test]
+fn other_models_take_weighted_batches() {
+    use popgrad::model::{DisentangledSpec, MemorySpec, MlpTransformerSpec, Spec, TransformerSpec};
+    let case = Case::new();
+    let memory = Spec::Memory(MemorySpec { dim: 4, ..MemorySpec::default() });
+    let transformer = TransformerSpec { dim: 4, heads: vec![2], ..TransformerSpec::default() };
+    // Keys that give S, and none: then it follows from the parameters.
+    for (keys, spec) in [
+        ("disentangled heads=1,1 S=3", Spec::Disentangled(DisentangledSpec::new(&[1, 1]))),
+        ("mlp_transformer", Spec::MlpTransformer(MlpTransformerSpec::new(&[1, 1]))),
+        ("memory", memory),
+        ("transformer heads=2", Spec::Transformer(transformer)),
+    ] {
+        let model = spec.build::<f64>(3, 4).unwrap();
+        let blocks: Vec<(&str, &[usize], Vec<f64>)> = model
+            .layout()
+            .blocks()
+            .iter()
+            .zip(20..)
+            .map(|(b, seed)| (b.name(), b.shape(), numbers(b.len(), seed)))
+            .collect();
+        case.write("m.npz", &blocks);
+        let task = format!("--model {keys} T=4 alpha=0.3 roots=uniform");
+        let exact = case.exact("m.npz", &format!("{task} --predictions"));
+        let again = case.exact("m.npz", &format!("{task} --threads 3"));
+        assert!(again.iter().all(|(name, a)| a.same_bits(&exact[name])), "{keys}");
+        assert_eq!(exact["predictions"].shape(), [81, 3]);
+        compare_with_grad(&case, keys, &exact);
+    }
+}
+
+/// The same from `grad`, the words and their weights written down.
+fn compare_with_grad(case: &Case, keys: &str, exact: &BTreeMap<String, Array>) {
+    let n = 81;
+    let words = exact["words"].clone();
+    let law: Vec<f64> = exact["probabilities"].to_f64_vec();
+    let posterior: Vec<f64> = words
+        .to_f64_vec()
+        .chunks(4)
+        .flat_map(|w| {
+            // Chain of three context tokens, then the query.
+            let mut counts = [[0.0f64; 3]; 3];
+            for e in w[..3].windows(2) {
+                counts[e[0] as usize][e[1] as usize] += 1.0;
+            }
+            let row = counts[w[3] as usize];
+            let total: f64 = row.iter().sum();
+            row.map(|c| (0.3 + c) / (0.9 + total))
+        })
+        .collect();
+    let (batch, params, out) = (case.path("b.npz"), case.path("m.npz"), case.path("g.npz"));
+    let (targets, weights) = (Array::new(&[n, 3], posterior).unwrap(), Array::vector(law));
+    write_arrays(&batch, &[("tokens", &words), ("targets", &targets), ("weights", &weights)], None).unwrap();
+    let files = ["--params", text(&params), "--batch", text(&batch), "--out", text(&out)];
+    let keys: Vec<&str> = keys.split(' ').collect();
+    let done = popgrad(&[&["grad", "--model"][..], &keys, &files].concat());
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let grad = read_arrays(&out).unwrap();
+    // Two of `exact`'s arrays are words and their probabilities, one the weight; `grad` has losses.
+    assert_eq!(grad.len() - 1, exact.len() - 3);
+    for (name, array) in grad.iter().filter(|(name, _)| *name != "losses") {
+        let (x, y) = (exact[name].to_f64_vec(), array.to_f64_vec());
+        let largest = x.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        // Sums of terms of size 1 leave little of some blocks.
+        let allowed = 1e-13 * largest + 1e-15;
+        assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() <= allowed), "{keys:?} {name}");
+    }
+}
+
+#[test]
+fn an_infinite_loss_is_told_and_its_gradient_finite() {
+    let case = Case::new();
+    let keys = "--model simplified S=3 parents=-1,0,0,-1 alpha=0.3 roots=uniform";
+    let out = case.run("p.npz", keys);
+    assert!(out.status.success());
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    assert!(stdout.contains("loss: inf"), "{stdout}");
+    assert!(String::from_utf8(out.stderr).unwrap().contains("infinite"));
+    let arrays = read_arrays(&case.path("out.npz")).unwrap();
+    assert_eq!(arrays["loss"].to_f64_vec(), [f64::INFINITY]);
+    for name in ["A1", "A2"] {
+        assert!(arrays[name].to_f64_vec().iter().all(|g| g.is_finite()), "{name}");
+    }
+    // By quadrature too, whose nodes are then judged by the gradient.
+    case.write("two.npz", &[("A1", &[5, 5], numbers(25, 8)), ("A2", &[2, 2], numbers(4, 9))]);
+    let arrays = case.exact("two.npz", "--model simplified S=2 T=5 graph=chain alpha=0.2");
+    assert_eq!(arrays["loss"].to_f64_vec(), [f64::INFINITY]);
+    assert!(arrays["A1"].to_f64_vec().iter().any(|g| *g != 0.0));
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let case = Case::new();
+    let uniform = format!("{TASK} alpha=0.3 roots=uniform");
+    let cases: &[(&str, String, i32, &[&str])] = &[
+        ("p.npz", format!("{TASK} roots=uniform"), 2, &["alpha: missing"]),
+        ("p.npz", format!("{TASK} alpha=0.3"), 2, &["roots: stationary with S=3", "draws=N"]),
+        ("p.npz", format!("{uniform} alpha=-1"), 2, &["alpha: -1"]),
+        ("p.npz", format!("{uniform} eps=-1"), 2, &["eps"]),
+        ("p.npz", format!("{uniform} method=tre"), 2, &["unknown method `tre`", "did you mean `tree`"]),
+        ("p.npz", format!("{uniform} method=orbit"), 2, &["A2", "method=tree"]),
+        ("p.npz", format!("{uniform} graph=chain"), 2, &["parents", "not both"]),
+        ("p.npz", format!("{uniform} T=9"), 2, &["T: 9", "T = 5"]),
+        ("p.npz", format!("{uniform} draws=5 roots=stationary --predictions"), 2, &["predictions"]),
+        ("p.npz", format!("{uniform} lr=3"), 2, &["unknown key `lr`"]),
+        (
+            "d.npz",
+            "--model disentangled heads=1,1 S=3 T=4 alpha=1 roots=uniform method=tree".into(),
+            2,
+            &["method: tree", "only the simplified"],
+        ),
+        ("p.npz", "--model simplified S=3 T=4 alpha=1 roots=uniform".into(), 1, &["A1", "[4, 4]"]),
+        ("p.npz", "--model simplifed S=3 T=4 alpha=1".into(), 2, &["simplifed"]),
+    ];
+    for (params, keys, code, words) in cases {
+        case.refused(params, keys, *code, words);
+    }
+    for (keys, code, words) in [
+        ("draws=5", 2, &["draws", "stationary roots"][..]),
+        ("roots=stationary draws=1", 2, &["draws: 1", ">= 2"]),
+        ("heads=1,1", 2, &["unknown key `heads`"]),
+        ("alpha=1e200", 2, &["alpha: 1", "0.001 <= alpha <= 1000"]),
+    ] {
+        case.refused("p.npz", &format!("{uniform} {keys}"), code, words);
+    }
+    // α^count leaves f32 long before it leaves f64.
+    case.write("two.npz", &[("A1", &[14, 14], vec![0.0; 196]), ("A2", &[2, 2], numbers(4, 9))]);
+    let large = "--model simplified S=2 T=14 alpha=1000 roots=uniform eps=0.01";
+    case.refused("two.npz", &format!("{large} --dtype f32"), 2, &["alpha", "sum to 0", "f32"]);
+    case.exact("two.npz", large);
+    std::fs::remove_file(case.path("out.npz")).unwrap();
+    let d = "--model disentangled heads=1,1 S=3 T=4 alpha=1 roots=uniform eps=0.1";
+    case.refused("d.npz", d, 2, &["unknown key `eps`"]);
+    case.write("wide.npz", &[("A1", &[3, 3], vec![0.0; 9]), ("A2", &[300, 300], vec![0.0; 90_000])]);
+    case.refused("wide.npz", "--model simplified S=300 T=3 alpha=1 roots=uniform", 2, &["S: 300", "255"]);
+    let infinite = "--model simplified S=3 T=5 alpha=0.3 draws=10";
+    case.refused("p.npz", infinite, 2, &["eps: 0", "with draws"]);
+    // A population that would take years, and one that cannot be counted.
+    case.write("long.npz", &[("A1", &[40, 40], vec![0.0; 1600]), ("A2", &[3, 3], numbers(9, 2))]);
+    case.refused(
+        "long.npz",
+        "--model simplified S=3 T=40 alpha=1 roots=uniform",
+        2,
+        &["words", "unless forced"],
+    );
+    // Priors.
+    let pi = |x: f64| vec![x, 0.3, 0.5, 0.5, 0.2, 0.3, 0.3, 0.5, 0.2];
+    let prior = case.path("prior.npz");
+    let with = format!("{TASK} --prior {}", text(&prior));
+    case.write("prior.npz", &[("pi", &[1, 3, 3], pi(0.3)), ("weight", &[1], vec![1.0])]);
+    case.refused("p.npz", &with, 1, &["prior.npz", "pi[0][0]"]);
+    case.write("prior.npz", &[("pi", &[1, 3, 3], pi(f64::NAN)), ("weight", &[1], vec![1.0])]);
+    case.refused("p.npz", &with, 1, &["prior.npz", "pi[0][0]"]);
+    case.write("prior.npz", &[("pi", &[1, 3, 3], pi(0.2)), ("weight", &[1], vec![0.9])]);
+    case.refused("p.npz", &with, 1, &["prior.npz", "weight"]);
+    case.write("prior.npz", &[("pi", &[9], pi(0.2)), ("weight", &[1], vec![1.0])]);
+    case.refused("p.npz", &with, 1, &["shape [9]", "(Q, S, S)"]);
+    // Reducible: symbol 0 is never left.
+    let stuck = vec![1.0, 0.0, 0.0, 0.5, 0.2, 0.3, 0.3, 0.5, 0.2];
+    case.write("prior.npz", &[("pi", &[1, 3, 3], stuck), ("weight", &[1], vec![1.0])]);
+    case.refused("p.npz", &with, 1, &["prior.npz", "pi[0]"]);
+    case.write("prior.npz", &[("pi", &[1, 3, 3], pi(0.2)), ("weight", &[1], vec![1.0])]);
+    case.refused("p.npz", &format!("{with} alpha=1"), 2, &["alpha", "prior file"]);
+}
+
+fn summary(folder: &Path, args: &[&str]) -> serde_json::Value {
+    let out = popgrad(&[&["run"], args, &["--out", text(folder)]].concat());
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_str(&std::fs::read_to_string(folder.join("summary.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn algorithm_1_on_every_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let exact = summary(&at("exact"), &["algorithm1"]);
+    // Losses of the theory document, claim 8.
+    for (key, expected) in
+        [("loss_start", 0.63384), ("loss_stage1", 0.62351), ("loss", 0.55583), ("bayes", 0.50983)]
+    {
+        let found = exact[key].as_f64().unwrap();
+        assert!((found - expected).abs() <= 5.1e-6, "{key}: {found}");
+    }
+    assert!(exact["attention_on_parent_min"].as_f64().unwrap() >= 0.999);
+    assert_eq!(exact["graph_recovered"], true);
+    // Orbits are the same population, and so is every thread count, to the bit.
+    let keys = ["algorithm1", "S=3", "T=5", "roots=uniform", "steps1=30", "steps=40", "checkpoint_every=10"];
+    let with = |name: &str, extra: &[&str]| summary(&at(name), &[&keys[..], extra].concat());
+    let (tree, orbit) = (with("tree", &[]), with("orbit", &["source=orbit"]));
+    for key in ["loss", "attention_on_parent_min", "beta"] {
+        let (x, y) = (tree[key].as_f64().unwrap(), orbit[key].as_f64().unwrap());
+        assert!((x - y).abs() <= 1e-11, "{key}: {x} and {y}");
+    }
+    with("five", &["--threads", "5"]);
+    let metrics = |name: &str| std::fs::read(at(name).join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics("tree"), metrics("five"));
+    // Samples come near.
+    let sampled = with("sampled", &["source=sampled", "batch=4096", "test_size=65536"]);
+    let (x, y) = (tree["loss"].as_f64().unwrap(), sampled["loss"].as_f64().unwrap());
+    assert!((x - y).abs() < 0.02, "{x} and {y}");
+    // A run that is resumed at its end stays as it is.
+    let again = popgrad(&["run", "--resume", text(&at("tree"))]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(metrics("tree"), metrics("five"));
+}
+
+#[test]
+fn disentangled_trains_on_the_population() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys =
+        ["chain", "source=exact", "S=2", "T=6", "roots=uniform", "steps=20", "eval_every=10", "dtype=f64"];
+    let exact = summary(&dir.path().join("exact"), &keys);
+    // Counts are the posterior for uniform roots: exact references, no sampling error.
+    let (counts, posterior) =
+        (exact["bayes_counts"].as_f64().unwrap(), exact["bayes_posterior"].as_f64().unwrap());
+    assert!((counts - posterior).abs() < 1e-13);
+    assert!(exact["test_loss"].as_f64().unwrap() > counts);
+    for (bad, words) in [
+        (&["chain", "source=exact", "S=3", "T=6"][..], "roots: stationary with S=3"),
+        (&["chain", "source=exact", "S=10", "T=20", "roots=uniform"], "words"),
+        (&["chain", "source=orbit"], "source: orbit"),
+        (&["chain", "source=exat"], "did you mean `exact`"),
+        (&["chain", "beta0=1"], "beta0"),
+        (&["algorithm1", "source=orbit", "S=3", "T=6"], "roots: stationary with S=3"),
+        (&["algorithm1", "S=10", "T=20", "roots=uniform"], "a day at most"),
+        (&["algorithm1", "dtype=f32"], "dtype: f32"),
+        (&["algorithm1", "steps1=900"], "steps1: 900"),
+        (&["algorithm1", "eps=-1"], "eps"),
+        (&["algorithm1", "eps=0"], "eps > 0"),
+        (&["algorithm1", "steps1=405"], "a multiple of eval_every"),
+        (&["algorithm1", "weight_decay=-5"], "weight_decay: -5"),
+        (&["algorithm1", "heads=1"], "heads"),
+        (&["algorithm1", "source=orbit", "roots=uniform", "S=300", "T=4"], "S: 300"),
+        (&["algorithm1", "model=disentangled"], "model"),
+    ] {
+        let folder = dir.path().join("bad");
+        let out = popgrad(&[&["run"], bad, &["--out", text(&folder)]].concat());
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{bad:?}: {err}");
+        assert!(err.contains(words) && err.trim_end().lines().count() == 1, "{bad:?}: {err}");
+        assert!(!folder.exists());
+    }
+}
+
+/// Several parents: loss and gradient of either model are those of the library's own sums over all
+/// words.
+#[test]
+fn several_parents_are_summed_over_every_word() {
+    use popgrad::batch::Targets;
+    use popgrad::exact::DagLaw;
+    use popgrad::model::{DisentangledSpec, SimplifiedSpec, Spec};
+    use popgrad::source::{Population, Source};
+    use popgrad::task::{CausalDag, Dag, DagRoots};
+    let case = Case::new();
+    for (name, file, keys, sets, roots) in [
+        (
+            "disentangled",
+            "d.npz",
+            "heads=1,1 S=3 graph=two_parents T=4 alpha=0.3",
+            "-;0;0,1;1,2;1,3",
+            DagRoots::Shared,
+        ),
+        (
+            "disentangled",
+            "d.npz",
+            "heads=1,1 S=3 parent_sets=-;-;1,0;2;3,0,1 alpha=0.3 roots=uniform",
+            "-;-;1,0;2;3,0,1",
+            DagRoots::Uniform,
+        ),
+        (
+            "simplified",
+            "p.npz",
+            "S=3 eps=0.01 graph=ngram order=2 T=5 alpha=0.3 task=causal_dag",
+            "-;0;0,1;1,2;2,3;3,4",
+            DagRoots::Shared,
+        ),
+    ] {
+        let (params, out) = (case.path(file), case.path("dag.npz"));
+        let mut args =
+            vec!["exact", "--model", name, "--params", text(&params), "--out", text(&out), "--predictions"];
+        args.extend(keys.split(' '));
+        let got = popgrad(&args);
+        assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
+        let task = CausalDag::new(Dag::parse(sets).unwrap(), 3, 0.3, roots).unwrap();
+        let source = Population::new(&DagLaw::new(task)).unwrap();
+        let (n, t) = (source.words(), source.seq_len());
+        let spec = match name {
+            "simplified" => Spec::Simplified(SimplifiedSpec { eps: 0.01, ..SimplifiedSpec::default() }),
+            _ => Spec::Disentangled(DisentangledSpec::new(&[1, 1])),
+        };
+        let model = spec.build::<f64>(3, t).unwrap();
+        let given = read_arrays(&params).unwrap();
+        let flat: Vec<f64> =
+            model.layout().blocks().iter().flat_map(|b| given[b.name()].to_f64_vec()).collect();
+        let mut batch = source.batch(n).unwrap();
+        source.fill(0, n, &mut source.work(), &mut batch);
+        let mut ws = model.workspace(Targets::Law, n).unwrap();
+        let (active, mut grad) = (vec![true; model.layout().blocks().len()], vec![0.0; flat.len()]);
+        let loss = model.loss_and_grad(&flat, &batch, &active, &mut ws, &mut grad).unwrap().value();
+        let found = read_arrays(&out).unwrap();
+        // Sums of n terms of size at most their total, in another order.
+        let close = |a: f64, b: f64, size: f64| (a - b).abs() <= n as f64 * f64::EPSILON * size.max(1e-300);
+        assert!(close(found["loss"].to_f64_vec()[0], loss, loss), "{name}");
+        assert!((found["weight"].to_f64_vec()[0] - 1.0).abs() < 1e-14);
+        let size = grad.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        for block in model.layout().blocks() {
+            for (a, b) in found[block.name()].to_f64_vec().iter().zip(&grad[block.range()]) {
+                assert!(close(*a, *b, size), "{name} {}: {a} {b}", block.name());
+            }
+        }
+        assert_eq!(found["probabilities"].to_f64_vec(), source.probabilities());
+    }
+    let params = case.path("d.npz");
+    for (keys, expected) in [
+        ("graph=two_parents T=4", "alpha: missing"),
+        ("graph=two_parents alpha=0.3", "T: missing"),
+        ("task=causal_dag alpha=0.3 T=4", "graph: missing"),
+        ("graph=two_parents T=4 alpha=0.3 order=2", "order: 2"),
+        ("graph=two_parents T=4 alpha=0.3 roots=stationary", "unknown roots `stationary`"),
+        ("graph=two_parents T=4 alpha=0.3 method=tree", "method: tree"),
+        ("graph=two_parents T=4 alpha=0.3 draws=5", "draws: given with task=causal_dag"),
+        ("parent_sets=-;0;0,0 alpha=0.3", "parent_sets: entry 2 names 0 twice"),
+        ("parent_sets=-;0;0,1 graph=ngram alpha=0.3", "parent_sets: given with graph"),
+        ("parent_sets=-;0;0,1 T=5 alpha=0.3", "T: 5 with 3 parent sets"),
+        ("graph=two_parents T=40 alpha=0.3", "S, T: 3^40 words"),
+        ("graph=two_parents T=4 alpha=0.3 task=causal_tree", "unknown graph `two_parents`"),
+    ] {
+        let out = case.path("no.npz");
+        let mut args =
+            vec!["exact", "--model", "disentangled", "heads=1,1", "S=3", "--params", text(&params)];
+        args.extend(["--out", text(&out)]);
+        args.extend(keys.split(' '));
+        let got = popgrad(&args);
+        let err = String::from_utf8_lossy(&got.stderr).into_owned();
+        assert!(got.status.code() == Some(2) && err.contains(expected), "{keys}: {err}");
+        assert!(!out.exists());
+    }
+}

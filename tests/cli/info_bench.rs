@@ -1,0 +1,99 @@
+//! `popgrad info` and `popgrad bench`: they run, their JSON is JSON, and what cannot be is refused.
+//! Nothing here looks at a time.
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn popgrad(args: &[&str], isa: Option<&str>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_popgrad"));
+    match isa {
+        Some(isa) => command.env("POPGRAD_ISA", isa),
+        None => command.env_remove("POPGRAD_ISA"),
+    };
+    command.args(args).output().unwrap()
+}
+
+#[track_caller]
+fn json(out: &Output) -> Value {
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(out: &Output, words: &[&str]) {
+    let err = String::from_utf8(out.stderr.clone()).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{err}");
+    assert!(out.stdout.is_empty());
+    assert_eq!(err.trim_end().lines().count(), 1, "{err}");
+    assert!(words.iter().all(|w| err.contains(w)), "{words:?} in {err}");
+}
+
+/// An instruction set that this CPU has and does not choose by itself.
+const OTHER: &str = "portable";
+
+#[test]
+fn info_tells_the_instruction_set_and_why() {
+    let best = json(&popgrad(&["info", "--json"], None));
+    let isas = best["isas"].as_array().unwrap();
+    assert_eq!(best["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(isas.first().unwrap(), OTHER);
+    assert_eq!(&best["isa"], isas.last().unwrap());
+    assert_eq!(best["isa_reason"], "the best that this CPU has");
+    assert!(best["threads"].as_u64().unwrap() >= 1 && best["cores"].as_u64().unwrap() >= 1);
+
+    let forced = json(&popgrad(&["info", "--json"], Some(OTHER)));
+    assert_eq!((&forced["isa"], &forced["isa_reason"]), (&OTHER.into(), &"as POPGRAD_ISA asks".into()));
+
+    let out = popgrad(&["info"], Some(OTHER));
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success() && text.contains("portable: as POPGRAD_ISA asks"), "{text}");
+    assert!(text.lines().count() == 6 && text.starts_with("popgrad "), "{text}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn info_knows_linux() {
+    let info = json(&popgrad(&["info", "--json"], None));
+    assert!(info["memory"].as_u64() >= info["memory_available"].as_u64());
+    assert!(info["memory_available"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn unknown_instruction_sets_are_refused() {
+    refused(&popgrad(&["info"], Some("sse9")), &["sse9"]);
+    refused(&popgrad(&["bench"], Some("sse9")), &["sse9"]);
+    let out = popgrad(&["bench", "--isa", "avx215"], None);
+    refused(&out, &["unknown instruction set `avx215`", "did you mean `avx2`", "portable, avx2, avx512"]);
+    refused(&popgrad(&["bench", "--isa", OTHER, "--threads", "0"], None), &["threads: 0", "1 to 4096"]);
+    refused(&popgrad(&["info", "--jsno"], None), &["--jsno"]);
+    // What this CPU lacks is refused too, by the option as by the variable.
+    let has = json(&popgrad(&["info", "--json"], None))["isas"].clone();
+    for isa in ["avx2", "avx512"].into_iter().filter(|i| !has.as_array().unwrap().contains(&Value::from(*i)))
+    {
+        refused(&popgrad(&["bench", "--isa", isa], None), &[isa]);
+        refused(&popgrad(&["info"], Some(isa)), &[isa]);
+    }
+}
+
+#[test]
+fn bench_measures_everything_on_the_instruction_set_asked_for() {
+    // The option wins over the variable, even over one that names nothing.
+    let report = json(&popgrad(&["bench", "--json", "--isa", OTHER, "--threads", "2"], Some("sse9")));
+    assert_eq!((&report["isa"], &report["isa_reason"]), (&OTHER.into(), &"as --isa asks".into()));
+    let results = report["results"].as_array().unwrap();
+    let positive = |r: &Value, key: &str| r[key].as_f64().is_some_and(|x| x > 0.0 && x.is_finite());
+    for r in results {
+        assert!(["rate", "median_ns", "min_ns", "max_ns"].iter().all(|k| positive(r, k)), "{r}");
+        assert!(r["min_ns"].as_f64() <= r["median_ns"].as_f64(), "{r}");
+        assert!(r["median_ns"].as_f64() <= r["max_ns"].as_f64(), "{r}");
+        // Shares exactly where flops are compared with a peak on as many threads.
+        let shares = r["unit"] == "GFLOP/s" && r["name"] != "multiply-add peak";
+        assert_eq!(positive(r, "share_of_peak"), shares, "{r}");
+        assert_eq!(r["threads"] == 2, r["name"].as_str().unwrap().starts_with("training step"), "{r}");
+    }
+    let kinds =
+        ["multiply-add peak", "gemm", "exp", "load", "attention", "population", "sampling", "training step"];
+    for kind in kinds {
+        assert!(results.iter().any(|r| r["name"].as_str().unwrap().starts_with(kind)), "no {kind}");
+    }
+}

@@ -1,0 +1,13 @@
+//! The commands, through the binary: results, bad input, exit codes.
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code)]
+mod support;
+
+mod discover;
+mod errors;
+mod exact;
+mod grad;
+mod info_bench;
+mod ood;
+mod verify;

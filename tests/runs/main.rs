@@ -1,0 +1,11 @@
+//! Whole runs and studies, through the binary.
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code)]
+mod support;
+
+mod birth;
+mod causal;
+mod mlp;
+mod pairs;
+mod studies;

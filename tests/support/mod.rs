@@ -1,0 +1,94 @@
+//! What tests of several rooms share: the binary, noise, draws, stopped runs.
+
+pub(crate) mod tape;
+
+use popgrad::model::Draw;
+use popgrad::rng::{Key, Purpose};
+use popgrad::run::Progress;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The binary with these arguments.
+pub(crate) fn popgrad(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_popgrad")).args(args).output().unwrap()
+}
+
+/// Its stdout where it succeeds.
+#[track_caller]
+pub(crate) fn ok(args: &[&str]) -> String {
+    let out = popgrad(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Asserts the exit code, and that stderr is one line that holds every one of `words`; returns it.
+#[track_caller]
+pub(crate) fn refused(args: &[&str], code: i32, words: &[&str]) -> String {
+    let out = popgrad(args);
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {err}");
+    assert_eq!(err.trim_end().lines().count(), 1, "{args:?}: not one line:\n{err}");
+    for word in words {
+        assert!(err.contains(word), "{args:?}: `{word}` is not in: {err}");
+    }
+    err
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Deterministic numbers in (-1, 1).
+pub(crate) fn noise(seed: u64) -> impl FnMut() -> f64 {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+}
+
+/// Addressed draws of initial parameters.
+pub(crate) struct Draws(pub(crate) Key);
+
+impl Draw for Draws {
+    fn normal(&self, i: u64) -> f64 {
+        self.0.normal(i)
+    }
+    fn uniform(&self, i: u64) -> f64 {
+        2.0 * self.0.uniforms(i, 1, 0)[0] - 1.0
+    }
+}
+
+/// Those of a seed.
+pub(crate) fn draws(seed: u64) -> Draws {
+    Draws(Key::new(seed, Purpose::Init))
+}
+
+/// Stops a run at this update, as a kill would: nothing after it is written.
+pub(crate) struct StopsAt(pub(crate) u64);
+
+impl Progress for StopsAt {
+    fn stepped(&mut self, step: u64, _loss: f64) {
+        assert!(step < self.0, "stopped on purpose");
+    }
+    fn evaluated(&mut self, _name: &'static str, _value: f64) {}
+    fn finished(&mut self) {}
+    fn note(&mut self, _text: &str) {}
+}
+
+/// Runs the configuration of the run in `folder` anew, in this folder, up to update `step`.
+pub(crate) fn stop_at(folder: &Path, step: u64) -> popgrad::config::Config {
+    let config = popgrad::config::Config::read(&folder.join("config.toml")).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    std::fs::create_dir(folder).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let experiment = popgrad::paper::experiment(&config).unwrap();
+        popgrad::run::run(experiment, &config, folder, false, &pool, &mut StopsAt(step)).map(drop)
+    }));
+    assert!(stopped.is_err(), "it ran to its end");
+    config
+}
