@@ -66,7 +66,6 @@
 //! }
 //! # Ok::<(), popgrad_kernels::KernelError>(())
 //! ```
-#![deny(clippy::too_many_arguments)]
 
 mod attention;
 #[doc(hidden)]

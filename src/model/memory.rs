@@ -30,8 +30,8 @@ use crate::batch::{Batch, Targets};
 use crate::num::Sum;
 use crate::{Error, Result};
 use arena::{Activations, Tables};
-use pass::{Sequence, Store, Wanted};
-use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch};
+use pass::{Grads, Sequence, Store, Wanted, With};
+use popgrad_kernels::{Elem, Kernels, Mat, MatMut};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -254,7 +254,7 @@ fn angle(t: usize, m: usize, d: usize) -> f64 {
 struct Room<'a, E> {
     tables: Tables<'a, E>,
     act: Activations<'a, E>,
-    kernel: &'a mut Scratch<E>,
+    with: With<'a, E>,
     /// Of the queries: positions, losses, weights (T).
     queries: &'a mut [usize],
     losses: &'a mut [f64],
@@ -268,7 +268,7 @@ impl<E: Elem> Memory<E> {
         Some(WorkspaceLen { arena, kernel, reals: 2 * t, indices: t, packed: 0 })
     }
 
-    fn room<'a>(&self, ws: &'a mut Workspace<E>) -> Result<Room<'a, E>> {
+    fn room<'a>(&self, params: &'a [E], ws: &'a mut Workspace<E>) -> Result<Room<'a, E>> {
         let t = self.shape.len;
         let needed = self.needed().filter(|needed| {
             ws.arena.len() >= needed.arena
@@ -281,8 +281,8 @@ impl<E: Elem> Memory<E> {
         }
         let (tables, act) = arena::carve(&self.shape, ws.arena.as_mut_slice());
         let (losses, rest) = ws.reals.split_at_mut(t);
-        let queries = &mut ws.indices[..t];
-        Ok(Room { tables, act, kernel: &mut ws.kernel, queries, losses, weights: &mut rest[..t] })
+        let (with, queries) = (With { params, kernel: &mut ws.kernel }, &mut ws.indices[..t]);
+        Ok(Room { tables, act, with, queries, losses, weights: &mut rest[..t] })
     }
 
     /// What `active` asks for.
@@ -300,19 +300,12 @@ impl<E: Elem> Memory<E> {
 
     /// A sequence with the queries of layer 2 at its positions `first ..`; `room.queries` lists
     /// them.
-    fn forward(
-        &self,
-        params: &[E],
-        tokens: &[u32],
-        first: usize,
-        store: Store,
-        room: &mut Room<'_, E>,
-    ) -> Result<()> {
+    fn forward(&self, tokens: &[u32], first: usize, store: Store, room: &mut Room<'_, E>) -> Result<()> {
         let n = tokens.len() - first;
         room.queries.iter_mut().enumerate().for_each(|(i, q)| *q = first + i);
         let s = Sequence { tokens, starts: &[0, n], queries: &room.queries[..n], store };
-        self.forward_first(params, s, &room.tables, &mut room.act, room.kernel)?;
-        self.forward_second(params, s, &room.tables, &mut room.act, room.kernel)
+        self.forward_first(s, &room.tables, &mut room.act, &mut room.with)?;
+        self.forward_second(s, &room.tables, &mut room.act, &mut room.with)
     }
 }
 
@@ -389,35 +382,36 @@ impl<E: Elem> Model<E> for Memory<E> {
         check_operands(self, params, batch)?;
         check_active(self, active, &self.buffers, grad)?;
         let wanted = self.wanted(active);
-        let mut room = self.room(ws)?;
+        let Room { mut tables, mut act, with, queries, losses, weights } = self.room(params, ws)?;
         for (block, on) in self.layout.blocks().iter().zip(active) {
             if *on {
                 grad[block.range()].fill(E::ZERO);
             }
         }
-        self.fill_tables(params, &mut room.tables, room.kernel)?;
-        room.tables.clear();
+        let mut g = Grads { grad, wanted, with };
+        self.fill_tables(&mut tables, &mut g.with)?;
+        tables.clear();
         let store = if wanted.any() { Store::Probs } else { Store::Nothing };
         let mut total = Sum::new();
         let (t, vocab) = (self.shape.len, self.shape.vocab);
         for b in 0..batch.seqs() {
-            let n = counted(batch, b, room.queries, room.weights);
-            let Some(last) = room.queries[..n].last() else { continue };
+            let n = counted(batch, b, queries, weights);
+            let Some(last) = queries[..n].last() else { continue };
             let tokens = &batch.tokens()[b * t..][..=*last];
-            let s = Sequence { tokens, starts: &[0, n], queries: &room.queries[..n], store };
-            let (scored, tables, act) = (Scored::of(batch, b), &mut room.tables, &mut room.act);
-            self.forward_first(params, s, tables, act, room.kernel)?;
-            self.forward_second(params, s, tables, act, room.kernel)?;
+            let s = Sequence { tokens, starts: &[0, n], queries: &queries[..n], store };
+            let scored = Scored::of(batch, b);
+            self.forward_first(s, &tables, &mut act, &mut g.with)?;
+            self.forward_second(s, &tables, &mut act, &mut g.with)?;
             let (logits, probs) = (Mat::new(act.logits, n, vocab)?, MatMut::new(act.probs, n, vocab)?);
-            scored.losses(&self.kernels, s.queries, logits, room.losses, probs)?;
-            room.losses[..n].iter().zip(&*room.weights).for_each(|(l, w)| total.add(l * w));
+            scored.losses(&self.kernels, s.queries, logits, losses, probs)?;
+            losses[..n].iter().zip(&*weights).for_each(|(l, w)| total.add(l * w));
             if wanted.any() {
                 let (probs, dlogits) = (Mat::new(act.probs, n, vocab)?, MatMut::new(act.logits, n, vocab)?);
-                scored.losses_backward(&self.kernels, s.queries, room.weights, probs, dlogits)?;
-                self.backward(params, s, &wanted, tables, act, grad, room.kernel)?;
+                scored.losses_backward(&self.kernels, s.queries, weights, probs, dlogits)?;
+                self.backward(s, &mut tables, &mut act, &mut g)?;
             }
         }
-        self.tables_backward(params, &wanted, &room.tables, grad, room.kernel)?;
+        self.tables_backward(&tables, &mut g)?;
         Ok(total)
     }
 
@@ -425,13 +419,13 @@ impl<E: Elem> Model<E> for Memory<E> {
         check_operands(self, params, batch)?;
         report.check(batch, 2)?;
         let (t, vocab, seqs, outputs) = (self.shape.len, self.shape.vocab, batch.seqs(), batch.outputs());
-        let mut room = self.room(ws)?;
-        self.fill_tables(params, &mut room.tables, room.kernel)?;
+        let mut room = self.room(params, ws)?;
+        self.fill_tables(&mut room.tables, &mut room.with)?;
         let attended = !report.attended.is_empty();
         // Attention is shown at every position, whatever has an output.
         let (first, store) = if attended { (0, Store::Probs) } else { (t - outputs, Store::Nothing) };
         for b in 0..seqs {
-            self.forward(params, &batch.tokens()[b * t..(b + 1) * t], first, store, &mut room)?;
+            self.forward(&batch.tokens()[b * t..(b + 1) * t], first, store, &mut room)?;
             let (skip, of) = (t - outputs - first, b * outputs..(b + 1) * outputs);
             let (queries, act) = (&room.queries[skip..skip + outputs], &mut room.act);
             let logits = Mat::new(&act.logits[skip * vocab..], outputs, vocab)?;
@@ -461,9 +455,9 @@ impl<E: Elem> Model<E> for Memory<E> {
     fn attention(&self, params: &[E], tokens: &[u32], ws: &mut Workspace<E>, out: &mut [f64]) -> Result<()> {
         check_attention(self, params, tokens, out)?;
         let t = self.shape.len;
-        let mut room = self.room(ws)?;
-        self.fill_tables(params, &mut room.tables, room.kernel)?;
-        self.forward(params, tokens, 0, Store::Probs, &mut room)?;
+        let mut room = self.room(params, ws)?;
+        self.fill_tables(&mut room.tables, &mut room.with)?;
+        self.forward(tokens, 0, Store::Probs, &mut room)?;
         for (p, out) in [&*room.act.p1, &*room.act.p2].into_iter().zip(out.chunks_exact_mut(t * t)) {
             for (p, out) in p.chunks(arena::stride(t)).zip(out.chunks_exact_mut(t)) {
                 out.iter_mut().zip(p).for_each(|(o, p)| *o = p.to_f64());

@@ -14,8 +14,6 @@
 //! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its
 //! address. Side by side, samples draw the row of every token anew instead, or all rows at once
 //! where those are fewer: what one visits the others need not.
-//!
-//! Past 400 lines: the sampler for one and for eight, which must keep the same bits, stay together.
 
 use super::causal_tree::{cumulate, invert};
 use super::dirichlet::{DirichletRows, kernels};

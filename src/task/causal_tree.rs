@@ -9,8 +9,6 @@
 //! | π | `pi`, `log_pi`: transition probabilities, row = from | (S, S) |
 //! | μ | `mu`: stationary law of π | (S) |
 //! | p | `forest`: parents of the positions 0..T-2 | (T-1) |
-//!
-//! Past 400 lines: the sampler for one and for eight, which must keep the same bits, stay together.
 
 use super::dirichlet::{DirichletRows, kernels};
 use super::graph::Forest;
@@ -192,7 +190,6 @@ impl Sampler for CausalTree {
 /// Working storage of [`CausalTree::sample_block`]. Made by [`CausalTree::block`].
 #[derive(Debug, Clone)]
 pub struct CausalTreeBlock {
-    kernels: Kernels<f64>,
     /// For alphabets too large for lanes, and for laws that need extended exponents.
     single: CausalTreeWork,
     lanes: Option<Lanes>,
@@ -200,6 +197,7 @@ pub struct CausalTreeBlock {
 
 #[derive(Debug, Clone)]
 struct Lanes {
+    kernels: Kernels<f64>,
     rows: DirichletRows,
     /// Where each position's symbol comes from; row S of the table is μ.
     row_of: Vec<RowOf>,
@@ -232,13 +230,14 @@ impl CausalTree {
     pub fn block(&self, kernels: Kernels<f64>) -> CausalTreeBlock {
         let (s, t) = (self.vocab, self.seq_len());
         let lanes = (s <= Self::MAX_LANE_VOCAB).then(|| Lanes {
+            kernels,
             rows: DirichletRows::new(kernels, s, s, 1),
             row_of: (0..t).map(|i| self.row_of(i)).collect(),
             words: vec![0; t.next_multiple_of(2) * SAMPLE_LANES],
             mu: vec![0.0; s * SAMPLE_LANES],
             wide_mu: vec![0.0; s * SAMPLE_LANES],
         });
-        CausalTreeBlock { kernels, single: self.work(), lanes }
+        CausalTreeBlock { single: self.work(), lanes }
     }
 
     /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are
@@ -260,7 +259,7 @@ impl CausalTree {
         let (s, t) = (self.vocab, self.seq_len());
         let n = tokens.len() / t;
         assert!(tokens.len() == n * t && targets.len() == n * s, "outputs are not whole rows");
-        let CausalTreeBlock { kernels, single, lanes } = work;
+        let CausalTreeBlock { single, lanes } = work;
         assert_eq!(single.vocab, s, "work storage of another task");
         let Some(lanes) = lanes else {
             for (i, (tokens, target)) in
@@ -274,25 +273,16 @@ impl CausalTree {
         assert!(same, "work storage of another task");
         let blocks = tokens.chunks_mut(SAMPLE_LANES * t).zip(targets.chunks_mut(SAMPLE_LANES * s));
         for (i, (tokens, targets)) in blocks.enumerate() {
-            self.fill_lanes(
-                key,
-                first.wrapping_add((i * SAMPLE_LANES) as u64),
-                kernels,
-                single,
-                lanes,
-                tokens,
-                targets,
-            );
+            let first = first.wrapping_add((i * SAMPLE_LANES) as u64);
+            self.fill_lanes(key, first, single, lanes, tokens, targets);
         }
     }
 
     /// At most SAMPLE_LANES samples; lanes beyond are drawn and thrown away.
-    #[allow(clippy::too_many_arguments)]
     fn fill_lanes(
         &self,
         key: &Key,
         first: u64,
-        kernels: &Kernels<f64>,
         single: &mut CausalTreeWork,
         lanes: &mut Lanes,
         tokens: &mut [u32],
@@ -302,7 +292,7 @@ impl CausalTree {
         let sample: [u64; SAMPLE_LANES] = std::array::from_fn(|l| first.wrapping_add(l as u64));
         lanes.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SAMPLE_LANES]);
         let at = Addresses { key: key.words(), sample, variate: [0; SAMPLE_LANES] };
-        kernels.philox_words(&at, &mut lanes.words).expect("whole blocks");
+        lanes.kernels.philox_words(&at, &mut lanes.words).expect("whole blocks");
         // The query, and roots that do not depend on π.
         for i in (0..t).filter(|&i| lanes.row_of[i] == RowOf::Given) {
             for (l, tokens) in tokens.chunks_exact_mut(t).enumerate() {
@@ -314,22 +304,16 @@ impl CausalTree {
             lanes.rows.copy_row(l, tokens[t - 1] as usize, target);
         }
         if self.roots == Roots::Stationary {
-            self.stationary_lanes(kernels, single, lanes, tokens.len() / t);
+            self.stationary_lanes(single, lanes, tokens.len() / t);
         }
         let (table, stride) = lanes.rows.table();
         let words = &lanes.words[..t * SAMPLE_LANES];
-        kernels.invert_forest(s, &lanes.row_of, words, table, stride, tokens).expect("sizes fit");
+        lanes.kernels.invert_forest(s, &lanes.row_of, words, table, stride, tokens).expect("sizes fit");
     }
 
     /// Row S of the table: prefix sums of μ. π is overwritten.
-    fn stationary_lanes(
-        &self,
-        kernels: &Kernels<f64>,
-        single: &mut CausalTreeWork,
-        lanes: &mut Lanes,
-        count: usize,
-    ) {
-        let s = self.vocab;
+    fn stationary_lanes(&self, single: &mut CausalTreeWork, lanes: &mut Lanes, count: usize) {
+        let (s, kernels) = (self.vocab, lanes.kernels);
         let all = (1u32 << count) - 1;
         let below = kernels.off_diagonal_below(s, lanes.rows.p(), LINEAR_FLOOR).expect("sizes fit") & all;
         for l in (0..count).filter(|l| below >> l & 1 == 1) {

@@ -9,8 +9,6 @@
 //! | π_u, π_b | `unigram`, `bigram` (row = from) | (N), (N, N) |
 //! | z_1..z_{L+1} | `tokens`: inputs are the first L, labels the last L | (L+1) |
 //! | outs_t | `seen`: how often z_t, if a trigger, has occurred up to and including t; else 0 | (L) |
-//!
-//! Past 400 lines: half of it is its tests.
 
 mod lanes;
 

@@ -1,6 +1,6 @@
 //! Runs and studies on trigger bigrams, through the binary: every metric under its name, the same
 //! bits for any thread count and after a kill, frozen blocks, the order of learning, and what is
-//! refused. Long, as every command on this task is driven here.
+//! refused.
 
 use crate::support::{popgrad, refused, stop_at, text};
 use popgrad::report::arrays::read_arrays;

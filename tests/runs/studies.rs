@@ -1,6 +1,5 @@
 //! Experiments made of several runs, through the binary: the same bits side by side, alone and
-//! after a kill; pages whose links lead somewhere; grids; and what is refused. Long, as every
-//! command made of several runs is driven here.
+//! after a kill; pages whose links lead somewhere; grids; and what is refused.
 
 use crate::support::{ok, popgrad, refused, stop_at, text};
 use popgrad::config::Config;

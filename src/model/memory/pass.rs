@@ -43,10 +43,34 @@ impl Wanted {
     fn top(&self) -> bool {
         self.mixed() || self.ff[1] != [false; 2]
     }
+    /// What layer `l`'s attention hands on, below its feed-forward.
+    fn below_ff(&self, l: usize) -> bool {
+        if l == 0 { self.first() } else { self.mixed() }
+    }
     /// Anything.
     pub(super) fn any(&self) -> bool {
         self.top() || self.output
     }
+}
+
+/// What every product needs.
+pub(super) struct With<'a, E> {
+    pub(super) params: &'a [E],
+    pub(super) kernel: &'a mut Scratch<E>,
+}
+
+/// The gradient, what of it is wanted, and what every product needs.
+pub(super) struct Grads<'a, E> {
+    pub(super) grad: &'a mut [E],
+    pub(super) wanted: Wanted,
+    pub(super) with: With<'a, E>,
+}
+
+/// What layer `l`'s feed-forward reads, h (rows, d), and where its hidden layer lies.
+struct Hidden<'a, E> {
+    l: usize,
+    h: &'a [E],
+    f: &'a mut [E],
 }
 
 /// What attention keeps for later.
@@ -158,21 +182,13 @@ impl<E: Elem> Memory<E> {
         }
     }
 
-    /// y = h + FF(h), (rows, d); `f` the hidden layer.
-    #[allow(clippy::too_many_arguments)]
-    fn feed_forward(
-        &self,
-        params: &[E],
-        l: usize,
-        rows: usize,
-        h: &[E],
-        f: &mut [E],
-        y: &mut [E],
-        kernel: &mut Scratch<E>,
-    ) -> Result<()> {
+    /// y = h + FF(h), (rows, d).
+    fn feed_forward(&self, hidden: Hidden<'_, E>, y: &mut [E], with: &mut With<'_, E>) -> Result<()> {
+        let (Hidden { l, h, f }, With { params, kernel }) = (hidden, with);
         let (k, d, b) = (&self.kernels, self.shape.dim, self.blocks.layers[l]);
+        let rows = h.len() / d;
         let Some(w1) = b.ff.map(|b| &params[self.range(b)]) else { return Ok(()) };
-        y[..rows * d].copy_from_slice(&h[..rows * d]);
+        y[..rows * d].copy_from_slice(h);
         let h = mat(h, rows, d)?;
         let Some(w2) = b.w2.map(|b| &params[self.range(b)]) else {
             return Ok(k.gemm(Write::Add, E::ONE, h, mat(w1, d, d)?.t(), mat_mut(y, rows, d)?, kernel)?);
@@ -183,25 +199,20 @@ impl<E: Elem> Memory<E> {
         Ok(k.gemm(Write::Add, E::ONE, f, w2.t(), mat_mut(y, rows, d)?, kernel)?)
     }
 
-    /// `dy` (rows, d), the gradient of y, becomes that of h where `through`; those of the weights
-    /// are added where wanted. `f` is what [`Memory::feed_forward`] left there, and lost if the map
-    /// is linear.
-    #[allow(clippy::too_many_arguments)]
+    /// `dy` (rows, d), the gradient of y, becomes that of h where that is wanted; those of the
+    /// weights are added. The hidden layer is what [`Memory::feed_forward`] left there, and lost if
+    /// the map is linear; `df` has room for its gradient.
     fn feed_forward_backward(
         &self,
-        params: &[E],
-        l: usize,
-        rows: usize,
-        wanted: [bool; 2],
-        through: bool,
-        h: &[E],
-        f: &mut [E],
+        hidden: Hidden<'_, E>,
         dy: &mut [E],
         df: &mut [E],
-        grad: &mut [E],
-        kernel: &mut Scratch<E>,
+        g: &mut Grads<'_, E>,
     ) -> Result<()> {
+        let (Hidden { l, h, f }, Grads { grad, wanted, with }) = (hidden, g);
+        let (through, wanted, With { params, kernel }) = (wanted.below_ff(l), wanted.ff[l], with);
         let (k, d, b) = (&self.kernels, self.shape.dim, self.blocks.layers[l]);
+        let rows = h.len() / d;
         let Some(w1) = b.ff else { return Ok(()) };
         let (h, dy) = (mat(h, rows, d)?, &mut dy[..rows * d]);
         let (dw1, w1) = (self.range(w1), &params[self.range(w1)]);
@@ -262,13 +273,12 @@ impl<E: Elem> Memory<E> {
     /// Layer 1 at all positions of the sequence.
     pub(super) fn forward_first(
         &self,
-        params: &[E],
         s: Sequence<'_>,
         tables: &Tables<'_, E>,
         act: &mut Activations<'_, E>,
-        kernel: &mut Scratch<E>,
+        with: &mut With<'_, E>,
     ) -> Result<()> {
-        let (m, d) = (s.m(), self.shape.dim);
+        let (m, d, params) = (s.m(), self.shape.dim, with.params);
         let td = m * d;
         let pe = self.blocks.pe.map_or(&[][..], |b| &params[self.range(b)]);
         self.embed(&params[self.range(self.blocks.embeddings)], pe, s.tokens, act.x0)?;
@@ -283,46 +293,45 @@ impl<E: Elem> Memory<E> {
         }
         let (p1, a1) = (std::mem::take(&mut act.p1), std::mem::take(&mut act.a1));
         let done = self.first(s, act).and_then(|x| {
-            Ok(self.kernels.attention(&x, mats_mut(a1, m, d)?, keep(s.store, p1, m)?, kernel)?)
+            Ok(self.kernels.attention(&x, mats_mut(a1, m, d)?, keep(s.store, p1, m)?, with.kernel)?)
         });
         (act.p1, act.a1) = (p1, a1);
         done?;
         act.h1[..td].copy_from_slice(&act.x0[..td]);
         self.add_rows(&act.a1[..td], act.h1)?;
-        self.feed_forward(params, 0, m, act.h1, act.f1, act.x1, kernel)
+        self.feed_forward(Hidden { l: 0, h: &act.h1[..td], f: act.f1 }, act.x1, with)
     }
 
     /// Layer 2 and the logits at the queries.
     pub(super) fn forward_second(
         &self,
-        params: &[E],
         s: Sequence<'_>,
         tables: &Tables<'_, E>,
         act: &mut Activations<'_, E>,
-        kernel: &mut Scratch<E>,
+        with: &mut With<'_, E>,
     ) -> Result<()> {
         let (k, m, n, d) = (&self.kernels, s.m(), s.n(), self.shape.dim);
-        let nd = n * d;
+        let (nd, params) = (n * d, with.params);
         let x1 = if act.x1.is_empty() { &*act.h1 } else { &*act.x1 };
         pick(x1, s.queries, d, &mut act.xq[..nd]);
         let wk = mat(&params[self.range(self.blocks.layers[1].wk)], d, d)?;
-        k.gemm(Write::Set, E::ONE, mat(act.xq, n, d)?, wk, mat_mut(act.aq, n, d)?, kernel)?;
+        k.gemm(Write::Set, E::ONE, mat(act.xq, n, d)?, wk, mat_mut(act.aq, n, d)?, with.kernel)?;
         place(&act.aq[..nd], s.queries, d, act.q2);
         let (p2, a2) = (std::mem::take(&mut act.p2), std::mem::take(&mut act.a2));
         let done = self
             .second(s, act)
-            .and_then(|x| Ok(k.attention(&x, mats_mut(a2, m, d)?, keep(s.store, p2, m)?, kernel)?));
+            .and_then(|x| Ok(k.attention(&x, mats_mut(a2, m, d)?, keep(s.store, p2, m)?, with.kernel)?));
         (act.p2, act.a2) = (p2, a2);
         done?;
         pick(act.a2, s.queries, d, &mut act.aq[..nd]);
         act.hq[..nd].copy_from_slice(&act.xq[..nd]);
         let psi = mat(tables.psi, d, d)?;
-        k.gemm(Write::Add, E::ONE, mat(act.aq, n, d)?, psi.t(), mat_mut(act.hq, n, d)?, kernel)?;
-        self.feed_forward(params, 1, n, act.hq, act.fq, act.yq, kernel)?;
+        k.gemm(Write::Add, E::ONE, mat(act.aq, n, d)?, psi.t(), mat_mut(act.hq, n, d)?, with.kernel)?;
+        self.feed_forward(Hidden { l: 1, h: &act.hq[..nd], f: act.fq }, act.yq, with)?;
         let y = if act.yq.is_empty() { &*act.hq } else { &*act.yq };
         let vocab = self.shape.vocab;
         let logits = mat_mut(act.logits, n, vocab)?;
-        Ok(k.gemm(Write::Set, self.readout, mat(y, n, d)?, self.output(params)?.t(), logits, kernel)?)
+        Ok(k.gemm(Write::Set, self.readout, mat(y, n, d)?, self.output(params)?.t(), logits, with.kernel)?)
     }
 
     /// W_U (N, d).
@@ -333,42 +342,53 @@ impl<E: Elem> Memory<E> {
 
     /// Adds this sequence's gradient: to blocks, and to the gradients of tables. `act.logits` holds
     /// the gradient of the logits.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn backward(
         &self,
-        params: &[E],
         s: Sequence<'_>,
-        wanted: &Wanted,
         tables: &mut Tables<'_, E>,
         act: &mut Activations<'_, E>,
-        grad: &mut [E],
-        kernel: &mut Scratch<E>,
+        g: &mut Grads<'_, E>,
     ) -> Result<()> {
         let (k, m, n, d) = (&self.kernels, s.m(), s.n(), self.shape.dim);
         let (nd, td, vocab) = (n * d, m * d, self.shape.vocab);
+        let (params, wanted) = (g.with.params, g.wanted);
         if wanted.output {
             let y = if act.yq.is_empty() { &*act.hq } else { &*act.yq };
             let block = self.blocks.output.unwrap_or(self.blocks.embeddings);
-            let dw = mat_mut(&mut grad[self.range(block)], vocab, d)?;
-            k.gemm(Write::Add, self.readout, mat(act.logits, n, vocab)?.t(), mat(y, n, d)?, dw, kernel)?;
+            let dw = mat_mut(&mut g.grad[self.range(block)], vocab, d)?;
+            k.gemm(
+                Write::Add,
+                self.readout,
+                mat(act.logits, n, vocab)?.t(),
+                mat(y, n, d)?,
+                dw,
+                g.with.kernel,
+            )?;
         }
         if !wanted.top() {
             return Ok(());
         }
         let dlogits = mat(act.logits, n, vocab)?;
-        k.gemm(Write::Set, self.readout, dlogits, self.output(params)?, mat_mut(act.dyq, n, d)?, kernel)?;
-        let (through, ff) = (wanted.mixed(), wanted.ff[1]);
-        self.feed_forward_backward(params, 1, n, ff, through, act.hq, act.fq, act.dyq, act.df, grad, kernel)?;
+        k.gemm(
+            Write::Set,
+            self.readout,
+            dlogits,
+            self.output(params)?,
+            mat_mut(act.dyq, n, d)?,
+            g.with.kernel,
+        )?;
+        let hidden = Hidden { l: 1, h: &act.hq[..nd], f: act.fq };
+        self.feed_forward_backward(hidden, act.dyq, act.df, g)?;
         let dh = mat(act.dyq, n, d)?;
         if wanted.wo {
             let dpsi = mat_mut(tables.dpsi, d, d)?;
-            k.gemm(Write::Add, E::ONE, dh.t(), mat(act.aq, n, d)?, dpsi, kernel)?;
+            k.gemm(Write::Add, E::ONE, dh.t(), mat(act.aq, n, d)?, dpsi, g.with.kernel)?;
         }
         if !wanted.second() {
             return Ok(());
         }
         let psi = mat(tables.psi, d, d)?;
-        k.gemm(Write::Set, E::ONE, dh, psi, mat_mut(act.daq, n, d)?, kernel)?;
+        k.gemm(Write::Set, E::ONE, dh, psi, mat_mut(act.daq, n, d)?, g.with.kernel)?;
         place(&act.daq[..nd], s.queries, d, act.da2);
         let stream = wanted.stream();
         if stream {
@@ -380,7 +400,7 @@ impl<E: Elem> Memory<E> {
             let (out, dout) = (mats(act.a2, m, d)?, mats(act.da2, m, d)?);
             let dkv = if stream { KvGrad::Shared(mats_mut(dx1, m, d)?) } else { KvGrad::NONE };
             let (kept, dq) = (kept(act.p2, m)?, mats_mut(dq2, m, d)?);
-            Ok(k.attention_backward(&x, kept, out, dout, dq, dkv, kernel)?)
+            Ok(k.attention_backward(&x, kept, out, dout, dq, dkv, g.with.kernel)?)
         });
         (act.dq2, act.dx1) = (dq2, dx1);
         done?;
@@ -388,30 +408,29 @@ impl<E: Elem> Memory<E> {
         let dq = mat(act.daq, n, d)?;
         let wk = self.range(self.blocks.layers[1].wk);
         if wanted.wk[1] {
-            let dw = mat_mut(&mut grad[wk.clone()], d, d)?;
-            k.gemm(Write::Add, E::ONE, mat(act.xq, n, d)?.t(), dq, dw, kernel)?;
+            let dw = mat_mut(&mut g.grad[wk.clone()], d, d)?;
+            k.gemm(Write::Add, E::ONE, mat(act.xq, n, d)?.t(), dq, dw, g.with.kernel)?;
         }
         if !stream {
             return Ok(());
         }
         // dyq has been read: x1 is the query too.
-        k.gemm(Write::Set, E::ONE, dq, mat(&params[wk], d, d)?.t(), mat_mut(act.dyq, n, d)?, kernel)?;
+        k.gemm(Write::Set, E::ONE, dq, mat(&params[wk], d, d)?.t(), mat_mut(act.dyq, n, d)?, g.with.kernel)?;
         self.add_at(&act.dyq[..nd], s.queries, &mut act.dx1[..td])?;
-        let (first, ff) = (wanted.first(), wanted.ff[0]);
-        self.feed_forward_backward(params, 0, m, ff, first, act.h1, act.f1, act.dx1, act.df, grad, kernel)?;
-        if first { self.backward_first(s, wanted, tables, act, grad, kernel) } else { Ok(()) }
+        let hidden = Hidden { l: 0, h: &act.h1[..td], f: act.f1 };
+        self.feed_forward_backward(hidden, act.dx1, act.df, g)?;
+        if wanted.first() { self.backward_first(s, tables, act, g) } else { Ok(()) }
     }
 
     /// From `act.dx1`, the gradient of h1, those of the tables and of the embeddings.
     fn backward_first(
         &self,
         s: Sequence<'_>,
-        wanted: &Wanted,
         tables: &mut Tables<'_, E>,
         act: &mut Activations<'_, E>,
-        grad: &mut [E],
-        kernel: &mut Scratch<E>,
+        g: &mut Grads<'_, E>,
     ) -> Result<()> {
+        let Grads { grad, wanted, with } = g;
         let (k, m, d) = (&self.kernels, s.m(), self.shape.dim);
         let (td, rotary) = (m * d, self.shape.rotary);
         let want_k = rotary || wanted.embeddings;
@@ -430,7 +449,7 @@ impl<E: Elem> Memory<E> {
             let dk = if want_k { Some(mats_mut(dk1, m, d)?) } else { None };
             let dv = if wanted.embeddings { Some(mats_mut(dv1, m, d)?) } else { None };
             let (kept, dq) = (kept(act.p1, m)?, mats_mut(dq1, m, d)?);
-            Ok(k.attention_backward(&x, kept, out, dout, dq, KvGrad::Separate { dk, dv }, kernel)?)
+            Ok(k.attention_backward(&x, kept, out, dout, dq, KvGrad::Separate { dk, dv }, with.kernel)?)
         });
         (act.dq1, act.dk1, act.dv1) = (dq1, dk1, dv1);
         done?;
@@ -462,12 +481,8 @@ impl<E: Elem> Memory<E> {
     }
 
     /// What parameters alone give. The products of layer 2 always; the tables of layer 1 too.
-    pub(super) fn fill_tables(
-        &self,
-        params: &[E],
-        tables: &mut Tables<'_, E>,
-        kernel: &mut Scratch<E>,
-    ) -> Result<()> {
+    pub(super) fn fill_tables(&self, tables: &mut Tables<'_, E>, with: &mut With<'_, E>) -> Result<()> {
+        let With { params, kernel } = with;
         let (k, d) = (&self.kernels, self.shape.dim);
         let block = |b: usize, rows: usize| mat(&params[self.range(b)], rows, d);
         let [first, second] = self.blocks.layers;
@@ -489,14 +504,8 @@ impl<E: Elem> Memory<E> {
     }
 
     /// Gradients through the tables, after the last sequence.
-    pub(super) fn tables_backward(
-        &self,
-        params: &[E],
-        wanted: &Wanted,
-        tables: &Tables<'_, E>,
-        grad: &mut [E],
-        kernel: &mut Scratch<E>,
-    ) -> Result<()> {
+    pub(super) fn tables_backward(&self, tables: &Tables<'_, E>, g: &mut Grads<'_, E>) -> Result<()> {
+        let Grads { grad, wanted, with: With { params, kernel } } = g;
         let (k, d, n) = (&self.kernels, self.shape.dim, self.shape.vocab);
         let block = |b: usize, rows: usize| mat(&params[self.range(b)], rows, d);
         let rotary = self.shape.rotary;

@@ -2,8 +2,9 @@
 //! and what follows.
 
 use super::Transformer;
+use super::parts::Hidden;
 use super::table::add;
-use super::workspace::{Grads, KV, Layer, Q, With};
+use super::workspace::{Grads, KV, Layer, Q, Spare, With};
 use crate::Result;
 use crate::model::BlockKind;
 use popgrad_kernels::{Elem, Mat, MatMut, Write};
@@ -14,6 +15,20 @@ pub(super) struct Front<'a, E> {
     pub(super) l: usize,
     pub(super) x: &'a [E],
     pub(super) list: Option<&'a [usize]>,
+}
+
+/// The gradients of what [`Transformer::front_maps`] gives: `qkv` (n, 3 d) and `base` (m, d).
+#[derive(Clone, Copy)]
+pub(super) struct FrontGrads<'a, E> {
+    pub(super) dqkv: &'a [E],
+    pub(super) dbase: &'a [E],
+}
+
+/// Layer `l` after its attention, on h = x + Attn (m, d).
+pub(super) struct Back<'a, 'l, E> {
+    pub(super) l: usize,
+    pub(super) h: &'a [E],
+    pub(super) layer: &'a Layer<'l, E>,
 }
 
 /// The first d entries of rows of x, `stride` apart.
@@ -39,8 +54,7 @@ impl<E: Elem> Transformer<E> {
         with: &mut With<'_, E>,
     ) -> Result<()> {
         let (Front { l, x, list }, b, d) = (*front, &self.layers[front.l], self.shape.dim);
-        let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
-        self.norm(norm, x, &mut layer.a[..x.len()], &mut layer.attention, with)?;
+        self.norm(self.front_norm(l), x, &mut layer.a[..x.len()], &mut layer.attention, with)?;
         if let Some(list) = list {
             gather(layer.a, list.iter().copied(), d, layer.asking, d);
             gather(x, list.iter().copied(), d, layer.x, d);
@@ -87,16 +101,20 @@ impl<E: Elem> Transformer<E> {
         let kv = MatMut::with_strides(&mut qkv[d..], n, 2 * d, 3 * d, 1)?;
         self.product(with, Write::Set, a, self.panels(l, KV), kv)?;
         if self.spec.block == BlockKind::Public {
-            self.ff_out(l, &layer.u[..base.len()], layer.z, base, with)?;
+            self.ff_out(Hidden { l, u: &layer.u[..base.len()], z: layer.z }, base, with)?;
         }
         Ok(())
+    }
+
+    /// The norm before the queries, keys and values of layer `l`: none in `PostNorm`.
+    fn front_norm(&self, l: usize) -> Option<usize> {
+        self.layers[l].attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm)
     }
 
     /// Is anything wanted that lies below the queries, keys and values of layer `l`: their norm, or
     /// what `down` is about?
     pub(super) fn stream_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
-        let norm = self.layers[l].attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
-        down || Self::norm_wanted(norm, active)
+        down || Self::norm_wanted(self.front_norm(l), active)
     }
 
     /// Does anything before the attention of layer `l` have a gradient that is wanted, `down` what
@@ -115,34 +133,28 @@ impl<E: Elem> Transformer<E> {
         self.attention_wanted(l, down, active) || (self.spec.block == BlockKind::Public && beside)
     }
 
-    /// From the gradients of `qkv` (n, 3 d) and `base` (m, d) those of the blocks before attention,
-    /// and `dx` (n, d) if wanted.
-    #[allow(clippy::too_many_arguments)]
+    /// From `from` the gradients of the blocks before attention, and `dx` (n, d) if wanted.
     pub(super) fn front_backward(
         &self,
         front: &Front<'_, E>,
         layer: &mut Layer<'_, E>,
-        dqkv: &[E],
-        dbase: &[E],
+        from: FrontGrads<'_, E>,
         mut dx: Option<&mut [E]>,
-        t1: &mut [E],
-        t2: &mut [E],
-        dz: &mut [E],
+        spare: &mut Spare<'_, E>,
         g: &mut Grads<'_, E>,
-        with: &mut With<'_, E>,
     ) -> Result<()> {
         let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.shape.dim);
-        let (n, m) = (x.len() / d, dbase.len() / d);
-        let (t1, t2) = (&mut t1[..n * d], &mut t2[..n * d]);
-        let norm = b.attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm);
+        let FrontGrads { dqkv, dbase } = from;
+        let m = dbase.len() / d;
+        let Spare { t1, t2, dz } = &mut *spare;
         let mut beside = false;
         if self.spec.block == BlockKind::Public && b.ff.is_some() {
             beside = dx.is_some() || Self::norm_wanted(b.ff_norm, g.active);
             let du = beside.then_some(&mut t1[..m * d]);
-            self.ff_backward(l, &layer.u[..m * d], layer.z, dbase, du, dz, g, with)?;
+            self.ff_backward(Hidden { l, u: &layer.u[..m * d], z: layer.z }, dbase, du, dz, g)?;
             if beside {
                 let x = if list.is_some() { &layer.x[..m * d] } else { x };
-                self.norm_backward(b.ff_norm, x, &layer.ff, &t1[..m * d], &mut t2[..m * d], g, with)?;
+                self.norm_backward(b.ff_norm, x, &layer.ff, &t1[..m * d], &mut t2[..m * d], g)?;
             }
         }
         if let Some(dx) = dx.as_deref_mut() {
@@ -151,7 +163,7 @@ impl<E: Elem> Transformer<E> {
                 if beside {
                     add(dx, t2);
                 }
-                return self.qkv_backward(front, layer, norm, dqkv, Some(dx), t1, t2, g, with);
+                return self.qkv_backward(front, layer, dqkv, Some(dx), spare, g);
             };
             dx.fill(E::ZERO);
             for (r, i) in list.iter().enumerate() {
@@ -162,26 +174,23 @@ impl<E: Elem> Transformer<E> {
                 }
             }
         }
-        self.qkv_backward(front, layer, norm, dqkv, dx, t1, t2, g, with)
+        self.qkv_backward(front, layer, dqkv, dx, spare, g)
     }
 
     /// From the gradient of `qkv` those of W_Q, W_K, W_V and of their norm; what passes is added to
     /// `dx`.
-    #[allow(clippy::too_many_arguments)]
     fn qkv_backward(
         &self,
         front: &Front<'_, E>,
         layer: &mut Layer<'_, E>,
-        norm: Option<usize>,
         dqkv: &[E],
         dx: Option<&mut [E]>,
-        t1: &mut [E],
-        t2: &mut [E],
+        spare: &mut Spare<'_, E>,
         g: &mut Grads<'_, E>,
-        with: &mut With<'_, E>,
     ) -> Result<()> {
         let (Front { l, x, list }, b, d) = (*front, self.layers[front.l], self.shape.dim);
-        let n = x.len() / d;
+        let (n, norm) = (x.len() / d, self.front_norm(l));
+        let (t1, t2) = (&mut spare.t1[..n * d], &mut spare.t2[..n * d]);
         let mut dq = Mat::with_strides(dqkv, n, d, 3 * d, 1)?;
         let dkv = Mat::with_strides(&dqkv[d..], n, 2 * d, 3 * d, 1)?;
         let a = Mat::new(layer.a, n, d)?;
@@ -192,30 +201,32 @@ impl<E: Elem> Transformer<E> {
             asking = Mat::new(layer.asking, list.len(), d)?;
         }
         if g.active[b.wq] {
-            self.weight_backward([b.wq; 2], dq, asking, g, with)?;
+            self.weight_backward([b.wq; 2], dq, asking, g)?;
         }
         match [g.active[b.wk()], g.active[b.wv()]] {
-            [true, true] => self.weight_backward([b.wk(), b.wv()], dkv, a, g, with)?,
-            [true, false] => self.weight_backward([b.wk(); 2], dkv.sub(0, n, 0, d), a, g, with)?,
-            [false, true] => self.weight_backward([b.wv(); 2], dkv.sub(0, n, d, d), a, g, with)?,
+            [true, true] => self.weight_backward([b.wk(), b.wv()], dkv, a, g)?,
+            [true, false] => self.weight_backward([b.wk(); 2], dkv.sub(0, n, 0, d), a, g)?,
+            [false, true] => self.weight_backward([b.wv(); 2], dkv.sub(0, n, d, d), a, g)?,
             [false, false] => {}
         }
         if dx.is_none() && !Self::norm_wanted(norm, g.active) {
             return Ok(());
         }
-        self.product(with, Write::Set, dkv, self.panels(l, KV) + 1, MatMut::new(t2, n, d)?)?;
+        self.product(&mut g.with, Write::Set, dkv, self.panels(l, KV) + 1, MatMut::new(t2, n, d)?)?;
         match list {
-            None => self.product(with, Write::Add, dq, self.panels(l, Q) + 1, MatMut::new(t2, n, d)?)?,
+            None => {
+                self.product(&mut g.with, Write::Add, dq, self.panels(l, Q) + 1, MatMut::new(t2, n, d)?)?
+            }
             Some(list) => {
                 // `s` is no longer in use.
                 let (m, da) = (list.len(), &mut layer.s[..list.len() * d]);
-                self.product(with, Write::Set, dq, self.panels(l, Q) + 1, MatMut::new(da, m, d)?)?;
+                self.product(&mut g.with, Write::Set, dq, self.panels(l, Q) + 1, MatMut::new(da, m, d)?)?;
                 for (i, da) in list.iter().zip(da.chunks_exact(d)) {
                     add(&mut t2[i * d..][..d], da);
                 }
             }
         }
-        self.norm_backward(norm, x, &layer.attention, t2, t1, g, with)?;
+        self.norm_backward(norm, x, &layer.attention, t2, t1, g)?;
         if let Some(dx) = dx {
             add(dx, t1);
         }
@@ -237,7 +248,7 @@ impl<E: Elem> Transformer<E> {
             self.norm(b.attention_norm, h, g, &mut layer.attention, with)?;
             self.ff_hidden(l, g, layer.z, with)?;
             s.copy_from_slice(g);
-            self.ff_out(l, g, layer.z, s, with)?;
+            self.ff_out(Hidden { l, u: g, z: layer.z }, s, with)?;
             return self.norm(b.ff_norm, s, out, &mut layer.ff, with);
         }
         out.copy_from_slice(h);
@@ -245,35 +256,32 @@ impl<E: Elem> Transformer<E> {
             let u = &mut layer.u[..len];
             self.norm(b.ff_norm, h, u, &mut layer.ff, with)?;
             self.ff_hidden(l, u, layer.z, with)?;
-            self.ff_out(l, u, layer.z, out, with)?;
+            self.ff_out(Hidden { l, u, z: layer.z }, out, with)?;
         }
         Ok(())
     }
 
     /// `dh` (m, d) from `dy` if wanted, and the gradients of the blocks after attention.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn back_backward(
         &self,
-        l: usize,
-        h: &[E],
-        layer: &Layer<'_, E>,
+        back: &Back<'_, '_, E>,
         dy: &[E],
         dh: &mut [E],
         wanted: bool,
-        t1: &mut [E],
-        t2: &mut [E],
-        dz: &mut [E],
+        spare: &mut Spare<'_, E>,
         g: &mut Grads<'_, E>,
-        with: &mut With<'_, E>,
     ) -> Result<()> {
+        let Back { l, h, layer } = *back;
         let (b, len) = (&self.layers[l], h.len());
+        let Spare { t1, t2, dz } = spare;
         let (t1, t2) = (&mut t1[..len], &mut t2[..len]);
         if self.spec.block == BlockKind::PostNorm {
             let (middle, through) =
                 (&layer.g[..len], wanted || Self::norm_wanted(b.attention_norm, g.active));
-            self.norm_backward(b.ff_norm, &layer.s[..len], &layer.ff, dy, dh, g, with)?;
+            self.norm_backward(b.ff_norm, &layer.s[..len], &layer.ff, dy, dh, g)?;
             if b.ff.is_some() {
-                self.ff_backward(l, middle, layer.z, dh, through.then_some(&mut *t1), dz, g, with)?;
+                let hidden = Hidden { l, u: middle, z: layer.z };
+                self.ff_backward(hidden, dh, through.then_some(&mut *t1), dz, g)?;
             }
             if !through {
                 return Ok(());
@@ -281,16 +289,17 @@ impl<E: Elem> Transformer<E> {
             if b.ff.is_some() {
                 add(dh, t1);
             }
-            self.norm_backward(b.attention_norm, h, &layer.attention, dh, t1, g, with)?;
+            self.norm_backward(b.attention_norm, h, &layer.attention, dh, t1, g)?;
             dh.copy_from_slice(t1);
             return Ok(());
         }
         dh.copy_from_slice(dy);
         if b.ff.is_some() {
             let through = wanted || Self::norm_wanted(b.ff_norm, g.active);
-            self.ff_backward(l, &layer.u[..len], layer.z, dy, through.then_some(&mut *t1), dz, g, with)?;
+            let hidden = Hidden { l, u: &layer.u[..len], z: layer.z };
+            self.ff_backward(hidden, dy, through.then_some(&mut *t1), dz, g)?;
             if through {
-                self.norm_backward(b.ff_norm, h, &layer.ff, t1, t2, g, with)?;
+                self.norm_backward(b.ff_norm, h, &layer.ff, t1, t2, g)?;
                 add(dh, t2);
             }
         }

@@ -8,6 +8,14 @@ use popgrad_kernels::{Elem, Mat, MatMut, Write};
 /// ε of every norm.
 const EPS: f64 = 1e-5;
 
+/// What layer `l`'s feed-forward reads, u (m, d), and its hidden layer z.
+#[derive(Clone, Copy)]
+pub(super) struct Hidden<'a, E> {
+    pub(super) l: usize,
+    pub(super) u: &'a [E],
+    pub(super) z: &'a [E],
+}
+
 impl<E: Elem> Transformer<E> {
     /// Is any of a norm's two blocks wanted?
     pub(super) fn norm_wanted(norm: Option<usize>, active: &[bool]) -> bool {
@@ -36,7 +44,6 @@ impl<E: Elem> Transformer<E> {
     }
 
     /// dx from dout; the norm's gradient is added to.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn norm_backward(
         &self,
         norm: Option<usize>,
@@ -45,7 +52,6 @@ impl<E: Elem> Transformer<E> {
         dout: &[E],
         dx: &mut [E],
         g: &mut Grads<'_, E>,
-        with: &With<'_, E>,
     ) -> Result<()> {
         let Some(w) = norm else {
             dx.copy_from_slice(dout);
@@ -53,7 +59,7 @@ impl<E: Elem> Transformer<E> {
         };
         let d = self.shape.dim;
         let m = x.len() / d;
-        let (weight, both) = (&with.params[self.range(w)], self.range(w).start..self.range(w + 1).end);
+        let (weight, both) = (&g.with.params[self.range(w)], self.range(w).start..self.range(w + 1).end);
         let (dweight, dbias) = g.grad[both].split_at_mut(d);
         let (no_weight, no_bias) = g.sink.split_at_mut(d);
         let dweight = if g.active[w] { dweight } else { no_weight };
@@ -71,11 +77,10 @@ impl<E: Elem> Transformer<E> {
         dy: Mat<'_, E>,
         x: Mat<'_, E>,
         g: &mut Grads<'_, E>,
-        with: &mut With<'_, E>,
     ) -> Result<()> {
         let range = self.range(first).start..self.range(last).end;
         let dw = MatMut::new(&mut g.grad[range], dy.cols(), x.cols())?;
-        Ok(self.kernels.gemm(Write::Add, E::ONE, dy.t(), x, dw, with.kernel)?)
+        Ok(self.kernels.gemm(Write::Add, E::ONE, dy.t(), x, dw, g.with.kernel)?)
     }
 
     /// z = relu(u W₁ᵀ), where the feed-forward has a hidden layer.
@@ -92,15 +97,8 @@ impl<E: Elem> Transformer<E> {
     }
 
     /// out += FF(u).
-    pub(super) fn ff_out(
-        &self,
-        l: usize,
-        u: &[E],
-        z: &[E],
-        out: &mut [E],
-        with: &mut With<'_, E>,
-    ) -> Result<()> {
-        let (d, wide) = (self.shape.dim, self.hidden());
+    pub(super) fn ff_out(&self, hidden: Hidden<'_, E>, out: &mut [E], with: &mut With<'_, E>) -> Result<()> {
+        let (Hidden { l, u, z }, d, wide) = (hidden, self.shape.dim, self.hidden());
         let m = u.len() / d;
         let out = MatMut::new(out, m, d)?;
         if wide > 0 {
@@ -113,18 +111,15 @@ impl<E: Elem> Transformer<E> {
     }
 
     /// From the gradient of FF(u) those of its matrices, and that of u if wanted.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn ff_backward(
         &self,
-        l: usize,
-        u: &[E],
-        z: &[E],
+        hidden: Hidden<'_, E>,
         dout: &[E],
         du: Option<&mut [E]>,
         dz: &mut [E],
         g: &mut Grads<'_, E>,
-        with: &mut With<'_, E>,
     ) -> Result<()> {
+        let Hidden { l, u, z } = hidden;
         let (d, wide, b) = (self.shape.dim, self.hidden(), self.layers[l]);
         let m = u.len() / d;
         let (u, dout) = (Mat::new(u, m, d)?, Mat::new(dout, m, d)?);
@@ -132,22 +127,24 @@ impl<E: Elem> Transformer<E> {
         let mut dy = dout;
         if let Some(w2) = b.w2 {
             if g.active[w2] {
-                self.weight_backward([w2; 2], dout, Mat::new(z, m, wide)?, g, with)?;
+                self.weight_backward([w2; 2], dout, Mat::new(z, m, wide)?, g)?;
             }
             if !g.active[ff] && du.is_none() {
                 return Ok(());
             }
             let dz = &mut dz[..m * wide];
             let panels = self.panels(l, F2) + 1;
-            self.product(with, Write::Set, dout, panels, MatMut::new(dz, m, wide)?)?;
+            self.product(&mut g.with, Write::Set, dout, panels, MatMut::new(dz, m, wide)?)?;
             self.kernels.relu_backward(&z[..m * wide], dz)?;
             dy = Mat::new(dz, m, wide)?;
         }
         if g.active[ff] {
-            self.weight_backward([ff; 2], dy, u, g, with)?;
+            self.weight_backward([ff; 2], dy, u, g)?;
         }
         match du {
-            Some(du) => self.product(with, Write::Set, dy, self.panels(l, F1) + 1, MatMut::new(du, m, d)?),
+            Some(du) => {
+                self.product(&mut g.with, Write::Set, dy, self.panels(l, F1) + 1, MatMut::new(du, m, d)?)
+            }
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Transformer;
 use super::heads::{Asking, Mode};
-use super::layer::{Front, gather};
+use super::layer::{Back, Front, FrontGrads, gather};
 use super::table::add;
 use super::workspace::{Activations, Grads, Indices, O, Reals, Temporary, With};
 use crate::Result;
@@ -79,7 +79,6 @@ impl<E: Elem> Transformer<E> {
     }
 
     /// Adds the gradients of a sequence, from the gradient of its logits down to the table.
-    #[allow(clippy::too_many_arguments)]
     fn backward(
         &self,
         rows: &[usize],
@@ -87,23 +86,22 @@ impl<E: Elem> Transformer<E> {
         act: &mut Activations<'_, E>,
         reals: &mut Reals<'_>,
         g: &mut Grads<'_, E>,
-        with: &mut With<'_, E>,
     ) -> Result<()> {
         let (t, d, n, top) = (self.shape.len, self.shape.dim, self.shape.vocab, self.top());
         let m = list.map_or(t, |a| a.list.len());
-        let Temporary { dy, dh, t1, t2, dz, dqkv, dout } = &mut act.tmp;
+        let Temporary { dy, dh, spare, dqkv, dout } = &mut act.tmp;
         let (mut dy, mut dh) = (&mut **dy, &mut **dh);
         let dlogits = Mat::new(act.logits, m, n)?;
         if g.active[self.output()] {
-            self.weight_backward([self.output(); 2], dlogits, Mat::new(act.f, m, d)?, g, with)?;
+            self.weight_backward([self.output(); 2], dlogits, Mat::new(act.f, m, d)?, g)?;
         }
         if !g.active.iter().enumerate().any(|(b, on)| *on && Some(b) != self.blocks.output) {
             return Ok(());
         }
-        let df = &mut t1[..m * d];
-        self.product(with, Write::Set, dlogits, self.output_panels() + 1, MatMut::new(df, m, d)?)?;
+        let df = &mut spare.t1[..m * d];
+        self.product(&mut g.with, Write::Set, dlogits, self.output_panels() + 1, MatMut::new(df, m, d)?)?;
         let (_, y) = self.streams(top, act.x);
-        self.norm_backward(self.blocks.norm, &y[..m * d], &reals.norm, df, &mut dy[..m * d], g, with)?;
+        self.norm_backward(self.blocks.norm, &y[..m * d], &reals.norm, df, &mut dy[..m * d], g)?;
 
         for l in (0..=top).rev() {
             let (b, down) = (self.layers[l], self.down(l, g.active));
@@ -122,7 +120,8 @@ impl<E: Elem> Transformer<E> {
                 std::mem::swap(&mut dy, &mut dh);
             } else {
                 let (dy, dh) = (&dy[..m * d], &mut dh[..m * d]);
-                self.back_backward(l, &heads.h[..m * d], &layer, dy, dh, wanted, t1, t2, dz, g, with)?;
+                let back = Back { l, h: &heads.h[..m * d], layer: &layer };
+                self.back_backward(&back, dy, dh, wanted, spare, g)?;
             }
             if !wanted {
                 return Ok(());
@@ -132,30 +131,37 @@ impl<E: Elem> Transformer<E> {
             let (asked, dfound) = (positions.is_some(), Mat::new(dbase, m, d)?);
             if g.active[b.wo] {
                 let found = if asked { &*heads.asking } else { &*heads.o };
-                self.weight_backward([b.wo; 2], dfound, Mat::new(found, m, d)?, g, with)?;
+                self.weight_backward([b.wo; 2], dfound, Mat::new(found, m, d)?, g)?;
             }
             if !before {
                 return Ok(());
             }
             let through = self.attention_wanted(l, down, g.active);
             if through {
-                let compact = if asked { &mut t1[..m * d] } else { &mut dout[..t * d] };
-                self.product(with, Write::Set, dfound, self.panels(l, O) + 1, MatMut::new(compact, m, d)?)?;
+                let compact = if asked { &mut spare.t1[..m * d] } else { &mut dout[..t * d] };
+                self.product(
+                    &mut g.with,
+                    Write::Set,
+                    dfound,
+                    self.panels(l, O) + 1,
+                    MatMut::new(compact, m, d)?,
+                )?;
                 if let Some(list) = positions {
-                    for (i, row) in list.iter().zip(t1.chunks_exact(d)) {
+                    for (i, row) in list.iter().zip(spare.t1.chunks_exact(d)) {
                         dout[i * d..][..d].copy_from_slice(row);
                     }
                 }
                 let stream = self.stream_wanted(l, down, g.active);
                 let kv = [b.wk(), b.wv()].map(|b| stream || g.active[b]);
-                self.attend_backward(&heads, list, dout, dqkv, kv, with)?;
+                self.attend_backward(&heads, list, dout, dqkv, kv, &mut g.with)?;
             } else {
                 dqkv.fill(E::ZERO);
             }
             if l > 0 {
                 let front = Front { l, x, list: positions };
                 let dx = down.then_some(&mut dy[..t * d]);
-                self.front_backward(&front, &mut layer, dqkv, dbase, dx, t1, t2, dz, g, with)?;
+                let from = FrontGrads { dqkv, dbase };
+                self.front_backward(&front, &mut layer, from, dx, spare, g)?;
                 continue;
             }
             for (r, dqkv) in rows.iter().zip(dqkv.chunks_exact(3 * d)) {
@@ -184,16 +190,16 @@ impl<E: Elem> Transformer<E> {
         self.pack(params, packed, backward)?;
         let mut act = self.carve(batch.seqs(), arena.as_mut_slice());
         let (mut reals, mut at) = (self.reals(reals), self.indices(batch.seqs(), indices));
-        let mut with = With { params, packed, kernel };
+        let with = With { params, packed, kernel };
+        let mut g = Grads { grad, active, sink: std::mem::take(&mut act.sink), with };
         let pairs = self.number_pairs(batch.tokens(), &mut at);
         let Indices { rows, pairs: all, positions, starts, .. } = at;
         let all = &all[..2 * pairs];
-        self.table_forward(all, &mut act, &mut reals, &mut with)?;
+        self.table_forward(all, &mut act, &mut reals, &mut g.with)?;
         if backward {
             act.table.dqkv[..pairs * 3 * self.shape.dim].fill(E::ZERO);
             act.table.dbase[..pairs * self.shape.dim].fill(E::ZERO);
         }
-        let mut g = Grads { grad, active, sink: std::mem::take(&mut act.sink) };
         let mut loss = Sum::new();
         for (b, rows) in rows.chunks_exact(t).enumerate() {
             let m = counted(batch, b, positions, reals.weights);
@@ -207,7 +213,7 @@ impl<E: Elem> Transformer<E> {
             let asking = Asking { list: &positions[..m], positions: &positions[..heads * m], starts };
             let list = (m < t).then_some(&asking);
             let mut mode = if backward { Mode::Saved } else { Mode::Gone };
-            self.forward(rows, list, &mut act, &mut reals, &mut mode, &mut with)?;
+            self.forward(rows, list, &mut act, &mut reals, &mut mode, &mut g.with)?;
             let scored = Scored::of(batch, b);
             let (logits, probs) = (Mat::new(act.logits, m, n)?, MatMut::new(act.probs, m, n)?);
             scored.losses(&self.kernels, asking.list, logits, reals.losses, probs)?;
@@ -215,11 +221,11 @@ impl<E: Elem> Transformer<E> {
             if backward {
                 let (probs, dlogits) = (Mat::new(act.probs, m, n)?, MatMut::new(act.logits, m, n)?);
                 scored.losses_backward(&self.kernels, asking.list, reals.weights, probs, dlogits)?;
-                self.backward(rows, list, &mut act, &mut reals, &mut g, &mut with)?;
+                self.backward(rows, list, &mut act, &mut reals, &mut g)?;
             }
         }
         if backward && self.front_wanted(0, self.down(0, active), active) {
-            self.table_backward(all, &mut act, &mut reals, &mut g, &mut with)?;
+            self.table_backward(all, &mut act, &mut reals, &mut g)?;
         }
         Ok(loss)
     }

@@ -6,7 +6,7 @@
 //! summed before they pass through these maps, which are linear in them.
 
 use super::Transformer;
-use super::layer::Front;
+use super::layer::{Front, FrontGrads};
 use super::workspace::{Activations, Grads, Indices, Reals, Temporary, With};
 use crate::Result;
 use popgrad_kernels::Elem;
@@ -72,34 +72,22 @@ impl<E: Elem> Transformer<E> {
         act: &mut Activations<'_, E>,
         reals: &mut Reals<'_>,
         g: &mut Grads<'_, E>,
-        with: &mut With<'_, E>,
     ) -> Result<()> {
         let (d, chunk) = (self.shape.dim, self.capacity());
         let [tokens, positions] = [self.blocks.tokens, self.blocks.positions];
         let (mut layer, _) = self.layer(0, act.layers, reals.layers);
         let dqkv = act.table.dqkv.chunks(chunk * 3 * d);
         let dbase = act.table.dbase.chunks(chunk * d);
-        let Temporary { dh, t1, t2, dz, .. } = &mut act.tmp;
+        let Temporary { dh, spare, .. } = &mut act.tmp;
         for ((pairs, dqkv), dbase) in pairs.chunks(2 * chunk).zip(dqkv).zip(dbase) {
             let m = pairs.len() / 2;
             let (x, dx) = (&mut act.x[..m * d], &mut dh[..m * d]);
-            self.stream(with.params, pairs, x);
+            self.stream(g.with.params, pairs, x);
             let front = Front { l: 0, x, list: None };
-            self.front_norms(&front, &mut layer, with)?;
+            self.front_norms(&front, &mut layer, &mut g.with)?;
             let down = g.active[tokens] || g.active[positions];
-            let (dqkv, dbase) = (&dqkv[..3 * m * d], &dbase[..m * d]);
-            self.front_backward(
-                &front,
-                &mut layer,
-                dqkv,
-                dbase,
-                down.then_some(&mut *dx),
-                t1,
-                t2,
-                dz,
-                g,
-                with,
-            )?;
+            let from = FrontGrads { dqkv: &dqkv[..3 * m * d], dbase: &dbase[..m * d] };
+            self.front_backward(&front, &mut layer, from, down.then_some(&mut *dx), spare, g)?;
             for (which, block) in [tokens, positions].into_iter().enumerate().filter(|(_, b)| g.active[*b]) {
                 let to = &mut g.grad[self.range(block)];
                 for (pair, dx) in pairs.chunks_exact(2).zip(dx.chunks_exact(d)) {

@@ -22,11 +22,13 @@ pub(super) struct With<'a, E> {
     pub(super) kernel: &'a mut Scratch<E>,
 }
 
-/// The gradient, the blocks of it that are wanted, and where norms put what is not (2 d).
+/// The gradient, the blocks of it that are wanted, where norms put what is not (2 d), and what
+/// every product needs.
 pub(super) struct Grads<'a, E> {
     pub(super) grad: &'a mut [E],
     pub(super) active: &'a [bool],
     pub(super) sink: &'a mut [E],
+    pub(super) with: With<'a, E>,
 }
 
 /// A layer's activations. Rows are those of one sequence, or of a chunk of the table; at the top
@@ -70,13 +72,18 @@ pub(super) struct Table<'a, E> {
     pub(super) dbase: &'a mut [E],
 }
 
+/// Room for two gradients of a stream and one of a hidden layer, which live no longer than a step.
+pub(super) struct Spare<'a, E> {
+    pub(super) t1: &'a mut [E],
+    pub(super) t2: &'a mut [E],
+    pub(super) dz: &'a mut [E],
+}
+
 /// Gradients and other things that live no longer than a layer.
 pub(super) struct Temporary<'a, E> {
     pub(super) dy: &'a mut [E],
     pub(super) dh: &'a mut [E],
-    pub(super) t1: &'a mut [E],
-    pub(super) t2: &'a mut [E],
-    pub(super) dz: &'a mut [E],
+    pub(super) spare: Spare<'a, E>,
     pub(super) dqkv: &'a mut [E],
     pub(super) dout: &'a mut [E],
 }
@@ -297,7 +304,7 @@ impl<E: Elem> Transformer<E> {
             f,
             logits,
             probs,
-            tmp: Temporary { dy, dh, t1, t2, dz, dqkv, dout },
+            tmp: Temporary { dy, dh, spare: Spare { t1, t2, dz }, dqkv, dout },
             sink,
             shown,
         }
