@@ -352,31 +352,18 @@ impl<E: Elem> Memory<E> {
         let (k, m, n, d) = (&self.kernels, s.m(), s.n(), self.shape.dim);
         let (nd, td, vocab) = (n * d, m * d, self.shape.vocab);
         let (params, wanted) = (g.with.params, g.wanted);
+        let (dlogits, readout) = (mat(act.logits, n, vocab)?, self.readout);
         if wanted.output {
             let y = if act.yq.is_empty() { &*act.hq } else { &*act.yq };
             let block = self.blocks.output.unwrap_or(self.blocks.embeddings);
             let dw = mat_mut(&mut g.grad[self.range(block)], vocab, d)?;
-            k.gemm(
-                Write::Add,
-                self.readout,
-                mat(act.logits, n, vocab)?.t(),
-                mat(y, n, d)?,
-                dw,
-                g.with.kernel,
-            )?;
+            k.gemm(Write::Add, readout, dlogits.t(), mat(y, n, d)?, dw, g.with.kernel)?;
         }
         if !wanted.top() {
             return Ok(());
         }
-        let dlogits = mat(act.logits, n, vocab)?;
-        k.gemm(
-            Write::Set,
-            self.readout,
-            dlogits,
-            self.output(params)?,
-            mat_mut(act.dyq, n, d)?,
-            g.with.kernel,
-        )?;
+        let w = self.output(params)?;
+        k.gemm(Write::Set, readout, dlogits, w, mat_mut(act.dyq, n, d)?, g.with.kernel)?;
         let hidden = Hidden { l: 1, h: &act.hq[..nd], f: act.fq };
         self.feed_forward_backward(hidden, act.dyq, act.df, g)?;
         let dh = mat(act.dyq, n, d)?;

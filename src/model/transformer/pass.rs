@@ -139,13 +139,8 @@ impl<E: Elem> Transformer<E> {
             let through = self.attention_wanted(l, down, g.active);
             if through {
                 let compact = if asked { &mut spare.t1[..m * d] } else { &mut dout[..t * d] };
-                self.product(
-                    &mut g.with,
-                    Write::Set,
-                    dfound,
-                    self.panels(l, O) + 1,
-                    MatMut::new(compact, m, d)?,
-                )?;
+                let (panels, compact) = (self.panels(l, O) + 1, MatMut::new(compact, m, d)?);
+                self.product(&mut g.with, Write::Set, dfound, panels, compact)?;
                 if let Some(list) = positions {
                     for (i, row) in list.iter().zip(spare.t1.chunks_exact(d)) {
                         dout[i * d..][..d].copy_from_slice(row);
