@@ -87,18 +87,27 @@ impl<E: Elem> Kernels<E> {
         } else {
             cs_c != 1 && (rs_c == 1 || m == 1)
         };
-        let (problem, c) = if transpose { (problem.t(), c.t()) } else { (problem, c) };
+        // By reference and in two calls: small products feel every copy of a problem.
+        if transpose {
+            self.product_into(&problem.t(), c.t(), scratch);
+        } else {
+            self.product_into(&problem, c, scratch);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn product_into(&self, problem: &GemmProblem<'_, E>, c: MatMut<'_, E>, scratch: &mut [E]) {
         if c.col_stride() == 1 || c.cols() == 1 {
             self.rows_product(problem, c, scratch);
         } else {
             self.staged(problem, c, scratch);
         }
-        Ok(())
     }
 
     /// C with contiguous columns, or one column.
-    fn rows_product(&self, problem: GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
-        let (GemmProblem { plan, write, alpha, a, b }, [m, k, n]) = (problem, problem.sizes());
+    fn rows_product(&self, problem: &GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
+        let (&GemmProblem { plan, write, alpha, a, b }, [m, k, n]) = (problem, problem.sizes());
         let [pack_a, pack_b] = problem.packs();
         let Blocking { mc, kc, nc } = plan.blocking;
         if m <= mc && k <= kc && n <= nc && !pack_a && !pack_b {
@@ -153,8 +162,8 @@ impl<E: Elem> Kernels<E> {
     }
 
     /// C of general strides, block by block through contiguous memory; the same bits as in place.
-    fn staged(&self, problem: GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
-        let (GemmProblem { plan, write, .. }, [m, _, n]) = (problem, problem.sizes());
+    fn staged(&self, problem: &GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
+        let (&GemmProblem { plan, write, .. }, [m, _, n]) = (problem, problem.sizes());
         let (rows, cols) = (m.min(plan.staging.0), n.min(plan.staging.1));
         let (stage, scratch) = scratch.split_at_mut((rows * cols).next_multiple_of(ALIGN));
         for i0 in (0..m).step_by(rows) {
@@ -170,7 +179,7 @@ impl<E: Elem> Kernels<E> {
                 // In range of `stage`, whose size the caller's scratch covers.
                 let Ok(block) = MatMut::new(stage, rows, cols) else { unreachable!() };
                 let part = problem.rows(i0, i0 + rows).cols(j0, j0 + cols);
-                self.rows_product(part, block, scratch);
+                self.rows_product(&part, block, scratch);
                 for i in 0..rows {
                     for j in 0..cols {
                         c.set(i0 + i, j0 + j, stage[i * cols + j]);
