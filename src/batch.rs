@@ -1,18 +1,17 @@
-//! The one interface between tasks and models: sequences, targets and weights.
+//! The interface between tasks and models: sequences, targets and weights.
 //!
 //! A batch is B sequences of T tokens over S symbols. Its targets are of one of two kinds
 //! ([`Targets`]): a law of the symbol that follows the last position, or a label at every position.
 //! With O outputs a sequence (1 or T), weights are (B, O).
 //!
-//! **One rule of normalisation.** The loss of a whole batch is the weighted mean Σ w ℓ / Σ w. A
-//! sampler writes weight 1 where an output counts and 0 elsewhere, an enumerator the probability of
-//! the sequence, so a model cannot tell which of the two fed it. Models return Σ w ℓ and its
-//! gradient; whoever holds the whole batch divides by [`divisor`] of Σ w, which leaves weights that
-//! sum to one untouched.
+//! **Normalisation.** The loss of a whole batch is the weighted mean Σ w ℓ / Σ w. A sampler writes
+//! weight 1 where an output counts and 0 elsewhere; an enumerator writes the probability of the
+//! sequence. Models return Σ w ℓ and its gradient. The caller that holds the whole batch divides
+//! both by [`divisor`] of Σ w, which is 1 for weights that sum to one.
 
 use crate::{Error, Result};
 
-/// What the sequences of a batch are scored on.
+/// The kind of targets of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Targets {
     /// The law of the symbol that follows the last position: one output a sequence.
@@ -22,7 +21,7 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Outputs of a sequence of `len` tokens (O).
+    /// Number of outputs (O) of a sequence of `len` tokens: 1 or `len`.
     pub fn outputs(self, len: usize) -> usize {
         match self {
             Targets::Law => 1,
@@ -31,8 +30,8 @@ impl Targets {
     }
 }
 
-/// What a sum of weighted losses, and its gradient, is divided by: the total weight. Weights that
-/// are meant to sum to one do so up to rounding (2^-40 is allowed), and then nothing is divided.
+/// The divisor of a sum of weighted losses and of its gradient: the total weight Σ w, or exactly 1
+/// if that is within 2^-40 of 1.
 pub fn divisor(total_weight: f64) -> f64 {
     const ROUNDING: f64 = 1.0 / (1u64 << 40) as f64;
     if (total_weight - 1.0).abs() <= ROUNDING { 1.0 } else { total_weight }
@@ -55,7 +54,8 @@ pub struct Batch {
     seen: Vec<u32>,
 }
 
-/// Mutable views of the sequences in use, row-major; those that the batch does not have are empty.
+/// Mutable views of the sequences in use, row-major. Views of arrays that the batch does not have
+/// are empty.
 #[derive(Debug)]
 pub struct Parts<'a> {
     /// Tokens (B, T), each below S.
@@ -64,14 +64,14 @@ pub struct Parts<'a> {
     pub laws: &'a mut [f64],
     /// Labels (B, T), each below S.
     pub labels: &'a mut [u32],
-    /// Weights (B, O), finite and >= 0; 0: that output does not count.
+    /// Weights (B, O), finite and >= 0; an output of weight 0 does not count.
     pub weights: &'a mut [f64],
-    /// Occurrences so far of the token if it is a trigger, this one included; else 0 (B, T).
+    /// If the token is a trigger, its number of occurrences so far, this one included; else 0 (B, T).
     pub seen: &'a mut [u32],
 }
 
 impl Batch {
-    /// An empty batch with room for `capacity` sequences of `len` tokens over `vocab` symbols.
+    /// An empty batch of capacity `capacity` for sequences of `len` tokens over `vocab` symbols.
     ///
     /// # Errors
     /// When `len` or `vocab` is zero, or the size overflows.
@@ -104,13 +104,13 @@ impl Batch {
         })
     }
 
-    /// The same with a side column for how often each trigger has been seen.
+    /// The same batch with the side column [`seen`](Self::seen).
     pub fn with_seen(mut self) -> Self {
         self.seen = vec![0; self.tokens.len()];
         self
     }
 
-    /// What its sequences are scored on.
+    /// The kind of targets.
     pub fn kind(&self) -> Targets {
         self.kind
     }
@@ -118,7 +118,7 @@ impl Batch {
     pub fn seqs(&self) -> usize {
         self.seqs
     }
-    /// Sequences that fit.
+    /// Largest number of sequences.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -134,10 +134,10 @@ impl Batch {
     pub fn outputs(&self) -> usize {
         self.kind.outputs(self.len)
     }
-    /// Sets the number of sequences in use; contents of newly used rows are whatever they were.
+    /// Sets the number of sequences in use. Rows keep their old contents until they are written.
     ///
     /// # Panics
-    /// When `seqs` exceeds the capacity.
+    /// If `seqs` exceeds the capacity.
     pub fn set_seqs(&mut self, seqs: usize) {
         assert!(seqs <= self.capacity, "batch holds at most {} sequences", self.capacity);
         self.seqs = seqs;
@@ -158,8 +158,8 @@ impl Batch {
     pub fn weights(&self) -> &[f64] {
         &self.weights[..self.seqs * self.outputs()]
     }
-    /// How often each token, if a trigger, has occurred so far, itself included; else 0 (B, T).
-    /// None: no such column.
+    /// If the token is a trigger, its number of occurrences so far, this one included; else 0 (B, T).
+    /// `None` if the batch has no such column.
     pub fn seen(&self) -> Option<&[u32]> {
         (!self.seen.is_empty()).then(|| &self.seen[..self.seqs * self.len])
     }
@@ -174,7 +174,7 @@ impl Batch {
     pub fn law(&self, i: usize) -> &[f64] {
         &self.laws()[i * self.vocab..(i + 1) * self.vocab]
     }
-    /// Σ w, in order, compensated.
+    /// Σ w, a compensated sum in index order.
     pub fn total_weight(&self) -> f64 {
         crate::num::sum(self.weights())
     }

@@ -1,4 +1,4 @@
-//! Sources: what fills a batch, by sampling or by enumeration.
+//! Sources fill batches, by sampling a task or by enumerating its population.
 
 mod population;
 mod sampled;
@@ -10,43 +10,42 @@ pub use sampled::Sampled;
 pub use trigger_population::TriggerPopulation;
 pub use triggers::{LossOn, TriggerSource};
 
-/// Working storage of a [`Source`], of a type that only the source knows.
+/// Workspace of a [`Source`]; its type is known to the source only.
 pub use crate::task::Work as SourceWork;
 
 use crate::Result;
 use crate::batch::{Batch, Targets};
 
-/// Fills batches with weighted sequences; the model cannot tell one source from another.
+/// Fills batches with weighted sequences. A model does not depend on which source filled its batch.
 pub trait Source: Send + Sync {
     /// Sequence length T.
     fn seq_len(&self) -> usize;
     /// Alphabet size S.
     fn vocab(&self) -> usize;
-    /// What its sequences are scored on.
+    /// The kind of targets of its sequences.
     fn targets(&self) -> Targets;
-    /// Sequences of one pass over everything, if there is an end: a batch of that many is the
-    /// population itself.
+    /// The number of sequences of an enumerated population: a batch of that many is the whole
+    /// population. `None` for a source that samples.
     fn population(&self) -> Option<usize> {
         None
     }
-    /// An empty batch of this source's sizes, with the side columns that it fills.
+    /// An empty batch for `capacity` sequences of this source, with the side columns that it fills.
     ///
     /// # Errors
     /// When the size overflows.
     fn batch(&self, capacity: usize) -> Result<Batch> {
         Batch::with_capacity(self.targets(), capacity, self.seq_len(), self.vocab())
     }
-    /// Storage for [`fill`](Self::fill), one per thread or shard.
+    /// A workspace for [`fill`](Self::fill); make one per thread or shard.
     fn work(&self) -> SourceWork;
     /// Overwrites `batch` with the sequences `first .. first + count`. An output that counts has
-    /// weight 1, or the probability of its sequence where the population is enumerated; any other
-    /// has weight 0.
+    /// weight 1, or the probability of its sequence if the population is enumerated. Other outputs
+    /// have weight 0.
     ///
-    /// Sequence number n is the same whatever batch it lands in, so shards may split a batch at
-    /// will. Allocates nothing.
+    /// Sequence number n does not depend on the batch that holds it, so a batch may be split into
+    /// shards in any way. Allocates nothing.
     ///
     /// # Panics
-    /// When `batch` is of other sizes or has room for fewer than `count` sequences, or `work` was
-    /// made by another source.
+    /// If `batch` has other sizes or a capacity below `count`, or another source made `work`.
     fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut Batch);
 }

@@ -1,4 +1,4 @@
-//! The whole population as a source: every word once, with its probability as weight.
+//! The whole population as a source: every sequence once, with its probability as weight.
 
 use super::{Source, SourceWork};
 use crate::batch::{Batch, Parts, Targets};
@@ -6,10 +6,11 @@ use crate::exact::law::{WordLaw, advance, spell, word_count};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Sequence n is word n modulo S^T, of weight P(s) = Σ_{s'} W(s, s') and target W(s, ·)/P(s).
+/// All S^T sequences of a task, each with its probability. Sequence n is word n modulo S^T (see
+/// [`law`](crate::exact::law)), with weight P(s) = Σ_{s'} W(s, s') and target W(s, ·)/P(s).
 ///
-/// π is integrated out: the loss is linear in the target and the model does not see π, so loss and
-/// gradient are those on the task's own targets π(·|query), averaged over π.
+/// The transition matrix π is integrated out. The loss is linear in the target and the model does
+/// not see π, so loss and gradient equal those on the task's own targets π(·|query), averaged over π.
 #[derive(Debug, Clone)]
 pub struct Population {
     seq_len: usize,
@@ -20,16 +21,17 @@ pub struct Population {
 }
 
 impl Population {
-    /// Most numbers that the table of targets and weights may hold, S^T (S+1): 512 MiB.
+    /// Largest table of targets and weights, in numbers: S^T (S+1) <= 2^26, which is 512 MiB.
     pub const MAX_ENTRIES: u64 = 1 << 26;
 
-    /// Words per task when the table is computed.
+    /// Sequences per parallel task while the table is computed.
     const CHUNK: usize = 1 << 16;
 
-    /// The population of `law`. Takes the law of every word once; needs 8 S^T (S+1) bytes.
+    /// The population of `law`. Evaluates the law of every sequence once and holds 8 S^T (S+1)
+    /// bytes.
     ///
     /// # Errors
-    /// More than [`MAX_ENTRIES`](Self::MAX_ENTRIES).
+    /// S^T (S+1) above [`MAX_ENTRIES`](Self::MAX_ENTRIES).
     pub fn new(law: &dyn WordLaw) -> Result<Self> {
         let (s, t) = (law.vocab(), law.seq_len());
         let entries = word_count(s, t).and_then(|n| n.checked_mul(s as u64 + 1));
@@ -44,7 +46,7 @@ impl Population {
             law.weights((i * Self::CHUNK) as u64, targets);
             for (row, p) in targets.chunks_exact_mut(s).zip(probabilities) {
                 *p = row.iter().sum();
-                // A word that cannot occur has weight 0; any target will do.
+                // A sequence of probability 0 has weight 0, so its target does not matter.
                 let scale = if *p > 0.0 { 1.0 / *p } else { 0.0 };
                 row.iter_mut().for_each(|y| *y *= scale);
             }
@@ -52,7 +54,7 @@ impl Population {
         Ok(Population { seq_len: t, vocab: s, targets, probabilities })
     }
 
-    /// P(s) of every word (S^T), in order of their numbers.
+    /// P(s) of every sequence (S^T), in order of number.
     pub fn probabilities(&self) -> &[f64] {
         &self.probabilities
     }
@@ -62,7 +64,7 @@ impl Population {
         crate::num::sum(&self.probabilities)
     }
 
-    /// Number of words, S^T.
+    /// Number of sequences, S^T.
     pub fn words(&self) -> usize {
         self.probabilities.len()
     }

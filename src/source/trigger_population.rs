@@ -7,30 +7,30 @@ use crate::task::TriggerBigram;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Sequence n is entry n modulo the number of entries: a set of triggers and a word of T + 1 tokens
-/// that can occur under it.
+/// All sequences of a small trigger-bigram task, each with its probability. Sequence n is entry n
+/// modulo the number of entries. An entry is a set of triggers and T + 1 tokens that can occur under
+/// it.
 ///
-/// Triggers are told apart, because they decide which positions count; outputs are not: they are
-/// summed over, which a word settles wherever it shows them. Entries with the same word under other
-/// triggers stand side by side.
+/// Triggers are part of an entry because they decide which positions count. Outputs are not: they
+/// are summed over. The same tokens under different sets of triggers are separate entries.
 #[derive(Debug, Clone)]
 pub struct TriggerPopulation {
     len: usize,
     vocab: usize,
     loss: LossOn,
-    /// Is a symbol a trigger? (sets, N)
+    /// True where a symbol is a trigger (sets, N).
     sets: Vec<bool>,
-    /// Set of each entry, its word (T + 1), its probability.
+    /// For each entry, the number of its set; its tokens (T + 1) and its probability follow below.
     set_of: Vec<u32>,
     words: Vec<u32>,
     probabilities: Vec<f64>,
 }
 
 impl TriggerPopulation {
-    /// Most tokens in all, entries times T + 1: 64 MiB.
+    /// Largest number of tokens, entries times T + 1: 2^24, which is 64 MiB.
     pub const MAX_TOKENS: usize = 1 << 24;
 
-    /// All of `task`.
+    /// Enumerates the sequences of `task`; `loss` decides which positions have a weight > 0.
     ///
     /// # Errors
     /// More tokens than [`MAX_TOKENS`](Self::MAX_TOKENS).
@@ -83,7 +83,7 @@ impl TriggerPopulation {
         self.words.chunks_exact(self.len + 1)
     }
 
-    /// Is each symbol (N) a trigger in entry `i`?
+    /// For each symbol (N), whether it is a trigger in entry `i`.
     pub fn triggers(&self, i: usize) -> &[bool] {
         let from = self.set_of[i] as usize * self.vocab;
         &self.sets[from..from + self.vocab]
@@ -112,7 +112,7 @@ fn subsets(n: usize, task: &TriggerBigram) -> f64 {
 fn output_law(task: &TriggerBigram, q: usize) -> Vec<f64> {
     let weights: Vec<f64> = (0..task.vocab()).map(|o| task.output_weight(q, o)).collect();
     let total = crate::num::sum(&weights);
-    // Of a symbol that can be no trigger nothing is asked.
+    // A symbol that can be no trigger may have a total of 0.
     weights.iter().map(|w| if total > 0.0 { w / total } else { 0.0 }).collect()
 }
 
@@ -143,8 +143,8 @@ fn trigger_sets(task: &TriggerBigram, most: usize) -> Option<BTreeMap<Vec<usize>
     Some(sets)
 }
 
-/// Depth first over the words of one set of triggers. The stack is a vector: a word may be as long
-/// as it likes.
+/// Depth-first enumeration of the sequences of one set of triggers. The stack is a vector, so their
+/// length is not limited by the call stack.
 struct Walk<'a> {
     task: &'a TriggerBigram,
     most: usize,
@@ -160,21 +160,21 @@ struct Walk<'a> {
     probabilities: Vec<f64>,
 }
 
-/// Where the walk stands at one token.
+/// The state of the enumeration at one token.
 struct Step {
     /// Probability of the prefix that ends here.
     p: f64,
     /// The first successor not yet tried.
     next: usize,
-    /// Does this token, a trigger's first, choose its output?
+    /// True if this token is a trigger's first occurrence, whose successor is its output.
     chooses: bool,
 }
 
 impl Walk<'_> {
-    /// All words that begin with `z`, of probability `factor` under triggers of probability `p`;
-    /// `None` when they are too many.
+    /// All sequences that begin with `z`, of probability `factor` under triggers of probability `p`;
+    /// `None` if there are too many.
     fn from(&mut self, z: usize, p: f64, factor: f64) -> Option<()> {
-        // The product may underflow: it says nothing about what can occur.
+        // Not `p * factor`, which may underflow for sequences that can occur.
         if factor == 0.0 {
             return Some(());
         }
@@ -193,7 +193,7 @@ impl Walk<'_> {
             let (n, p, from) = (self.trigger.len(), step.p, step.next);
             let law = match (self.trigger[z], self.output[z]) {
                 (false, _) => &self.task.laws().bigram()[z * n..(z + 1) * n],
-                // What followed this trigger before: one successor, and no choice.
+                // A later occurrence: the only successor is the trigger's output.
                 (true, Some(o)) if !step.chooses => {
                     if from == n {
                         self.leave();

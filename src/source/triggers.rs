@@ -12,10 +12,10 @@ use std::sync::Arc;
 /// Which positions count in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LossOn {
-    /// A trigger's second occurrence and later ones: where the context tells what follows (outs >=
-    /// 2).
+    /// A trigger's second occurrence and later ones (outs >= 2), where the context determines what
+    /// follows.
     Head,
-    /// All.
+    /// All positions.
     All,
 }
 

@@ -1,9 +1,9 @@
-//! Training: the loop over an [`Objective`], and the one that most runs have, [`Sharded`].
+//! Training: the [`Trainer`] minimises an [`Objective`]; most runs use the objective [`Sharded`].
 //!
-//! [`Sharded`] splits its batch into a fixed number of shards. Each shard draws its samples and
-//! runs the model in its own storage, and the shards' losses and gradients are folded in index
-//! order; so the result depends on the number of shards, which is configuration, and never on the
-//! threads. A warm step allocates nothing.
+//! [`Sharded`] splits each batch into a fixed number of shards. Each shard draws its samples and
+//! runs the model in its own workspace. The shards' losses and gradients are added in index order,
+//! so the result depends on the number of shards, which is configuration, and never on the number
+//! of threads. After the first step a step allocates nothing.
 //!
 //! Run everything inside one rayon pool (`pool.install`): entering a pool from outside allocates.
 
@@ -18,22 +18,23 @@ use crate::optim::{Optimizer, Schedule};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
-/// How long, how fast, how often.
+/// The numbers that define a training run: its length, batch, learning rate and intervals.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Updates in all; the horizon of the schedule.
+    /// Total number of updates, and the horizon of the schedule.
     pub steps: u64,
-    /// Sequences per update.
+    /// Sequences per update; >= 1.
     pub batch: usize,
-    /// Shards per batch.
+    /// Shards per batch; >= 1. They fix the order of the sums.
     pub shards: usize,
-    /// Learning rate before the schedule.
+    /// Base learning rate, which the schedule multiplies; finite, >= 0.
     pub lr: f64,
-    /// Its schedule.
+    /// Schedule of the learning rate.
     pub schedule: Schedule,
-    /// Steps between evaluations (one at step 0 and one at the end besides).
+    /// Updates between evaluations; >= 1. Step 0 and the last step are evaluated too.
     pub eval_every: u64,
-    /// Steps between checkpoints; taken right after an evaluation of the same step, and at the end.
+    /// Updates between checkpoints; >= 1. A checkpoint follows the evaluation of the same step; the
+    /// last step has one too.
     pub checkpoint_every: u64,
 }
 
@@ -57,32 +58,32 @@ impl Plan {
     }
 }
 
-/// Sequences that [`Objective::reports`] looks at.
+/// Which sequences [`Objective::reports`] evaluates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum On {
-    /// The batch of the update of this number.
+    /// The batch of the update with this number (from 0).
     Update(u64),
-    /// The test set of this number.
+    /// The test set with this number (from 0).
     Test(usize),
 }
 
-/// What training descends on: a loss and its gradient at given parameters, sampled or exact; and
-/// what observers may ask of it between updates.
+/// The function that training minimises: its loss and gradient at given parameters, sampled or
+/// exact, and what observers may evaluate between updates.
 pub trait Objective<E: Elem> {
     /// Entries of the parameter vector.
     fn len(&self) -> usize;
-    /// Has it no parameters?
+    /// True if there are no parameters.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
     /// Overwrites `grad` with the gradient for update number `step` (from 0), and returns the loss
-    /// there; both are 0 where the loss counts nothing. Allocates nothing once warm.
+    /// there. Both are 0 if no output of the batch counts. Allocates nothing after the first call.
     ///
     /// # Errors
-    /// What model or engine reports.
+    /// Errors of the model or of the exact engine.
     fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64>;
-    /// Did the last [`Objective::loss_and_grad`] have anything to count? If not, its loss is no
-    /// loss and enters no mean.
+    /// False if no output counted in the last [`Objective::loss_and_grad`]. Its loss is then left
+    /// out of every mean.
     fn counted(&self) -> bool {
         true
     }
@@ -95,19 +96,20 @@ pub trait Objective<E: Elem> {
     fn test_sets(&self) -> usize {
         0
     }
-    /// The gradient that update number `step` at these parameters will have; that update does not
-    /// compute it again. None where its batch counts nothing, or the objective cannot look ahead.
+    /// The gradient that update number `step` at these parameters will use; that update does not
+    /// compute it again. `None` if no output of its batch counts, or the objective cannot look ahead.
     ///
     /// # Errors
     /// As [`Objective::loss_and_grad`].
     fn ahead(&mut self, _step: u64, _params: &[E]) -> Result<Option<&[E]>> {
         Ok(None)
     }
-    /// Calls `visit` with the shard, the batch and the model's report of every piece of what `on`
-    /// names, in order; with attention for the batch of an update, without for test sets.
+    /// Evaluates the sequences that `on` names, piece by piece. Calls `visit` for every piece, in
+    /// order, with the shard, the batch and the model's report. Reports hold attention for the batch
+    /// of an update, not for test sets.
     ///
     /// # Errors
-    /// What model or visitor report; an objective without batches.
+    /// Errors of the model or of `visit`; an objective without batches.
     fn reports(
         &mut self,
         _on: On,
@@ -147,58 +149,58 @@ impl<E: Elem, O: Objective<E> + ?Sized> Objective<E> for &mut O {
     }
 }
 
-/// Everything that a resumed run needs, beyond configuration.
+/// Everything that a resumed run needs besides its configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State<E> {
     /// Updates done.
     pub step: u64,
     /// Parameters.
     pub params: Vec<E>,
-    /// Optimiser memory, by name.
+    /// Arrays of the optimiser's state, by name.
     pub optimizer: Vec<(String, Vec<E>)>,
-    /// Sum of the training losses since the last evaluation, and how many; batches that count
-    /// nothing have none.
+    /// Compensated sum of the training losses since the last evaluation, and their number. A batch
+    /// in which no output counts has no loss.
     pub interval: ([f64; 2], u64),
 }
 
-/// Where training stands when it is evaluated.
+/// The state of training at an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moment {
     /// Updates done.
     pub step: u64,
     /// Learning rate of the next update.
     pub lr: f64,
-    /// Mean training loss of the updates since the last evaluation; none before the first, and
-    /// where none of them counted anything.
+    /// Mean training loss of the updates since the last evaluation. `None` before the first update,
+    /// and if no output counted in any of them.
     pub train_loss: Option<f64>,
-    /// Euclidean norm of the last gradient; none before the first update.
+    /// Euclidean norm of the last gradient; `None` before the first update.
     pub grad_norm: Option<f64>,
-    /// Is this the end of the plan?
+    /// True at the last step of the plan.
     pub last: bool,
 }
 
-/// What a run reports to. Called on the training thread, between steps.
+/// Receives the events of a run. Called on the training thread, between steps.
 pub trait Observer<E: Elem> {
-    /// After every update: the step just finished and its batch loss, 0 where the batch counts
-    /// nothing. Must not allocate.
+    /// Called after every update with the number of updates done and the batch loss, which is 0 if
+    /// no output of the batch counts. Must not allocate.
     ///
     /// # Errors
-    /// Ends the run.
+    /// An error ends the run.
     fn stepped(&mut self, step: u64, loss: f64) -> Result<()>;
-    /// When an evaluation is due. The observer asks the objective for whatever it wants to know;
-    /// the loss that it returns must be finite, or the run ends as diverged.
+    /// Called when an evaluation is due. The observer evaluates what it needs through `objective`
+    /// and returns the test loss. If that is not finite, the run ends with [`Error::Diverged`].
     ///
     /// # Errors
-    /// Ends the run.
+    /// An error ends the run.
     fn evaluate(&mut self, at: &Moment, objective: &mut dyn Objective<E>, params: &[E]) -> Result<f64>;
-    /// When a checkpoint is due.
+    /// Called when a checkpoint is due.
     ///
     /// # Errors
-    /// Ends the run.
+    /// An error ends the run.
     fn checkpoint(&mut self, state: &State<E>) -> Result<()>;
 }
 
-/// An objective, its parameters, an optimiser and where training stands.
+/// The training loop: an objective, its parameters, an optimiser, and the number of updates done.
 pub struct Trainer<E: Elem, O: Objective<E>> {
     objective: O,
     optimizer: Box<dyn Optimizer<E>>,
@@ -211,10 +213,10 @@ pub struct Trainer<E: Elem, O: Objective<E>> {
 }
 
 impl<E: Elem, O: Objective<E>> Trainer<E, O> {
-    /// Training on `objective` from `params`, in the model's layout.
+    /// A trainer of `objective` that starts from `params`, in the model's layout.
     ///
     /// # Errors
-    /// A plan out of range, parameters of another length.
+    /// A field of the plan out of range; parameters of the wrong length.
     pub fn new(objective: O, optimizer: Box<dyn Optimizer<E>>, plan: Plan, params: Vec<E>) -> Result<Self> {
         plan.check()?;
         if params.len() != objective.len() {
@@ -249,24 +251,25 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         self.step
     }
 
-    /// What it descends on.
+    /// The objective.
     pub fn objective(&mut self) -> &mut O {
         &mut self.objective
     }
 
-    /// Loss and gradient of the next update, the gradient left in [`Trainer::grad`]. No update.
+    /// The loss of the next update; its gradient is left in [`Trainer::grad`]. The parameters do not
+    /// change.
     ///
     /// # Errors
-    /// What the objective reports.
+    /// Errors of the objective.
     pub fn loss_and_grad(&mut self) -> Result<f64> {
         self.objective.loss_and_grad(self.step, &self.params, &mut self.grad)
     }
 
-    /// One update; returns the batch loss before it. Where the batch counts nothing that is 0, and
-    /// the update is the optimiser's with gradient 0: decay and momentum act.
+    /// Makes one update and returns the batch loss before it. If no output of the batch counts, the
+    /// loss and the gradient are 0; weight decay and momentum still act.
     ///
     /// # Errors
-    /// What the objective reports, and a loss that is not finite.
+    /// Errors of the objective; [`Error::Diverged`] if the loss is not finite.
     pub fn update(&mut self) -> Result<f64> {
         let loss = self.loss_and_grad()?;
         self.check_finite("training loss", loss)?;
@@ -287,10 +290,10 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         Err(Error::Diverged { what: what.into(), value, step: self.step })
     }
 
-    /// Loss on the test set.
+    /// Loss on the first test set.
     ///
     /// # Errors
-    /// What the objective reports.
+    /// Errors of the objective; no test set.
     pub fn test_loss(&mut self) -> Result<f64> {
         self.objective.test_loss(&self.params)
     }
@@ -308,11 +311,12 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         self.check_finite("test loss", loss)
     }
 
-    /// Trains up to `plan.steps` updates, evaluating and checkpointing on the way. A fresh run
-    /// evaluates once before the first update; a restored one has that behind it.
+    /// Trains until `plan.steps` updates are done, and calls `observer` at every update, evaluation
+    /// and checkpoint. A new run evaluates once before the first update; a restored run does not.
     ///
     /// # Errors
-    /// What objective and observer report.
+    /// Errors of the objective or the observer; [`Error::Diverged`] if a loss, or at a checkpoint a
+    /// parameter, is not finite.
     pub fn run(&mut self, observer: &mut dyn Observer<E>) -> Result<()> {
         if self.step == 0 {
             self.evaluate(observer)?;
@@ -328,7 +332,7 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
                 self.evaluate(observer)?;
             }
             if checkpoint {
-                // The last good checkpoint must not give way to one that nothing can resume from.
+                // Do not replace the last good checkpoint by one that cannot be resumed.
                 let largest =
                     self.params.iter().fold(0.0, |m: f64, p| if p.is_finite() { m } else { p.to_f64() });
                 self.check_finite("a parameter", largest)?;
@@ -338,7 +342,7 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         Ok(())
     }
 
-    /// What a checkpoint holds.
+    /// The state that a checkpoint stores.
     pub fn state(&self) -> State<E> {
         State {
             step: self.step,
@@ -348,10 +352,10 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         }
     }
 
-    /// Puts a checkpoint back.
+    /// Restores the state of a checkpoint.
     ///
     /// # Errors
-    /// When it is not one of this model and optimiser, or lies past the end of the plan.
+    /// A state of another model or optimiser; a step past the end of the plan.
     pub fn restore(&mut self, state: State<E>) -> Result<()> {
         if state.params.len() != self.params.len() {
             let allowed = format!("{} entries", self.params.len());

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels};
 use rayon::prelude::*;
 
-/// One shard: its slice of the batch and the storage it works in.
+/// One shard: its part of the batch and its workspace.
 struct Shard<E> {
     /// First sample within the batch, and how many.
     first: usize,
@@ -23,7 +23,7 @@ struct Shard<E> {
     sums: Result<[Sum; 2]>,
     /// Of each test set, the chunks that this shard evaluates.
     tests: Vec<Vec<Batch>>,
-    /// Reports of the batch, and of each chunk; made when they are first asked for.
+    /// Reports of the batch, and of each chunk; allocated at first use.
     report: Option<Report>,
     test_reports: Vec<Vec<Report>>,
     reported: Result<()>,
@@ -58,15 +58,15 @@ pub fn batch_bytes(targets: Targets, seqs: usize, len: usize, vocab: usize) -> O
     seqs.checked_mul(row)
 }
 
-/// Entries that are folded at a time: their sums in f64 stay in the first-level cache.
+/// Number of entries summed at a time: their f64 sums stay in the L1 cache.
 const FOLD: usize = 1024;
 
-/// Gradients of up to this many entries, over all shards, are folded where the step runs: waking
+/// Gradients of up to this many entries, over all shards, are summed on the calling thread: waking
 /// other threads takes longer.
 const FOLD_ALONE: usize = 1 << 18;
 
-/// `out` = `factor` times the sum of entries `from ..` of `parts` gradients, in order, in f64; on
-/// several threads where that is much.
+/// `out` = `factor` times the sum of entries `from ..` of `parts` gradients, added in order in f64.
+/// Large gradients are summed on several threads.
 fn fold<'g, E: Elem>(
     kernels: &Kernels<E>,
     parts: usize,
@@ -93,34 +93,34 @@ fn fold<'g, E: Elem>(
     }
 }
 
-/// A model on batches from a source: every step takes the next `plan.batch` sequences, shard by
-/// shard. Loss and gradient are weighted means over the whole batch, so they do not depend on how
-/// the outputs that count lie in the shards. A batch may draw no output that counts: it has no
-/// loss, and its gradient is 0.
+/// The objective of a model on batches from a source. Step n takes sequences `n * plan.batch ..`,
+/// shard by shard. Loss and gradient are weighted means over the whole batch, so they do not depend
+/// on how the outputs that count are distributed over the shards. If no output of a batch counts,
+/// the batch has no loss and its gradient is 0.
 pub struct Sharded<'a, E: Elem> {
     model: &'a dyn Model<E>,
     source: &'a dyn Source,
     kernels: Kernels<E>,
     batch: usize,
-    /// Of each block, its first update.
+    /// For each block, the first update that trains it.
     unfreeze: Vec<UnfreezeAt>,
     active: Vec<bool>,
-    /// Had the last batch an output that counts?
+    /// True if an output of the last batch counted.
     counted: bool,
-    /// Loss and gradient of an update yet to be made, where an observer has asked for them: nothing
-    /// is computed twice.
+    /// Step and loss of an update that an observer evaluated ahead; the gradient is in `ahead_grad`.
+    /// Nothing is computed twice.
     ahead: Option<(u64, f64)>,
     ahead_grad: Vec<E>,
     shards: Vec<Shard<E>>,
 }
 
 impl<'a, E: Elem> Sharded<'a, E> {
-    /// Allocates the shards. `unfreeze` says of each block of the model's layout, in order, from
-    /// which update on it trains.
+    /// Allocates the shards. `unfreeze` has one entry for each block of the model's layout, in
+    /// order: the first update that trains the block.
     ///
     /// # Errors
-    /// When plan, model, source and `unfreeze` do not fit together, nothing trains, or memory sizes
-    /// overflow; a population that is not one batch.
+    /// Plan, model, source and `unfreeze` that do not fit together; no block that trains; sizes that
+    /// overflow; a `plan.batch` that is not the whole population of a source that enumerates one.
     pub fn new(
         model: &'a dyn Model<E>,
         source: &'a dyn Source,
@@ -145,7 +145,7 @@ impl<'a, E: Elem> Sharded<'a, E> {
             let allowed = "one for each block of the model, in order";
             return Err(Error::invalid("unfreeze", format!("{} blocks", unfreeze.len()), allowed));
         }
-        // Its gradient would be 0, and weight decay would move it all the same.
+        // The gradient of such a block would be 0, but weight decay would still move it.
         let fixed = unfreeze.iter().zip(model.trainable()).find(|(t, can)| t.from.is_some() && !**can);
         if let Some((t, _)) = fixed {
             return Err(Error::invalid("unfreeze", &t.name, "blocks that can train"));
@@ -186,10 +186,10 @@ impl<'a, E: Elem> Sharded<'a, E> {
         })
     }
 
-    /// Draws the test sets: sequences `0..size` of each of `sources`, kept for all evaluations.
+    /// Draws the test sets: sequences `0..size` of each of `sources`. All evaluations use them.
     ///
     /// # Errors
-    /// When they do not fit memory.
+    /// `size` 0; a test set whose size overflows.
     pub fn set_tests(&mut self, sources: &[&dyn Source], size: usize) -> Result<()> {
         if size == 0 {
             return Err(Error::invalid("test_size", "0", "test_size >= 1"));
@@ -227,7 +227,7 @@ impl<'a, E: Elem> Sharded<'a, E> {
             let sums = std::mem::replace(&mut shard.sums, Ok([Sum::new(); 2]))?;
             for (all, sum) in all.iter_mut().zip(sums) {
                 match self.source.targets() {
-                    // Rounded first, as runs on laws always were: their logs keep their bits.
+                    // Each sum is rounded first: recorded logs of runs on laws depend on it.
                     Targets::Law => all.add(sum.value()),
                     Targets::Labels => all.merge(sum),
                 }
@@ -277,8 +277,8 @@ impl<E: Elem> Objective<E> for Sharded<'_, E> {
         self.model.layout().len()
     }
 
-    /// On sequences `step * batch ..` of the source. The gradient of blocks that do not train yet
-    /// is 0.
+    /// Takes sequences `step * batch ..` of the source. The gradient is 0 in blocks that do not train
+    /// yet.
     fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64> {
         if let Some((_, loss)) = self.ahead.take_if(|(of, _)| *of == step) {
             grad.copy_from_slice(&self.ahead_grad);
@@ -291,7 +291,7 @@ impl<E: Elem> Objective<E> for Sharded<'_, E> {
         self.counted
     }
 
-    /// On the first test set.
+    /// The loss on the first test set.
     fn test_loss(&mut self, params: &[E]) -> Result<f64> {
         if self.test_batches(0).next().is_none() {
             return Err(Error::invalid("test set", "none", "one drawn by `set_tests`"));
@@ -314,7 +314,7 @@ impl<E: Elem> Objective<E> for Sharded<'_, E> {
         if weight > 0.0 {
             return Ok(loss / divisor(weight));
         }
-        let allowed = "a loss over at least one position of it: longer or more sequences, more triggers";
+        let allowed = "at least one position that counts: use longer or more sequences, or more triggers";
         Err(Error::invalid("test_size", "no position of the test set counts", allowed))
     }
 
