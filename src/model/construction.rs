@@ -1,5 +1,5 @@
-//! The paper's explicit solutions as parameters of the disentangled transformer (that of the
-//! simplified model is [`Simplified::construction`](super::Simplified::construction)).
+//! The paper's explicit solutions as parameters of the disentangled transformer. That of the
+//! simplified model is [`Simplified::construction`](super::Simplified::construction).
 
 use super::{Disentangled, Model, check_parents};
 use crate::{Error, Result};
@@ -14,11 +14,12 @@ use popgrad_kernels::Elem;
 /// softmax(readout · v), v the distribution of tokens over the positions whose parents' symbols
 /// agree best with those of the query's own parents, uniform over them as scale, β → ∞.
 ///
-/// Lists have T entries, the last one the target's parent, at the query or before it; or, for H =
-/// 1, T−1 entries: then the query itself is what parents are compared with, as in a tree.
+/// Each list has T entries. The last one is the target's parent, at the query or before it. For H =
+/// 1 a list may have T−1 entries; parents are then compared with the query itself, as in a tree.
 ///
 /// # Errors
-/// A model with other heads; lists of another number or length; a parent that comes too late.
+/// A model with other heads; another number of lists; a list of another length; a parent that is not
+/// at an earlier position.
 pub fn induction_heads<E: Elem>(
     model: &Disentangled<E>,
     parents: &[Vec<Option<usize>>],

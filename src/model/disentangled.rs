@@ -7,12 +7,13 @@
 //! | x^{l+1} | next columns | (T, d_{l+1}) | \[x, attn_1, .., attn_H\], d_{l+1} = d_l (1 + H) |
 //! | W | block `W` | (d_L, S) | f = softmax(x_T W) |
 //!
-//! No factor 1/√d. Every layer's input is a column prefix of the next one's, so one array holds
-//! them all. Where the targets are laws, the top layer is computed for the last query only: nothing
-//! else reaches the output. With labels it is computed for all queries, and f at every position.
+//! Scores have no factor 1/√d. Every layer's input is a column prefix of the next one's, so one
+//! array holds them all. If the targets are laws, the top layer is computed for the last query only,
+//! because nothing else reaches the output. With labels it is computed for all queries, and f at
+//! every position.
 //!
-//! That is the dense path, for any number of layers and the oracle of the other: with laws, one or
-//! two layers go by [`structured`](Path::Structured) look-ups.
+//! That is the dense path, for any number of layers. With laws, one or two layers use
+//! [`structured`](Path::Structured) look-ups instead; tests compare them with the dense path.
 
 mod dense;
 mod structured;
@@ -27,29 +28,30 @@ use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels, Mat, Scratch};
 use serde::{Deserialize, Serialize};
 
-/// What a [`Disentangled`] is built from, sizes of the task aside.
+/// The options of a [`Disentangled`]; the sizes S and T come from the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DisentangledSpec {
     /// Heads of each layer: 1 to 16 layers of 1 to 64.
     pub heads: Vec<usize>,
-    /// Standard deviation of the attention matrices at the start, 0 to 1000; all else starts at 0.
+    /// Standard deviation of the initial attention matrices, 0 to 1000; W starts at 0.
     #[serde(default)]
     pub init: f64,
 }
 
 impl DisentangledSpec {
-    /// So many heads in each layer; everything starts at 0.
+    /// A model with these numbers of heads in its layers; all parameters start at 0.
     pub fn new(heads: &[usize]) -> Self {
         DisentangledSpec { heads: heads.to_vec(), init: 0.0 }
     }
 }
 
-/// How forward and backward are computed. The same function; different roundings.
+/// How forward and backward passes are computed. Both compute the same function, with different
+/// rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// Matrix products, whatever the rows hold.
+    /// Matrix products.
     Dense,
-    /// Look-ups where rows are one-hot: one or two layers, and laws as targets.
+    /// Table look-ups for the one-hot rows; for one or two layers, and laws as targets.
     Structured,
 }
 
@@ -69,10 +71,10 @@ pub struct Disentangled<E> {
 }
 
 impl<E: Elem> Disentangled<E> {
-    /// `vocab` symbols, sequences of `seq_len` tokens.
+    /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
     ///
     /// # Errors
-    /// Sizes out of range, or more parameters than memory holds; an instruction set forced that
+    /// Sizes out of range; more than 2^31 parameters; `POPGRAD_ISA` names an instruction set that
     /// this CPU lacks.
     pub fn new(vocab: usize, seq_len: usize, spec: &DisentangledSpec) -> Result<Self> {
         let DisentangledSpec { heads, init } = spec.clone();
@@ -91,11 +93,11 @@ impl<E: Elem> Disentangled<E> {
         Ok(Disentangled { kernels, vocab, seq_len, heads, init, widths, layout, trainable, path })
     }
 
-    /// The same model by another path; structured where it applies is what [`Disentangled::new`]
-    /// takes.
+    /// The same model with another path. [`Disentangled::new`] takes the structured path where it
+    /// applies.
     ///
     /// # Errors
-    /// [`Path::Structured`] of more than two layers.
+    /// [`Path::Structured`] for more than two layers.
     pub fn with_path(mut self, path: Path) -> Result<Self> {
         if path == Path::Structured && self.heads.len() > 2 {
             let found = format!("structured, {} layers", self.heads.len());
@@ -105,7 +107,7 @@ impl<E: Elem> Disentangled<E> {
         Ok(self)
     }
 
-    /// The same model on these kernels: another instruction set than the process's.
+    /// The same model on these kernels, which may use another instruction set than the process's.
     pub fn with_kernels(mut self, kernels: Kernels<E>) -> Self {
         self.kernels = kernels;
         self
@@ -120,12 +122,12 @@ impl<E: Elem> Disentangled<E> {
         self.heads.len() - 1
     }
 
-    /// Queries of layer l where the top one has `rows`.
+    /// Queries of layer l if the top layer has `rows`.
     fn queries(&self, l: usize, rows: usize) -> usize {
         if l == self.top() { rows } else { self.seq_len }
     }
 
-    /// Does a pass with so many queries in the top layer go by look-ups?
+    /// True if a pass with `rows` queries in the top layer uses look-ups.
     fn by_look_ups(&self, rows: usize) -> bool {
         self.path == Path::Structured && rows == 1
     }
@@ -236,7 +238,7 @@ impl<E: Elem> Model<E> for Disentangled<E> {
         attention(self, params, tokens, ws, out)
     }
 
-    /// Block `A.0` as it is.
+    /// Block `A.0`, unchanged.
     fn first_layer_scores(&self, params: &[f64]) -> Option<FirstLayerScores> {
         let scores = params.get(self.layout.blocks()[0].range())?.to_vec();
         Some(FirstLayerScores { scores, by_position: true })

@@ -1,10 +1,10 @@
-//! What the models made of attention layers and a read-out W share: their sizes, the way through a
-//! batch, reports.
+//! Shared code of the models that consist of attention layers and an output matrix W: sizes, the
+//! pass over a batch, and reports.
 //!
-//! A batch whose targets are laws goes through in one pass that asks the top layer for the last
-//! query only. With labels at every position it asks for all queries, and the sequences go through
-//! group by group where the activations of all at once would be large; the gradients of the groups
-//! are added.
+//! If the targets are laws, the batch goes through in one pass, and the top layer is computed for
+//! the last query only. With labels at every position it is computed for all queries. The sequences
+//! then go through in groups if the activations of the whole batch would be large, and the gradients
+//! of the groups are added.
 
 use super::{Model, Report, Workspace, WorkspaceLen, check_active, check_operands};
 use crate::batch::{Batch, Targets};
@@ -13,7 +13,8 @@ use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
 use std::ops::Range;
 
-/// Bytes of activations of a group of sequences with labels, unless a single one needs more.
+/// Largest size in bytes of the activations of a group of sequences with labels. A group holds at
+/// least one sequence.
 const GROUP_BYTES: usize = 64 << 20;
 
 /// Sequences that go through the model together.
@@ -28,18 +29,18 @@ pub(super) struct Pass<'a, E> {
     pub(super) rows: usize,
 }
 
-/// Where a backward pass leaves the gradient.
+/// The output of a backward pass.
 pub(super) struct Out<'a, E> {
-    /// Of each block: is it wanted?
+    /// For each block, whether its gradient is requested.
     pub(super) active: &'a [bool],
-    /// Overwritten, or added to what other sequences have left.
+    /// Whether the gradient is overwritten or added to that of other sequences.
     pub(super) write: Write,
     /// The gradient, in the layout of the parameters.
     pub(super) grad: &'a mut [E],
 }
 
 impl<E> Out<'_, E> {
-    /// Is the gradient of one of these blocks wanted?
+    /// True if the gradient of one of these blocks is requested.
     pub(super) fn any(&self, blocks: Range<usize>) -> bool {
         self.active[blocks].iter().any(|on| *on)
     }
@@ -57,7 +58,7 @@ pub(super) trait Layered<E: Elem>: Model<E> + Sized {
     /// Elements of `own` and of kernel scratch for n sequences with so many queries in the top
     /// layer.
     fn pass_len(&self, n: usize, rows: usize) -> Option<[usize; 2]>;
-    /// Rows of the logits of a pass: those after n rows are the model's, for its padding.
+    /// Rows of the logits of a pass; rows past n `rows` are padding of the model.
     fn logit_rows(&self, n: usize, rows: usize) -> Option<usize> {
         n.checked_mul(rows)
     }
@@ -105,7 +106,7 @@ pub(super) fn check_lengths(vocab: usize, seq_len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes the next `len` elements off the front.
+/// Splits the next `len` elements off the front.
 pub(super) fn next<'a, E>(rest: &mut &'a mut [E], len: usize) -> &'a mut [E] {
     let (piece, tail) = std::mem::take(rest).split_at_mut(len);
     *rest = tail;
@@ -117,7 +118,7 @@ pub(super) fn add_weighted(sum: &mut Sum, losses: &[f64], weights: &[f64]) {
     losses.iter().zip(weights).filter(|(_, w)| **w > 0.0).for_each(|(l, w)| sum.add(l * w));
 }
 
-/// The index of the largest, the first of them.
+/// The index of the largest entry; the first of equal ones.
 pub(super) fn argmax<E: Elem>(row: &[E]) -> u32 {
     let first = |best: usize, i: usize| if row[i] > row[best] { i } else { best };
     (1..row.len()).fold(0, first) as u32
@@ -161,8 +162,8 @@ fn arena_len<E: Elem, M: Layered<E>>(model: &M, n: usize, rows: usize) -> Option
     Some(len).filter(|len| *len <= isize::MAX as usize / 64)
 }
 
-/// Sequences, at least one, that can ask for all queries in so much arena: its length is affine in
-/// their number.
+/// Number of sequences, at least one, whose pass with all queries fits an arena of this length. The
+/// length of the arena is affine in their number.
 fn group<E: Elem, M: Layered<E>>(model: &M, arena: usize, seqs: usize) -> Option<usize> {
     let t = model.seq_len();
     let (fixed, one) = (arena_len(model, 0, t)?, arena_len(model, 1, t)?);
@@ -178,7 +179,7 @@ pub(super) fn workspace_len<E: Elem, M: Layered<E>>(
     let t = model.seq_len();
     let single = arena_len(model, 1, t)?;
     let (arena, of_batch) = match targets {
-        // Reports may ask for all queries, if only of one sequence at a time.
+        // Reports may need all queries, of one sequence at a time at least.
         Targets::Law => (arena_len(model, seqs, 1)?.max(single), model.pass_len(seqs, 1)?[1]),
         Targets::Labels => {
             let group = group(model, GROUP_BYTES / size_of::<E>(), seqs)?;
@@ -214,7 +215,7 @@ fn cross_entropy<E: Elem>(
     Ok(())
 }
 
-/// Gradient of the logits, in place of them.
+/// Overwrites the logits with their gradient.
 fn cross_entropy_backward<E: Elem>(
     kernels: &Kernels<E>,
     batch: &Batch,
@@ -241,7 +242,7 @@ fn cross_entropy_backward<E: Elem>(
     Ok(())
 }
 
-/// Sequences of a batch that go through together: all of them with laws, a group with labels.
+/// Number of sequences per pass: the whole batch with laws, a group with labels.
 ///
 /// # Errors
 /// More than the workspace was made for.
@@ -259,9 +260,9 @@ fn together<E: Elem, M: Layered<E>>(model: &M, batch: &Batch, ws: &Workspace<E>)
 
 /// Refuses more outputs than the workspace has losses for.
 pub(super) fn check_room<E>(batch: &Batch, ws: &Workspace<E>) -> Result<()> {
-    let room = ws.reals.len() / batch.outputs();
-    if batch.seqs() > room {
-        let allowed = format!("at most {room} (the workspace)");
+    let capacity = ws.reals.len() / batch.outputs();
+    if batch.seqs() > capacity {
+        let allowed = format!("at most {capacity} (the workspace)");
         return Err(Error::invalid("B", batch.seqs().to_string(), allowed));
     }
     Ok(())
@@ -347,7 +348,7 @@ pub(super) fn report<E: Elem, M: Layered<E>>(
     Ok(())
 }
 
-/// Positions attended to most, of the sequences `seqs` of `n`, if the report has room for them.
+/// Positions attended to most, of the sequences `seqs` of `n`, if the report requests them.
 fn record_attention<E: Elem, M: Layered<E>>(
     model: &M,
     seqs: Range<usize>,
@@ -435,7 +436,7 @@ mod tests {
         batch
     }
 
-    /// With room for a group of two sequences, seven take four groups.
+    /// With a workspace for groups of two sequences, seven sequences take four groups.
     fn groups_are_one_batch<M: Layered<f64>>(model: &M) {
         let (n, t, s) = (7, model.seq_len(), model.vocab());
         let batch = labelled(n, t, s);
@@ -452,7 +453,7 @@ mod tests {
             (loss, grad, report)
         });
         assert_eq!(group(model, arena, n), Some(2));
-        // Losses have the same bits in any company; the gradient adds in another order.
+        // Losses keep their bits in any grouping; the gradient is added in another order.
         assert_eq!(a.0, b.0);
         assert!(a.2.losses == b.2.losses && a.2.probs == b.2.probs && a.2.attended == b.2.attended);
         let scale = a.1.iter().fold(0.0f64, |m, g| m.max(g.abs()));
@@ -468,7 +469,7 @@ mod tests {
         model.report(&params, &one, &mut ws, &mut report).unwrap();
         assert_eq!(report.losses, a.2.losses[4 * t..5 * t]);
         assert_eq!(report.probs, a.2.probs[4 * t * s..5 * t * s]);
-        // A report of laws may ask for attention group by group, too.
+        // A report of laws may also compute attention in groups.
         let mut laws = Batch::with_capacity(Targets::Law, n, t, s).unwrap();
         laws.set_seqs(n);
         laws.parts_mut().tokens.copy_from_slice(batch.tokens());

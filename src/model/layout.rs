@@ -28,7 +28,7 @@ impl Block {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// Where it lies in the flat vector.
+    /// Its range in the flat vector.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.len
     }
@@ -50,7 +50,7 @@ impl Layout {
     /// Appends a block and returns its index.
     ///
     /// # Errors
-    /// When the size overflows, or exceeds 2^31 entries (a gradient per shard must fit memory).
+    /// A size that overflows, or more than 2^31 entries in all.
     pub fn push(&mut self, name: impl Into<String>, shape: &[usize]) -> Result<usize> {
         let name = name.into();
         let len = shape.iter().try_fold(1usize, |a, n| a.checked_mul(*n));
@@ -91,14 +91,14 @@ const ALIASES: [(&str, &str); 6] = [
     ("ff1", "layers.1.ff"),
 ];
 
-/// The blocks that `name` means: a short name, one block of that name, or all whose names begin
-/// with it and go on with a point.
+/// Indices of the blocks that `name` selects: a short name (`wk0`, `wk1`, `wo1`, `ff1`,
+/// `embeddings`, `output`), the name of one block, or the beginning of names up to a point.
 ///
 /// # Errors
-/// Names of nothing in this layout; `key` is where the name was given.
+/// A name that selects nothing in this layout; the message names the configuration key `key`.
 pub fn named_blocks(key: &'static str, name: &str, layout: &Layout) -> Result<Vec<usize>> {
     let found = blocks_of(name, layout);
-    // What is not there does not train: presets freeze the output of any model, a tied one too.
+    // `frozen=output` is accepted without such a block: presets freeze the output of any model.
     if found.is_empty() && (key, name) != ("frozen", "output") {
         let aliases = ALIASES.iter().map(|a| a.0).filter(|a| !blocks_of(a, layout).is_empty());
         return Err(Error::unknown(key, name, layout.blocks().iter().map(|b| b.name()).chain(aliases)));

@@ -17,8 +17,8 @@
 //! zero. All blocks are trained and all decay under weight decay, biases and embeddings too, as in
 //! the public code (optax adamw without a mask).
 //!
-//! Where the targets are laws, the top layer is computed for the last query only; with labels, for
-//! all queries. The first layer knows one-hot inputs only (`first.rs`).
+//! If the targets are laws, the top layer is computed for the last query only; with labels, for all
+//! queries. The first layer works on one-hot inputs only (`first.rs`).
 
 mod coordinates;
 mod first;
@@ -35,18 +35,18 @@ use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// What an [`MlpTransformer`] is built from, sizes of the task aside.
+/// The options of an [`MlpTransformer`]; the sizes S and T come from the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MlpTransformerSpec {
     /// Heads of each layer: 1 to 16 layers of 1 to 64.
     pub heads: Vec<usize>,
-    /// Standard deviation of the attention matrices at the start, 0 to 1000.
+    /// Standard deviation of the initial attention matrices, 0 to 1000.
     #[serde(default)]
     pub init: f64,
 }
 
 impl MlpTransformerSpec {
-    /// So many heads in each layer; the attention matrices start at 0.
+    /// A model with these numbers of heads in its layers; its attention matrices start at 0.
     pub fn new(heads: &[usize]) -> Self {
         MlpTransformerSpec { heads: heads.to_vec(), init: 0.0 }
     }
@@ -88,10 +88,10 @@ enum Part {
 }
 
 impl<E: Elem> MlpTransformer<E> {
-    /// `vocab` symbols, sequences of `seq_len` tokens.
+    /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
     ///
     /// # Errors
-    /// Sizes out of range, or more parameters than memory holds; an instruction set forced that
+    /// Sizes out of range; more than 2^31 parameters; `POPGRAD_ISA` names an instruction set that
     /// this CPU lacks.
     pub fn new(vocab: usize, seq_len: usize, spec: &MlpTransformerSpec) -> Result<Self> {
         let MlpTransformerSpec { heads, init } = spec.clone();
@@ -123,7 +123,7 @@ impl<E: Elem> MlpTransformer<E> {
         self.heads.len() - 1
     }
 
-    /// Queries of layer l where the top one has `rows`.
+    /// Queries of layer l if the top layer has `rows`.
     fn queries(&self, l: usize, rows: usize) -> usize {
         if l == self.top() { rows } else { self.seq_len }
     }
@@ -240,7 +240,7 @@ impl<E: Elem> MlpTransformer<E> {
         Ok(())
     }
 
-    /// Is the gradient of U = V W1 of layer l wanted?
+    /// True if the gradient of U = V W1 of layer l is needed.
     fn product_wanted(&self, l: usize, out: &Out<'_, E>) -> bool {
         [Part::V, Part::W1].into_iter().any(|part| out.active[self.block(l, part)])
     }

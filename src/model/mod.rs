@@ -1,8 +1,17 @@
-//! Models: forward and backward by hand over the kernels.
+//! Models: forward and backward passes written by hand over the kernels.
 //!
-//! A model sees a [`Batch`] and a flat parameter vector whose named blocks its [`Layout`] lists. It
-//! returns the weighted loss Σ w ℓ with the gradient of the blocks that are asked for, and reports
-//! losses, predictions and attention.
+//! A model takes a [`Batch`] and a flat parameter vector; its [`Layout`] lists the named blocks of
+//! that vector. It computes the weighted loss Σ w ℓ and the gradient of the requested blocks, and
+//! reports losses, predictions and attention.
+//!
+//! | module | model |
+//! |---|---|
+//! | [`disentangled`] | attention-only transformer with a concatenated residual stream (paper 1) |
+//! | [`simplified`] | the two-layer model of the theorems of paper 1 |
+//! | [`mlp_transformer`] | transformer with an MLP, Figure 8 of paper 1 |
+//! | [`memory`] | two layers of attention without query matrix, read as associative memories (paper 2) |
+//! | [`transformer`] | full transformer of any depth (paper 2) |
+//! | [`construction`] | the explicit solution of paper 1 for [`disentangled`] |
 
 pub mod construction;
 pub mod disentangled;
@@ -30,9 +39,10 @@ use crate::num::Sum;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
-/// What every model offers. Object-safe; all working storage comes from a [`Workspace`] made once.
+/// The interface of a model. It is object-safe; all working storage comes from a [`Workspace`] that
+/// is allocated once.
 pub trait Model<E: Elem>: Send + Sync {
-    /// Registry name.
+    /// Its name in configurations, one of [`MODELS`].
     fn name(&self) -> &'static str;
     /// Named blocks of the parameter vector, frozen ones and buffers included.
     fn layout(&self) -> &Layout;
@@ -42,24 +52,24 @@ pub trait Model<E: Elem>: Send + Sync {
     fn vocab(&self) -> usize;
     /// Attention heads of each layer.
     fn heads(&self) -> &[usize];
-    /// Refuses targets that the model has no output for, with a sentence that says why.
+    /// Checks that the model has an output for targets of this kind.
     ///
     /// # Errors
     /// Labels at every position, for a model that predicts the symbol after the last one only.
     fn accepts(&self, _targets: Targets) -> Result<()> {
         Ok(())
     }
-    /// Of each block of the layout, whether training may move it; buffers and frozen outputs it may
-    /// not.
+    /// For each block of the layout, whether training may change it. Buffers and frozen outputs are
+    /// false.
     fn trainable(&self) -> &[bool];
-    /// Where training starts; `draw` gives addressed draws.
+    /// The initial parameters, in the model's layout; `draw` supplies the random numbers.
     fn initial(&self, draw: &dyn Draw) -> Vec<E>;
-    /// Working storage that batches of up to `seqs` sequences need; `None` on overflow.
+    /// Size of the workspace for batches of up to `seqs` sequences; `None` on overflow.
     fn workspace_len(&self, targets: Targets, seqs: usize) -> Option<WorkspaceLen>;
-    /// Working storage for batches of up to `seqs` sequences with such targets.
+    /// A workspace for batches of up to `seqs` sequences with targets of this kind.
     ///
     /// # Errors
-    /// When the size overflows; targets that the model does not accept.
+    /// A size that overflows; targets that the model does not accept.
     fn workspace(&self, targets: Targets, seqs: usize) -> Result<Workspace<E>> {
         self.accepts(targets)?;
         let len = self.workspace_len(targets, seqs).ok_or_else(|| {
@@ -68,14 +78,15 @@ pub trait Model<E: Elem>: Send + Sync {
         })?;
         Ok(Workspace::new(&len))
     }
-    /// Σ w ℓ over the outputs with w > 0, and in `grad` (overwritten) its gradient in the blocks
-    /// that are `active` (one flag for each block of the layout). Entries of other blocks are left
-    /// alone. Buffers (`pe`, the fixed maps of the memory model) have no gradient; a frozen output
-    /// has one. With no block active nothing is kept for a backward pass. Allocates nothing.
+    /// Returns Σ w ℓ over the outputs with w > 0. Overwrites the entries of `grad` (in the model's
+    /// layout) that belong to `active` blocks with the gradient of that sum, not divided by Σ w;
+    /// other entries keep their values. `active` has one flag for each block of the layout. Buffers
+    /// (`pe`, the fixed maps of the memory model) have no gradient; a frozen output has one. If no
+    /// block is active, nothing is stored for a backward pass. Allocates nothing.
     ///
     /// # Errors
-    /// When the batch, the parameters, the flags or the workspace do not fit the model; a token or
-    /// label out of range; a buffer that is active.
+    /// A batch, parameters, flags, gradient or workspace that do not fit the model; a token or label
+    /// out of range; a weight that is negative or not finite; a buffer that is active.
     fn loss_and_grad(
         &self,
         params: &[E],
@@ -84,21 +95,22 @@ pub trait Model<E: Elem>: Send + Sync {
         ws: &mut Workspace<E>,
         grad: &mut [E],
     ) -> Result<Sum>;
-    /// Losses and predictions at every output, whatever its weight, and attention if `report` has
-    /// room for it.
+    /// Fills `report` with losses and predictions at every output, whatever its weight, and with
+    /// attention and probabilities if the report has arrays for them.
     ///
     /// # Errors
-    /// As [`Model::loss_and_grad`]; a report of another size.
+    /// As [`Model::loss_and_grad`]; a report of the wrong size.
     fn report(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>, report: &mut Report) -> Result<()>;
-    /// Attention on one sequence of T tokens: `out` (Σ_l H_l, T, T), layer by layer and head by
-    /// head; rows are queries, 0 behind the mask. The workspace may be of either kind of targets.
+    /// Attention probabilities on one sequence of T tokens: `out` (Σ_l H_l, T, T), ordered by layer
+    /// and head. Rows are queries; masked entries are 0. The workspace may be for either kind of
+    /// targets.
     ///
     /// # Errors
-    /// As [`Model::loss_and_grad`]; an output of another size.
+    /// As [`Model::loss_and_grad`]; an output of the wrong size.
     fn attention(&self, params: &[E], tokens: &[u32], ws: &mut Workspace<E>, out: &mut [f64]) -> Result<()>;
-    /// Scores of the first layer in the coordinates of one-hot tokens and positions, of a model
-    /// that has such: what its attention can be read from without a sequence. None: only
-    /// [`Model::attention`] tells.
+    /// Scores of the first layer in the coordinates of one-hot tokens and positions, from which its
+    /// attention can be computed without a sequence. `None` for a model without such scores; use
+    /// [`Model::attention`] there.
     fn first_layer_scores(&self, _params: &[f64]) -> Option<FirstLayerScores> {
         None
     }
@@ -108,14 +120,14 @@ pub trait Model<E: Elem>: Send + Sync {
 /// and key j is the sum of the entries of {s_i, S + i} x {s_j, S + j}.
 #[derive(Debug, Clone)]
 pub struct FirstLayerScores {
-    /// (H, S + T, S + T), rows the query's.
+    /// (H, S + T, S + T); rows belong to the query.
     pub scores: Vec<f64>,
-    /// Is the pattern that of the position-position block alone, whatever the tokens? So the paper
-    /// shows it for models whose tokens and positions have dimensions of their own.
+    /// True if the pattern is shown by the position-position block alone. The paper does so for
+    /// models whose tokens and positions have separate dimensions.
     pub by_position: bool,
 }
 
-/// Addressed draws for [`Model::initial`]: number i is the same whatever else is drawn.
+/// Random numbers for [`Model::initial`]. Number i does not depend on which others are drawn.
 pub trait Draw {
     /// Standard normal number i.
     fn normal(&self, i: u64) -> f64;
@@ -123,22 +135,23 @@ pub trait Draw {
     fn uniform(&self, i: u64) -> f64;
 }
 
-/// What [`Model::report`] fills; B sequences with O outputs each.
+/// The arrays that [`Model::report`] fills, for B sequences with O outputs each.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// −ln p̂(label) or −Σ y ln p̂ (B, O).
+    /// Losses in nats, −ln p̂(label) or −Σ y ln p̂ (B, O).
     pub losses: Vec<f64>,
     /// argmax of the prediction (B, O); ties go to the smaller symbol.
     pub predicted: Vec<u32>,
     /// argmax of the attention, (Σ_l H_l, B, T): the position attended to most; ties go to the
-    /// earlier one. Empty: not wanted.
+    /// earlier one. Empty if not requested.
     pub attended: Vec<u32>,
-    /// p̂ (B, O, S). Empty: not wanted.
+    /// p̂ (B, O, S). Empty if not requested.
     pub probs: Vec<f64>,
 }
 
 impl Report {
-    /// For batches of `seqs` sequences with such targets; attention and probabilities if wanted.
+    /// A report for batches of `seqs` sequences with targets of this kind. `attended` and `probs`
+    /// request the arrays of the same name.
     pub fn new<E: Elem>(
         model: &dyn Model<E>,
         targets: Targets,
@@ -159,7 +172,7 @@ impl Report {
     /// Checks the sizes for a batch of a model with `maps` attention maps.
     pub(crate) fn check(&self, batch: &Batch, maps: usize) -> Result<()> {
         let (n, outputs) = (batch.seqs(), batch.seqs() * batch.outputs());
-        // The last two may be empty: not wanted.
+        // The last two are empty if not requested.
         let wanted = |found: usize, needed: usize| if found == 0 { 0 } else { needed };
         for (field, found, needed) in [
             ("losses", self.losses.len(), outputs),
@@ -225,8 +238,8 @@ pub(crate) fn check_active<E: Elem>(
     }
 }
 
-/// Checks the parents that a construction is made for: one per position, the query's own left out
-/// or not, each at an earlier position, or in the query's place at any.
+/// Checks the parents of a construction: one per position, with or without the query's. A parent
+/// lies at an earlier position; the query's may lie at any position.
 pub(crate) fn check_parents(parents: &[Option<usize>], t: usize) -> Result<()> {
     if parents.len() != t && parents.len() + 1 != t {
         let allowed = format!("{} or {t} (with the query's)", t - 1);

@@ -1,12 +1,12 @@
-//! The outputs of one sequence: which of them count, and the loss there. For models that treat a
-//! batch sequence by sequence.
+//! The outputs of one sequence: which of them count, and their losses. For models that process a
+//! batch one sequence at a time.
 
 use super::Model;
 use crate::batch::{Batch, Targets};
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels, Mat, MatMut};
 
-/// What one sequence is scored on.
+/// The targets of one sequence.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Scored<'a> {
     /// The law of the symbol after the last position (S).
@@ -19,7 +19,7 @@ pub(crate) enum Scored<'a> {
 const CHUNK: usize = 64;
 
 impl<'a> Scored<'a> {
-    /// What sequence `b` of `batch` is scored on.
+    /// The targets of sequence `b` of `batch`.
     pub(crate) fn of(batch: &'a Batch, b: usize) -> Self {
         let t = batch.len_tokens();
         match batch.kind() {
@@ -105,7 +105,7 @@ pub(crate) fn counted(batch: &Batch, b: usize, positions: &mut [usize], weights:
     n
 }
 
-/// The first of the largest.
+/// The index of the largest entry; the first of equal ones.
 pub(crate) fn argmax<E: Elem>(x: &[E]) -> u32 {
     let mut best = 0;
     for (i, y) in x.iter().enumerate() {

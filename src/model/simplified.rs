@@ -29,13 +29,13 @@ use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
 use serde::{Deserialize, Serialize};
 
-/// What a [`Simplified`] is built from, sizes of the task aside.
+/// The options of a [`Simplified`]; the sizes S and T come from the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SimplifiedSpec {
     /// ε of the loss, finite and >= 0.
     #[serde(default = "eps")]
     pub eps: f64,
-    /// A2 starts at so many times the identity; finite.
+    /// A2 starts at `beta0` times the identity; finite.
     #[serde(default = "beta0")]
     pub beta0: f64,
 }
@@ -55,7 +55,7 @@ impl Default for SimplifiedSpec {
 }
 
 impl SimplifiedSpec {
-    /// With such an ε.
+    /// The default options with this ε.
     pub fn new(eps: f64) -> Self {
         SimplifiedSpec { eps, ..SimplifiedSpec::default() }
     }
@@ -88,13 +88,13 @@ struct Activations<'a, E> {
 }
 
 impl<E: Elem> Simplified<E> {
-    /// `vocab` symbols, sequences of `seq_len` tokens.
+    /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
     ///
-    /// At ε = 0 the loss is +inf where a target symbol does not occur in the sequence; the gradient
-    /// stays finite, such symbols being left out of r̄.
+    /// At ε = 0 the loss is +inf if a target symbol does not occur in the sequence. The gradient
+    /// stays finite, because such symbols are left out of r̄.
     ///
     /// # Errors
-    /// Sizes, ε or β₀ out of range; an instruction set forced that this CPU lacks.
+    /// Sizes, ε or β₀ out of range; `POPGRAD_ISA` names an instruction set that this CPU lacks.
     pub fn new(vocab: usize, seq_len: usize, spec: &SimplifiedSpec) -> Result<Self> {
         check_lengths(vocab, seq_len)?;
         let SimplifiedSpec { eps, beta0 } = *spec;
@@ -118,13 +118,13 @@ impl<E: Elem> Simplified<E> {
     /// The paper's induction head: A1\[i, p(i)\] = `scale` where position i has a parent, A2 =
     /// `beta` I, all else 0.
     ///
-    /// As scale, β → ∞, f becomes uniform over the positions of largest z: those whose parent
-    /// carries the query's symbol, a parentless one by its share of that symbol among the positions
-    /// up to it, and the query by its share in the whole sequence. At finite β the error is of
-    /// order e^{−β/T} in the worst sequence.
+    /// As scale, β → ∞, f becomes uniform over the positions of largest z/β. That is 1 for a position
+    /// whose parent carries the query's symbol and 0 for other children; for a position without
+    /// parent it is the share of that symbol among the positions up to it, and for the query its
+    /// share in the whole sequence. At finite β the error is of order e^{−β/T} in the worst sequence.
     ///
     /// # Errors
-    /// When there are not T or T−1 parents, or one is not below its child.
+    /// Not T or T−1 parents; a parent that is not at an earlier position.
     pub fn construction(&self, parents: &[Option<usize>], scale: f64, beta: f64) -> Result<Vec<E>> {
         let (t, s) = (self.seq_len, self.vocab);
         super::check_parents(parents, t)?;
@@ -162,7 +162,7 @@ impl<E: Elem> Simplified<E> {
         Ok(self.kernels.softmax_rows(MatMut::new(mix, t, t)?)?)
     }
 
-    /// Predictions, left in the arena, and losses.
+    /// Computes losses, and predictions in the arena.
     fn forward(
         &self,
         params: &[E],
@@ -196,7 +196,7 @@ impl<E: Elem> Simplified<E> {
         Ok(())
     }
 
-    /// Gradients of the active ones of A1 and A2.
+    /// Gradients of A1 and A2, where active.
     fn backward(
         &self,
         batch: &Batch,
@@ -272,7 +272,7 @@ impl<E: Elem> Simplified<E> {
         Ok(self.kernels.softmax_rows(MatMut::new(v, t, t)?)?)
     }
 
-    /// M and two more (T, T), of a workspace that attention can be computed in.
+    /// M and two more arrays (T, T) of the arena, to compute attention.
     fn squares<'a>(&self, arena: &'a mut [E]) -> [&'a mut [E]; 3] {
         let (len, mut rest) = (self.seq_len * self.seq_len, arena);
         [len; 3].map(|len| next(&mut rest, len))

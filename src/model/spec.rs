@@ -1,5 +1,5 @@
-//! What models are built from: one enum, its variants told apart by `model` in configurations. A
-//! model is registered by one line of [`registry`].
+//! Specifications of models: one enum, whose variants are named by the key `model` in
+//! configurations. One line of [`registry`] registers a model.
 
 use super::{
     Disentangled, DisentangledSpec, Memory, MemorySpec, MlpTransformer, MlpTransformerSpec, Model,
@@ -14,7 +14,7 @@ macro_rules! registry {
         /// Names of the models.
         pub const MODELS: &[&str] = &[$($name),*];
 
-        /// What a model is built from, sizes of the task aside.
+        /// The options of a model; the sizes S and T come from the task.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "model")]
         pub enum Spec {
@@ -34,8 +34,8 @@ macro_rules! registry {
             /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
             ///
             /// # Errors
-            /// Sizes out of range, options that exclude each other; an instruction set forced that
-            /// this CPU lacks.
+            /// Sizes out of range; options that exclude each other; `POPGRAD_ISA` names an
+            /// instruction set that this CPU lacks.
             pub fn build<E: Elem>(&self, vocab: usize, seq_len: usize) -> Result<Box<dyn Model<E>>> {
                 match self { $(Spec::$model(spec) => Ok(Box::new($model::<E>::new(vocab, seq_len, spec)?)),)* }
             }
@@ -51,7 +51,7 @@ registry! {
     "transformer" => Transformer(TransformerSpec),
 }
 
-/// What follows attention in a block of width d.
+/// The feed-forward part that follows attention in a block of width d.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedForward {
@@ -64,7 +64,7 @@ pub enum FeedForward {
     Relu,
 }
 
-/// How a model knows positions.
+/// How positions are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Positions {
@@ -82,14 +82,13 @@ pub enum Positions {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
-    /// A matrix of its own, which trains.
+    /// A separate matrix, which trains.
     #[default]
     Free,
-    /// The same, never trained.
+    /// A separate matrix, never trained.
     Frozen,
-    /// The token embeddings, gradients from both places.
+    /// The token embeddings; their gradient is the sum over both uses.
     Tied,
-    /// A copy of the token embeddings (memory model: of E/√d) as they are at the start, never
-    /// trained.
+    /// A copy of the initial token embeddings (memory model: of E/√d), never trained.
     TiedFrozen,
 }

@@ -17,10 +17,11 @@
 //! Start: E, P standard normal (`pe`: sines and cosines), W uniform on ±1/√(columns), LN weights 1
 //! and biases 0; a frozen tied output is a copy of E.
 //!
-//! How it computes: x⁰ depends on token and position alone, so whatever the first layer does before
-//! attention is done once for every pair of the batch (`table.rs`); for `Public` that is its
-//! feed-forward too. All else goes sequence by sequence, forward and backward, in storage that does
-//! not grow with the batch; the top layer for the positions that count only (`pass.rs`).
+//! Computation: x⁰ depends on token and position alone, so the first layer up to its attention is
+//! computed once for every pair of token and position in the batch (`table.rs`); for `Public` that
+//! includes its feed-forward. All other layers process one sequence at a time, forward and backward,
+//! in a workspace that does not grow with the batch. The top layer is computed only for the
+//! positions that count (`pass.rs`).
 
 mod heads;
 mod layer;
@@ -40,7 +41,7 @@ use popgrad_kernels::{Elem, Kernels};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// In what order a block normalises and adds.
+/// The order of normalisation and addition in a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlockKind {
@@ -54,7 +55,7 @@ pub enum BlockKind {
     PostNorm,
 }
 
-/// What the model is built from, sizes of the task aside.
+/// The options of a [`Transformer`]; the sizes S and T come from the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TransformerSpec {
@@ -64,11 +65,11 @@ pub struct TransformerSpec {
     pub layers: usize,
     /// H, a divisor of d: one number for all layers, or L equal ones.
     pub heads: Vec<usize>,
-    /// Its blocks.
+    /// The kind of its blocks.
     pub block: BlockKind,
-    /// Are there layer norms? Without them blocks are as they say, LN left out.
+    /// True if there are layer norms. Without them LN is the identity.
     pub norm: bool,
-    /// Of every layer.
+    /// Feed-forward part of every layer.
     pub ff: FeedForward,
     /// [`Positions::Learned`] or [`Positions::SinCos`].
     pub positions: Positions,
@@ -154,8 +155,9 @@ impl<E: Elem> Transformer<E> {
     /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
     ///
     /// # Errors
-    /// Sizes out of range, heads that do not divide d or differ between layers, positions that this
-    /// model has not; an instruction set forced that this CPU lacks.
+    /// Sizes out of range; heads that do not divide d or differ between layers; positions other than
+    /// learned or sinusoidal; an odd width d with sinusoidal ones; `POPGRAD_ISA` names an instruction
+    /// set that this CPU lacks.
     pub fn new(vocab: usize, seq_len: usize, spec: &TransformerSpec) -> Result<Self> {
         Self::on(vocab, seq_len, spec, Kernels::from_env()?)
     }
@@ -229,7 +231,7 @@ impl<E: Elem> Transformer<E> {
         })
     }
 
-    /// What it was made from.
+    /// The options that it was built from.
     pub fn spec(&self) -> &TransformerSpec {
         &self.spec
     }

@@ -9,16 +9,16 @@ pub struct WorkspaceLen {
     pub arena: usize,
     /// Elements of kernel scratch.
     pub kernel: usize,
-    /// f64 numbers.
+    /// Number of f64 values.
     pub reals: usize,
-    /// Indices.
+    /// Number of indices.
     pub indices: usize,
-    /// Elements of weights in panels.
+    /// Elements of packed weights.
     pub packed: usize,
 }
 
 impl WorkspaceLen {
-    /// Bytes in all, with elements of type `E`; `None` on overflow.
+    /// Total bytes, with elements of type `E`; `None` on overflow.
     pub fn bytes<E>(&self) -> Option<usize> {
         let elements =
             self.arena.checked_add(self.kernel)?.checked_add(self.packed)?.checked_mul(size_of::<E>())?;
@@ -27,18 +27,18 @@ impl WorkspaceLen {
     }
 }
 
-/// Working storage of one shard.
+/// Workspace of one shard. Made by [`Model::workspace`](super::Model::workspace).
 #[derive(Debug)]
 pub struct Workspace<E> {
-    /// Activations, carved up by the model.
+    /// Activations; the model divides it into arrays.
     pub(crate) arena: Scratch<E>,
-    /// Lent to kernels.
+    /// Scratch of the kernels.
     pub(crate) kernel: Scratch<E>,
     /// Losses, moments, weights.
     pub(crate) reals: Vec<f64>,
     /// Lists of positions.
     pub(crate) indices: Vec<usize>,
-    /// Weights in panels, for models that want them.
+    /// Packed weights, for models that use them.
     pub(crate) packed: Vec<PackedB<E>>,
 }
 

@@ -1,4 +1,4 @@
-//! Any number of layers by matrix products.
+//! The dense path: any number of layers, by matrix products.
 
 use super::super::layered::{Out, Pass, Pattern};
 use super::Disentangled;
@@ -156,7 +156,7 @@ impl<E: Elem> Disentangled<E> {
             let dw = MatMut::new(&mut out.grad[w_range.clone()], f_width, s)?;
             k.gemm(out.write, E::ONE, Mat::new(f, m, f_width)?.t(), dlogits, dw, kernel)?;
         }
-        // Nothing below the first of them is wanted.
+        // No gradient below the lowest active block is needed.
         let Some(lowest) = (0..=top).find(|l| out.active[*l]) else {
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! One or two layers by structure: x⁰ is one-hot, so what the dense path multiplies is looked up.
+//! The structured path of one or two layers: x⁰ is one-hot, so products become table look-ups.
 //!
 //! | symbol | meaning | shape |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | x¹ | \[x, P_1 x, .., P_H₀ x\]; with one layer x itself | (T, d₁) |
 //! | u, f | x¹_T, and \[u, attn_1, .., attn_H\] that W reads | (d₁), (d₂) |
 //!
-//! x¹ is never written down: x¹ v = x v⁰ + Σ_h P_h (x vʰ) and its transpose are look-ups and
+//! x¹ is never formed: x¹ v = x v⁰ + Σ_h P_h (x vʰ) and its transpose are look-ups and
 //! triangular products with the patterns. For head A of the top layer q = u A, z = x¹ q, p =
 //! softmax z, attn = x¹ᵀ p; backwards dz = p (dp − p·dp) with dp = x¹ dattn, dq = x¹ᵀ dz, dA = uᵀ
 //! dq, du += A dq, and dP_h = dz (x qʰ)ᵀ + p (x dattnʰ)ᵀ, to whose last row x duʰ is added.

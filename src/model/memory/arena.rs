@@ -1,10 +1,11 @@
-//! Where activations lie: one sequence at a time, its backward pass while its activations are still
-//! in cache.
+//! The layout of activations, for one sequence at a time: its backward pass runs while they are in
+//! cache.
 
 use super::Shape;
 use crate::model::FeedForward;
 
-/// What parameters alone give, once a call, and gradients that are sums over all sequences.
+/// Products of parameters alone, computed once per call, and gradients that are sums over all
+/// sequences.
 pub(super) struct Tables<'a, E> {
     /// Φ, Ψ (d, d).
     pub(super) phi: &'a mut [E],
@@ -42,7 +43,7 @@ pub(super) struct Activations<'a, E> {
     /// Φ Σ α x; h = x0 + that.
     pub(super) a1: &'a mut [E],
     pub(super) h1: &'a mut [E],
-    /// W₁ h rectified (T, 4d), or room for one more gradient (T, d).
+    /// W₁ h rectified (T, 4d), or space for one more gradient (T, d).
     pub(super) f1: &'a mut [E],
     /// Without feed-forward empty: h1 is it.
     pub(super) x1: &'a mut [E],
@@ -148,7 +149,7 @@ fn next<'a, E>(rest: &mut &'a mut [E], len: usize) -> &'a mut [E] {
     &mut piece[..len]
 }
 
-/// Cuts an arena of [`len`] elements up.
+/// Divides an arena of [`len`] elements into arrays.
 pub(super) fn carve<'a, E>(shape: &Shape, arena: &'a mut [E]) -> (Tables<'a, E>, Activations<'a, E>) {
     let mut rest = arena;
     let (tables, activations) = sizes(shape).expect("the workspace was made for this model");

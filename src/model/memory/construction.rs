@@ -1,11 +1,12 @@
-//! The paper's memories written down (section 4): an induction head without training.
+//! The paper's associative memories as explicit parameters (section 4): an induction head without
+//! training.
 
 use super::Memory;
 use crate::model::FeedForward;
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
 
-/// What the memories hold, and how strongly.
+/// The contents of the associative memories and their strengths.
 #[derive(Debug, Clone, Copy)]
 pub struct Memories<'a> {
     /// Q: the symbols that layer 2 looks for.
@@ -15,9 +16,10 @@ pub struct Memories<'a> {
     pub bigram: &'a [f64],
     /// > 0.
     pub floor: f64,
-    /// How far, were all vectors orthogonal, the score of the position before exceeds others in
-    /// layer 1; that of what followed the same trigger in layer 2; the logit of the symbol attended
-    /// to. A fourth factor multiplies ln π_b: 1 for the law itself.
+    /// Strengths, all > 0. If all vectors were orthogonal, the first three would be the gaps between
+    /// the right score and the others: of the previous position in layer 1; of the token after the
+    /// same trigger in layer 2; of the logit of the attended symbol. The fourth multiplies ln π_b;
+    /// it is 1 for the law itself.
     pub gaps: [f64; 4],
 }
 
@@ -34,9 +36,9 @@ impl<E: Elem> Memory<E> {
     /// which no softmax sees. Any other feed-forward becomes 0.
     ///
     /// # Errors
-    /// Rotary positions, which are no vectors; a trigger or a table that does not fit; a floor or
-    /// gaps that are no positive numbers; vectors that are all 0, which nothing can be written in.
-    /// Nothing has been written then.
+    /// Rotary positions, which have no vectors; a trigger or a table that does not fit; a floor or
+    /// gaps that are not finite and > 0; embeddings or images of them that are all 0. `params` is
+    /// then unchanged.
     pub fn write_memories(&self, params: &mut [E], what: &Memories<'_>) -> Result<()> {
         let (n, t, d) = (self.shape.vocab, self.shape.len, self.shape.dim);
         let Some(pe) = self.blocks.pe else {

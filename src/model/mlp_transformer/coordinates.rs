@@ -1,12 +1,12 @@
-//! Models with embeddings seen in the coordinates of tokens and positions, where the disentangled
-//! transformer lives by nature.
+//! The parameters of a model with embeddings in the coordinates of tokens and positions, which are
+//! those of the disentangled transformer.
 
 use super::super::Layout;
 use crate::Result;
 
-/// With E = \[wte; wpe\] (d, d): blocks `A.0`, E A_h Eᵀ of the first layer's heads, and `W`, E W,
-/// what token and position of the query say by themselves. `None` for a model without embeddings:
-/// its blocks have these coordinates already.
+/// With E = \[wte; wpe\] (d, d): block `A.0` holds E A_h Eᵀ of the first layer's heads, and block `W`
+/// holds E W, the direct contribution of the query's token and position to the logits. `None` for a
+/// model without embeddings: its blocks have these coordinates already.
 ///
 /// # Errors
 /// Never for a layout of a model.

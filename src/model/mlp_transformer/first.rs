@@ -1,4 +1,4 @@
-//! The first layer, whose input is a token and a position: all it knows of a sequence is one-hot.
+//! The first layer, whose input is a token and a position: both are one-hot.
 //!
 //! With E = \[wte; wpe\] (d, d) and o_i the one-hot rows of token and position, x⁰_i = o_i E.
 //! Hence, tables made once per call:
@@ -13,8 +13,7 @@
 //! score_ij = G\[s_i, s_j\] + G\[s_i, j\] + G\[i, s_j\] + G\[i, j\], position j in row and column S
 //! + j. c_i of a head holds the weights of the symbols (S), then the pattern itself (T).
 //!
-//! Nothing of width d is multiplied per token but c R and its two gradients; scores cost a look-up
-//! each.
+//! The only products of width d per token are c R and its two gradients; scores are look-ups.
 
 use super::super::layered::Out;
 use super::{At, MlpTransformer, Part};

@@ -1,4 +1,4 @@
-//! A pass through all layers, and where its activations lie.
+//! A pass through all layers, and the layout of its activations.
 
 use super::super::layered::{Layered, Out, Pass, Pattern, next};
 use super::MlpTransformer;

@@ -1,4 +1,4 @@
-//! The layers above the first: dense in, dense out.
+//! The layers above the first, with dense inputs and outputs.
 
 use super::super::layered::Out;
 use super::{At, MlpTransformer, Part};

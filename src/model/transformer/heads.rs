@@ -1,5 +1,5 @@
-//! Attention of one sequence: H heads side by side in the columns of queries, keys and values, none
-//! of them copied.
+//! Attention of one sequence: H heads side by side in the columns of queries, keys and values,
+//! without copies.
 
 use super::Transformer;
 use super::workspace::{Heads, SHOWN, With};

@@ -1,5 +1,5 @@
-//! A layer around its attention: what comes before, which in the first layer is done for the table,
-//! and what follows.
+//! A layer without its attention: the part before it, which the first layer computes for the table,
+//! and the part after it.
 
 use super::Transformer;
 use super::parts::Hidden;

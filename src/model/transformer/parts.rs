@@ -1,4 +1,4 @@
-//! What layers are made of besides attention: norms, weights, the feed-forward.
+//! The parts of a layer other than attention: norms, weights, feed-forward.
 
 use super::Transformer;
 use super::workspace::{F1, F2, Grads, With};

@@ -1,4 +1,4 @@
-//! What a shard's workspace holds, and the weights in the panels that products read.
+//! The contents of a shard's workspace, and weights packed for the matrix products.
 
 use super::Transformer;
 use crate::model::{Workspace, WorkspaceLen};
@@ -145,7 +145,7 @@ pub(super) const F2: usize = 4;
 const MATRICES: usize = 5;
 
 impl<E: Elem> Transformer<E> {
-    /// Rows that a layer's arrays have room for.
+    /// Number of rows that a layer's arrays hold.
     pub(super) fn capacity(&self) -> usize {
         self.shape.len.max(CHUNK)
     }
