@@ -90,7 +90,7 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
         say(&format!("{}: {}", study.name, study.title));
         let sub = folder.join(&study.name);
         let summary = study.run(&sub, threads, progress::of_study().as_ref())?;
-        tell(&study.told(&sub, &summary)?)?;
+        tell(&study.as_text(&sub, &summary)?)?;
     }
     let page = page(&folder, &plan, &all)?;
     page.save(&folder.join(INDEX_FILE))?;

@@ -134,7 +134,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
                 say_changes(&study.runs[0].config)?;
             }
             let summary = study.run(&folder, threads, progress::of_study().as_ref())?;
-            tell(&format!("{}folder: {}\n", study.told(&folder, &summary)?, folder.display()))
+            tell(&format!("{}folder: {}\n", study.as_text(&folder, &summary)?, folder.display()))
         }
     }
 }

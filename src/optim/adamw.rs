@@ -5,8 +5,8 @@ use crate::{Error, Result};
 use popgrad_kernels::{AdamW as Step, Elem, Kernels};
 
 /// Loshchilov and Hutter's AdamW: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← (1 − lr λ) θ −
-/// lr m̂ / (√v̂ + eps), m̂ and v̂ the means freed of their bias to zero. λ acts on every entry.
-/// optax's `adamw` and PyTorch's are the same update.
+/// lr m̂ / (√v̂ + eps), with the bias-corrected means m̂ and v̂. λ acts on every entry. optax's
+/// `adamw` and PyTorch's are the same update.
 #[derive(Debug, Clone)]
 pub struct AdamW<E> {
     kernels: Kernels<E>,
@@ -16,10 +16,11 @@ pub struct AdamW<E> {
 }
 
 impl<E: Elem> AdamW<E> {
-    /// For `len` parameters; β₁, β₂, eps, λ from `hyper`, whose momentum it does not have.
+    /// An optimiser for `len` parameters with β₁, β₂, eps and λ from `hyper`, whose momentum must be
+    /// 0.
     ///
     /// # Errors
-    /// A value out of range; an instruction set forced that this CPU lacks.
+    /// A value out of range; momentum; `POPGRAD_ISA` names an instruction set that this CPU lacks.
     pub fn new(len: usize, hyper: &Hyper) -> Result<Self> {
         hyper.check()?;
         if hyper.momentum != 0.0 {

@@ -16,29 +16,29 @@ use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use serde::{Deserialize, Serialize};
 
-/// Updates a flat parameter vector from a gradient of the same length.
+/// An optimiser: updates a flat parameter vector from a gradient of the same length.
 pub trait Optimizer<E: Elem>: Send {
-    /// Registry name.
+    /// Its name in configurations and checkpoints.
     fn name(&self) -> &'static str;
-    /// Update number `step` (from 0) at learning rate `lr`. Allocates nothing.
+    /// Makes update number `step` (from 0) at learning rate `lr`. Allocates nothing.
     fn step(&mut self, step: u64, lr: f64, params: &mut [E], grad: &[E]);
-    /// Its memory beyond the parameters, as named arrays, for checkpoints.
+    /// Its state for checkpoints, as named arrays (momentum, moments).
     fn state(&self) -> Vec<(String, &[E])>;
-    /// Would [`Optimizer::restore`] take `state`?
+    /// Checks that [`Optimizer::restore`] accepts `state`.
     ///
     /// # Errors
-    /// When a name or length is not what [`Optimizer::state`] gives, or an entry is not finite.
+    /// A name or length that [`Optimizer::state`] does not have; an entry that is not finite.
     fn check_state(&self, state: &[(String, Vec<E>)]) -> Result<()> {
         check_names(state, self.name(), &self.state())
     }
-    /// Puts back what `state` gave.
+    /// Restores a state that [`Optimizer::state`] returned.
     ///
     /// # Errors
-    /// What [`Optimizer::check_state`] finds; nothing has changed then.
+    /// As [`Optimizer::check_state`]; the optimiser is then unchanged.
     fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()>;
 }
 
-/// Numbers of an optimiser; each takes those that it has.
+/// Hyperparameters of the optimisers; each uses the ones that it has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hyper {
     /// λ, finite and >= 0.
@@ -54,15 +54,17 @@ pub struct Hyper {
 }
 
 impl Default for Hyper {
-    /// No decay, no momentum, and Adam's customary numbers.
+    /// No decay, no momentum, and Adam's usual values.
     fn default() -> Self {
         Hyper { weight_decay: 0.0, momentum: 0.0, beta1: 0.9, beta2: 0.999, eps: 1e-8 }
     }
 }
 
 impl Hyper {
+    /// Checks the ranges above.
+    ///
     /// # Errors
-    /// The first number out of range.
+    /// The first value out of range.
     pub fn check(&self) -> Result<()> {
         for (name, value) in
             [("weight_decay", self.weight_decay), ("momentum", self.momentum), ("adam_eps", self.eps)]
@@ -80,7 +82,8 @@ impl Hyper {
     }
 }
 
-/// The rule of an optimiser, with its numbers; the customary ones where a configuration gives none.
+/// The choice of an optimiser with its hyperparameters. Those that a configuration leaves out have
+/// their usual values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "optimizer", rename_all = "lowercase")]
 pub enum Rule {
@@ -104,7 +107,7 @@ pub enum Rule {
     },
     /// [`Staged`]: gradient descent on A1 of the simplified model, then on A2.
     Staged {
-        /// Updates of the first stage.
+        /// Number of updates of the first stage.
         steps1: u64,
         /// Learning rate of the second.
         lr2: f64,
@@ -122,7 +125,7 @@ fn adam_eps() -> f64 {
 }
 
 impl Rule {
-    /// Names of the rules.
+    /// Names of the optimisers.
     pub const NAMES: [&'static str; 3] = ["sgd", "adamw", "staged"];
 
     /// Its name.
@@ -134,7 +137,7 @@ impl Rule {
         }
     }
 
-    /// Its numbers, with a weight decay.
+    /// Its hyperparameters, with the given weight decay.
     pub fn hyper(&self, weight_decay: f64) -> Hyper {
         let usual = Hyper { weight_decay, ..Hyper::default() };
         match *self {
@@ -147,7 +150,8 @@ impl Rule {
     /// The optimiser for `len` parameters.
     ///
     /// # Errors
-    /// A number out of range; `staged`, which needs to know the blocks ([`Staged::new`]).
+    /// A hyperparameter out of range; `staged`, which needs the ranges of the blocks: use
+    /// [`Staged::new`].
     pub fn build<E: Elem>(&self, len: usize, weight_decay: f64) -> Result<Box<dyn Optimizer<E>>> {
         let hyper = self.hyper(weight_decay);
         hyper.check()?;
@@ -161,7 +165,8 @@ impl Rule {
     }
 }
 
-/// `state` must hold an array of the name and length of each of `memory`, finite, and nothing else.
+/// Checks that `state` holds one finite array of the name and length of each of `memory`, and no
+/// other array.
 fn check_names<E: Elem>(state: &[(String, Vec<E>)], owner: &str, memory: &[(String, &[E])]) -> Result<()> {
     let names: Vec<&str> = memory.iter().map(|(name, _)| name.as_str()).collect();
     if let Some((extra, _)) = state.iter().find(|(name, _)| !names.contains(&name.as_str())) {

@@ -1,4 +1,4 @@
-//! An optimiser of its own for every block, so that blocks can be frozen for ever or until a step.
+//! A separate optimiser for every block, so that blocks can be frozen always or until an update.
 
 use super::{Optimizer, Rule};
 use crate::{Error, Result};
@@ -8,24 +8,25 @@ use std::ops::Range;
 /// When a block starts to train.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfreezeAt {
-    /// Name of the block, for its memory in checkpoints.
+    /// Name of the block; its optimiser's state has this prefix in checkpoints.
     pub name: String,
-    /// Its entries of the flat vector.
+    /// Its range in the flat vector.
     pub range: Range<usize>,
-    /// First update that moves it; `None`: nothing ever does.
+    /// First update (from 0) that trains it; `None` if it never trains.
     pub from: Option<u64>,
 }
 
-/// Blocks that are updated by the same rule, each from its own first update on. To a block, that
-/// update is number 0: as in PyTorch, where a parameter without a gradient is passed over, it has
-/// neither momentum nor decay behind it.
+/// Updates every block by the same rule, each from its own first update on. A block's optimiser
+/// counts that update as number 0. A frozen block accumulates no momentum and is not decayed, as in
+/// PyTorch, which skips parameters without a gradient.
 pub struct PerBlock<E> {
     name: &'static str,
     blocks: Vec<(UnfreezeAt, Box<dyn Optimizer<E>>)>,
 }
 
 impl UnfreezeAt {
-    /// Every block of `blocks` (name, range, may it train at all?) from the first update on.
+    /// All of `blocks` (name, range, trainable) train from update 0 on; those that are not trainable
+    /// never do.
     pub fn all<'a>(blocks: impl IntoIterator<Item = (&'a str, Range<usize>, bool)>) -> Vec<Self> {
         let of = |(name, range, can): (&str, Range<usize>, bool)| UnfreezeAt {
             name: name.into(),
@@ -37,11 +38,10 @@ impl UnfreezeAt {
 }
 
 impl<E: Elem> PerBlock<E> {
-    /// The optimiser of `rule` for each of `blocks`.
+    /// Builds the optimiser of `rule` for each of `blocks` that ever trains.
     ///
     /// # Errors
-    /// What [`Rule::build`] refuses; a block that nothing trains is left out, and leaving out all
-    /// is refused.
+    /// As [`Rule::build`]; no block that trains.
     pub fn new(rule: &Rule, weight_decay: f64, blocks: Vec<UnfreezeAt>) -> Result<Self> {
         let trained = blocks.into_iter().filter(|b| b.from.is_some());
         let blocks = trained
@@ -106,7 +106,7 @@ impl<E: Elem> Optimizer<E> for PerBlock<E> {
     }
 
     fn restore(&mut self, state: &[(String, Vec<E>)]) -> Result<()> {
-        // Of all blocks before any is written: half a restored optimiser would train on.
+        // Check all blocks before any is written, so that nothing is restored in part.
         self.check_state(state)?;
         self.blocks.iter_mut().try_for_each(|(block, o)| o.restore(&own(state, block, o.name())))
     }

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate moves over a run.
+/// The learning rate over a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// lr at every step.
+    /// lr at every update.
     Constant,
     /// lr ½ (1 + cos(π step / horizon)): from lr at step 0 to 0 at the horizon.
     Cosine,

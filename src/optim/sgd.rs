@@ -15,7 +15,7 @@ pub struct Sgd<E> {
 }
 
 impl<E: Elem> Sgd<E> {
-    /// With weight decay λ >= 0 and no momentum.
+    /// An optimiser with weight decay λ >= 0 and no momentum.
     ///
     /// # Errors
     /// λ negative or not finite.
@@ -26,7 +26,7 @@ impl<E: Elem> Sgd<E> {
         Ok(Sgd { weight_decay, momentum: 0.0, sum: Vec::new() })
     }
 
-    /// The same with momentum m >= 0 for `len` parameters; m = 0 keeps no memory.
+    /// The same with momentum m >= 0 for `len` parameters; m = 0 stores no running sum.
     ///
     /// # Errors
     /// m negative or not finite.
@@ -50,8 +50,8 @@ impl<E: Elem> Optimizer<E> for Sgd<E> {
         if Kernels::from_env().and_then(|k| k.sgd(step, params, grad, &mut self.sum)).is_ok() {
             return;
         }
-        // What the kernel refuses, a learning rate that is no number >= 0 for one, still has a
-        // meaning: the kernel's formula, its bits.
+        // The kernel refuses some operands, such as a negative learning rate. They get the same
+        // formula, with the kernel's rounding.
         let (lr, decay, m) = (E::from_f64(lr), E::from_f64(self.weight_decay), E::from_f64(self.momentum));
         for (i, (p, g)) in params.iter_mut().zip(grad).enumerate() {
             let mut step = *g + decay * *p;

@@ -6,20 +6,20 @@ use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::ops::Range;
 
-/// Updates before number `until` move the parameters in `range`, at rate `lr` times that of the
-/// schedule.
+/// A stage: updates before number `until` change the parameters in `range`, at rate `lr` times that
+/// of the schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
-    /// First update that is no longer of this stage.
+    /// First update after this stage.
     pub until: u64,
-    /// Entries of the flat vector that it moves.
+    /// Entries of the flat vector that it trains.
     pub range: Range<usize>,
     /// Learning rate.
     pub lr: f64,
 }
 
-/// θ_range ← θ_range − lr g_range for the range of the stage that the step is in; past the last
-/// stage nothing moves.
+/// θ_range ← θ_range − lr g_range for the range of the current stage. After the last stage nothing
+/// changes.
 #[derive(Debug, Clone)]
 pub struct Staged {
     stages: Vec<Stage>,

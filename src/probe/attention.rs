@@ -6,7 +6,7 @@ use crate::model::Model;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
-/// Attention on the parents, and whether the graph can be read off.
+/// Attention on the parents, and whether it recovers the graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParentAttention {
     /// For each position i with a parent: i, p(i), the attention of the best head on p(i).
@@ -15,7 +15,7 @@ pub struct ParentAttention {
     pub mean: f64,
     /// Minimum over these rows.
     pub min: f64,
-    /// In every such row the parent has the (strictly) largest attention of some head.
+    /// True if in every such row the parent has strictly the largest attention of some head.
     pub recovered: bool,
 }
 
@@ -31,8 +31,8 @@ fn softmax(row: &[f64]) -> Vec<f64> {
     e.into_iter().map(|e| e / z).collect()
 }
 
-/// Causal softmax of every row of a (t, t) score matrix; entries above the diagonal are NaN, since
-/// they do not exist.
+/// Causal softmax of every row of a (t, t) score matrix. Masked entries, above the diagonal, are
+/// NaN.
 pub fn causal_pattern(scores: &[f64], t: usize) -> Vec<f64> {
     let mut out = vec![f64::NAN; t * t];
     for i in 0..t {
@@ -47,10 +47,10 @@ pub fn position_block(a: &[f64], s: usize, t: usize) -> Vec<f64> {
     (0..t).flat_map(|i| a[(s + i) * d + s..(s + i) * d + d].iter().copied()).collect()
 }
 
-/// Mean over sequences of the pattern (T, T) that the scores of tokens and positions give, each
-/// weighted by the sum of its weights: `scores` (d, d), d = S + T, rows the query's, columns the
-/// key's; score_ij is the sum of the entries of (s_i, position i) against (s_j, position j). NaN
-/// above the diagonal.
+/// The attention pattern (T, T) averaged over `sequences`, each weighted by the sum of its weights;
+/// NaN above the diagonal. `scores` (d, d), d = S + T, has rows for the query's token and position
+/// and columns for the key's. score_ij is the sum of the entries of (s_i, position i) against (s_j,
+/// position j).
 pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
     let (s, t) = (sequences.vocab(), sequences.len_tokens());
     let d = s + t;
@@ -75,12 +75,11 @@ pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
     out
 }
 
-/// Patterns (T, T) of the heads of layer 1, NaN above the diagonal: from the model's
-/// [`Model::first_layer_scores`] where it has them, else the weighted mean over `sequences` of
-/// [`Model::attention`].
+/// Patterns (T, T) of the heads of layer 1, NaN above the diagonal. They come from
+/// [`Model::first_layer_scores`] if the model has them, otherwise from [`layer_patterns`].
 ///
 /// # Errors
-/// What [`layer_patterns`] refuses.
+/// As [`layer_patterns`].
 pub fn first_layer_patterns<E: Elem>(
     model: &dyn Model<E>,
     params: &[E],
@@ -102,8 +101,8 @@ pub fn first_layer_patterns<E: Elem>(
 /// `sequences` of [`Model::attention`], each weighted by the sum of its weights.
 ///
 /// # Errors
-/// A layer that the model does not have; sequences of which none counts, or that do not fit the
-/// model; what the model reports.
+/// A layer that the model does not have; sequences whose weights are all 0 or that do not fit the
+/// model; errors of the model.
 pub fn layer_patterns<E: Elem>(
     model: &dyn Model<E>,
     params: &[E],
@@ -149,8 +148,8 @@ pub fn parent_attention(heads: &[Vec<f64>], t: usize, parents: &[Option<usize>])
 /// Attention of the patterns (t, t) on each of `pairs` (i, a parent of i); entries above the
 /// diagonal are not read. `None` when there are no pairs.
 ///
-/// Each pair counts with its best head. Two parents of one position cannot both be the largest of
-/// one head's row: where the graph is recovered, different heads hold them.
+/// Each pair counts with its best head. Two parents of one position cannot both be the largest entry
+/// of one head's row, so a recovered graph has them in different heads.
 pub fn pattern_attention(
     patterns: &[Vec<f64>],
     t: usize,
@@ -176,32 +175,32 @@ pub fn pattern_attention(
     Some(ParentAttention { rows, mean, min, recovered })
 }
 
-/// Is entry `p` strictly the largest?
+/// True if entry `p` is strictly the largest.
 fn is_peak(row: &[f64], p: usize) -> bool {
     row.iter().enumerate().all(|(j, x)| j == p || *x < row[p])
 }
 
-/// Which head holds which parent, where positions have several.
+/// The assignment of heads to parents, for positions with several parents.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadAssignment {
-    /// H.
+    /// Number of heads, H.
     pub heads: usize,
-    /// K, parents of a position.
+    /// Parents per position, K.
     pub slots: usize,
-    /// Of each position with K parents: its number, and the attention of head h on parent k (H, K).
+    /// For each position with K parents: its number, and the attention of head h on parent k (H, K).
     pub rows: Vec<(usize, Vec<f64>)>,
     /// Mean over these positions (H, K).
     pub mean: Vec<f64>,
-    /// The head that parent k is given (K): largest mean attention first, no head twice; none where
-    /// heads run out.
+    /// The head assigned to parent k (K): largest mean attention first, no head twice. `None` if all
+    /// heads are taken.
     pub head_of: Vec<Option<usize>>,
     /// Share of these positions at which every parent is strictly the largest entry of its own
     /// head's row.
     pub split: f64,
 }
 
-/// Assigns heads to parents from the patterns (t, t). `parents` are (i, parents of i), all of the
-/// same number K >= 1. `None` where there are no positions or no heads.
+/// Assigns heads to parents from the patterns (t, t). `parents` holds (i, parents of i); every
+/// position has the same number K >= 1 of parents. `None` without positions or heads.
 pub fn head_assignment(
     patterns: &[Vec<f64>],
     t: usize,
@@ -220,7 +219,7 @@ pub fn head_assignment(
     let mut head_of = vec![None; slots];
     for _ in 0..heads.min(slots) {
         let free = |e: &usize| head_of[e % slots].is_none() && !head_of.contains(&Some(e / slots));
-        // The first of equals, so that the answer does not hang on rounding alone.
+        // The first of equal values, so that rounding does not decide.
         let best =
             (0..heads * slots).filter(free).max_by(|a, b| mean[*a].total_cmp(&mean[*b]).then(b.cmp(a)));
         if let Some(e) = best {

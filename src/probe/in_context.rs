@@ -1,5 +1,5 @@
-//! What a model gets right on sequences with in-context triggers, and where its attention goes: the
-//! metrics of Bietti et al. 2023's public code, under its names.
+//! Accuracy, loss and attention of a model on sequences with in-context triggers: the metrics of the
+//! public code of Bietti et al. 2023, under its names.
 //!
 //! | symbol | meaning |
 //! |---|---|
@@ -13,10 +13,10 @@ use crate::num::Sum;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Positions that `acc_start` looks at.
+/// Number of first positions that `acc_start` covers.
 const START: usize = 10;
 
-/// Part of a whole.
+/// A share: a count out of a total.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Share {
     hits: u64,
@@ -48,7 +48,7 @@ struct Mean {
 
 impl Mean {
     fn add(&mut self, x: f64, w: f64) {
-        // What does not count may be infinite: a loss where the target cannot occur.
+        // An output that does not count may have an infinite loss.
         if w == 0.0 {
             return;
         }
@@ -67,15 +67,15 @@ impl Mean {
     }
 }
 
-/// Metrics of one batch or set; none where no position qualifies, or the model has not what is
-/// looked at.
+/// Metrics of one batch or test set. A metric is `None` if no position qualifies or the model lacks
+/// the layer. Losses are in nats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Σ w ℓ / Σ w.
     pub loss: Option<f64>,
-    /// Mean loss where outs = 0: what the weights can tell.
+    /// Mean loss where outs = 0, which the weights can predict.
     pub loss_bigram: Option<f64>,
-    /// Mean loss where outs >= 2: what the context can tell.
+    /// Mean loss where outs >= 2, which the context determines.
     pub loss_head: Option<f64>,
     /// Accuracy where outs >= 1.
     pub acc_tot: Option<f64>,
@@ -97,9 +97,9 @@ pub struct Metrics {
     pub repeat_frac: Option<f64>,
 }
 
-/// Counts and sums behind [`Metrics`]. All but `loss` count positions of entries: on a population,
-/// whose entries have probabilities, only `loss` is a mean under them. Those of parts add up; sums
-/// in the order of the parts.
+/// Counts and sums behind [`Metrics`]. All metrics but `loss` count positions without weights: on a
+/// population, only `loss` is a mean under the probabilities. Tallies of parts of a batch are added
+/// in order, so the number of threads does not matter.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     loss: Mean,
@@ -117,13 +117,12 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds the sequences of `batch`, which have labels and a `seen` column. `report` holds losses
-    /// and predictions, and attention where it was wanted; `heads` are those of each layer of the
-    /// model. With several heads in a layer no position is the one attended to, and what concerns
-    /// that layer is not counted.
+    /// Adds the sequences of `batch`, which must have labels and a `seen` column. `report` holds
+    /// losses and predictions, and optionally attention; `heads` is the number of heads of each
+    /// layer. The attention metrics of a layer with several heads are not counted.
     ///
     /// # Errors
-    /// A batch without labels or without that column; a report of another size.
+    /// A batch without labels or without a `seen` column; a report of the wrong size.
     pub fn add(&mut self, batch: &Batch, report: &Report, heads: &[usize]) -> Result<()> {
         let (t, n) = (batch.len_tokens(), batch.seqs() * batch.len_tokens());
         if batch.kind() != Targets::Labels {
@@ -139,7 +138,7 @@ impl Tally {
             let found = format!("{} losses, {} predictions, {attended} positions", sizes[0], sizes[1]);
             return Err(Error::invalid("report", found, format!("those of {n} positions")));
         }
-        // Where attention is wanted: the map of a layer with one head.
+        // The attention map of layer l, if requested and the layer has one head.
         let layer = |l: usize| {
             let before: usize = heads.iter().take(l).sum();
             let one = attended > 0 && heads.get(l) == Some(&1);
@@ -188,7 +187,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Adds what another part counted.
+    /// Adds the tally of another part.
     pub fn merge(&mut self, other: &Tally) {
         self.loss.merge(other.loss);
         self.bigram.merge(other.bigram);
@@ -218,7 +217,7 @@ impl Tally {
         own.into_iter().zip(more).for_each(|(a, b)| a.merge(b));
     }
 
-    /// What it comes to.
+    /// The metrics of everything added so far.
     pub fn metrics(&self) -> Metrics {
         Metrics {
             loss: self.loss.value(),

@@ -1,10 +1,11 @@
-//! Does a model hold the memories of Bietti et al. 2023 (arXiv 2306.00802, section 4)? Metric keys
-//! of the public code: `wk0_acc`, `wk0_64_acc`, `wk1_acc`, `wo1_acc`, `ff1_loss`.
+//! Recall of the associative memories of Bietti et al. 2023 (arXiv 2306.00802, section 4). Metric
+//! keys of the public code: `wk0_acc`, `wk0_64_acc`, `wk1_acc`, `wo1_acc`, `ff1_loss`.
 
 use crate::model::Layout;
 use crate::{Error, Result};
 
-/// Recall of each memory, in \[0, 1\]; a loss; −1 where the model has no such thing.
+/// Recall of each associative memory, in \[0, 1\], and a loss in nats. −1 if the model lacks the
+/// memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recall {
     /// Share of positions t >= 2 of 1..T whose strongest score p_tᵀ W_Q¹ᵀ W_K¹ p_s over s < T,
@@ -22,10 +23,10 @@ pub struct Recall {
     pub ff1: f64,
 }
 
-/// What the probes ask about.
+/// What recall is measured against.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// Fixed triggers, if they are.
+    /// The fixed triggers; `None` if triggers are random.
     pub triggers: Option<&'a [u32]>,
     /// π_b (N, N).
     pub bigram: &'a [f64],
@@ -90,8 +91,8 @@ fn divergence(p: &[f64], z: &[f64]) -> f64 {
     p.iter().zip(z).filter(|(p, _)| **p > 0.0).map(|(p, z)| p * (p.ln() - z + lse)).sum()
 }
 
-/// Asks a model of `layout` with parameters `params`: the basic one, or the full one, whose norms
-/// the questions pass over and whose heads they take together. Names are those of both models.
+/// Measures recall at parameters `params` of a `memory` or `transformer` model with `layout`. Layer
+/// norms of the transformer are left out, and its heads are taken together.
 ///
 /// # Errors
 /// A layout without `tok_embeddings.weight`; parameters, triggers or a table that do not fit it.

@@ -1,4 +1,5 @@
-//! Questions asked of trained parameters: does the model hold what theory says it learns?
+//! Measurements on trained parameters: attention on the graph, gradient noise, recall of associative
+//! memories, and accuracy in context.
 
 pub mod attention;
 pub mod in_context;

@@ -21,14 +21,14 @@ pub struct Level {
     pub log_error_se: f64,
 }
 
-/// What [`gradient_noise`] found.
+/// The result of [`gradient_noise`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientNoise {
     /// The exact gradient g, in the model's layout.
     pub exact: Vec<f64>,
     /// ‖g‖₂.
     pub norm: f64,
-    /// One per batch size.
+    /// The error at each batch size.
     pub levels: Vec<Level>,
     /// d ln error / d ln B: weighted least squares over the levels; theory: −½.
     pub slope: f64,
@@ -59,11 +59,11 @@ impl GradientNoise {
 /// Sequences that go through the model at a time.
 const PIECE: usize = 1024;
 
-/// Gradient of Σ w ℓ / Σ w over the sequences `first .. first + count` of `source`, in every block
-/// that can train; 0 in the others, and throughout where nothing counts.
+/// Gradient of Σ w ℓ / Σ w over the sequences `first .. first + count` of `source`, in the model's
+/// layout. It is 0 in blocks that cannot train, and everywhere if no output counts.
 ///
 /// # Errors
-/// When model, parameters and source do not fit together.
+/// Model, parameters and source that do not fit together.
 pub fn gradient(
     model: &dyn Model<f64>,
     params: &[f64],
@@ -117,8 +117,8 @@ impl<'a> Evaluator<'a> {
 /// one, at `params`. Samples are taken in order from number 0 of `sampled`, none twice.
 ///
 /// # Errors
-/// A `population` without end; fewer than two different batch sizes or two repeats; what the model
-/// reports.
+/// A `population` that does not enumerate one; fewer than two different batch sizes or two repeats;
+/// errors of the model.
 pub fn gradient_noise(
     model: &dyn Model<f64>,
     params: &[f64],
@@ -128,7 +128,7 @@ pub fn gradient_noise(
     repeats: usize,
 ) -> Result<GradientNoise> {
     let Some(words) = population.population() else {
-        return Err(Error::invalid("population", "a source without end", "a source of all sequences"));
+        return Err(Error::invalid("population", "a source that samples", "a source of all sequences"));
     };
     if batches.contains(&0) || batches.iter().all(|b| *b == batches[0]) {
         return Err(Error::invalid("batches", format!("{batches:?}"), "two or more different sizes, >= 1"));

@@ -1,4 +1,4 @@
-//! The run folder: what is in it besides logs and figures, and how a stopped run is found again.
+//! The run folder: its files besides logs and figures, and how a stopped run is resumed.
 
 use super::Progress;
 use crate::config::Config;
@@ -27,7 +27,7 @@ pub const ATTENTION_FILE: &str = "attention.npz";
 /// Folder of figures inside the folder of a run or a study.
 pub const FIGURES_FOLDER: &str = "figures";
 
-/// What a checkpoint of `popgrad run` calls itself.
+/// The kind that checkpoints of `popgrad run` carry.
 const KIND: &str = "popgrad run";
 
 /// One line of `timing.jsonl`.
@@ -88,8 +88,7 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
 /// Begins the line of a fingerprint that says what the data were.
 const DATA: &str = "# data ";
 
-/// The state that `folder` holds; none for a new run or one that was stopped before its first
-/// checkpoint.
+/// The state in `folder`; `None` for a new run or one that stopped before its first checkpoint.
 pub(crate) fn load<E: Elem>(
     folder: &Path,
     resumed: bool,
@@ -185,7 +184,7 @@ pub fn write_attention(folder: &Path, patterns: &[Vec<f64>], t: usize) -> Result
     write_arrays(&folder.join(ATTENTION_FILE), &[("layer1", &array)], None)
 }
 
-/// Patterns that [`write_attention`] wrote; none where the run left none.
+/// Patterns that [`write_attention`] wrote; empty if there is no file.
 ///
 /// # Errors
 /// A damaged file.
@@ -234,11 +233,11 @@ pub(crate) fn check_logs(folder: &Path, (steps, eval_every): (u64, u64), step: u
     Err(Error::format(&path, format!("{found} records up to step {step}; expected {expected}")))
 }
 
-/// Holds the run folder for this process until dropped, and clears what a killed one left
-/// half-written.
+/// Locks the run folder for this process until the result is dropped, and removes temporary files of
+/// a killed process.
 ///
 /// # Errors
-/// When another process holds it.
+/// Another process holds the lock.
 pub(crate) fn lock(folder: &Path) -> Result<std::fs::File> {
     lock_on(folder, CONFIG_FILE)
 }
@@ -258,7 +257,7 @@ pub(crate) fn lock_on(folder: &Path, file: &str) -> Result<std::fs::File> {
                 "one process at a time",
             ));
         }
-        // A file system without locks: go on without.
+        // A file system without locks: continue without one.
         Err(std::fs::TryLockError::Error(_)) | Ok(()) => {}
     }
     let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "cannot read", e))?;
@@ -277,7 +276,7 @@ pub(crate) fn last_seconds(folder: &Path) -> Result<f64> {
     Ok(last_timing(folder)?.map_or(0.0, |t| t.seconds))
 }
 
-/// Version of what a run folder holds and how: it grows when an older reader would misread.
+/// Format version of the run folder. It increases when an older reader would misread the files.
 pub const FORMAT: &str = "popgrad-run/2";
 
 #[derive(Serialize)]

@@ -1,7 +1,8 @@
-//! One life of a run: folder, lock, resume, fingerprint, logs, timing, summary, figures.
+//! Running one experiment: folder, lock, resume, fingerprint, logs, timing, summary, figures.
 //!
-//! An [`Experiment`] supplies what a configuration stands for: task and sources, what is measured,
-//! what is drawn. The session owns everything else, and knows no paper.
+//! An [`Experiment`] turns a configuration into a [`Setup`]: task, sources, measurements, figures.
+//! The session does everything else and depends on no paper. A session is one execution of a run;
+//! a resumed run has several.
 
 pub mod folder;
 mod session;
@@ -20,51 +21,52 @@ use crate::train::{Moment, Objective};
 use serde::Serialize;
 use std::path::Path;
 
-/// A kind of run. Which one a configuration belongs to, a registry says.
+/// A kind of run. A registry finds the experiment of a configuration.
 pub trait Experiment: Sync {
-    /// A word for it.
+    /// Its name.
     fn name(&self) -> &'static str;
-    /// Is a run of this configuration one of its?
+    /// True if it runs this configuration.
     fn takes(&self, config: &Config) -> bool;
-    /// What the configuration stands for.
+    /// Builds the task, sources and measurements of the configuration.
     ///
     /// # Errors
     /// Values out of range; files that cannot be read.
     fn setup(&self, config: &Config) -> Result<Box<dyn Setup>>;
 }
 
-/// A run's task, sources, measurements and pictures, whatever the type of its parameters.
+/// A run's task, sources, measurements and figures, independent of the type of its parameters.
 pub trait Setup {
     /// Alphabet size S.
     fn vocab(&self) -> usize;
-    /// What sequences are scored on.
+    /// The kind of targets.
     fn targets(&self) -> Targets;
-    /// Refuses what cannot run, before anything is written.
+    /// Checks that the run can start, before anything is written.
     ///
     /// # Errors
     /// The first value out of range.
     fn check(&self) -> Result<()> {
         Ok(())
     }
-    /// Sequences of the population, where every step takes all of it.
+    /// Number of sequences of the population, if every step takes all of them.
     ///
     /// # Errors
-    /// More than a source holds.
+    /// A population larger than a source can hold.
     fn population(&self) -> Result<Option<usize>>;
-    /// What batches come from.
+    /// The source of training batches.
     ///
     /// # Errors
     /// As [`Setup::population`].
     fn train(&self) -> Result<Box<dyn Source>>;
-    /// Test sets; none: the population that is trained on.
+    /// Sources of the test sets. Empty if the run trains on the population, which is then also the
+    /// test set.
     ///
     /// # Errors
     /// As [`Setup::population`].
     fn tests(&self) -> Result<Vec<Box<dyn Source>>>;
-    /// An objective of its own instead of batches of [`Setup::train`]; `layout` is the model's.
+    /// A special objective that replaces batches of [`Setup::train`]; `layout` is the model's.
     ///
     /// # Errors
-    /// What cannot be evaluated.
+    /// An objective that cannot be evaluated.
     fn objective(
         &self,
         _layout: &Layout,
@@ -72,49 +74,49 @@ pub trait Setup {
     ) -> Result<Option<Box<dyn Objective<f64>>>> {
         Ok(None)
     }
-    /// Does it train on an objective of its own?
+    /// True if [`Setup::objective`] returns one.
     fn has_objective(&self) -> bool {
         false
     }
-    /// Does it look at reports of the model on batches?
+    /// True if measurements use reports of the model on batches.
     fn wants_reports(&self) -> bool {
         false
     }
-    /// Further bytes that a run of a model with so many attention maps needs.
+    /// Further bytes that a run needs, for a model with `_maps` attention maps.
     fn more_bytes(&self, _maps: usize) -> usize {
         0
     }
-    /// Digest of data that the configuration only names.
+    /// Digest of data outside the configuration, such as a corpus file.
     fn digest(&self) -> Option<u64> {
         None
     }
-    /// A fact for `run.json`, with its name.
+    /// One more entry of `run.json`: its key and value.
     fn fact(&self) -> (&'static str, serde_json::Value);
-    /// Before training: the first test set.
+    /// Called before training with the batches of the first test set.
     ///
     /// # Errors
-    /// What it needs and does not get.
+    /// A test set that the measurements cannot use.
     fn prepare(&mut self, _test: &[&Batch]) -> Result<()> {
         Ok(())
     }
     /// Measures, logs, and returns the test loss.
     ///
     /// # Errors
-    /// What model and objective report; a log that cannot be written.
+    /// Errors of the model and the objective; a log that cannot be written.
     fn evaluate(&mut self, at: &Moment, view: &mut dyn View, log: &mut Log<'_>) -> Result<f64>;
-    /// After training: what was found, into the summary, and arrays into the folder.
+    /// Called after training: adds results to the summary and writes arrays into the folder.
     ///
     /// # Errors
     /// As [`Setup::evaluate`].
     fn finish(&mut self, view: &mut dyn View, folder: &Path, summary: &mut Summary) -> Result<()>;
-    /// Draws figures, from what is in the folder and the final parameters.
+    /// Draws figures from the logs in the folder and the final parameters.
     ///
     /// # Errors
     /// Files that cannot be read or written.
     fn draw(&mut self, view: &mut dyn View, folder: &Path) -> Result<()>;
 }
 
-/// Where an evaluation is written down.
+/// The log of evaluations.
 #[derive(Debug)]
 pub struct Log<'a> {
     metrics: &'a mut MetricsWriter,
@@ -122,8 +124,8 @@ pub struct Log<'a> {
 }
 
 impl Log<'_> {
-    /// Appends a record to `metrics.jsonl`, and says which number of it tells most. A loss that is
-    /// not finite ends the run: its record is not written.
+    /// Appends a record to `metrics.jsonl`, and passes its most informative number to the progress
+    /// display. A loss that is not finite ends the run, and its record is not written.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -141,27 +143,27 @@ impl Log<'_> {
     }
 }
 
-/// A finished run: what it found, and whether its figures could be drawn.
+/// The result of a finished run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Also in the run folder.
+    /// The summary, also written to the run folder.
     pub summary: Summary,
-    /// Training may take hours: a picture that cannot be drawn or written does not take its result
-    /// away.
+    /// Whether the figures were drawn. A failure here does not fail the run, whose training may have
+    /// taken hours.
     pub figures: Result<()>,
 }
 
-/// What a run tells whoever watches it.
+/// Receives the progress of a run, for display.
 pub trait Progress: Send {
-    /// After every update.
+    /// Called after every update.
     fn stepped(&mut self, step: u64, loss: f64);
-    /// After every evaluation: the number that tells most, and its name.
+    /// Called after every evaluation with its most informative number and the name of that.
     fn evaluated(&mut self, name: &'static str, value: f64);
-    /// Training is over.
+    /// Called when training is over.
     fn finished(&mut self);
-    /// Something worth a line.
+    /// A note of one line for the user.
     fn note(&mut self, text: &str);
-    /// Should the run draw its figures? Those of many small runs are seldom looked at.
+    /// True if the run should draw its figures. Studies of many small runs skip them.
     fn wants_figures(&self) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! The one owner of a run's life.
+//! The session of a run: from the configuration to the summary.
 
 use super::folder::{self, TimingRecord};
 use super::view::At;
@@ -32,15 +32,16 @@ impl Draw for Draws {
     }
 }
 
-/// Where training of `model` starts under this seed.
+/// The initial parameters of `model` under this seed, in its layout.
 pub fn initial<E: Elem>(model: &dyn Model<E>, seed: u64) -> Vec<E> {
     model.initial(&Draws(Key::new(seed, Purpose::Init)))
 }
 
-/// Of each block of `model`, from which update on it trains.
+/// For each block of `model`, the first update that trains it, from the keys `frozen` and
+/// `freeze_until`.
 ///
 /// # Errors
-/// Names of blocks that it has not; schedules that train nothing or contradict themselves.
+/// Names of blocks that the model lacks; schedules that train no block or name a block twice.
 pub fn unfreeze<E: Elem>(config: &Config, model: &dyn Model<E>) -> Result<Vec<UnfreezeAt>> {
     let blocks = model.layout().blocks();
     let mut from: Vec<Option<u64>> = model.trainable().iter().map(|can| can.then_some(0)).collect();
@@ -80,7 +81,7 @@ fn plan(config: &Config, population: Option<usize>) -> Plan {
         steps: p.steps,
         batch: population.unwrap_or(p.batch),
         shards: p.shards,
-        // Stages bring their own rates.
+        // The stages have their own rates.
         lr: if matches!(config.optimizer, Rule::Staged { .. }) { 1.0 } else { p.lr },
         schedule: p.schedule,
         eval_every: p.eval_every,
@@ -103,7 +104,7 @@ fn optimizer<E: Elem>(
     ])?))
 }
 
-/// Refuses a configuration that cannot run, before anything is written.
+/// Checks that a configuration can run, before anything is written.
 ///
 /// # Errors
 /// The first value out of range; more memory than is free.
@@ -158,12 +159,13 @@ fn needed<E: Elem>(config: &Config, setup: &dyn Setup, model: &dyn Model<E>) -> 
     Ok(all())
 }
 
-/// Can `bytes` be had now?
+/// True if `bytes` of memory are free now, or the system does not say.
 pub fn fits(bytes: usize) -> bool {
     folder::available_memory().is_none_or(|free| bytes <= free)
 }
 
-/// Trains, or continues, in `folder`; draws figures; returns the summary, which is also written.
+/// Trains in `folder`, or resumes training there, draws figures, and returns the summary, which is
+/// also written to the folder.
 ///
 /// # Errors
 /// Values out of range, a folder that cannot be written, a checkpoint of another run.
@@ -175,7 +177,7 @@ pub fn run(
     pool: &rayon::ThreadPool,
     progress: &mut dyn Progress,
 ) -> Result<Outcome> {
-    // Probes and progress stay on the thread that trains, which enters the pool once.
+    // Probes and progress run on the training thread, which enters the pool once.
     let mut session = Session { experiment, config, folder, resumed, progress };
     pool.install(|| match config.plan.dtype {
         Dtype::F32 => session.typed::<f32>(),
@@ -244,7 +246,7 @@ impl Session<'_> {
             first_step: trainer.steps_done(),
         };
         trainer.run(&mut recorder)?;
-        // Where nothing was left to do, what earlier sessions took stands.
+        // A session without updates reports the time of the earlier ones.
         let (seconds, rate) = match recorder.rate(trainer.steps_done()) {
             Some(rate) => (earlier + recorder.started.elapsed().as_secs_f64(), Some(rate)),
             None => (earlier, folder::last_timing(folder)?.map(|t| t.steps_per_second)),
@@ -271,7 +273,7 @@ impl Session<'_> {
         for block in unfreeze {
             if let Some(from) = block.from.filter(|from| *from >= steps) {
                 self.progress.note(&format!(
-                    "`{}` waits for update {from}: it does not train within {steps} steps",
+                    "block `{}` starts to train at update {from}, after the last of {steps} steps",
                     block.name
                 ));
             }
@@ -281,7 +283,7 @@ impl Session<'_> {
             && d.heads.iter().any(|h| *h > 1)
         {
             self.progress
-                .note("init=0 leaves the heads of a layer equal for ever; init=1e-4 tells them apart");
+                .note("with init=0 the heads of a layer stay equal; init=1e-4 makes them differ");
         }
     }
 }
@@ -317,7 +319,7 @@ fn batches<'a, E: Elem>(
     Ok(batches)
 }
 
-/// Writes logs and checkpoints as training goes.
+/// Writes logs and checkpoints during training.
 struct Recorder<'a, E: Elem> {
     setup: &'a mut dyn Setup,
     model: &'a dyn Model<E>,

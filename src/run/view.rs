@@ -1,4 +1,4 @@
-//! A model at given parameters, as measurements see it: without the type of its parameters.
+//! The interface of measurements to a model at given parameters, independent of their type.
 
 use crate::batch::Batch;
 use crate::model::{Layout, Model, Report, Workspace};
@@ -9,7 +9,7 @@ use crate::train::{Objective, On};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
-/// What measurements may ask.
+/// A model at the current parameters, and its objective, for measurements.
 pub trait View {
     /// The model's blocks.
     fn layout(&self) -> &Layout;
@@ -17,7 +17,7 @@ pub trait View {
     fn heads(&self) -> &[usize];
     /// Parameters, in the model's layout.
     fn params(&self) -> &[f64];
-    /// Of each block, from which update on it trains.
+    /// For each block, the first update that trains it.
     fn unfreeze(&self) -> &[UnfreezeAt];
     /// Loss on the first test set, or on the population.
     ///
@@ -31,8 +31,8 @@ pub trait View {
     /// # Errors
     /// As there.
     fn reports(&mut self, on: On, visit: &mut dyn FnMut(usize, &Batch, &Report) -> Result<()>) -> Result<()>;
-    /// Norm of each block's gradient at update number `step`, which is not computed again; none
-    /// where a block does not train yet, or the batch counts nothing.
+    /// Euclidean norm of each block's gradient at update number `step`, which does not compute it
+    /// again. `None` for a block that does not train yet, or if no output of the batch counts.
     ///
     /// # Errors
     /// What the objective reports.

@@ -1,4 +1,4 @@
-//! What the runs of a study left in their folders, in numbers.
+//! Reading the results of a study's runs from their folders.
 
 use super::Member;
 use crate::{Error, Result};
@@ -26,7 +26,7 @@ pub fn read_records<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>> {
     text.lines().enumerate().map(parse).collect()
 }
 
-/// Something that was found of a run.
+/// A result of a run.
 pub trait OfMember {
     /// The run.
     fn member(&self) -> &Member;

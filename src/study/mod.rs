@@ -1,5 +1,5 @@
-//! Experiments made of several runs: ordinary run folders below one folder, run side by side, then
-//! drawn together.
+//! Studies: several runs in ordinary run folders below one folder, executed in parallel, then drawn
+//! together.
 //!
 //! Every run has the bits that it has alone: it knows nothing of its neighbours, and its own pool
 //! of threads changes no bit of it. A study is written down in full (`study.toml`) before its first
@@ -27,7 +27,7 @@ use toml::{Table, Value};
 pub const STUDY_FILE: &str = "study.toml";
 /// Folder of the runs inside the study's folder.
 pub const RUNS_FOLDER: &str = "runs";
-/// Most runs of a study: beyond it a typing error is likelier than a wish.
+/// Largest number of runs of a study; a larger number is probably a typing error.
 pub const MOST_RUNS: usize = 4096;
 
 /// Columns and rows of a short table.
@@ -37,7 +37,7 @@ pub type ShortTable = (Vec<&'static str>, Vec<Vec<String>>);
 pub trait Drawing: Sync {
     /// Its name in `study.toml`.
     fn name(&self) -> &'static str;
-    /// Can it show a run of this configuration?
+    /// True if it can draw runs of this configuration.
     fn takes(&self, config: &Config) -> bool;
     /// Writes tables and figures of finished runs into the study's folder; returns the summary,
     /// which is also written.
@@ -45,7 +45,7 @@ pub trait Drawing: Sync {
     /// # Errors
     /// Runs that are not over, damaged files, files that cannot be written.
     fn write(&self, study: &Study, folder: &Path) -> Result<Summary>;
-    /// A row for each run, or for each group of repetitions.
+    /// The key numbers: a row for each run, or for each group of repetitions.
     ///
     /// # Errors
     /// As [`Drawing::write`].
@@ -56,20 +56,20 @@ pub trait Drawing: Sync {
     fn tables(&self) -> &'static [&'static str] {
         &[]
     }
-    /// Is the summary too long for a terminal, which shows the key numbers instead?
+    /// True if the terminal shows the key numbers because the summary is too long.
     fn shows_key_numbers(&self) -> bool {
         false
     }
-    /// Are its runs repetitions over seeds, as many as are asked for?
+    /// True if its runs are repetitions over seeds, whose number can be chosen.
     fn repeats(&self) -> bool {
         false
     }
-    /// Is a run that diverges a result, not a failure?
+    /// True if a run that diverges is a result and not a failure.
     fn allows_divergence(&self) -> bool {
         false
     }
-    /// Of each cell of a grid, row by row: runs, how many recovered the graph, mean attention on
-    /// the parent.
+    /// For each cell of a grid, row by row: the number of runs, how many recovered the graph, and the
+    /// mean attention on the parent.
     ///
     /// # Errors
     /// As [`Drawing::write`].
@@ -84,12 +84,12 @@ impl std::fmt::Debug for dyn Drawing {
     }
 }
 
-/// The experiments and drawings that there are.
+/// All experiments and drawings.
 pub trait Registry: Sync {
     /// The experiment that runs a configuration.
     ///
     /// # Errors
-    /// When none does.
+    /// No experiment runs it.
     fn experiment(&self, config: &Config) -> Result<&'static dyn Experiment>;
     /// The drawing called `name`.
     ///
@@ -122,19 +122,19 @@ pub struct Member {
 /// An experiment made of several runs.
 #[derive(Clone)]
 pub struct Study {
-    /// A word, for folders and commands.
+    /// Its name in folders and commands.
     pub name: String,
     /// Heading of its figures.
     pub title: String,
-    /// What is drawn.
+    /// How it is drawn.
     pub drawing: &'static dyn Drawing,
-    /// Does every run draw figures of its own, too?
+    /// True if every run also draws its own figures.
     pub figures: bool,
     /// The grid of a sweep: the runs lie in row-major order over the axes, repetitions fastest.
     pub axes: Vec<Axis>,
     /// In the order of tables and figures.
     pub runs: Vec<Member>,
-    /// Who runs them.
+    /// Finds the experiment of each run.
     pub registry: &'static dyn Registry,
 }
 
@@ -166,18 +166,19 @@ struct WrittenMember {
     config: Table,
 }
 
-/// Who watches a study, from several threads.
+/// Receives the progress of a study; called from several threads.
 pub trait Watcher: Sync {
-    /// Before anything runs: runs in all, runs to do, updates to do at most.
+    /// Called before anything runs, with the number of all runs, of runs left, and the largest number
+    /// of updates left.
     fn begins(&self, runs: usize, left: usize, steps: u64);
-    /// A run starts; what it tells goes to the result.
+    /// Called when a run starts; the result receives its progress.
     fn started(&self, run: &Member) -> Box<dyn Progress + '_>;
-    /// A run is over.
+    /// Called when a run is over.
     fn finished(&self, run: &Member, summary: &Summary);
 }
 
 impl Study {
-    /// Refuses what cannot run, before anything is written.
+    /// Checks that the study can run, before anything is written.
     ///
     /// # Errors
     /// No run or too many, names that repeat or are no names of folders, runs of Algorithm 1, the
@@ -256,8 +257,8 @@ impl Study {
         folder.join(RUNS_FOLDER).join(&member.name)
     }
 
-    /// Runs what is left to run in `folder`, on `threads` threads, then draws. The folder exists
-    /// and holds nothing, or an earlier session of the same study.
+    /// Runs the unfinished runs in `folder` on `threads` threads, then draws. The folder must exist
+    /// and be empty or hold an earlier session of the same study.
     ///
     /// # Errors
     /// The first run that failed, once those that had started are over; files that cannot be
@@ -276,10 +277,10 @@ impl Study {
             }
         }
         watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.plan.steps).sum());
-        // The longest jobs first, so that none is left to run alone for long.
+        // Longest jobs first, so that none runs alone for long at the end.
         left.sort_by(|a, b| cost(&b.config).total_cmp(&cost(&a.config)));
         let workers = self.workers(threads.min(left.len()), &left)?;
-        // What does not fill the threads in the end shares them.
+        // The last runs, fewer than the threads, share the threads.
         let (side_by_side, rest) = left.split_at(left.len() - left.len() % workers);
         self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?;
         self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?;
@@ -309,11 +310,11 @@ impl Study {
         })
     }
 
-    /// What a command says of the study once it is over: its summary, or the table of its section.
+    /// The finished study as text for the terminal: its summary, or the table of its section.
     ///
     /// # Errors
     /// As [`Study::section`].
-    pub fn told(&self, folder: &Path, summary: &Summary) -> Result<String> {
+    pub fn as_text(&self, folder: &Path, summary: &Summary) -> Result<String> {
         if !self.drawing.shows_key_numbers() {
             return Ok(summary.to_string());
         }
@@ -328,8 +329,7 @@ impl Study {
         Ok(rows.iter().map(line).collect())
     }
 
-    /// How many of `runs`, at most `most` and at least one, go side by side in the memory that is
-    /// free.
+    /// How many of `runs`, at most `most` and at least one, run in parallel within the free memory.
     fn workers(&self, most: usize, runs: &[&Member]) -> Result<usize> {
         let of = |m: &&Member| run::bytes(self.registry.experiment(&m.config)?, &m.config);
         let bytes = runs.iter().map(of).collect::<Result<_>>()?;
@@ -344,7 +344,7 @@ impl Study {
         same.map(|(k, v)| format!("{k}={}", value_text(v))).collect::<Vec<_>>().join(", ")
     }
 
-    /// Is there nothing left to do for this run?
+    /// True if this run is finished.
     fn finished(&self, folder: &Path, member: &Member) -> Result<bool> {
         let run = self.folder_of(folder, member);
         let config = run.join(folder::CONFIG_FILE);
@@ -358,8 +358,8 @@ impl Study {
         Ok(run.join(SUMMARY_FILE).exists() && (!self.figures || drawn.exists()))
     }
 
-    /// Works through `runs` with `workers` threads, each with a pool of its own: a task of one run
-    /// must not sit inside the waiting of another.
+    /// Executes `runs` on `workers` threads, each with its own pool, so that a thread waiting in one
+    /// run never executes a task of another.
     fn side_by_side(
         &self,
         folder: &Path,
@@ -408,7 +408,7 @@ impl Study {
         let run = self.folder_of(folder, member);
         let resumed = run.join(folder::CONFIG_FILE).exists();
         if !resumed {
-            // A kill may have left it there, and in it at most what had not been renamed.
+            // A killed process may have left the folder, with temporary files in it.
             clear_temporaries(&run)?;
             create_run_dir(&run)?;
         }
@@ -420,7 +420,7 @@ impl Study {
                 watcher.finished(member, &outcome.summary);
                 Ok(())
             }
-            // A cell of a grid may well lie where nothing can be learned: that is its result.
+            // In a grid, divergence is the result of a cell.
             Err(e) if self.drawing.allows_divergence() && e.is_divergence() => {
                 let mut summary = Summary::new();
                 summary.set("graph_recovered", false)?;
@@ -434,7 +434,7 @@ impl Study {
     }
 }
 
-/// A watcher's progress, which also knows whether the run draws.
+/// A watcher's progress that also decides whether the run draws figures.
 struct Quiet<'a> {
     inner: Box<dyn Progress + 'a>,
     figures: bool,
@@ -465,8 +465,7 @@ fn pool(threads: usize) -> Result<rayon::ThreadPool> {
         .map_err(|e| Error::io("thread pool", "cannot start threads", std::io::Error::other(e.to_string())))
 }
 
-/// Removes what a kill left half-written in `folder`, if there is such a folder; nothing refers to
-/// it.
+/// Removes temporary files of a killed process from `folder`, if it exists.
 fn clear_temporaries(folder: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
     for entry in entries.flatten() {
@@ -478,7 +477,7 @@ fn clear_temporaries(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a run costs, in some unit.
+/// Relative cost of a run.
 fn cost(config: &Config) -> f64 {
     use crate::model::Spec;
     let (t, layers) = (config.task.seq_len(), |heads: &[usize]| heads.iter().sum::<usize>() + 1);
@@ -492,8 +491,8 @@ fn cost(config: &Config) -> f64 {
     config.plan.steps as f64 * config.plan.batch as f64 * sequence as f64
 }
 
-/// How many runs, at most `most` and at least one, `free` bytes hold side by side whichever of them
-/// meet.
+/// How many runs, at most `most` and at least one, fit into `free` bytes in parallel, whichever of
+/// them coincide.
 fn fitting(most: usize, mut bytes: Vec<usize>, free: usize) -> usize {
     bytes.sort_unstable_by(|a, b| b.cmp(a));
     let sums = bytes.iter().scan(0usize, |sum, b| {
@@ -530,7 +529,7 @@ mod tests {
     #[test]
     fn as_many_side_by_side_as_memory_holds() {
         let of = |most, free| fitting(most, vec![1, 5, 3], free);
-        // The largest may meet: 5, 5 + 3, 5 + 3 + 1.
+        // The largest may coincide: 5, 5 + 3, 5 + 3 + 1.
         assert_eq!([of(3, 9), of(3, 8), of(3, 7), of(2, 9), of(3, 0), of(0, 9)], [3, 2, 1, 2, 1, 1]);
         assert_eq!(fitting(2, vec![usize::MAX, usize::MAX], usize::MAX - 1), 1);
     }

@@ -1,5 +1,5 @@
-//! A study in numbers: what its tables share. No seconds and no paths are in them, so that a rerun
-//! gives the same bytes.
+//! Shared code of a study's tables. They hold no times and no paths, so a rerun gives the same
+//! bytes.
 
 use super::Member;
 use super::gather::Spread;
@@ -41,7 +41,7 @@ pub fn of(s: Option<Spread>) -> String {
     format!("{},{},{},{}", f(|s| s.mean), cell(s.and_then(|s| s.sd)), f(|s| s.min), f(|s| s.max))
 }
 
-/// `runs.csv`: a row for each run, with what its summary says of the result.
+/// `runs.csv`: a row for each run, with the results in its summary.
 pub fn runs<'a>(found: impl Iterator<Item = (&'a Member, &'a Map<String, Value>)> + Clone) -> String {
     let mut keys: Vec<&str> = Vec::new();
     for key in found.clone().flat_map(|(_, summary)| summary.keys()) {
