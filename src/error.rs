@@ -1,4 +1,4 @@
-//! One error type for everything a user can cause, with the exit code it maps to.
+//! The error type, and the exit code of each error.
 
 use popgrad_kernels::KernelError;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// `std::result::Result` with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong because of input or surroundings. Every message is one line that names the
-/// field and, where a value was rejected, what is allowed.
+/// An error caused by input, files or the system. Every message is one line that names the field
+/// and, if a value was rejected, the allowed values.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -33,7 +33,7 @@ pub enum Error {
         /// The names that exist.
         known: String,
     },
-    /// A file that could be read but is not what it should be.
+    /// A file that could be read but has wrong contents.
     #[error("{}: {problem}", .path.display())]
     Format {
         /// The file.
@@ -41,7 +41,7 @@ pub enum Error {
         /// What is wrong with it and what is expected.
         problem: String,
     },
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {action}: {source}", .path.display())]
     Io {
         /// The file or folder.
@@ -51,7 +51,7 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// An exact evaluation that would take absurdly long.
+    /// An exact evaluation that would take longer than the limit.
     #[error("{words:.3e} words: about {seconds:.0} s and {:.0} MB each time; allowed unless forced: {limit} s", .bytes / 1e6)]
     TooLong {
         /// Words to visit.
@@ -63,7 +63,7 @@ pub enum Error {
         /// Seconds allowed.
         limit: f64,
     },
-    /// Training left the finite numbers.
+    /// Training diverged: a loss or parameter is not finite.
     #[error(
         "lr, weight_decay: training diverged: {what} is {value} at step {step}; \
          allowed: rates at which everything stays finite"
@@ -76,7 +76,7 @@ pub enum Error {
         /// Updates done.
         step: u64,
     },
-    /// A kernel refused its operands.
+    /// A kernel rejected its operands, or an instruction set is unknown or unavailable.
     #[error("kernel: {0}")]
     Kernel(#[from] KernelError),
 }
@@ -113,7 +113,7 @@ impl Error {
         Error::Io { path: path.as_ref().to_path_buf(), action, source }
     }
 
-    /// Did training diverge?
+    /// True for [`Error::Diverged`].
     pub fn is_divergence(&self) -> bool {
         matches!(self, Error::Diverged { .. })
     }
@@ -126,7 +126,7 @@ impl Error {
             | Error::Unknown { .. }
             | Error::TooLong { .. }
             | Error::Diverged { .. } => 2,
-            // What POPGRAD_ISA asks for is usage too.
+            // The value of POPGRAD_ISA is usage, too.
             Error::Kernel(KernelError::UnknownIsa { .. } | KernelError::IsaUnavailable { .. }) => 2,
             _ => 1,
         }

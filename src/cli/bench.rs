@@ -1,4 +1,4 @@
-//! `popgrad bench`: how fast the parts run here, against what the CPU could do.
+//! `popgrad bench`: the speed of kernels and training steps, and their share of the CPU's peak.
 
 use super::info::json;
 use super::{pool, tell};
@@ -83,7 +83,7 @@ fn text(report: &Report) -> String {
     out
 }
 
-/// Three digits or so in a unit that suits.
+/// About three digits in a suitable unit.
 fn time(ns: f64) -> String {
     match ns {
         ns if ns < 1e3 => format!("{ns:.0} ns"),

@@ -1,4 +1,4 @@
-//! `popgrad exact`: loss and gradients of a model on the whole population, no sequence sampled.
+//! `popgrad exact`: loss and gradients of a model on the whole population, without sampling.
 
 mod methods;
 mod prior;
@@ -34,19 +34,19 @@ pub(super) struct ExactArgs {
     /// Parameters: one array per block, as for grad, .npz or .safetensors.
     #[arg(long, value_name = "FILE")]
     params: PathBuf,
-    /// Where loss, weight and +dL/dblock go, .npz or .safetensors.
+    /// Output file for loss, weight and +dL/dblock, .npz or .safetensors.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// A finite prior: `pi` (Q,S,S), `weight` (Q), optionally the root laws `roots` (Q,S).
     #[arg(long, value_name = "FILE")]
     prior: Option<PathBuf>,
-    /// Also every word: `words` (N,T), `probabilities` (N), `predictions` (N,S).
+    /// Also write every sequence: `words` (N,T), `probabilities` (N), `predictions` (N,S).
     #[arg(long)]
     predictions: bool,
     /// Arithmetic: f64 or f32.
     #[arg(long, default_value = "f64")]
     dtype: String,
-    /// However long it takes.
+    /// Run an evaluation that would be refused as too long.
     #[arg(long)]
     force: bool,
     /// Worker threads; changes the speed, not one bit of the result [default: all cores].
@@ -79,14 +79,14 @@ fn keys(model: &str) -> Result<Vec<Key>> {
     ]));
     let tasks = Kind::Word(&["causal_tree", "causal_dag"]);
     keys.push(Key::of_command("task", tasks, "task; follows `graph` if it is not given"));
-    keys.push(Key::of_command("method", Kind::Word(&METHODS), "how words are summed over"));
+    keys.push(Key::of_command("method", Kind::Word(&METHODS), "how the sum over all sequences is computed"));
     let most = i64::MAX as u64;
     let help = "matrices drawn from the prior for stationary roots with S > 2, >= 2";
     keys.push(Key::of_command("draws", Kind::Count(2, most), help));
     Ok(keys)
 }
 
-/// What was found. Gradients are +dL/dblock, flat.
+/// The result. Gradients are +dL/dblock, flat.
 struct Found {
     loss: f64,
     weight: f64,
@@ -156,7 +156,7 @@ fn summary(found: &Found, started: Instant) -> Result<Summary> {
     let mut summary = Summary::new();
     summary.set("method", &found.method)?;
     summary.set("words", found.words)?;
-    // A summary has no infinity, a loss may be one.
+    // A summary cannot hold an infinite loss.
     if found.loss.is_finite() {
         summary.set("loss", found.loss)?;
     } else {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::Table;
 
-/// What is being made, inside the folder.
+/// The list of studies, inside the folder.
 const FIGURES_FILE: &str = "figures.toml";
 /// The page.
 const INDEX_FILE: &str = "index.html";
@@ -25,19 +25,19 @@ pub(super) struct FiguresArgs {
     /// Overrides for every run, e.g. steps=2^12.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Short forms: minutes in all.
+    /// Short forms: a few minutes in all.
     #[arg(long)]
     quick: bool,
-    /// These only, by name.
+    /// Names of the figures to make [default: those of the papers].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
     /// Folder: new or empty [default: runs/figures, numbered].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Continue what was begun in this folder.
+    /// Continue the figures in this folder.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["overrides", "quick", "only", "out"])]
     resume: Option<PathBuf>,
-    /// Threads; they change the speed, not one bit of the result [default: all cores].
+    /// Worker threads; they change the speed, not one bit of the result [default: all cores].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
@@ -84,7 +84,7 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
         }
     };
     let threads = pool.current_num_threads();
-    // Each run brings its own.
+    // Each run has its own pool.
     drop(pool);
     for study in &all {
         say(&format!("{}: {}", study.name, study.title));
@@ -101,11 +101,11 @@ fn make_plan(args: &FiguresArgs) -> Result<Plan> {
     if let Some(name) = args.only.iter().find(|n| studies::find(n).is_none()) {
         return Err(Error::unknown("figure", name, named_studies().map(|s| s.name)));
     }
-    let asked = |s: &&Named| {
+    let selected = |s: &&Named| {
         if args.only.is_empty() { s.in_paper } else { args.only.iter().any(|n| n == s.name) }
     };
     Ok(Plan {
-        studies: named_studies().filter(asked).map(|s| s.name.to_string()).collect(),
+        studies: named_studies().filter(selected).map(|s| s.name.to_string()).collect(),
         quick: args.quick,
         overrides: args.overrides.clone(),
     })
@@ -133,14 +133,14 @@ fn own(study: &Study, layer: &Table) -> Table {
     layer.iter().filter(|(k, _)| has(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// Does a key exist in a run of this configuration?
+/// True if a key exists in a run of this configuration.
 fn exists(key: &str, config: &Table) -> bool {
     config::keys_with(config).iter().any(|k| k.name == key)
 }
 
-/// Does some study have the key, and do all that have it mean the same by it? A key of every run
-/// does, and T; so does any key within one paper. Which task, model, optimiser or block it is, is a
-/// paper's own.
+/// True if some study has the key, and it means the same in all studies that have it. That holds for
+/// keys of every run, for T, and for any key within one paper. It does not hold across papers for the
+/// choice of task, model, optimiser or block.
 fn means_one_thing(key: &str, all: &[Study]) -> bool {
     let tasks = all.iter().filter(|s| s.runs.iter().all(|m| exists(key, &m.config.table())));
     let mut papers: Vec<bool> = tasks.map(|s| s.runs[0].config.task.name().starts_with("causal")).collect();
@@ -164,8 +164,8 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-/// Writes down all that is going to be made, so that a kill at any later moment can be resumed. The
-/// plan goes last.
+/// Writes the files of all studies and then the plan, so that a process killed at any later time can
+/// be resumed.
 fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<()> {
     create_run_dir(folder)?;
     for study in all {
@@ -198,8 +198,8 @@ fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
     for study in all {
         let mut section = study.section(&folder.join(&study.name), &study.name)?;
         if let Some(of) = studies::find(&study.name) {
-            section.text.push(format!("The paper: {}", of.shows));
-            section.text.push(format!("To expect: {}", of.expect));
+            section.text.push(format!("In the paper: {}", of.shows));
+            section.text.push(format!("Expected result: {}", of.expect));
         }
         section.text.push(format!("Parameters of all its runs: {}.", study.common_keys()));
         let quick = if plan.quick { " --quick" } else { "" };

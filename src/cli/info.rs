@@ -1,4 +1,4 @@
-//! `popgrad info`: the machine, and what the kernels make of it.
+//! `popgrad info`: the machine, and the instruction set that the kernels use.
 
 use super::{pool, tell};
 use crate::measure::Machine;
@@ -17,7 +17,7 @@ pub(super) struct InfoArgs {
 #[derive(Serialize)]
 struct Info {
     version: &'static str,
-    /// Threads that a run uses unless told otherwise.
+    /// Threads that a run uses by default.
     threads: usize,
     #[serde(flatten)]
     machine: Machine,

@@ -1,5 +1,5 @@
-//! The command line: arguments in, exit code out (0 done, 2 usage, 3 a claim failed, 1 anything
-//! else).
+//! The command line. Exit codes: 0 success, 1 an error in files or the system, 2 an error in
+//! arguments or configuration, 3 a claim of `verify` failed.
 
 mod bench;
 mod discover;
@@ -36,30 +36,30 @@ enum Command {
     /// Make the figures of the papers, on one page.
     #[command(after_help = figures::after_help())]
     Figures(figures::FiguresArgs),
-    /// Recovery of the graph over a grid of keys: many short runs, a map.
+    /// Map the recovery of the graph over a grid of keys, by many short runs.
     #[command(after_help = sweep::AFTER_HELP)]
     Sweep(sweep::SweepArgs),
-    /// What a training step costs as T, S, heads and batch grow.
+    /// Measure the cost of a training step as T, S, heads and batch grow.
     #[command(after_help = scaling::AFTER_HELP)]
     Scaling(scaling::ScalingArgs),
-    /// Loss, predictions and gradients for parameters and tokens of your own.
+    /// Compute loss, predictions and gradients for your own parameters and tokens.
     #[command(after_help = grad::AFTER_HELP)]
     Grad(grad::GradArgs),
-    /// Loss and gradients on the whole population, no sequence sampled.
+    /// Compute loss and gradients on the whole population, without sampling sequences.
     #[command(after_help = exact::AFTER_HELP)]
     Exact(exact::ExactArgs),
-    /// The latent graph of token sequences, from one sampled gradient before any training.
+    /// Find the latent graph of token sequences from one sampled gradient, before any training.
     #[command(after_help = discover::AFTER_HELP)]
     Discover(discover::DiscoverArgs),
-    /// How trained runs predict transitions of other kinds than they were trained on.
+    /// Evaluate trained runs on transitions of other kinds than they were trained on.
     #[command(after_help = ood::after_help())]
     Ood(ood::OodArgs),
-    /// Hold the theory's claims against exact computation.
+    /// Check the theory's claims against exact computation.
     #[command(after_help = verify::after_help())]
     Verify(verify::VerifyArgs),
-    /// The machine, and the instruction set that the kernels use on it.
+    /// Describe the machine and the instruction set that the kernels use.
     Info(info::InfoArgs),
-    /// How fast kernels and training run here, against the CPU's peak.
+    /// Measure the speed of kernels and training against the CPU's peak.
     #[command(after_help = bench::AFTER_HELP)]
     Bench(bench::BenchArgs),
 }
@@ -103,8 +103,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A line on stderr. Control characters are escaped, so that it stays one line whatever a user
-/// typed; nobody reading is no reason to stop.
+/// Prints a line on stderr. Control characters are escaped, so that it stays one line whatever the
+/// user typed. A closed stderr is ignored.
 fn say(text: &str) {
     let line: String = text
         .chars()
@@ -113,7 +113,7 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Text on stdout. A reader that has left (`| head`) is no error.
+/// Prints text on stdout. A closed pipe (`| head`) is not an error.
 fn tell(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

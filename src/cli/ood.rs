@@ -1,4 +1,4 @@
-//! `popgrad ood`: trained runs on transitions of other kinds than their prior draws.
+//! `popgrad ood`: evaluates trained runs on transitions of other kinds than their prior draws.
 
 use super::{pool, say, tell};
 use crate::config::Task;
@@ -17,7 +17,7 @@ pub(super) struct OodArgs {
     /// Run folders, each with a checkpoint.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Kinds of transitions, apart by commas [default: all].
+    /// Kinds of transitions, separated by commas [default: all].
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     kinds: Vec<String>,
     /// Matrices of each random kind.

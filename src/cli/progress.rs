@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The right one for where stderr goes.
+/// A bar if stderr is a terminal, otherwise lines.
 pub(super) fn new(config: &Config) -> Box<dyn Progress> {
     let meter = Meter::new(config);
     if std::io::stderr().is_terminal() {
@@ -26,7 +26,7 @@ struct Meter {
     batch: u64,
     steps: u64,
     loss: f64,
-    told: Option<(&'static str, f64)>,
+    evaluated: Option<(&'static str, f64)>,
     shown: Instant,
     shown_step: Option<u64>,
 }
@@ -34,17 +34,17 @@ struct Meter {
 impl Meter {
     fn new(config: &Config) -> Self {
         Meter {
-            // A step on the whole population has no rate in sequences worth telling.
+            // For steps on the whole population, sequences per second are not shown.
             batch: if config.plan.source == Source::Sampled { config.plan.batch as u64 } else { 0 },
             steps: config.plan.steps,
             loss: f64::NAN,
-            told: None,
+            evaluated: None,
             shown: Instant::now(),
             shown_step: None,
         }
     }
 
-    /// Text of the moment, if the last one is older than `every`.
+    /// The current text, if the last one is older than `every`.
     fn due(&mut self, step: u64, every: Duration) -> Option<String> {
         let elapsed = self.shown.elapsed();
         let from = *self.shown_step.get_or_insert(step);
@@ -53,12 +53,12 @@ impl Meter {
         }
         let steps = (step - from) as f64 / elapsed.as_secs_f64();
         (self.shown, self.shown_step) = (Instant::now(), Some(step));
-        let told = self.told.map_or(String::new(), |(name, x)| format!("  {name} {x:.4}"));
+        let last = self.evaluated.map_or(String::new(), |(name, x)| format!("  {name} {x:.4}"));
         let rate = match self.batch {
             0 => format!("{steps:.1} steps/s"),
             batch => format!("{:.0} sequences/s", steps * batch as f64),
         };
-        Some(format!("loss {:.4}{told}  {rate}", self.loss))
+        Some(format!("loss {:.4}{last}  {rate}", self.loss))
     }
 }
 
@@ -85,7 +85,7 @@ impl Progress for Bar {
         }
     }
     fn evaluated(&mut self, name: &'static str, value: f64) {
-        self.meter.told = Some((name, value));
+        self.meter.evaluated = Some((name, value));
     }
     fn finished(&mut self) {
         self.bar.finish_and_clear();
@@ -107,7 +107,7 @@ impl Progress for Lines {
         }
     }
     fn evaluated(&mut self, name: &'static str, value: f64) {
-        self.meter.told = Some((name, value));
+        self.meter.evaluated = Some((name, value));
     }
     fn finished(&mut self) {}
     fn note(&mut self, text: &str) {
@@ -115,8 +115,8 @@ impl Progress for Lines {
     }
 }
 
-/// For a study: a bar over the updates of all runs on a terminal, a line every ten seconds
-/// elsewhere, and one for each run that is over where there are few.
+/// The progress of a study: a bar over the updates of all runs on a terminal, otherwise a line every
+/// ten seconds. A study of few runs also has a line for each finished run.
 pub(super) fn of_study() -> Box<dyn Watcher> {
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("{bar:32} {percent}%  {msg}  {eta} left")
@@ -128,7 +128,7 @@ pub(super) fn of_study() -> Box<dyn Watcher> {
 
 struct StudyMeter {
     bar: Option<ProgressBar>,
-    /// Updates done in this sitting.
+    /// Updates done in this session.
     steps: AtomicU64,
     state: Mutex<StudyState>,
 }
@@ -141,9 +141,9 @@ struct StudyState {
     since: Option<(Instant, Instant)>,
 }
 
-/// Runs up to which each has a line of its own.
+/// Largest number of runs that each have a line.
 const FEW_RUNS: usize = 24;
-/// Updates of a run between looks at the clock.
+/// Updates of a run between checks of the clock.
 const LOOK: u64 = 64;
 
 impl StudyMeter {

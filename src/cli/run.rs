@@ -1,5 +1,5 @@
-//! `popgrad run`: resolve the configuration, pick the folder, hand over to the experiment, print
-//! its summary.
+//! `popgrad run`: resolves the configuration, chooses the folder, runs the experiment, prints its
+//! summary.
 
 use super::{pool, progress, say, tell};
 use crate::config::{self, Config};
@@ -21,7 +21,7 @@ pub(super) struct RunArgs {
     /// Overrides, e.g. S=5 alpha=0.5 steps=2^14 heads=2,1.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// The same job made short enough for a minute.
+    /// A short form of the preset that takes at most about a minute.
     #[arg(long)]
     quick: bool,
     /// TOML file of keys, applied over the preset.
@@ -44,20 +44,20 @@ pub(super) struct RunArgs {
     resume: Option<PathBuf>,
 }
 
-/// Presets and keys, for `--help`: those that go with the preset, task or model named on the
-/// command line, else all.
+/// Presets and keys, for `--help`: the keys that apply to the preset, task or model named on the
+/// command line, or all keys.
 pub(super) fn after_help() -> String {
     let words: Vec<String> = std::env::args().skip(2).collect();
     help_for(&words)
 }
 
-/// [`after_help`] for the words of a command line.
+/// [`after_help`] for the arguments of a command line.
 fn help_for(words: &[String]) -> String {
     let mut text = String::from("Presets:\n");
     for p in paper::presets() {
         text += &format!("  {:<18}{}\n", p.name, p.what);
     }
-    text += "\nPresets of several runs, side by side in folders of one:\n";
+    text += "\nPresets of several runs, whose folders share one folder:\n";
     for s in studies::named_studies().filter(|s| !is_preset(s.name)) {
         text += &format!("  {:<18}{}\n", s.name, s.what);
     }
@@ -72,7 +72,7 @@ fn help_for(words: &[String]) -> String {
     } else {
         text += &format!("\nKeys with {}:\n", with.join(", "));
     }
-    let seeds = "repeat a preset of one run over so many seeds, with mean and spread";
+    let seeds = "repeat a preset of one run over this many seeds, with mean and spread";
     text += &format!("  {:<18}{seeds}\n", "seeds");
     for key in config::keys_with(&chosen).iter().filter(|k| k.name != "preset") {
         let owner = key.scope.decided_by().and_then(named);
@@ -81,8 +81,8 @@ fn help_for(words: &[String]) -> String {
     text
 }
 
-/// What the words of a command line say of task, model and optimiser: by a preset's name or as
-/// keys.
+/// The task, model and optimiser that the arguments of a command line choose, by the name of a
+/// preset or as keys.
 fn chosen(words: &[String]) -> Table {
     let presets = words.iter().filter(|w| is_preset(w)).take(1);
     let mut layers: Vec<Table> = presets.flat_map(|w| paper::preset(w, false).unwrap_or_default()).collect();
@@ -108,7 +108,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         Some(folder) => (Job::Run(Box::new(read_run(folder)?)), folder.clone(), true),
         None => {
             let job = resolve(&args)?;
-            // Everything that can be refused is refused before a folder appears.
+            // Check everything before a folder is created.
             pool.install(|| job.check())?;
             let folder = args.out.clone().unwrap_or_else(|| default_folder(job.name(), args.quick));
             create_run_dir(&folder)?;
@@ -128,7 +128,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         }
         Job::Study(study) => {
             let threads = pool.current_num_threads();
-            // Each run brings its own.
+            // Each run has its own pool.
             drop(pool);
             if args.quick {
                 say_changes(&study.runs[0].config)?;
@@ -139,7 +139,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
     }
 }
 
-/// What a command line asks for.
+/// The job that a command line describes.
 enum Job {
     Run(Box<Config>),
     Study(Study),
@@ -205,12 +205,12 @@ fn resolve(args: &RunArgs) -> Result<Job> {
     Ok(Job::Run(Box::new(config::resolve(&tables)?)))
 }
 
-/// Is it the preset of a single run? A study of that run alone may have the same name.
+/// True if it is the preset of a single run. A study of that run may have the same name.
 pub(super) fn is_preset(name: &str) -> bool {
     paper::PAPERS.iter().flat_map(|p| p.presets).any(|(n, _)| *n == name)
 }
 
-/// Takes `seeds=K` out of the overrides: a key of studies, not of runs.
+/// Removes `seeds=K` from the overrides, as it is a key of studies and not of runs.
 pub(super) fn take_seeds(overrides: &mut Vec<String>) -> Result<Option<u64>> {
     let mut seeds = None;
     let mut rest = Vec::new();

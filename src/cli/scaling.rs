@@ -1,8 +1,8 @@
-//! `popgrad scaling`: what a training step costs as T, S, heads and batch grow, and what short runs
-//! recover there.
+//! `popgrad scaling`: the cost of a training step as T, S, heads and batch grow, and whether short
+//! runs recover the graph there.
 //!
-//! Every size is a process of its own, so that its peak memory is its own: VmHWM of the whole
-//! process, code and all.
+//! Every size runs in a separate process, so that its peak memory can be measured: VmHWM of the
+//! whole process, including its code.
 
 use super::run::default_folder;
 use super::{pool, progress, say, tell};
@@ -37,14 +37,14 @@ pub(super) struct ScalingArgs {
     /// Seconds of steps to time at each size.
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     seconds: f64,
-    /// Seconds for the recovery runs: sizes that would exceed them are left out, and said so; 0 for
-    /// none.
+    /// Seconds for the recovery runs; sizes that would exceed them are listed as left out. 0: no
+    /// recovery runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
     recovery: f64,
     /// Threads of a step [default: all cores].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Time this one size and print it as JSON: what the command calls itself with.
+    /// Time this one size and print it as JSON; used by the command for its own processes.
     #[arg(long, hide = true)]
     one: bool,
 }
@@ -57,7 +57,7 @@ Recovery: runs of 1,024 updates of 256 sequences at rate 4, 3 seeds, S=5 against
 that of all runs; steps, eval_every, test_size and checkpoint_every are the command's own.
 ";
 
-/// What is not grown.
+/// The sizes that stay fixed.
 const BASE: &str = "
 batch = 256
 shards = 16
@@ -67,8 +67,8 @@ eval_every = 1000000
 checkpoint_every = 1000000
 ";
 
-/// Keys that the command sets itself: a step that is timed holds no evaluation, and recovery has a
-/// horizon of its own.
+/// Keys that the command sets: timed steps contain no evaluation, and recovery runs have their own
+/// horizon.
 const OWN: [&str; 4] = ["steps", "eval_every", "test_size", "checkpoint_every"];
 
 /// One size, measured.
@@ -128,7 +128,7 @@ pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
         return one(args);
     }
     let threads = pool(args.threads)?.current_num_threads();
-    // Refused here rather than in the first process.
+    // Checked here rather than in the first process.
     let config = config_of(&args.overrides)?;
     run::check(paper::experiment(&config)?, &config)?;
     let axes = axes(args.quick, &config.model);
@@ -224,7 +224,7 @@ fn measure(args: &ScalingArgs, word: &str, threads: usize) -> Result<Point> {
         return Err(Error::invalid("scaling", problem, "sizes that can be trained"));
     }
     serde_json::from_slice(&out.stdout)
-        .map_err(|e| Error::format(&path, format!("{word}: its answer is not what was asked: {e}")))
+        .map_err(|e| Error::format(&path, format!("{word}: unexpected output of the timed process: {e}")))
 }
 
 /// Times the steps of a real run, and prints them.
@@ -242,7 +242,7 @@ fn one(args: &ScalingArgs) -> Result<()> {
         clock.ms.sort_by(f64::total_cmp);
         Ok(clock.ms)
     };
-    // The first step has nothing before it: the faster of the two times between three.
+    // The first step has no predecessor: take the faster of the two times between three steps.
     config.plan.steps = 3;
     let guess = timed("guess", &config)?[0];
     config.plan.steps = ((1e3 * args.seconds / guess) as u64).clamp(4, 5000);
@@ -305,7 +305,8 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     xy / points.iter().map(|(x, _)| (x - mx) * (x - mx)).sum::<f64>()
 }
 
-/// Short runs against T and against S, as far as the time allows by what steps were found to cost.
+/// Short runs against T and against S, as many as the time limit allows at the measured cost of a
+/// step.
 fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize) -> Result<Vec<Recovery>> {
     const SEEDS: u64 = 3;
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! `popgrad sweep`: recovery over a grid, from many short runs.
+//! `popgrad sweep`: recovery of the graph over a grid of keys, by many short runs.
 
 use super::run::{default_folder, is_preset, take_seeds};
 use super::{pool, progress, tell};
@@ -27,7 +27,7 @@ pub(super) struct SweepArgs {
     /// Continue the sweep in this folder.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "keys", "out"])]
     resume: Option<PathBuf>,
-    /// Threads; they change the speed, not one bit of the result [default: all cores].
+    /// Worker threads; they change the speed, not one bit of the result [default: all cores].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
@@ -94,7 +94,7 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
     }
     studies::grid_drawing(&preset)?;
     let seeds = take_seeds(&mut keys)?.unwrap_or(DEFAULT_SEEDS);
-    // Another task or optimiser wants other sizes and rates: those of its own short form.
+    // Presets with another task or optimiser use the sizes and rates of their own short form.
     let quick = !TREES.contains(&preset.as_str());
     let mut layer: Table = if quick { Table::new() } else { short()? };
     let mut axes = Vec::new();

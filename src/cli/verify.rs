@@ -1,4 +1,5 @@
-//! `popgrad verify`: run claims of the theory; a table, JSON and a page of convergence plots.
+//! `popgrad verify`: checks claims of the theory, and writes a table, JSON and a page of convergence
+//! plots.
 
 use super::{pool, tell};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
@@ -17,7 +18,7 @@ const FAILED: u8 = 3;
 /// Arguments of `popgrad verify`.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Claims by name; all of them where none is given.
+    /// Names of the claims [default: all].
     claims: Vec<String>,
     /// JSON on stdout instead of the table.
     #[arg(long)]
@@ -25,10 +26,10 @@ pub(super) struct VerifyArgs {
     /// Folder for verify.json, verify.html and figures: new or empty.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Larger sizes, and more of them.
+    /// Check larger sizes, and more of them.
     #[arg(long)]
     thorough: bool,
-    /// Names and statements of the claims, nothing run.
+    /// List the names and statements of the claims and stop.
     #[arg(long)]
     list: bool,
     /// Worker threads; changes the speed, not one bit of the result [default: all cores].
@@ -43,7 +44,7 @@ pub(super) fn after_help() -> String {
     for c in CLAIMS {
         text += &format!("  {:<width$}{}\n", c.id, c.title);
     }
-    text + "\nExit code: 0 all hold, 3 one fails, 2 usage, 1 anything else."
+    text + "\nExit code: 0 all claims hold, 3 a claim fails, 2 an error in the arguments, 1 any other error."
 }
 
 pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
@@ -103,8 +104,8 @@ fn number(x: f64) -> String {
     format!("{x:.3e}")
 }
 
-/// What was asked, as a formula.
-fn asked(c: &Check) -> String {
+/// The condition of a check, as a formula.
+fn condition(c: &Check) -> String {
     let (m, e) = (number(c.measured), number(c.expected));
     match c.rule {
         Rule::Within(tolerance) => format!("{m} = {e} ± {}", number(tolerance)),
@@ -131,7 +132,7 @@ fn table(o: &Outcome) -> String {
     );
     for check in &o.checks {
         let verdict = word(check.verdict());
-        text += &format!("  {verdict:<15}{}: {}  [{}]\n", check.quantity, asked(check), parameters(check));
+        text += &format!("  {verdict:<15}{}: {}  [{}]\n", check.quantity, condition(check), parameters(check));
     }
     text
 }
@@ -224,7 +225,7 @@ fn save_figures(outcomes: &[Outcome], dir: &Path) -> Result<()> {
 
 fn row(c: &Check) -> Row {
     let mark = word(c.verdict()).to_string();
-    Row { cells: vec![mark.clone(), c.quantity.clone(), asked(c), parameters(c)], mark }
+    Row { cells: vec![mark.clone(), c.quantity.clone(), condition(c), parameters(c)], mark }
 }
 
 /// The points, and a dashed line of the fitted slope through their middle.

@@ -1,4 +1,4 @@
-//! What the operating system says of the machine. Linux tells; elsewhere most of it is unknown.
+//! Facts about the machine from the operating system. Most are known on Linux only.
 
 use popgrad_kernels::{Isa, KernelError};
 use serde::Serialize;
@@ -15,9 +15,9 @@ pub struct Machine {
     pub cores: usize,
     /// Instruction sets that the kernels can use here, slowest first.
     pub isas: Vec<&'static str>,
-    /// The one in force.
+    /// The instruction set in use.
     pub isa: &'static str,
-    /// Why that one.
+    /// Why it is used.
     pub isa_reason: &'static str,
     /// Data caches of the first core.
     pub caches: Vec<Cache>,
@@ -39,7 +39,7 @@ pub struct Cache {
 }
 
 impl Machine {
-    /// Asks the system. `forced`: the instruction set was chosen by an option.
+    /// Reads the facts from the system. `forced`: an option chose the instruction set.
     ///
     /// # Errors
     /// When `POPGRAD_ISA` names no instruction set, or one that this CPU lacks.
@@ -55,8 +55,8 @@ impl Machine {
             isas: Isa::available().map(Isa::name).collect(),
             isa: isa.name(),
             isa_reason: match (forced, named) {
-                (true, _) => "as --isa asks",
-                (_, true) => "as POPGRAD_ISA asks",
+                (true, _) => "set by --isa",
+                (_, true) => "set by POPGRAD_ISA",
                 _ => "the best that this CPU has",
             },
             caches: caches(),

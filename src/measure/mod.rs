@@ -1,4 +1,4 @@
-//! Measuring: the machine, and how fast the parts run on it.
+//! Measurements: facts about the machine, and the speed of kernels and training steps.
 
 mod machine;
 mod suite;
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Something to be timed: called again and again, always with the same amount of work.
+/// A measurement: a function that is called repeatedly, with the same amount of work each time.
 pub struct Lane<'a> {
     /// What it is, e.g. `gemm 64x64x64`.
     pub name: String,
@@ -26,7 +26,7 @@ pub struct Lane<'a> {
     pub call: Box<dyn FnMut() -> Result<()> + Send + 'a>,
 }
 
-/// What came of a lane. Times are of one call, in nanoseconds.
+/// The result of a lane. Times are of one call, in nanoseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
     /// As in [`Lane`].
@@ -52,12 +52,12 @@ pub struct Measured {
 /// Name of the lane that the others are compared with.
 pub const PEAK: &str = "multiply-add peak";
 
-/// Times all lanes round by round, each round beginning with another one: a machine that slows down
-/// for a while slows all of them. A round of a lane is as many calls as take about `round`, found
-/// beforehand; its time is their mean.
+/// Times all lanes in `rounds` rounds. Each round starts with another lane, so a machine that slows
+/// down for a while slows all lanes. In a round a lane makes as many calls as take about `round`, a
+/// number found beforehand; its time is their mean.
 ///
 /// # Errors
-/// What a lane reports.
+/// `rounds` 0; errors of a lane.
 pub fn interleave(lanes: &mut [Lane<'_>], rounds: usize, round: Duration) -> Result<Vec<Measured>> {
     if rounds == 0 {
         return Err(Error::invalid("rounds", "0", "at least 1"));

@@ -1,4 +1,4 @@
-//! What `popgrad bench` measures: kernels on one thread, then whole training steps.
+//! The measurements of `popgrad bench`: kernels on one thread, then whole training steps.
 
 use super::{Lane, Measured, PEAK, interleave};
 use crate::Result;

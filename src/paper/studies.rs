@@ -16,17 +16,17 @@ pub struct Named {
     pub shows: &'static str,
     /// What to expect here.
     pub expect: &'static str,
-    /// Does `popgrad figures` make it unasked?
+    /// True if `popgrad figures` makes it by default.
     pub in_paper: bool,
     pub(super) drawing: &'static dyn Drawing,
-    /// Does every run draw, too?
+    /// True if every run also draws its own figures.
     pub(super) figures: bool,
     pub(super) drafts: fn(&Form) -> Vec<Draft>,
-    /// Keys that whoever asks may not give: titles, groups and names of runs speak of them.
+    /// Keys that users may not give: titles, groups and names of runs refer to them.
     pub(super) own_keys: fn(&[Draft]) -> Vec<&'static str>,
 }
 
-/// In which form a study is asked for.
+/// The requested form of a study.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Form {
     pub(super) quick: bool,

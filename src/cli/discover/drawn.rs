@@ -1,4 +1,4 @@
-//! A task to draw from, its graph known.
+//! A task to draw sequences from, with a known graph.
 
 use super::Score;
 use crate::cli::grad::missing;

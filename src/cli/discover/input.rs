@@ -77,7 +77,7 @@ impl LabelFile {
         }
     }
 
-    /// The alphabet size where the file tells it: soft labels do.
+    /// The alphabet size, if the labels are soft and determine it.
     fn symbols(&self) -> Option<usize> {
         let width = match self {
             LabelFile::Text(bytes) => label_width(bytes),
@@ -143,8 +143,8 @@ pub(super) fn from_text(path: &Path, args: &DiscoverArgs, score: Score) -> Resul
     next(path, rows, alphabet.len(), score)
 }
 
-/// The last column as labels, the one before it as the query; all columns as positions where no
-/// label is asked for.
+/// The last column as labels and the one before it as the query. A score without labels uses all
+/// columns as positions.
 fn next(path: &Path, rows: Rows, symbols: usize, score: Score) -> Result<Sample> {
     let Rows { len, tokens } = rows;
     let seqs = tokens.len() / len;

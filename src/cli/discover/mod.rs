@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 /// Arguments of `popgrad discover`.
 #[derive(Debug, Args)]
 pub(super) struct DiscoverArgs {
-    /// A task to draw from, its graph known: graph=chain S=10 T=20 alpha=0.1 roots=stationary
-    /// samples=2^14 seed=0 labels=soft.
+    /// A task to draw sequences from, with a known graph: graph=chain S=10 T=20 alpha=0.1
+    /// roots=stationary samples=2^14 seed=0 labels=soft.
     #[arg(value_name = "KEY=VALUE", conflicts_with_all = ["tokens", "text"])]
     keys: Vec<String>,
     /// Sequences: text, a row of integers each; or .npy, or `tokens` (B,T) of an .npz or
@@ -43,14 +43,14 @@ pub(super) struct DiscoverArgs {
     /// Alphabet size S of --tokens [default: one more than the largest token].
     #[arg(long, value_name = "S")]
     symbols: Option<usize>,
-    /// gradient: a law of its own for every sequence, labels needed. chi2: one law for all, from
-    /// pair counts alone.
+    /// gradient: every sequence may have its own transitions; needs labels. chi2: all sequences share
+    /// one law; uses pair counts alone.
     #[arg(long, default_value = "gradient")]
     score: String,
     /// ε in the denominator of the gradient's score [default: 0].
     #[arg(long, allow_negative_numbers = true)]
     eps: Option<f64>,
-    /// How often a position without parent may be given one: nominal, see docs/discover.md.
+    /// Nominal probability that a position without parent is given one, see docs/discover.md.
     #[arg(long, default_value_t = 0.01, allow_negative_numbers = true)]
     level: f64,
     /// With a task: share of edges found at 2^8, 2^9, .. samples, over this many seeds from `seed`
@@ -140,7 +140,7 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
     Ok(())
 }
 
-/// Refuses options that would be ignored or cannot work, before anything is read, drawn or written.
+/// Rejects options that would be ignored or cannot work, before anything is read, drawn or written.
 fn check_options(args: &DiscoverArgs, score: Score) -> Result<()> {
     check_level(args.level)?;
     let drawn = args.tokens.is_none() && args.text.is_none();

@@ -1,4 +1,4 @@
-//! What was found, as a table, as JSON and as a figure.
+//! The result as a table, as JSON and as a figure.
 
 use crate::discover::Graph;
 use crate::report::plot::{Figure, HeatMap, Panels, Ticks};
@@ -100,7 +100,7 @@ pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
     }
     for j in &graph.heavy {
         text += &format!(
-            "note: position {j} has the highest score in so many rows that its own effect cannot be told from edges; it is taken from \
+            "note: position {j} has the highest score in so many rows that its own effect cannot be distinguished from edges; it is taken from \
              the rows it does not lead or the other columns, whichever is higher (docs/discover.md)\n"
         );
     }

@@ -1,4 +1,4 @@
-//! Shares of edges found, by number of samples.
+//! The share of edges found against the number of samples.
 
 use super::drawn::Drawn;
 use super::show::{Verdict, to_json};

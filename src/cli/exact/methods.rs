@@ -14,13 +14,13 @@ use indicatif::ProgressBar;
 use popgrad_kernels::Elem;
 use std::io::IsTerminal;
 
-/// A model at given parameters, and how to sum over words.
+/// A model at given parameters, and how to sum over sequences.
 pub(super) struct Evaluator<'a, E> {
     pub(super) model: &'a dyn Model<E>,
     pub(super) params: &'a [E],
     pub(super) active: &'a [bool],
     pub(super) problem: &'a Problem,
-    /// However long it takes.
+    /// Evaluate even if it takes longer than an hour.
     pub(super) force: bool,
 }
 
@@ -31,7 +31,7 @@ pub(super) type Words = Vec<(&'static str, Array)>;
 const MOST_BRUTE_WORDS: f64 = 4e6;
 
 impl<E: Elem> Evaluator<'_, E> {
-    /// Loss and gradient for one prior, by the method asked for or the cheapest one.
+    /// Loss and gradient for one prior, by the chosen method or the cheapest one.
     pub(super) fn over(&self, x: &TreeProblem, prior: &Prior) -> Result<Found> {
         let Some(eps) = self.problem.eps else {
             let law = TreeLaw::new(x.forest.clone(), prior.clone())?;

@@ -1,4 +1,4 @@
-//! Priors of transition matrices: of a file, by quadrature, by draws.
+//! Priors of transition matrices: from a file, by quadrature, or drawn at random.
 
 use super::Found;
 use super::methods::Evaluator;
@@ -11,8 +11,8 @@ use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::path::Path;
 
-/// Evaluates over the prior that the keys or the file name; the prior comes back unless it was
-/// drawn from.
+/// Evaluates over the prior that the keys or the file name. Also returns the prior, unless matrices
+/// were drawn from it.
 pub(super) fn over<E: Elem>(
     of: &Evaluator<'_, E>,
     x: &TreeProblem,
@@ -36,20 +36,20 @@ pub(super) fn over<E: Elem>(
         let allowed = "uniform, or draws=N, or a prior file: stationary roots have no quadrature beyond S=2";
         return Err(Error::invalid("roots", format!("stationary with S={}", x.symbols), allowed));
     }
-    let still = |p: &FinitePrior| {
+    let loss = |p: &FinitePrior| {
         let found = of.over(x, &Prior::Finite(p.clone()))?;
-        // An infinite loss never moves; the gradient is finite.
+        // An infinite loss cannot converge; use the size of the gradient, which is finite.
         let size = || found.grad.iter().map(|g| g.abs()).sum();
         Ok(if found.loss.is_finite() { found.loss } else { size() })
     };
-    let nodes = quadrature::until_still(alpha, still)?.nodes;
+    let nodes = quadrature::until_still(alpha, loss)?.nodes;
     let prior = Prior::Finite(quadrature::stationary_pairs(alpha, nodes)?);
     let mut found = of.over(x, &prior)?;
     found.method += &format!(", quadrature with {nodes} nodes per axis");
     Ok((found, Some(prior)))
 }
 
-/// The mean over matrices drawn from the prior, exact given each.
+/// The mean over matrices drawn from the prior; the population of each matrix is exact.
 fn drawn<E: Elem>(of: &Evaluator<'_, E>, x: &TreeProblem, alpha: f64, draws: u64) -> Result<Found> {
     let key = Key::new(x.seed, Purpose::Prior);
     let (mut last, mut words) = (None, 0.0);

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use serde::Deserialize;
 use toml::Table;
 
-/// How words are summed over.
+/// How the sum over all sequences is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Method {

@@ -1,5 +1,4 @@
-//! `popgrad grad`: loss, predictions and gradients of a model at parameters and tokens made
-//! elsewhere.
+//! `popgrad grad`: loss, predictions and gradients of a model at parameters and tokens from files.
 
 mod files;
 mod pieces;
@@ -36,7 +35,7 @@ pub(super) struct GradArgs {
     /// (B,T), optionally `mask` (B,T).
     #[arg(long, value_name = "FILE")]
     batch: PathBuf,
-    /// Where loss, losses, predictions and gradients go, .npz or .safetensors.
+    /// Output file for loss, losses, predictions and gradients, .npz or .safetensors.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Arithmetic: f32 or f64.
@@ -95,7 +94,7 @@ fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
     write(&args.out, &evaluation, result)
 }
 
-/// Which blocks get a gradient: all but buffers and those that `frozen` names.
+/// The blocks with a gradient: all but buffers and those that `frozen` names.
 pub(super) fn active<E: Elem>(model: &dyn Model<E>, frozen: &str) -> Result<Vec<bool>> {
     let blocks = model.layout().blocks();
     // A frozen output is a choice of training; its gradient exists.

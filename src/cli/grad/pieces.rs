@@ -9,7 +9,7 @@ use popgrad_kernels::Elem;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// What is to be evaluated, the sequences aside.
+/// A model and parameters to evaluate; the sequences are passed separately.
 pub(in crate::cli) struct Evaluation<'a, E> {
     pub(in crate::cli) model: &'a dyn Model<E>,
     pub(in crate::cli) params: &'a [E],
@@ -18,7 +18,7 @@ pub(in crate::cli) struct Evaluation<'a, E> {
     pub(in crate::cli) kind: Targets,
     /// Sequences.
     pub(in crate::cli) seqs: usize,
-    /// Are losses and predictions of each output wanted?
+    /// True if losses and predictions of each output are kept.
     pub(in crate::cli) keep: bool,
 }
 
@@ -108,7 +108,7 @@ impl<E: Elem> Evaluation<'_, E> {
         size
     }
 
-    /// Refuses what memory cannot hold: pieces in flight, results, the batch itself.
+    /// Checks that memory can hold the pieces in progress, the results and the batch.
     fn check_memory(&self, size: usize) -> Result<()> {
         let (model, size) = (self.model, size.min(self.seqs));
         let outputs = self.kind.outputs(model.seq_len());

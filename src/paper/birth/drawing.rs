@@ -117,19 +117,19 @@ fn curve(runs: &[&Found<'_>], key: &str) -> Vec<(u64, Spread)> {
     (0..first.records.len()).filter_map(at).collect()
 }
 
-/// Metrics of which the summary says when they came: the first evaluation at which they reach .9,
-/// or for losses have gone half of their way.
+/// Metrics whose summary holds the step at which they are reached: the first evaluation at which
+/// they are at least .9, or at which a loss has fallen by half of its total decrease.
 const TIMED: [&str; 7] =
     ["acc_end", "wo1_acc", "wk1_acc", "wk0_64_acc", "wk0_acc", "loss_head", "loss_bigram"];
 const REACHED: f64 = 0.9;
 
-fn came(f: &Found<'_>, key: &str) -> Option<f64> {
+fn step_reached(f: &Found<'_>, key: &str) -> Option<f64> {
     let points: Vec<(f64, f64)> =
         f.records.iter().filter_map(|r| Some((number(r, "step")?, number(r, key)?))).collect();
     let (first, last) = (points.first()?.1, points.last()?.1);
     let falls = key.starts_with("loss");
     let there = |x: f64| if falls { x <= 0.5 * (first + last) } else { x >= REACHED };
-    // A loss that nothing trains may well rise.
+    // A loss that is not trained may rise.
     points.iter().find(|p| there(p.1) && !(falls && last >= first)).map(|p| p.0)
 }
 
@@ -156,7 +156,7 @@ fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Summary> {
             }
         }
         for key in TIMED {
-            if let Some(s) = spread(of_group.iter().filter_map(|f| came(f, key))) {
+            if let Some(s) = spread(of_group.iter().filter_map(|f| step_reached(f, key))) {
                 let what = if key.starts_with("loss") { "half-way" } else { ".9" };
                 summary.set(&format!("{group}: step of {key} {what}"), Numbers::from(s))?;
             }
@@ -199,7 +199,7 @@ fn key_numbers(study: &Study, folder: &Path) -> Result<ShortTable> {
     let row = |(group, runs): (&str, Vec<&Found<'_>>)| {
         let mut row = vec![group.to_string(), runs.len().to_string()];
         row.extend(shown.iter().map(|(k, _)| short(spread(runs.iter().filter_map(|f| value(f, k))), 3)));
-        let steps = spread(runs.iter().filter_map(|f| came(f, "acc_end")));
+        let steps = spread(runs.iter().filter_map(|f| step_reached(f, "acc_end")));
         let some = steps.filter(|s| s.n < runs.len()).map(|s| format!(" ({} of {})", s.n, runs.len()));
         row.push(short(steps, 0) + &some.unwrap_or_default());
         row
@@ -231,7 +231,7 @@ fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
         Kind::Losses => &[
             (
                 "losses",
-                "Loss where the weights tell what follows, and where the context does: mean, and one standard deviation where a group has several runs.",
+                "Loss where the weights determine what follows, and where the context does: mean, and one standard deviation where a group has several runs.",
             ),
             ("laws", "Accuracy in context on held-out sequences, by the law of their outputs."),
             (
@@ -244,7 +244,7 @@ fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
                 "accuracy",
                 "Accuracy on what the context tells over steps: mean, and one standard deviation where a group has several runs.",
             ),
-            ("losses", "Loss where the weights tell what follows, and where the context does."),
+            ("losses", "Loss where the weights determine what follows, and where the context does."),
         ],
     }
 }
@@ -254,7 +254,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
     let save = |stem: &str, columns: usize, mut figures: Vec<Figure>| {
         if figures.is_empty() {
-            // A page names it all the same.
+            // The page refers to this figure in any case.
             figures.push(panel(
                 "nothing to show: no run has these numbers",
                 "",

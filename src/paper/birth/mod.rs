@@ -1,4 +1,4 @@
-//! How associative memories and an induction head come to be: Bietti, Cabannes, Bouchacourt, Jegou,
+//! The emergence of associative memories and an induction head: Bietti, Cabannes, Bouchacourt, Jegou,
 //! Bottou 2023 (arXiv 2306.00802).
 //!
 //! Sequences of a bigram law in which a few triggers have an output of their own in each sequence.
@@ -227,7 +227,7 @@ impl Setup for BirthSetup {
     fn evaluate(&mut self, at: &Moment, view: &mut dyn View, log: &mut Log<'_>) -> Result<f64> {
         let Some(record) = self.record(at, view)? else {
             let allowed =
-                "a loss over at least one position of the test set: longer or more sequences, more triggers";
+                "at least one position that counts: use longer or more sequences, or more triggers";
             return Err(Error::invalid("test_size", "no position of the test set counts", allowed));
         };
         let shown = ("acc_end", record.batch.acc_end.unwrap_or(f64::NAN));

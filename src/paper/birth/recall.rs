@@ -1,4 +1,4 @@
-//! Recall of the model's memories, under the public code's names.
+//! Recall of the model's associative memories, under the public code's names.
 
 use crate::Result;
 use crate::model::{Layout, Output, Spec};
@@ -6,7 +6,7 @@ use crate::probe::memory::{Asked, memories};
 use crate::task::TriggerBigram;
 use serde::{Deserialize, Serialize};
 
-/// Share of what a memory should recall that it does; -1 where the model has not the memory.
+/// Recall of each associative memory, in \[0, 1\]; -1 if the model lacks the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Recall {
     /// W_K of layer 1: each position to the one before.
@@ -40,8 +40,8 @@ pub(super) fn of(model: &Spec, layout: &Layout, params: &[f64], task: &TriggerBi
     if !matches!(model, Spec::Memory(_) | Spec::Transformer(_)) {
         return Ok(Recall { wk0_acc: -1.0, wk0_64_acc: -1.0, wk1_acc: -1.0, wo1_acc: -1.0, ff1_loss: -1.0 });
     }
-    let asked = Asked { triggers: task.fixed_triggers(), bigram: task.laws().bigram(), readout };
-    let found = memories(layout, params, &asked)?;
+    let reference = Asked { triggers: task.fixed_triggers(), bigram: task.laws().bigram(), readout };
+    let found = memories(layout, params, &reference)?;
     Ok(Recall {
         wk0_acc: found.wk0,
         wk0_64_acc: found.wk0_64,

@@ -8,7 +8,7 @@ use crate::paper::studies::{Draft, Form, Named};
 /// Every study with a name.
 pub(super) const STUDIES: &[Named] = &[FIG2, FIG3, FIG4, ONE_AND_TWO];
 
-/// Keys of size, which drafts set and whoever asks may set again: nothing names its runs by them.
+/// Keys of size, which drafts set and users may override: no run is named by them.
 const SIZES: [&str; 3] = ["steps", "T", "batch"];
 
 /// Keys that every run of a study has its own of: what its drafts set, and what another model or
@@ -69,11 +69,11 @@ const FIG2: Named = Named {
 const FIG3: Named = Named {
     name: "birth-fig3",
     what: "Bietti et al., Figure 3: parts frozen at first; accuracy and recall of each memory over steps (seeds=K)",
-    shows: "With the loss on the outputs that the context tells, and one memory frozen until iteration 300, the others show in which \
-            order they are learned: W_O of layer 2 first, without which nothing starts; W_K of layer 2 before W_K of layer 1, whose early \
+    shows: "With the loss on outputs that the context determines, and one memory frozen until iteration 300, the others show the \
+            order in which they are learned: W_O of layer 2 first, without which nothing starts; W_K of layer 2 before W_K of layer 1, whose early \
             positions come first.",
     expect: "Nothing frozen: wo1, then wk1, then wk0, its first 64 positions before the others. wo1 frozen: all wait. wk1 frozen: wo1 is \
-             learned, wk0 hardly moves before the thaw. wk0 frozen: wo1 and wk1 are learned, accuracy waits for the thaw.",
+             learned, wk0 hardly changes until wk1 starts to train. wk0 frozen: wo1 and wk1 are learned, accuracy rises once wk0 trains.",
     in_paper: true,
     drawing: &RECALL,
     figures: false,
@@ -82,7 +82,7 @@ const FIG3: Named = Named {
         let until = if form.quick { 150 } else { 300 };
         let base = |block: &str| {
             let d = Draft::new("run", "birth").with("steps", if form.quick { 400 } else { 1000 });
-            // Long enough to tell early positions from late ones.
+            // Long enough to distinguish early from late positions.
             let d = if form.quick { d.with("T", 128) } else { d };
             if block.is_empty() { d } else { d.with("freeze_until", format!("{until}:{block}")) }
         };
@@ -101,8 +101,8 @@ const FIG4: Named = Named {
     name: "birth-fig4",
     what: "Bietti et al., Figure 4: bigram and in-context loss by K, fixed and random triggers; output laws (seeds=K)",
     shows: "With the loss on all tokens and a linear feed-forward in layer 2, the bigrams (loss where no trigger is, W_F) are learned \
-            much sooner than what the context tells; the latter the later the fewer triggers there are, and later for random ones. A model \
-            trained with outputs by the bigrams fails on uniform ones.",
+            much sooner than the outputs that the context determines. These are learned later with fewer triggers, and later with random \
+            ones. A model trained with outputs by the bigrams fails on uniform ones.",
     expect: "Bigram losses fall together within the first tens of steps, in-context losses over hundreds; those of random triggers later than \
              those of fixed ones, and of one random trigger last of all. (One fixed trigger is the most frequent symbol, which is often seen.) \
              Trained on uniform outputs: both test laws are predicted alike; trained on bigram outputs: the uniform ones far less.",

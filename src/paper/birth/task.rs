@@ -1,5 +1,4 @@
-//! What the keys of a trigger-bigram task stand for: laws from a corpus, triggers, outputs,
-//! sources.
+//! The trigger-bigram task of a configuration: laws from a corpus, triggers, outputs, sources.
 
 use super::corpus;
 use crate::Error;

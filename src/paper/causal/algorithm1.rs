@@ -39,7 +39,7 @@ pub struct MetricRecord {
     pub attention_on_parent: Vec<Option<f64>>,
     /// Attention of the query, position T, on every position.
     pub last_row: Vec<f64>,
-    /// Is every parent the argmax of its row?
+    /// True if every parent is the argmax of its row.
     pub graph_recovered: bool,
 }
 

@@ -109,7 +109,7 @@ impl Drawn<'_> {
     }
 }
 
-/// Curves that a chart still tells apart.
+/// Largest number of curves in a chart.
 const MOST_CURVES: usize = 7;
 
 fn over_time(records: &[MetricRecord]) -> LineChart {

@@ -77,7 +77,7 @@ impl Drawing for OfGraphs {
         matches!(self.0, Kind::Positions | Kind::Seeds)
     }
 
-    /// A cell of a grid may well lie where nothing can be learned: that is its result.
+    /// In a grid, divergence is the result of a cell.
     fn allows_divergence(&self) -> bool {
         self.0 == Kind::Grid
     }

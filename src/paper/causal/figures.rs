@@ -85,7 +85,7 @@ impl Drawn<'_> {
     }
 }
 
-/// Rows and columns that a figure can still show as cells; more are pooled.
+/// Largest number of rows or columns of a figure; larger matrices are pooled.
 const MOST_CELLS: usize = 400;
 
 /// Pools cells of a map that is too large to draw: each new cell is the entry of largest size among
@@ -222,15 +222,15 @@ fn pattern(title: &str, heads: usize, head: usize, values: &[f64], t: usize) -> 
     })
 }
 
-/// The matrices of a model that live in the coordinates of one-hot tokens and positions; of other
-/// models there are none.
+/// The matrices of a model in the coordinates of one-hot tokens and positions; none for models
+/// without such coordinates.
 pub(super) struct Matrices<'a> {
     layout: Cow<'a, Layout>,
     params: Cow<'a, [f64]>,
     /// S and T.
     sizes: (usize, usize),
     heads: &'a [usize],
-    /// Does the model embed tokens and positions, so that its matrices are shown between E and Eᵀ?
+    /// True if the model embeds tokens and positions; its matrices are then shown between E and Eᵀ.
     embedded: bool,
 }
 

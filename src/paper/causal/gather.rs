@@ -1,4 +1,4 @@
-//! What the runs of a study of causal graphs left in their folders.
+//! Reading the results of a study of causal graphs from the folders of its runs.
 
 use super::task::task;
 use crate::config::Config;

@@ -1,5 +1,5 @@
-//! Learning a latent causal graph from in-context Markov chains: Nichani, Damian, Lee 2024, Figure
-//! 2 and its kin.
+//! Learning a latent causal graph from in-context Markov chains: Nichani, Damian, Lee 2024, Figure 2
+//! and related figures.
 //!
 //! Expectation: the loss stays on a plateau (the predictor that ignores the graph), then falls to
 //! near the Bayes loss while the first layer's position block turns into the graph's parent matrix.
@@ -74,7 +74,7 @@ pub struct MetricRecord {
     pub attention_on_parent_mean: Option<f64>,
     /// Minimum attention on the parents.
     pub attention_on_parent_min: Option<f64>,
-    /// Is every parent the argmax of its row?
+    /// True if every parent is the argmax of its row.
     pub graph_recovered: bool,
     /// With several parents: share of positions at which each head's argmax is the parent that the
     /// head is assigned.

@@ -1,4 +1,4 @@
-//! Exact populations of a configuration: its prior, and what training descends on.
+//! The exact population of a configuration: its prior, and the objective of training.
 
 use crate::config::{Config, Source};
 use crate::exact::symmetric::canonical_words;
@@ -21,7 +21,7 @@ const fn most_bayes_words(roots: Roots) -> u64 {
     }
 }
 
-/// Refuses what cannot be evaluated, before anything is written.
+/// Checks that the population can be evaluated, before anything is written.
 ///
 /// # Errors
 /// Stationary roots beyond S = 2, a population that takes too long.
@@ -164,7 +164,7 @@ pub(super) fn bayes_loss(task: &CausalTree) -> Result<Option<f64>> {
     Ok(Some(bayes_of(&TreeLaw::new(task.forest().clone(), prior(task)?)?)))
 }
 
-/// What Algorithm 1 descends on with source=exact and source=orbit. `layout` has blocks A1 and A2.
+/// The objective of Algorithm 1 with source=exact and source=orbit. `layout` has blocks A1 and A2.
 ///
 /// # Errors
 /// As [`check`].

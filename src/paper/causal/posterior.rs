@@ -1,4 +1,4 @@
-//! The loss of the exact posterior where the roots tell about π.
+//! The loss of the exact posterior, for roots that carry information about π.
 
 use crate::Error;
 use crate::batch::{Batch, divisor};
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 const MOST_POSTERIOR_TERMS: usize = 1 << 30;
 
 /// Loss of the exact posterior for stationary roots at S = 2; `None` for larger alphabets, and
-/// where the quadrature would take too long or does not settle.
+/// where the quadrature would take too long or does not converge.
 pub(super) fn loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
     let forest = task.forest();
     if task.vocab() != 2 || task.roots() != Roots::Stationary {

@@ -45,7 +45,7 @@ pub(super) fn write(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>
     Ok(summary)
 }
 
-/// What the runs at one place of a grid came to.
+/// The results of the runs at one point of a grid.
 pub(super) struct Cell {
     values: Vec<Value>,
     pub(super) runs: usize,

@@ -1,5 +1,4 @@
-//! The tasks that a causal-graph experiment can be about, behind one face: their graph, their
-//! reference losses, their population.
+//! The tasks of a causal-graph experiment behind one interface: graph, reference losses, population.
 
 use super::{population, posterior};
 use crate::batch::{Batch, divisor};
