@@ -1,9 +1,10 @@
 //! Ordered, compensated sums, and `ln`/`exp` that give the same bits everywhere.
 //!
-//! Why our own `ln` and `exp`: sampled tokens and targets must not depend on the platform's libm,
-//! on the instruction set or on how many lanes ran together. Both functions are a fixed sequence of
-//! IEEE `+ - * /`, bit operations and selects, without fused multiply-add, so the same sequence run
-//! in SIMD lanes gives the same bits. Do not reorder them: golden samples depend on the last bit.
+//! The crate has its own `ln` and `exp` because sampled tokens and targets must not depend on the
+//! platform's libm, on the instruction set or on the number of lanes. Both functions are a fixed
+//! sequence of IEEE `+ - * /`, bit operations and selects, without fused multiply-add, so the same
+//! sequence in SIMD lanes gives the same bits. Do not reorder them: golden samples depend on the
+//! last bit.
 
 /// Neumaier's compensated sum: error about one rounding of the result plus O(n u²) Σ|x|, in the
 /// order of the calls. Plain data, so that a run can be resumed in the middle of a sum.

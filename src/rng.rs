@@ -3,8 +3,8 @@
 //! Every draw is a pure function of (seed, purpose, sample index, variate, attempt), through
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Shards,
 //! threads and SIMD lanes may therefore draw in any order, and a single sample can be drawn again
-//! alone. A rejection method asks for the next `attempt` of the same variate, so that how often it
-//! rejects never moves another draw.
+//! alone. A rejection method takes the next `attempt` of the same variate, so the number of
+//! rejections does not affect other draws.
 
 mod gamma;
 
@@ -13,7 +13,7 @@ pub use gamma::{LogGamma, log_gamma_variate};
 use rand_core::utils::fill_bytes_via_next_word;
 use std::convert::Infallible;
 
-/// What a stream of draws is for; different purposes of one seed are unrelated.
+/// The purpose of a stream of draws. Streams of different purposes under one seed are unrelated.
 ///
 /// The numbers are frozen: changing or reusing one changes every result that was drawn under it.
 /// Add new ones at the end.

@@ -1,5 +1,5 @@
-//! Who may know whom: the table of ARCHITECTURE.md, held against the `use` lines of every source
-//! file.
+//! Which modules may use which: the table of ARCHITECTURE.md, checked against the `use` lines of
+//! every source file.
 
 use std::collections::BTreeSet;
 use std::fs;

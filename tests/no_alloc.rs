@@ -1,4 +1,4 @@
-//! A warm training step allocates nothing.
+//! A training step after the first allocates nothing.
 
 use popgrad::exact::{Prior, RootLaw, TreeLaw};
 use popgrad::model::{Model, Spec};

@@ -1,4 +1,4 @@
-//! A warm evaluation of the exact population allocates nothing.
+//! An evaluation of the exact population after the first allocates nothing.
 
 use popgrad::exact::{Orbits, Prior, RootLaw, Tree};
 use popgrad::task::Forest;

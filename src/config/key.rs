@@ -1,5 +1,5 @@
-//! What a key is: its name, the type and domain of its value, its default, and where it exists;
-//! values from words and files.
+//! Configuration keys: name, type and domain of the value, default, and where a key exists. Values
+//! are parsed from arguments and files.
 
 use crate::{Error, Result};
 use std::path::Path;
@@ -37,14 +37,14 @@ pub(super) const fn word(known: &'static [&'static str]) -> Kind {
     Kind::Word(known)
 }
 
-/// What a key is if it is not given.
+/// The value of a key that is not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Default {
-    /// It must be given.
+    /// None: the key must be given.
     Needed,
-    /// It may be absent to the end.
+    /// None: the key stays absent.
     Absent,
-    /// This value, as TOML has it.
+    /// This value, in TOML.
     Is(&'static str),
 }
 
@@ -63,7 +63,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The key that decides whether this one exists; none where it always does.
+    /// The key that decides whether this one exists; `None` if it always does.
     pub fn decided_by(&self) -> Option<&'static str> {
         match self {
             Scope::Run(_) => None,
@@ -73,7 +73,8 @@ impl Scope {
         }
     }
 
-    /// Those with which it exists, with its default; empty where it always does.
+    /// The tasks, models or optimisers with which it exists, and its default with each. Empty if it
+    /// always exists.
     pub fn owners(&self) -> &'static [(&'static str, Default)] {
         match self {
             Scope::Run(_) => &[],
@@ -81,7 +82,7 @@ impl Scope {
         }
     }
 
-    /// Its default, given what decides it; none where it does not exist.
+    /// Its default with task, model or optimiser `owner`; `None` if it does not exist there.
     pub fn default_with(&self, owner: &str) -> Option<Default> {
         match self {
             Scope::Run(default) => Some(*default),
@@ -162,8 +163,8 @@ impl Key {
         Error::invalid(self.name, found.replace('\n', " "), self.allowed())
     }
 
-    /// Brings a value to the type of its key (integers become reals where a real is wanted, one
-    /// integer a list) and holds it against its domain.
+    /// Converts a value to the type of its key (an integer to a real, one integer to a list) and
+    /// checks its domain.
     ///
     /// # Errors
     /// Another type; a value out of its domain.
@@ -220,7 +221,7 @@ impl Key {
         self.check(value)
     }
 
-    /// Are commas of a value its own, so that it is never a list of values?
+    /// True if commas belong to the value, so that it is never a list of values.
     fn has_commas(&self) -> bool {
         matches!(self.kind, Kind::Integers(_))
             || ["parent_sets", "frozen", "freeze_until"].contains(&self.name)
@@ -230,7 +231,7 @@ impl Key {
 /// The key called `name` among `keys`.
 ///
 /// # Errors
-/// None of them, with the nearest one.
+/// An unknown name; the message suggests the nearest one.
 pub fn find<'a>(name: &str, keys: &'a [Key]) -> Result<&'a Key> {
     let known = || keys.iter().map(|k| k.name);
     keys.iter().find(|k| k.name == name).ok_or_else(|| Error::unknown("key", name, known()))

@@ -150,7 +150,7 @@ pub const KEYS: &[Key] = &[
         "init",
         real(0.0, 1000.0),
         Model(&[("disentangled", Is("0.0")), ("mlp_transformer", Is("0.0"))]),
-        "standard deviation of the initial attention matrices; 0 leaves several heads equal for ever",
+        "standard deviation of the initial attention matrices; at 0 the heads of a layer stay equal",
     ),
     key(
         "eps",
@@ -178,7 +178,7 @@ pub const KEYS: &[Key] = &[
         "positions",
         word(&["random", "sincos", "rotary", "learned"]),
         Model(&[("memory", Is("'random'")), ("transformer", Is("'learned'"))]),
-        "how positions are known; memory: random, sincos or rotary; transformer: learned or sincos",
+        "encoding of positions; memory: random, sincos or rotary; transformer: learned or sincos",
     ),
     key(
         "output",
@@ -212,7 +212,7 @@ pub const KEYS: &[Key] = &[
         "optimizer",
         word(&crate::optim::Rule::NAMES),
         Run(Needed),
-        "optimiser, of each block its own from its first update on; staged: Algorithm 1 on the simplified model",
+        "optimiser, a separate one for each block from its first update on; staged: Algorithm 1 on the simplified model",
     ),
     key("momentum", real(0.0, f64::INFINITY), Optimizer(&[("sgd", Is("0.0"))]), "momentum"),
     key("beta1", Kind::Below(0.0, 1.0), Optimizer(&[("adamw", Is("0.9"))]), "decay of the mean gradient"),
@@ -235,7 +235,7 @@ pub const KEYS: &[Key] = &[
         Optimizer(&[("staged", Needed)]),
         "learning rate of the second stage; `lr` is that of the first",
     ),
-    // The plan of training.
+    // The training plan.
     key("lr", real(0.0, f64::INFINITY), Run(Needed), "learning rate"),
     key("schedule", word(&["constant", "cosine"]), Run(Is("'constant'")), "learning-rate schedule"),
     key(

@@ -127,8 +127,7 @@ pub struct Config {
     pub optimizer: Rule,
 }
 
-/// Refuses `preset` in overrides: over a preset already taken it would change the name of a run and
-/// nothing else.
+/// Refuses the key `preset` in overrides, where it would only change the name of the run.
 ///
 /// # Errors
 /// When it is there.
@@ -165,8 +164,8 @@ pub fn model_keys(name: &str) -> Result<Vec<Key>> {
     Ok(KEYS.iter().filter(of_model).copied().collect())
 }
 
-/// The model called `name` with its keys in `table`; those that are not there have their defaults.
-/// Other keys of the table are left alone.
+/// The model called `name` with its keys in `table`. Keys that are not there have their defaults;
+/// other keys of the table are ignored.
 ///
 /// # Errors
 /// No such model; values out of range.
@@ -182,8 +181,8 @@ pub fn model_spec(name: &str, table: &Table) -> Result<Spec> {
     typed(&own)
 }
 
-/// The keys that exist with what `table` says of task, model and optimiser; where it says nothing,
-/// those of any.
+/// The keys that exist with the task, model and optimiser in `table`. If it does not name one of
+/// these, the keys of all are included.
 pub fn keys_with(table: &Table) -> Vec<Key> {
     let exists = |key: &Key| {
         let decided = key.scope.decided_by().and_then(|by| table.get(by)?.as_str());
@@ -192,17 +191,17 @@ pub fn keys_with(table: &Table) -> Vec<Key> {
     KEYS.iter().copied().filter(exists).collect()
 }
 
-/// Keys that a layer takes away from earlier ones when it gives `by` another value.
+/// Keys of earlier layers that a layer removes when it gives key `by` another value.
 const UNDONE: [(&str, &[&str]); 3] =
     [("corpus", &["N", "alpha"]), ("triggers", &["offset"]), ("model", &["frozen", "freeze_until"])];
 
-/// Layers `tables`, later over earlier, into a configuration.
+/// Merges layers of tables, later over earlier, into a configuration.
 ///
-/// A layer that names another task, model or optimiser takes the keys away that exist with the
-/// earlier one only by its choice, and with another model what was said of blocks; so do another
-/// corpus, random triggers, another law of the outputs. `parents` or `parent_sets` given without
-/// `graph` means a custom graph, and a graph drops the parents and the order of an earlier layer;
-/// the task follows the graph where it is not given.
+/// A layer that names another task, model or optimiser removes the keys that exist only with the
+/// earlier one. Another model also removes `frozen` and `freeze_until`. Another corpus, random
+/// triggers, or another law of the outputs remove the keys that depend on them. `parents` or
+/// `parent_sets` without `graph` means a custom graph. A graph removes the parents and the order of
+/// an earlier layer, and decides the task if that is not given.
 ///
 /// # Errors
 /// A missing key, a key that does not exist with this task, model or optimiser, a value out of
@@ -223,7 +222,7 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
                 dropped.push(key.name);
             }
         }
-        // One that differs was asked for.
+        // A test law that differs was given explicitly.
         if other("outputs") && merged.get("test_outputs") == merged.get("outputs") {
             dropped.push("test_outputs");
         }
@@ -233,13 +232,13 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
     Config::from_table(merged)
 }
 
-/// Are both tasks over a latent graph, whose keys mean the same?
+/// True if both tasks have a latent graph, so that their keys mean the same.
 fn alike(merged: &Table, layer: &Table) -> bool {
     let causal = |t: &Table| t.get("task").and_then(Value::as_str).is_some_and(|t| t.starts_with("causal"));
     causal(merged) && causal(layer)
 }
 
-/// What a layer that names a graph says about the keys beside it.
+/// Applies the rules of `graph`, `parents`, `parent_sets` and `order` in a layer.
 fn set_graph(layer: &mut Table, merged: &mut Table) -> Result<()> {
     let lists = ["parents", "parent_sets"];
     if !layer.contains_key("graph") && !lists.iter().any(|k| layer.contains_key(*k)) {
@@ -278,9 +277,8 @@ pub fn typed<T: serde::de::DeserializeOwned>(table: &Table) -> Result<T> {
 }
 
 impl Config {
-    /// From a table that says all that has no default.
-    fn from_table(table: Table) -> Result<Self> {
-        let mut table = check_keys(table, KEYS)?;
+    /// From a table that holds every key without a default.
+    fn from_table(mut table: Table) -> Result<Self> {
         complete(&mut table)?;
         let config = Config {
             plan: typed(&table)?,
@@ -292,7 +290,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The configuration in a file that holds all of it.
+    /// Reads a complete configuration from a file.
     ///
     /// # Errors
     /// A file that cannot be read, unknown keys, values out of range.
@@ -319,10 +317,10 @@ impl Config {
         self.table().to_string()
     }
 
-    /// Checks what one key alone does not show and no later constructor checks.
+    /// Checks the combinations of keys that no later constructor checks.
     fn check(&self, table: &Table) -> Result<()> {
         let p = &self.plan;
-        // Metrics look one batch ahead.
+        // Metrics use the batch after the last update.
         if p.steps.checked_add(1).and_then(|n| n.checked_mul(p.batch as u64)).is_none() {
             return Err(Error::invalid("steps", p.steps.to_string(), "steps * batch < 2^64"));
         }
@@ -365,7 +363,7 @@ impl Config {
             let allowed = "eps > 0: at 0 the loss is infinite and no training starts";
             return Err(Error::invalid("eps", "0", allowed));
         }
-        // Their form; which blocks there are only the model knows.
+        // The form only; the model checks the names of blocks.
         self.unfreeze_steps().map(drop)
     }
 
@@ -414,7 +412,7 @@ impl Config {
         names(self.plan.frozen.as_deref().unwrap_or_default()).collect()
     }
 
-    /// Of each name in `freeze_until`, the first update that moves it.
+    /// For each name in `freeze_until`, the first update that trains it.
     ///
     /// # Errors
     /// A text that is no schedule.
@@ -449,8 +447,8 @@ impl Config {
     }
 }
 
-/// Puts in what keys are if not given; refuses those that do not exist with the chosen task, model
-/// and optimiser.
+/// Fills in the defaults of keys that are not given. Refuses keys that do not exist with the chosen
+/// task, model and optimiser.
 fn complete(table: &mut Table) -> Result<()> {
     for by in ["task", "model", "optimizer"] {
         let key = find(by, KEYS)?;
@@ -483,7 +481,7 @@ fn complete(table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Puts in what `key` is if not given.
+/// Fills in the default of `key` if it is not given.
 fn set_default(table: &mut Table, key: &Key, default: Default) -> Result<()> {
     match default {
         Default::Absent => Ok(()),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Names of the tasks.
 pub const TASKS: &[&str] = &["causal_tree", "causal_dag", "trigger_bigram"];
 
-/// A task and its keys; `task` tells them apart.
+/// A task and its keys; the key `task` names the variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
 pub enum Task {
@@ -67,7 +67,7 @@ impl Graph {
         }
     }
 
-    /// Does it have several parents?
+    /// True if positions may have several parents.
     pub fn is_dag(self) -> bool {
         matches!(self, Graph::TwoParents | Graph::Ngram)
     }
@@ -214,7 +214,7 @@ pub struct TriggerBigram {
     pub outputs: OutputLaw,
     /// The same on test sets.
     pub test_outputs: TestOutputs,
-    /// Is a trigger never its own output?
+    /// True if a trigger is never its own output.
     pub no_repeat: bool,
     /// Share of the symbols that are outputs in training only.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,9 +6,9 @@
 //! | X² | N (Σ n_ab²/(n_a n_b) − 1) |
 //! | score | (X² − E X²)/N, E X² = N (r−1)(c−1)/(N−1) if the two are independent: bias-corrected |
 //!
-//! Asks for no label and no gradient, and assumes that all sequences share one law: with
-//! transitions drawn anew for each sequence, as in the in-context task, the pooled counts hold
-//! nothing. For a Markov chain or tree the parent has the highest score of all earlier positions
+//! The score needs no label and no gradient. It assumes that all sequences share one law: with
+//! transitions drawn anew for each sequence, as in the in-context task, the pooled counts carry no
+//! information. For a Markov chain or tree the parent has the highest score of all earlier positions
 //! (data processing). The test compares X² with its law over permutations of the sequences: mean
 //! and variance are exact (Haldane 1940, Dawson 1954), and a scaled χ² of the same two moments is
 //! mapped to a normal z (Wilson and Hilferty 1931). Two moments do not hold the tail of a table

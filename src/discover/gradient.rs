@@ -14,7 +14,8 @@
 //! the gradient (the query's own) is no evidence about the graph and is left out.
 //!
 //! Errors are those of a mean of independent sequences. The argmax is that of c; whether the row
-//! has a parent at all is asked of the left-over of ĝ over its finite-T bias, see [`super::null`].
+//! has a parent is tested on the residual of ĝ after its finite-T bias is removed, see
+//! [`super::null`].
 
 use super::{Graph, Labels, Leaders, Position, Sample, Score, Table, check_level, leaders, null};
 use crate::num::Sum;
@@ -24,8 +25,8 @@ use rayon::prelude::*;
 /// Sequences per piece: pieces are folded in order, so threads do not change a bit.
 const PIECE: usize = 1024;
 
-/// Fewest rows from which row and column effects can be told from edges: below, no test keeps its
-/// level.
+/// Fewest rows at which row and column effects can be separated from edges. Below it the test would
+/// not keep its level.
 const MIN_ROWS: usize = 6;
 
 /// Fewest sequences whose means are taken for normal.

@@ -7,10 +7,10 @@
 //! | y | `labels` | law of the symbol after the query: a symbol or a distribution |
 //! | i, j | row, column | position, candidate parent j < i; every position but the query has a row |
 //!
-//! Two scores. [`gradient`] is what the simplified model's gradient at A1 = 0 says (theory 1.3): it
-//! needs labels, and works where every sequence has transitions of its own. [`chi2`] is the χ²
-//! mutual information of two positions over all sequences: it needs no labels, and one law that all
-//! sequences share.
+//! There are two scores. [`gradient`] is the simplified model's gradient at A1 = 0 (theory 1.3). It
+//! needs labels, and allows every sequence its own transitions. [`chi2`] is the χ² mutual information
+//! of two positions over all sequences. It needs no labels, but assumes one law that all sequences
+//! share.
 
 pub mod chi2;
 pub mod gradient;
@@ -20,7 +20,7 @@ pub mod tokens;
 use crate::{Error, Result};
 use serde::Serialize;
 
-/// What stands for the law of the symbol after the query.
+/// The symbol after the query, or its law.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Labels {
     /// One symbol per sequence (B).
@@ -40,7 +40,7 @@ pub struct Sample {
     pub symbols: usize,
     /// Row-major (B, T), each below S.
     pub tokens: Vec<u32>,
-    /// What follows the query; none where only pair counts are asked for.
+    /// Labels of the queries; `None` if only pair counts are used.
     pub labels: Option<Labels>,
 }
 
@@ -117,7 +117,7 @@ pub enum Score {
     Chi2,
 }
 
-/// What was found for one position.
+/// The result for one position.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Position {
     /// i, from 0.
@@ -154,10 +154,9 @@ pub struct Graph {
     pub length: usize,
     /// S.
     pub symbols: usize,
-    /// Most that a root's p may be taken for an edge.
+    /// Nominal level of the test: an edge needs p at most this.
     pub level: f64,
-    /// Whether the sample is large enough to tell roots from children; if not, no position has a
-    /// parent.
+    /// True if the sample is large enough for the test. If not, no position has a parent.
     pub tested: bool,
     /// Candidates with the highest score in so many rows that their column effect cannot be read
     /// from their own column.

@@ -1,4 +1,4 @@
-//! What an entry would be if its two positions had nothing to do with each other.
+//! The null model: the distribution of an entry whose two positions are unrelated.
 //!
 //! At finite T the estimate ĝ is not 0 for unrelated positions: the frequencies μ̂ in its
 //! denominator count the positions themselves. To first order in 1/T that bias is a function of i
@@ -8,7 +8,7 @@
 //! hardly moves its median; but a parent of many has an edge in most entries of its column, and
 //! there the median would take the edges for the effect. The effect of such a column ([`heavy`]) is
 //! read from the rows that it does not lead, and taken to be no lower than that of the other
-//! columns: where all rows are led by it, that is an assumption, and callers are told. How far the
+//! columns: where all rows are led by it, that is an assumption, which [`heavy`] reports. How far the
 //! left-overs of all pairs scatter beyond their sampling error (second order in 1/T, relatives at a
 //! distance) is measured too and widens the test: an empirical null.
 

@@ -12,7 +12,7 @@
 //! | x | (S) | ω^m at t, else 1 |
 //! | U_v | (S) | weight of v's subtree given s_v, v included |
 //! | D_v | (S) | weight of all that is not in v's subtree, with s_v |
-//! | up_c | (S) | π U_c: what a child tells its parent |
+//! | up_c | (S) | π U_c: the message of a child to its parent |
 //! | w, v | (S) | π(t\|k) φ̂(m) over k, for the two terms |
 //!
 //! O(T³ S³) for all pairs: for each t and m < T (conjugates halve it) and each clamped s_i = t one

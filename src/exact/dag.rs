@@ -7,7 +7,7 @@ use crate::task::{CausalDag, DagRoots, Task};
 /// W(s, s') = Π_i P(s_i | s_0, .., s_{i-1}) · P(s' | s): a token drawn from row r has probability
 /// (α + #{j < i: row_j = r, s_j = s_i}) / (Sα + #{j < i: row_j = r}), a uniform root 1/S.
 ///
-/// Words that begin alike share the factors of what they have in common.
+/// Words with a common prefix share its factors.
 #[derive(Debug, Clone)]
 pub struct DagLaw {
     task: CausalDag,

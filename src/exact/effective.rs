@@ -1,5 +1,5 @@
-//! How much a sequence on a forest is worth: T_eff = T² / Σ_{k,l<=T} ρ^{d(k,l)}, d = tree distance,
-//! ∞ across trees.
+//! The effective length of a sequence on a forest: T_eff = T² / Σ_{k,l<=T} ρ^{d(k,l)}, d = tree
+//! distance, ∞ across trees.
 //!
 //! The query counts as a tree of its own. T independent positions give T, T copies of one give 1.
 //! Beside it the heuristic bound on what finite T does to g (theory 1.3): |ĝ_ij − g_ij| ≲ (R_i +

@@ -1,4 +1,4 @@
-//! Laws of whole words with their target: what an enumerating source needs to know of a task.
+//! Laws of whole words with their target, for sources that enumerate a task.
 //!
 //! Words are numbered: token 0 is the most significant digit in base S, the query the least.
 
@@ -7,8 +7,8 @@ use crate::task::Forest;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
-/// The joint law of a word s and its target symbol s', π integrated out: W(s, s') = E_π\[P(s | π)
-/// π(s' | ..)\].
+/// The joint law of a word s and its target symbol s', with π integrated out: W(s, s') =
+/// E_π\[P(s | π) π(s' | ..)\].
 ///
 /// Implemented for trees by [`TreeLaw`], for several parents per position by
 /// [`DagLaw`](super::DagLaw).
@@ -17,19 +17,19 @@ pub trait WordLaw: Send + Sync {
     fn seq_len(&self) -> usize;
     /// S.
     fn vocab(&self) -> usize;
-    /// W of the words `first ..` into `out` (n, S). Σ over all words and s' is 1.
+    /// Writes W of the words `first ..` into `out` (n, S). The sum over all words and s' is 1.
     ///
     /// # Panics
-    /// When `out` is not whole rows or goes past the last word.
+    /// If `out` does not hold whole rows, or goes past the last word.
     fn weights(&self, first: u64, out: &mut [f64]);
 }
 
-/// S^T, if it fits.
+/// S^T; `None` if it overflows.
 pub fn word_count(symbols: usize, len: usize) -> Option<u64> {
     u32::try_from(len).ok().and_then(|t| (symbols as u64).checked_pow(t))
 }
 
-/// The tokens (T) of word `number`.
+/// Writes the tokens (T) of word `number`.
 pub fn spell(number: u64, symbols: usize, tokens: &mut [u32]) {
     let (s, mut rest) = (symbols as u64, number);
     for c in tokens.iter_mut().rev() {
@@ -38,7 +38,7 @@ pub fn spell(number: u64, symbols: usize, tokens: &mut [u32]) {
     }
 }
 
-/// The tokens of the next word; those of word 0 after the last.
+/// Replaces the tokens of a word by those of the next one; word 0 follows the last.
 pub fn advance(symbols: usize, tokens: &mut [u32]) {
     for c in tokens.iter_mut().rev() {
         *c += 1;

@@ -1,11 +1,14 @@
 //! The exact population: priors over transition matrices, and losses and gradients summed over
 //! every word.
 //!
+//! A *word* is one sequence of T tokens over S symbols; there are S^T. The loss on the population is
+//! the sum over words of probability times loss, with the transition matrix integrated out.
+//!
 //! | file | holds |
 //! |---|---|
 //! | [`prior`] | priors that can be integrated |
 //! | [`quadrature`] | Dirichlet rows with stationary roots: a rule for S = 2, Monte Carlo |
-//! | [`brute`] | loss and gradients by enumeration: the naive twin |
+//! | [`brute`] | loss and gradients by plain enumeration, the reference for tests |
 //! | [`tree`] | loss and gradients of the simplified model by a prefix tree |
 //! | [`symmetric`] | the same by orbits under renaming the symbols |
 //! | [`law`] | the law of a whole word with its target, for sources that enumerate |
@@ -38,10 +41,10 @@ pub use shards::MAX_SYMBOLS;
 pub use symmetric::{OrbitGradients, Orbits};
 pub use tree::{Cost, Tree};
 
-/// How far an evaluation has come.
+/// Progress of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Words done, of all threads.
+    /// Words done, on all threads.
     pub done: u64,
     /// Words in all.
     pub total: u64,

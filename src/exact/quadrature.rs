@@ -166,7 +166,7 @@ impl Atoms {
     }
 }
 
-/// What [`until_still`] found.
+/// The result of [`until_still`].
 #[derive(Debug, Clone)]
 pub struct Converged {
     /// The last prior.
@@ -175,15 +175,15 @@ pub struct Converged {
     pub nodes: usize,
     /// Its loss.
     pub loss: f64,
-    /// How far the last doubling moved the loss.
+    /// Change of the loss at the last doubling of the nodes.
     pub change: f64,
 }
 
-/// Doubles the nodes per axis of [`stationary_pairs`] from 8 until `loss` moves by less than 10⁻¹²
-/// (relative to max(1, |loss|): sums of more digits do not exist in f64).
+/// Doubles the nodes per axis of [`stationary_pairs`] from 8 until the quadrature has converged: the
+/// loss changes by less than 10⁻¹² max(1, |loss|), about the accuracy of the sums in f64.
 ///
 /// # Errors
-/// Of `loss` and [`stationary_pairs`]; when [`MAX_NODES`] do not suffice.
+/// Errors of `loss` and [`stationary_pairs`]; no convergence at [`MAX_NODES`].
 pub fn until_still(alpha: f64, mut loss: impl FnMut(&FinitePrior) -> Result<f64>) -> Result<Converged> {
     let mut nodes = 8;
     let mut prior = stationary_pairs(alpha, nodes)?;

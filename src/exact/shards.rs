@@ -1,8 +1,8 @@
-//! What the prefix tree and the orbits share: plans of words, weights of their classes, shards and
-//! their fold.
+//! Shared code of the prefix tree and the orbits: plans of words, weights of their classes, shards
+//! and their sums.
 //!
-//! A shard is a fixed list of prefixes of one query with memory of its own; shards are folded in
-//! order, so that the same bits come out for any number of threads.
+//! A shard is a fixed list of prefixes of one query with its own workspace. The sums of the shards
+//! are added in order, so the result does not depend on the number of threads.
 
 use super::{Cost, FinitePrior, Prior, Progress, RootLaw};
 use crate::num::Sum;

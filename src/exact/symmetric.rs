@@ -1,10 +1,11 @@
 //! Loss and gradients of the simplified model on the exact population, by orbits of words under
 //! renaming the symbols.
 //!
-//! Where the prior does not tell the symbols apart and A2 = bI + c11ᵀ, words that are each other's
-//! renaming have the same loss and the same gradient. One word of each orbit is enough: the query
-//! is symbol 0 and every new symbol the smallest unused one; it stands for S (S−1) .. (S−m+1)
-//! words, m being its distinct symbols. Symbols that it lacks share one weight, and f = 0.
+//! If the prior is symmetric in the symbols and A2 = bI + c11ᵀ, words that differ by a renaming of
+//! the symbols have the same loss and the same gradient. One word of each orbit is enough: its query
+//! is symbol 0, and every new symbol is the smallest unused one. It represents S (S−1) .. (S−m+1)
+//! words, where m is the number of its distinct symbols. Symbols that do not occur in it share one
+//! weight, and have f = 0.
 //!
 //! The gradient of A2 is (∂L/∂b) (I − 11ᵀ/S) / (S − 1), so that gradient descent from such an A2
 //! stays in this family; c, which changes no attention, has no gradient.
@@ -36,12 +37,12 @@ impl OrbitGradients {
     }
 }
 
-/// Is `a2` (S, S) of the form bI + c11ᵀ?
+/// True if `a2` (S, S) has the form bI + c11ᵀ.
 pub fn is_symmetric(a2: &[f64], symbols: usize) -> bool {
     a2.len() == symbols * symbols && identity_and_constant(a2, symbols).is_some()
 }
 
-/// The exact population of a forest and a symmetric prior, ready to be evaluated many times.
+/// The exact population of a forest and a symmetric prior, prepared for many evaluations.
 pub struct Orbits<E = f64> {
     shards: Shards<E>,
     mix: Vec<f64>,
@@ -64,17 +65,17 @@ pub fn canonical_words(symbols: usize, len: usize) -> f64 {
 }
 
 impl<E: Elem> Orbits<E> {
-    /// What evaluating will take.
+    /// Cost of an evaluation.
     pub fn cost(forest: &Forest, prior: &Prior) -> Cost {
         let (s, t) = (prior.symbols(), forest.seq_len());
         Cost::new(canonical_words(s, t), s.min(t), t)
     }
 
-    /// Everything that does not depend on A1 and b, weights of a finite prior included. `force`:
-    /// however long it will take.
+    /// Prepares everything that does not depend on A1 and b, including the weights of a finite prior.
+    /// `force` allows an evaluation that takes longer than [`Cost::PATIENCE`].
     ///
     /// # Errors
-    /// As [`Tree::new`](super::Tree::new); a prior that tells symbols apart.
+    /// As [`Tree::new`](super::Tree::new); a prior that is not symmetric in the symbols.
     pub fn new(forest: &Forest, prior: &Prior, eps: f64, force: bool) -> Result<Self> {
         prior.check()?;
         affordable(&Self::cost(forest, prior), force)?;
@@ -110,7 +111,7 @@ impl<E: Elem> Orbits<E> {
         self.gradients_with(a1, b, None)
     }
 
-    /// The same, reporting progress from whatever thread makes it.
+    /// The same; calls `progress` from the worker threads.
     ///
     /// # Errors
     /// As [`Self::gradients`].

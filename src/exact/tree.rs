@@ -7,8 +7,8 @@
 //! | M | `mix` | (T, T), softmax over j <= i of A1\[i, j\] |
 //! | W, f, L | | as in [`brute`](super::brute), which says the same word by word |
 //!
-//! Words that begin alike share their work: O(S) operations a word, not O(T²). The sums are
-//! compensated across prefixes.
+//! Words with a common prefix share its work: O(S) operations per word instead of O(T²). The sums
+//! are compensated across prefixes.
 
 use super::brute::Gradients;
 use super::shards::{Shards, affordable, check_weight, identity_and_constant, mix};
@@ -17,23 +17,23 @@ use crate::task::Forest;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
-/// What an exact evaluation will take.
+/// Estimated cost of an exact evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     /// Words visited.
     pub words: f64,
-    /// Seconds per loss and gradient with the threads at hand; an order of magnitude.
+    /// Seconds per loss and gradient on the threads of the current pool; an order of magnitude.
     pub seconds: f64,
-    /// Bytes held, about.
+    /// Approximate number of bytes held.
     pub bytes: f64,
 }
 
 impl Cost {
-    /// Seconds per evaluation that are refused unless forced.
+    /// Evaluations estimated to take more seconds than this are refused unless forced.
     pub const PATIENCE: f64 = 3600.0;
 
-    /// Seconds per word on one thread, by symbols that a word holds: measured, f64, AVX-512 in two
-    /// halves.
+    /// Seconds per word on one thread, by the number of symbols. Measured in f64 on a CPU that runs
+    /// AVX-512 operations as two halves.
     fn per_word(symbols: usize) -> f64 {
         match symbols {
             2 => 5e-9,
@@ -51,7 +51,7 @@ impl Cost {
     }
 }
 
-/// The exact population of a forest and a prior, ready to be evaluated many times.
+/// The exact population of a forest and a prior, prepared for many evaluations.
 pub struct Tree<E = f64> {
     shards: Shards<E>,
     symmetric: bool,
@@ -60,18 +60,18 @@ pub struct Tree<E = f64> {
 }
 
 impl<E: Elem> Tree<E> {
-    /// What evaluating will take; one query instead of S where `a2` is bI + c11ᵀ and the prior is
-    /// symmetric.
+    /// Cost of an evaluation. `symmetric`: only one query instead of S is summed, which is enough if
+    /// `a2` is bI + c11ᵀ and the prior is symmetric.
     pub fn cost(forest: &Forest, prior: &Prior, symmetric: bool) -> Cost {
         let (s, t) = (prior.symbols(), forest.seq_len());
         Cost::new((s as f64).powi(t as i32 - i32::from(symmetric)), s, t)
     }
 
-    /// Everything that does not depend on A1 and A2, weights of a finite prior included. `force`:
-    /// however long it will take.
+    /// Prepares everything that does not depend on A1 and A2, including the weights of a finite prior.
+    /// `force` allows an evaluation that takes longer than [`Cost::PATIENCE`].
     ///
     /// # Errors
-    /// ε not finite or negative, a prior out of range, [`Error::TooLong`], more words than can be
+    /// ε negative or not finite; a prior out of range; [`Error::TooLong`]; more words than can be
     /// listed.
     pub fn new(forest: &Forest, prior: &Prior, eps: f64, force: bool) -> Result<Self> {
         prior.check()?;
@@ -93,16 +93,16 @@ impl<E: Elem> Tree<E> {
         self.shards.bytes()
     }
 
-    /// L, Σ W, −∂L/∂A1 and −∂L/∂A2 at `a1` (T, T), `a2` (S, S). Allocates nothing when called again
-    /// inside a pool.
+    /// L, Σ W, −∂L/∂A1 and −∂L/∂A2 at `a1` (T, T), `a2` (S, S). Note the sign: these are minus the
+    /// gradients. Allocates nothing in later calls inside the same pool.
     ///
     /// # Errors
-    /// Operands of another size or not finite, a row of A2 whose range overflows exponentials.
+    /// Operands of the wrong size or not finite; a row of A2 whose range overflows exponentials.
     pub fn gradients(&mut self, a1: &[f64], a2: &[f64]) -> Result<&Gradients> {
         self.gradients_with(a1, a2, None)
     }
 
-    /// The same, reporting progress from whatever thread makes it.
+    /// The same; calls `progress` from the worker threads.
     ///
     /// # Errors
     /// As [`Self::gradients`].
@@ -137,8 +137,8 @@ impl<E: Elem> Tree<E> {
         }
         check_weight::<E>(out.weight)?;
         if alike {
-            // Every row is the first with symbols renamed, and does not tell the symbols that are
-            // not the query apart.
+            // Every row is the first with symbols renamed, and its entries off the diagonal are
+            // equal.
             let (d, rest) = (out.a2[0], out.a2[1..s].iter().sum::<f64>() / (s - 1) as f64);
             for (at, x) in out.a2.iter_mut().enumerate() {
                 *x = if at / s == at % s { d } else { rest };

@@ -1,4 +1,4 @@
-//! Files that are whole or absent.
+//! Atomic files: complete or absent.
 //!
 //! A run may be killed at any instruction. Whole files are written beside their destination and
 //! renamed over it; logs are JSON lines, of which a crash can tear only the last.
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// How the names of files still being written begin.
+/// Prefix of the names of files that are not complete yet.
 pub const TEMPORARY_PREFIX: &str = ".popgrad-";
 
 /// Write `path` through `fill`, atomically: a temporary file in the same folder, synced, then

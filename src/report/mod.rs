@@ -1,6 +1,6 @@
-//! Everything a run leaves behind: run folders, named arrays, checkpoints, metrics and figures.
+//! The output of runs: run folders, named arrays, checkpoints, metrics and figures.
 //!
-//! This room knows plain records only (paths, shapes, numbers, labels): no model, no task. Every
+//! This module uses plain records only (paths, shapes, numbers, labels): no model, no task. Every
 //! file it writes is either complete or absent, and the same input gives the same bytes.
 //!
 //! | file | holds |

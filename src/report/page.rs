@@ -20,7 +20,7 @@ pub struct Page {
 /// A section.
 #[derive(Debug, Clone, Default)]
 pub struct Section {
-    /// Anchor, a word.
+    /// Anchor in the page, without spaces.
     pub id: String,
     /// Heading.
     pub title: String,
@@ -36,7 +36,7 @@ pub struct Section {
     pub figures: Vec<Figure>,
     /// Files beside the page, above the table.
     pub images: Vec<Image>,
-    /// What to type, below the text; empty for nothing.
+    /// Command shown below the text; empty for none.
     pub command: String,
     /// Files beside the page, below the table.
     pub links: Vec<String>,

@@ -159,7 +159,7 @@ impl LogGamma {
     fn propose(&self, u: f64) -> (f64, f64) {
         let side = usize::from(u >= self.left);
         // 1 - u is exact. Given the side, w is uniform on (0,1); the product may round up to an ulp
-        // past 1, where the envelope still lies above the density.
+        // past 1, where the envelope is also above the density.
         let w = (if side == 0 { u } else { 1.0 - u }) * self.scale[side];
         let y = self.knot + self.mean[side] * ln(w);
         (y, exp(y) - self.point_exp[side] * (1.0 + (y - self.point[side])))

@@ -51,7 +51,7 @@ impl AliasRows {
         let wide = u128::from(word) * self.n as u128;
         let cell = (wide >> 64) as usize;
         let Cell { threshold, alias } = self.cells[row * self.n + cell];
-        // A coin toss: a branch would be mispredicted every other time.
+        // Without a branch, which would often be mispredicted.
         select_unpredictable((wide as u64) < threshold, cell as u32, alias)
     }
 }

@@ -1,7 +1,7 @@
 //! Bayes predictors of the causal-tree task: the next symbol after the query, given the context.
 //!
-//! Three of them, because the public code's differs from the right one, and neither is optimal when
-//! the roots carry information about π.
+//! There are three: the counts predictor, the public code's variant of it, and the exact posterior.
+//! Neither of the first two is optimal if the roots carry information about π.
 
 use super::causal_tree::{CausalTree, Roots};
 use super::{Forest, Task};
@@ -31,9 +31,9 @@ pub fn bayes_public(task: &CausalTree, tokens: &[u32], out: &mut [f64]) {
 /// The exact posterior mean of π(·|s_q) given all tokens; `None` (and `out` untouched) where no
 /// closed form exists.
 ///
-/// With uniform roots it is [`bayes_counts`]. Roots drawn from μ tell about π through the
-/// normalising constant of the stationary law, which has no conjugate form: see [`Mixture`] for
-/// priors that are finite, or made so by quadrature.
+/// With uniform roots it is [`bayes_counts`]. Roots drawn from μ carry information about π, and the
+/// stationary law has no conjugate form. See [`Mixture`] for finite priors, also those made by
+/// quadrature.
 ///
 /// # Panics
 /// As [`bayes_counts`].

@@ -1,4 +1,4 @@
-//! Character statistics of a text: what the trigger-bigram task draws its sequences from.
+//! Character statistics of a text, from which the trigger-bigram task draws its sequences.
 
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -87,7 +87,7 @@ impl Corpus {
         Corpus::from_text(SHIPPED).expect("the shipped text has counts; a test holds that")
     }
 
-    /// `field` has the blame for a character that nothing follows.
+    /// `field` is the field of the error for a character that nothing follows.
     fn checked(self, field: &str) -> Result<Self> {
         let n = self.symbols.len();
         if self.unigrams.iter().try_fold(0u64, |sum, c| sum.checked_add(*c)).is_none() {

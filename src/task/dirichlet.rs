@@ -1,12 +1,12 @@
-//! Rows of Dirichlet(α, .., α) for several samples side by side.
+//! Rows of Dirichlet(α, .., α) for several samples in parallel SIMD lanes.
 
 use crate::num::ln;
 use crate::rng::{Key, LogGamma};
 use popgrad_kernels::sampling::{Addresses, SAMPLE_LANES};
 use popgrad_kernels::{Isa, Kernels};
 
-/// The kernels of this process. Samples do not depend on the instruction set, so a name in
-/// `POPGRAD_ISA` that means nothing is left to whoever has to report it.
+/// The kernels of this process. An invalid `POPGRAD_ISA` is ignored here, because samples do not
+/// depend on the instruction set; other callers report it.
 pub fn kernels() -> Kernels<f64> {
     Kernels::from_env().unwrap_or_else(|_| Kernels::new(Isa::Portable).expect("available everywhere"))
 }
@@ -27,8 +27,7 @@ pub struct DirichletRows {
 }
 
 impl DirichletRows {
-    /// Storage for `rows` rows of `vocab` (S) entries, and a table with room for `further` rows
-    /// more.
+    /// Storage for `rows` rows of `vocab` (S) entries, and a table for `further` more rows.
     pub fn new(kernels: Kernels<f64>, vocab: usize, rows: usize, further: usize) -> Self {
         let (n, stride) = (rows * vocab * SAMPLE_LANES, (rows + further) * vocab + SAMPLE_LANES);
         DirichletRows {

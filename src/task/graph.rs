@@ -1,4 +1,4 @@
-//! Forests over the context positions: who is whose parent (paper 1, arXiv 2402.14735).
+//! Forests over the context positions: the parent of each position (paper 1, arXiv 2402.14735).
 
 use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
@@ -43,7 +43,7 @@ impl Forest {
     /// Every position follows the one before: p(i) = i-1.
     ///
     /// # Errors
-    /// When `t` (T, the query included) is below 2 or too large; so for the other constructors.
+    /// `t` (T, the query included) below 2 or above [`MAX_LEN`](Self::MAX_LEN).
     pub fn chain(t: usize) -> Result<Self> {
         Self::build(t, |i| i.checked_sub(1))
     }

@@ -1,4 +1,5 @@
-//! Tasks: distributions over sequences with a soft target, their graphs and their Bayes answers.
+//! Tasks: distributions over sequences with a soft target or labels, their graphs and their Bayes
+//! predictors.
 
 pub mod alias;
 pub mod bayes;
@@ -23,7 +24,7 @@ pub use trigger_bigram::TriggerBigram;
 use crate::rng::Key;
 use std::any::Any;
 
-/// What every task can say about itself.
+/// Name and sizes of a task.
 pub trait Task: Send + Sync {
     /// Short name, as in configurations.
     fn name(&self) -> &'static str;
@@ -35,17 +36,17 @@ pub trait Task: Send + Sync {
 
 /// A task whose sequences can be drawn.
 pub trait Sampler: Task {
-    /// Storage for [`samples`](Self::samples), one per thread or shard.
+    /// A workspace for [`samples`](Self::samples); make one per thread or shard.
     fn new_work(&self) -> Work;
-    /// Samples `first`, `first + 1`, .. under `key` (numbers wrap): `tokens` (n, T), `targets` (n,
-    /// S), every sample a function of the key, its number and the task alone. Allocates nothing.
+    /// Writes samples `first`, `first + 1`, .. under `key` (numbers wrap): `tokens` (n, T), `targets`
+    /// (n, S). Every sample depends on the key, its number and the task alone. Allocates nothing.
     ///
     /// # Panics
-    /// When the outputs are not whole rows of equal number, or `work` was made by another task.
+    /// If the outputs do not hold the same number of whole rows, or another task made `work`.
     fn samples(&self, key: &Key, first: u64, work: &mut Work, tokens: &mut [u32], targets: &mut [f64]);
 }
 
-/// Working storage of a type that only its maker knows.
+/// A workspace whose type is known only to the task or source that made it.
 #[derive(Debug)]
 pub struct Work(Box<dyn Any + Send + Sync>);
 
@@ -55,15 +56,15 @@ impl Work {
         Work(Box::new(work))
     }
 
-    /// Of a maker that needs none.
+    /// The workspace of a task or source that needs none.
     pub fn none() -> Self {
         Work::new(())
     }
 
-    /// What it holds.
+    /// Its contents.
     ///
     /// # Panics
-    /// When that is of another type: the work of another task or source.
+    /// If they have another type, because another task or source made the workspace.
     pub fn get<W: Any>(&mut self) -> &mut W {
         self.0.downcast_mut().expect("working storage of another task or source")
     }

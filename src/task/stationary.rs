@@ -21,7 +21,7 @@
 
 use crate::num::{LN2_HI, LN2_LO, exp, ln, pow2};
 
-/// Off-diagonal entries below this send the elimination to extended exponents.
+/// If an off-diagonal entry is below this, the elimination uses extended exponents.
 pub const LINEAR_FLOOR: f64 = 1e-150;
 
 /// Working storage of [`stationary`] for up to `s` states; allocated once.
@@ -33,7 +33,7 @@ pub struct StationaryScratch {
 }
 
 impl StationaryScratch {
-    /// Room for matrices of up to `s` states.
+    /// A workspace for matrices of up to `s` states.
     pub fn new(s: usize) -> Self {
         StationaryScratch {
             linear: vec![0.0; s * s],
@@ -48,8 +48,8 @@ impl StationaryScratch {
 ///
 /// Both forms are read: the linear one where it is a normal number, the logarithm where it under-
 /// or overflows gradually. Diagonal entries are not read. Entries of `mu` below 10⁻³⁰⁸ underflow;
-/// `log_mu` (S), if asked for, has them all. -inf is a zero; so is anything below e^(-2·10⁹). See
-/// the module for accuracy and reducible chains.
+/// `log_mu` (S), if given, receives the logarithms of all. A logarithm of -inf or below -2·10⁹ is a
+/// zero entry. See the module for accuracy and reducible chains.
 ///
 /// # Panics
 /// When a slice or the scratch does not fit `s`, or `s` is 0.

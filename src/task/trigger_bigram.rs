@@ -20,7 +20,7 @@ use crate::num::exp;
 use crate::rng::{Key, LogGamma, Purpose, lemire, unit};
 use crate::{Error, Result};
 
-/// A law of sequences: first symbol, then one transition a step.
+/// A bigram law of sequences: the law of the first symbol, and the transitions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bigrams {
     unigram: Vec<f64>,
@@ -77,7 +77,7 @@ impl Bigrams {
         Bigrams::new(mu, pi)
     }
 
-    /// N.
+    /// Number of symbols, N.
     pub fn vocab(&self) -> usize {
         self.unigram.len()
     }
@@ -127,12 +127,12 @@ pub struct OutputLaw {
     pub law: Outputs,
     /// Excludes o_k = q_k.
     pub no_repeat: bool,
-    /// Symbols that may be outputs (N); all where empty. With a set for training and its complement
-    /// for testing, a model is asked to copy symbols that it never had to copy.
+    /// For each symbol (N), whether it may be an output; empty: all may. With one set for training and
+    /// its complement for testing, a model must copy symbols that it never copied in training.
     pub allowed: Vec<bool>,
 }
 
-/// The task.
+/// The trigger-bigram task.
 #[derive(Debug, Clone)]
 pub struct TriggerBigram {
     laws: Bigrams,
@@ -152,7 +152,8 @@ const OUTPUT_VARIATES: u32 = 1 << 31;
 /// Of a symbol that is no trigger.
 const NONE: u32 = u32::MAX;
 
-/// Storage for [`TriggerBigram::sample`]; afterwards it tells the triggers of the latest sequence.
+/// Workspace of [`TriggerBigram::sample`]; it also holds the triggers and outputs of the latest
+/// sequence.
 #[derive(Debug, Clone)]
 pub struct TriggerBigramWork {
     /// Output of each symbol (N), `NONE` if it is no trigger, and its occurrences so far.
@@ -175,11 +176,11 @@ impl TriggerBigramWork {
 }
 
 impl TriggerBigram {
-    /// Sequences of `len` (L) inputs, and one more token for the last label.
+    /// The task with sequences of `len` (L) inputs, and one more token for the last label.
     ///
     /// # Errors
-    /// L below 2 or above 65536; K of 0, or more than the symbols there are (that can occur, for
-    /// random triggers; after the offset, for fixed ones); a trigger without a possible output.
+    /// L below 2 or above 65536; K of 0; K above the number of symbols left after the offset (fixed
+    /// triggers) or of positive probability (random triggers); a trigger without a possible output.
     pub fn new(laws: Bigrams, len: usize, triggers: Triggers, outputs: OutputLaw) -> Result<Self> {
         let n = laws.vocab();
         if !(2..=1 << 16).contains(&len) {
@@ -220,7 +221,7 @@ impl TriggerBigram {
         Ok(task)
     }
 
-    /// The laws of everything that is no trigger.
+    /// The bigram law, which holds after symbols that are not triggers.
     pub fn laws(&self) -> &Bigrams {
         &self.laws
     }
@@ -258,7 +259,7 @@ impl TriggerBigram {
         }
     }
 
-    /// Is no output excluded?
+    /// True if no output is excluded.
     fn any_output(&self) -> bool {
         !self.outputs.no_repeat && self.outputs.allowed.is_empty()
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use std::fmt::Display;
 
-/// How a check came out.
+/// The verdict of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -17,7 +17,7 @@ pub enum Verdict {
     Noted,
 }
 
-/// What is asked of a measured number.
+/// The condition on a measured number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "rule", content = "tolerance")]
 pub enum Rule {

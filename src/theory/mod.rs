@@ -1,5 +1,5 @@
-//! The theory, claim by claim: closed forms held against exact engines, with a residual and a
-//! verdict each.
+//! The claims of the theory: closed forms compared with exact engines, each with a residual and a
+//! verdict.
 //!
 //! A claim is one file and one line of [`CLAIMS`]. It returns [`Check`]s; a check is a number that
 //! was measured, what the theory says of it, and whether that holds. Formulas come from
@@ -87,7 +87,7 @@ pub const CLAIMS: &[Claim] = &[
     memory_model::CLAIM,
 ];
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The claim.

@@ -1,5 +1,4 @@
-//! The population as a source: what every model computes on it is the enumeration of the naive
-//! twin.
+//! The population as a source: every model computes on it what the plain enumeration gives.
 
 use popgrad::batch::{Batch, Targets, divisor};
 use popgrad::exact::brute::{population, words};

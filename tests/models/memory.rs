@@ -490,7 +490,7 @@ fn reports_and_attention_are_those_of_the_equations() {
                 assert_eq!(report.attended[(i / 7 * 3 + b) * 7 + i % 7], argmax(row));
                 assert!(row[i % 7 + 1..].iter().all(|p| *p == 0.0));
             }
-            // Alone as in company.
+            // The same alone as in a batch.
             let mut alone = Report::new(&model as &dyn Model<f64>, Targets::Labels, 1, false, true);
             model.report(&params, &part_of(&batch, b..b + 1), &mut ws, &mut alone).unwrap();
             assert_eq!(alone.losses, report.losses[b * 7..][..7]);

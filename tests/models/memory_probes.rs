@@ -1,5 +1,5 @@
-//! The memories written down: probes find them, and the model is an induction head without
-//! training.
+//! Associative memories set explicitly: probes recall them, and the model is an induction head
+//! without training.
 
 use crate::support::Draws;
 use popgrad::batch::{Batch, Targets};

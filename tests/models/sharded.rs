@@ -1,5 +1,6 @@
-//! Training over shards: the loss is one mean over the batch however it is cut, blocks thaw when
-//! they should, batches that count nothing pass, and what does not fit together is refused.
+//! Training over shards: the loss is one mean over the batch for any number of shards, blocks start
+//! to train at the right update, batches in which no output counts are accepted, and operands that
+//! do not fit together are refused.
 
 use crate::support::Draws;
 use popgrad::batch::{Batch, Targets, divisor};

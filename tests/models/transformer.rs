@@ -1,6 +1,7 @@
 //! `transformer` against a transcription of its equations that shares no code with the engine, its
 //! gradient against a tape's and against differences of that transcription, for every option, on
-//! every instruction set; which blocks are wanted; company; threads; misfits.
+//! every instruction set; which blocks are requested; other sequences in the
+//! batch; threads; operands that do not fit.
 
 use crate::support::noise;
 use crate::support::tape::{Tape, Var};
@@ -475,7 +476,7 @@ fn blocks_that_are_not_wanted_cost_nothing_and_change_nothing() {
     }
 }
 
-/// Longer than a block of queries and a chunk of the table: alone, in company, in a workspace that
+/// Longer than a block of queries and a chunk of the table: alone, in a batch, in a workspace that
 /// has seen more, weights cut in two.
 #[test]
 fn a_sequence_is_the_same_in_any_company() {

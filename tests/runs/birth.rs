@@ -70,7 +70,7 @@ fn copy_of(whole: &Path, cut: &Path) {
 fn a_stopped_run_resumes_to_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     for (name, keys) in [
-        ("thaw", &["freeze_until=7:wk0", "eval_every=3"][..]),
+        ("unfreeze", &["freeze_until=7:wk0", "eval_every=3"][..]),
         ("all", &["loss=all", "ff2=relu", "optimizer=adamw", "lr=0.01", "frozen=", "test_outputs=both"]),
     ] {
         let (whole, cut) = (dir.path().join(name), dir.path().join(format!("{name}-cut")));
@@ -188,7 +188,7 @@ fn every_metric_is_there_and_they_agree_with_each_other() {
         assert_eq!(
             ahead.is_null(),
             none,
-            "no gradient before the thaw, nor of a batch that is never trained on: {ahead}"
+            "no gradient before the block trains, nor of a batch that is never trained on: {ahead}"
         );
     }
     // What record i says of the batch to come is what update i found.
@@ -264,7 +264,7 @@ fn block(folder: &Path, name: &str) -> Vec<u64> {
 }
 
 #[test]
-fn frozen_blocks_keep_their_bits_and_thawed_ones_move() {
+fn frozen_blocks_keep_their_bits_and_unfrozen_ones_move() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str, keys: &[&str]| {
         let folder = dir.path().join(name);
@@ -333,7 +333,7 @@ fn corpora_of_every_kind() {
 }
 
 /// The paper's order of learning, in a task of two triggers small enough for a test: the bigrams
-/// are nearly learned long before what the context tells, and both are in the end.
+/// are nearly learned long before the outputs that the context determines; in the end both are.
 #[test]
 fn bigrams_come_first_and_the_context_follows() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What tests of several rooms share: the binary, noise, draws, stopped runs.
+//! Shared code of the tests: the binary, noise, draws, stopped runs.
 
 pub(crate) mod tape;
 

@@ -1,5 +1,5 @@
-//! Values of short runs, byte for byte as recorded: what a change of the code's form must not
-//! change.
+//! Values of short runs, compared byte for byte with records. A change that only restructures code
+//! must not change them.
 //!
 //! `runs.toml` lists the runs by their command lines, a folder for each instruction set holds the
 //! records, and `renamed.toml` says which keys have other names since. Pictures are not looked at:

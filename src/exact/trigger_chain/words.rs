@@ -1,4 +1,4 @@
-//! Every sequence of one trigger, one by one: the naive twin of the chain's passes.
+//! Enumeration of the sequences of one trigger: the reference for the chain's passes.
 
 use crate::num::Sum;
 use crate::{Error, Result};

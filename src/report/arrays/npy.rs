@@ -1,7 +1,7 @@
 //! One `.npy` array: NumPy's NEP 1 format, versions 1 to 3, read and written by npyz.
 //!
 //! npyz trusts headers: it allocates what they declare, multiplies extents unchecked, and its
-//! grammar recurses as deep as the input asks it to. So the header is looked at first, with npyz's
+//! grammar recurses as deep as the input nests. So the header is checked first, with npyz's
 //! own grammar (py_literal), and npyz only sees headers that describe exactly the bytes which
 //! follow. npyz leaves Fortran order to its callers: [`to_c_order`].
 

@@ -20,7 +20,7 @@ pub(super) struct Axis {
     /// plotters' tick positions, in units.
     pub(super) ticks: Vec<f64>,
     decimals: usize,
-    /// The number of ticks asked for.
+    /// The requested number of ticks.
     pub(super) count: usize,
 }
 

@@ -1,7 +1,7 @@
 //! The embedded typeface: what it draws with and how wide its text is.
 //!
 //! Layout needs true widths, and the machine may have no fonts at all, so DejaVu Sans travels in
-//! the binary. The SVG asks for it by name and the PNG renderer knows no other.
+//! the binary. The SVG refers to it by name and the PNG renderer knows no other.
 
 use std::sync::OnceLock;
 

@@ -301,7 +301,7 @@ impl HeatMap {
         let cells = (cols * cell, rows * cell);
         // Never more than one a cell, or plotters labels between them. Numbers are equally dense on
         // both sides.
-        let fitting = |length: f64, room: f64, count: usize| ((length / room) as usize).clamp(1, count);
+        let fitting = |length: f64, gap: f64, count: usize| ((length / gap) as usize).clamp(1, count);
         let widest_col = widest(&self.col_ticks, self.cols);
         // Letters that are words after all are as many as fit.
         let apart = if lettered(&self.col_ticks) && widest_col <= cell { 0.0 } else { widest_col + 5.0 };

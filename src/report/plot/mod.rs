@@ -199,7 +199,7 @@ pub fn save_figure(dir: &Path, stem: &str, figure: &Figure) -> Result<(PathBuf, 
     Ok(paths)
 }
 
-/// Whether `v` can be placed on an axis: finite, and with room for sums and differences to stay so.
+/// True if `v` can be placed on an axis: it and sums or differences of such values are finite.
 fn drawable(v: f64) -> bool {
     v.abs() <= 1e300
 }
@@ -217,7 +217,7 @@ fn draw_title(area: &Area<'_>, title: &str, centre: f64, width: f64) -> Drawn {
     text(area, (centre, PAD + TITLE_HEIGHT / 2.0 - 3.0), title, lettering)
 }
 
-/// The centre nearest to `centre` for something `size` long inside `[start, start + room]`.
-fn keep_inside(centre: f64, size: f64, start: f64, room: f64) -> f64 {
-    centre.min(start + room - size / 2.0).max(start + size / 2.0)
+/// The centre nearest to `centre` for something `size` long inside `[start, start + width]`.
+fn keep_inside(centre: f64, size: f64, start: f64, width: f64) -> f64 {
+    centre.min(start + width - size / 2.0).max(start + size / 2.0)
 }

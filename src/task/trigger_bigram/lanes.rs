@@ -74,7 +74,7 @@ impl TriggerBigram {
         let blocks = tokens.chunks_mut(rows).zip(labels.chunks_mut(rows)).zip(seen.chunks_mut(rows));
         for (i, ((tokens, labels), seen)) in blocks.enumerate() {
             self.walk(key, first.wrapping_add((i * SAMPLE_LANES) as u64), work);
-            // Lanes beyond the last row were drawn for nothing.
+            // Samples in lanes past the last row are discarded.
             let rows =
                 tokens.chunks_exact_mut(t).zip(labels.chunks_exact_mut(t)).zip(seen.chunks_exact_mut(t));
             for (l, ((tokens, labels), seen)) in rows.enumerate() {
@@ -115,7 +115,7 @@ impl TriggerBigram {
                 let before = now[l] as usize;
                 let (at, picked) = (before * SAMPLE_LANES + l, self.next.pick(before, words[l]));
                 let (o, count) = (output[at], seen[at].wrapping_add(1));
-                // Every symbol is counted, and only triggers' counts told.
+                // Every symbol is counted; only counts of triggers are reported.
                 seen[at] = count;
                 counts[l] = select_unpredictable(o == NONE, 0, count);
                 now[l] = select_unpredictable(o == NONE, picked, o);
