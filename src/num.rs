@@ -204,7 +204,7 @@ mod tests {
     use num_rational::BigRational;
     use num_traits::ToPrimitive;
 
-    /// A small generator of its own: these tests do not lean on `rng`.
+    /// A small generator, so that these tests do not depend on `rng`.
     fn weyl(i: u64) -> u64 {
         let mut z = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

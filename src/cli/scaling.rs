@@ -165,7 +165,7 @@ impl Report {
     }
 }
 
-/// What grows, and how far.
+/// The keys that grow, with their sizes.
 fn axes(quick: bool, model: &Spec) -> Vec<(&'static str, &'static [usize])> {
     let mut axes: Vec<(&str, &[usize])> = if quick {
         vec![("T", &[8, 16]), ("S", &[3, 6]), ("heads", &[1, 2]), ("batch", &[64, 128])]

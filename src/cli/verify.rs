@@ -132,7 +132,8 @@ fn table(o: &Outcome) -> String {
     );
     for check in &o.checks {
         let verdict = word(check.verdict());
-        text += &format!("  {verdict:<15}{}: {}  [{}]\n", check.quantity, condition(check), parameters(check));
+        text +=
+            &format!("  {verdict:<15}{}: {}  [{}]\n", check.quantity, condition(check), parameters(check));
     }
     text
 }

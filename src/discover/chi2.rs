@@ -39,7 +39,7 @@ fn classes(column: &[u32], symbols: usize) -> (Vec<u32>, usize) {
             (open, held) = (open + 1, 0);
         }
     }
-    // What is too little for a class of its own joins the one before.
+    // Symbols too rare for a separate class join the class before.
     let last = open.saturating_sub(1);
     let of = column.iter().map(|c| class[*c as usize].min(last)).collect();
     (of, last as usize + 1)

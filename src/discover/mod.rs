@@ -88,7 +88,7 @@ impl Sample {
     }
 }
 
-/// What a soft label has to be.
+/// The requirements on a soft label.
 pub const SOFT: &str = "finite, >= 0, summing to 1";
 
 /// Says what is wrong with a soft label.

@@ -1,7 +1,6 @@
-//! Token and label files in plain text: a row per line, integers apart by blanks or a comma.
+//! Token and label files in plain text: a row per line, integers separated by blanks or a comma.
 //!
-//! Bytes come from other programs: whatever they are, the result is rows of equal length or an
-//! error that names the line.
+//! Any bytes give rows of equal length or an error that names the line.
 
 use super::{Labels, SOFT, check_soft};
 use crate::{Error, Result};
@@ -45,7 +44,7 @@ fn lines<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<(usize, &'a str)>> {
         .collect()
 }
 
-/// Fields of a row: blanks part them, and so does one comma with any blanks around it.
+/// Fields of a row, separated by blanks or by one comma with any blanks around it.
 fn fields(row: &str) -> impl Iterator<Item = &str> {
     row.split(',').flat_map(|part| {
         // Nothing between two commas is an empty field, not none.

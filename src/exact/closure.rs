@@ -57,9 +57,8 @@ impl FinitePrior {
         Ok(out)
     }
 
-    /// Is the law of (π, μ) the same after any permutation of the symbols, entries and masses
-    /// compared within
-    /// [`SUM_TOLERANCE`]?
+    /// True if any permutation of the symbols leaves the law of (π, μ) unchanged; entries and masses
+    /// are compared within [`SUM_TOLERANCE`].
     ///
     /// O(Q² S²) at worst; atoms are found by their first entry.
     pub fn is_relabelling_invariant(&self) -> bool {
@@ -86,7 +85,7 @@ impl FinitePrior {
         true
     }
 
-    /// Is E π = 11ᵀ/S within [`SUM_TOLERANCE`] of each entry?
+    /// True if E π = 11ᵀ/S, within [`SUM_TOLERANCE`] in each entry.
     pub fn is_constant_mean(&self) -> bool {
         let n = self.symbols * self.symbols;
         (0..n).all(|e| {

@@ -36,7 +36,7 @@ pub const MAX_LEN: usize = 4096;
 const NONE: u32 = u32::MAX;
 
 impl Paths {
-    /// Of `forest`.
+    /// The paths of `forest`.
     ///
     /// # Errors
     /// T above [`MAX_LEN`].

@@ -12,7 +12,7 @@ use crate::task::CausalTree;
 use crate::task::stationary::{StationaryScratch, stationary};
 use crate::{Error, Result};
 
-/// How far probabilities given as numbers may sum from 1; they are then normalised.
+/// Largest distance of a sum of given probabilities from 1; they are then normalised.
 pub const SUM_TOLERANCE: f64 = 1e-12;
 
 /// Largest finite prior, in entries of π (128 MiB).
@@ -80,7 +80,7 @@ impl Prior {
         }
     }
 
-    /// Is the law of (π, μ) the same after any permutation of the symbols?
+    /// True if any permutation of the symbols leaves the law of (π, μ) unchanged.
     pub fn is_relabelling_invariant(&self) -> bool {
         match self {
             Prior::Dirichlet { .. } => true,
@@ -88,7 +88,7 @@ impl Prior {
         }
     }
 
-    /// Is E π = 11ᵀ/S?
+    /// True if E π = 11ᵀ/S.
     pub fn is_constant_mean(&self) -> bool {
         match self {
             Prior::Dirichlet { .. } => true,
@@ -246,7 +246,7 @@ impl FinitePrior {
     }
 }
 
-/// Is every symbol reachable from every other by positive entries of `pi` (S, S)?
+/// True if every symbol is reachable from every other through positive entries of `pi` (S, S).
 fn is_irreducible(pi: &[f64], s: usize) -> bool {
     let reaches_all = |edge: &dyn Fn(usize, usize) -> bool| {
         let (mut seen, mut open) = (vec![false; s], vec![0]);

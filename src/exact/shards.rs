@@ -203,8 +203,8 @@ impl<E: Elem> Shards<E> {
             + (self.shards.len() + self.totals.len()) * acc
     }
 
-    /// Sums over all words of the queries below `queries`, M (T, T) and A2 (S, S) given. Allocates
-    /// nothing in a warm pool.
+    /// Sums over all words of the queries below `queries`, given M (T, T) and A2 (S, S). Allocates
+    /// nothing in later calls inside the same pool.
     pub(super) fn sum(
         &mut self,
         mix: &[f64],
@@ -247,7 +247,7 @@ impl<E: Elem> Shards<E> {
         Ok(())
     }
 
-    /// What [`Self::sum`] left for a query.
+    /// The result of [`Self::sum`] for a query.
     pub(super) fn total(&self, query: usize) -> &Accumulator {
         &self.totals[query]
     }
@@ -349,7 +349,7 @@ fn weigh<E: Elem>(prior: &Prior, plans: &[Plan], queries: usize) -> Source<E> {
     let entries: usize = plans.iter().map(|plan| classes(plan) * plan.row()).sum();
     let words: u64 = plans.iter().map(Plan::words).sum();
     let pairs: usize = plans.iter().map(classes).sum();
-    // A table pays if its words are met again: in a class, or in the next call.
+    // A table pays off if its words recur, in a class or in the next call.
     if entries * queries * size_of::<E>() <= TABLE_BYTES && (pairs as u64) <= words {
         return Source::Tables(tables(prior, plans, queries));
     }

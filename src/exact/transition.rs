@@ -20,7 +20,7 @@ pub struct Transition {
     b: Vec<f64>,
 }
 
-/// How far a row may be from summing to 1 before it is normalised.
+/// Largest distance of a row's sum from 1; rows are then normalised.
 const ROW_TOLERANCE: f64 = 1e-12;
 
 impl Transition {

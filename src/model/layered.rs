@@ -52,11 +52,10 @@ pub(super) struct Pattern<'a, E> {
     pub(super) stride: usize,
 }
 
-/// What a model computes in a pass. `own` is its share of the arena.
+/// The parts of a pass that each model implements. `own` is the model's part of the arena.
 pub(super) trait Layered<E: Elem>: Model<E> + Sized {
     fn kernels(&self) -> &Kernels<E>;
-    /// Elements of `own` and of kernel scratch for n sequences with so many queries in the top
-    /// layer.
+    /// Elements of `own` and of kernel scratch for n sequences with `rows` queries in the top layer.
     fn pass_len(&self, n: usize, rows: usize) -> Option<[usize; 2]>;
     /// Rows of the logits of a pass; rows past n `rows` are padding of the model.
     fn logit_rows(&self, n: usize, rows: usize) -> Option<usize> {

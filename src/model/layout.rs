@@ -24,7 +24,7 @@ impl Block {
     pub fn len(&self) -> usize {
         self.len
     }
-    /// Has it no entries?
+    /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -67,7 +67,7 @@ impl Layout {
     pub fn len(&self) -> usize {
         self.len
     }
-    /// Has it no entries?
+    /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

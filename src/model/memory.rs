@@ -104,7 +104,7 @@ pub struct Memory<E> {
     turns: Vec<[E; 2]>,
 }
 
-/// Where blocks are in the layout.
+/// Indices of the blocks in the layout.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
     embeddings: usize,
@@ -254,8 +254,8 @@ fn angle(t: usize, m: usize, d: usize) -> f64 {
 struct Room<'a, E> {
     tables: Tables<'a, E>,
     act: Activations<'a, E>,
-    with: With<'a, E>,
-    /// Of the queries: positions, losses, weights (T).
+    kernel: &'a mut Scratch<E>,
+    /// Positions, losses and weights of the queries (T).
     queries: &'a mut [usize],
     losses: &'a mut [f64],
     weights: &'a mut [f64],

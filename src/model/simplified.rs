@@ -71,7 +71,7 @@ pub struct Simplified<E> {
     layout: Layout,
 }
 
-/// Where the activations of `n` sequences lie in the arena.
+/// The activations of `n` sequences in the arena.
 struct Activations<'a, E> {
     mix: &'a mut [E],
     /// ∂L/∂M.

@@ -121,7 +121,7 @@ pub struct Transformer<E> {
     trainable: Vec<bool>,
 }
 
-/// Where blocks are in the layout; norms: their weight, the bias follows.
+/// Indices of the blocks in the layout. For a norm, that of its weight; the bias follows.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
     tokens: usize,

@@ -22,13 +22,13 @@ pub struct Paper {
     pub drawings: &'static [&'static dyn Drawing],
     /// How repetitions of one of its presets over seeds are drawn.
     pub seeds: &'static dyn Drawing,
-    /// How a grid of its runs is drawn, if there is a way.
+    /// How a grid of its runs is drawn, if it can be.
     pub grid: Option<&'static dyn Drawing>,
     /// Names of its presets, each with the text of its file.
     pub presets: &'static [(&'static str, &'static str)],
     /// Studies with a name.
     pub studies: &'static [Named],
-    /// What a page says it is.
+    /// Its citation on pages.
     pub citation: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Studies: those that have names, repetitions over seeds, grids.
+//! Studies: named ones, repetitions over seeds, and grids.
 
 use super::{PAPERS, Paper, Papers, preset};
 use crate::config::{self, Config, Rule};

@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a `.safetensors` file whose metadata says which format it is, which step it was
 //! taken after and which configuration it belongs to. Any safetensors reader opens it; only
-//! [`Checkpoint::load`] vouches for it.
+//! [`Checkpoint::load`] checks these.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,14 +14,14 @@ use crate::error::{Error, Result};
 /// misread.
 pub const FORMAT: &str = "popgrad-checkpoint/1";
 
-/// Everything needed to go on as if never stopped.
+/// Everything needed to continue a run with the same bits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// Optimiser steps taken so far.
     pub step: u64,
-    /// What sort of state this is, e.g. `popgrad run`; the reader's to compare.
+    /// The kind of state, e.g. `popgrad run`; compared by the reader.
     pub kind: String,
-    /// Fingerprint of the configuration the state belongs to; the reader's to compare.
+    /// Fingerprint of the configuration of the state; compared by the reader.
     pub config_fingerprint: String,
     /// Named arrays: parameters, optimiser moments, counters.
     pub state: BTreeMap<String, Array>,

@@ -1,4 +1,4 @@
-//! What a run reports in numbers: `metrics.jsonl` (identical for identical seeds), `timing.jsonl`
+//! The numbers that a run reports: `metrics.jsonl` (identical for identical seeds), `timing.jsonl`
 //! (never so, which is why it is a file of its own) and the summary.
 
 use std::fmt;

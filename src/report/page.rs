@@ -42,7 +42,7 @@ pub struct Section {
     pub links: Vec<String>,
 }
 
-/// A picture in a file of its own.
+/// A picture in a separate file.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
     /// Path from the page's folder.

@@ -321,7 +321,7 @@ pub(crate) fn write_run_file(
     write_bytes_atomic(&path, (text + "\n").as_bytes())
 }
 
-/// What the system calls the processor; its architecture where it does not say.
+/// The system's name of the processor; the architecture if that is unknown.
 fn cpu_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|l| l.strip_prefix("model name").and_then(|l| l.split_once(':')));
@@ -335,8 +335,8 @@ pub(crate) fn available_memory() -> Option<usize> {
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
-/// Refuses a run that would need more memory than is free; `needed` is none where that overflows.
-/// `what` names the keys behind it.
+/// Refuses a run that needs more memory than is free; `needed` is `None` if it overflows. `what`
+/// names the keys for the error.
 ///
 /// # Errors
 /// When it does not fit.

@@ -282,8 +282,7 @@ impl Session<'_> {
             && d.init == 0.0
             && d.heads.iter().any(|h| *h > 1)
         {
-            self.progress
-                .note("with init=0 the heads of a layer stay equal; init=1e-4 makes them differ");
+            self.progress.note("with init=0 the heads of a layer stay equal; init=1e-4 makes them differ");
         }
     }
 }

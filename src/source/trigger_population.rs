@@ -151,7 +151,7 @@ struct Walk<'a> {
     /// P(o | q) (N, N).
     outputs: Vec<f64>,
     trigger: Vec<bool>,
-    /// What has followed each trigger so far.
+    /// The output of each trigger that has occurred.
     output: Vec<Option<usize>>,
     path: Vec<u32>,
     /// One for each token of `path`.

@@ -1,11 +1,10 @@
 //! Studies: several runs in ordinary run folders below one folder, executed in parallel, then drawn
 //! together.
 //!
-//! Every run has the bits that it has alone: it knows nothing of its neighbours, and its own pool
-//! of threads changes no bit of it. A study is written down in full (`study.toml`) before its first
-//! run starts, so that it resumes from its folder alone: finished runs are skipped, half ones go on
-//! from their checkpoints, and the drawing is made anew. What is gathered from the runs and how it
-//! is drawn, the experiments say ([`Drawing`]).
+//! Every run has the same bits as when it is run alone, on any number of threads. The whole study is
+//! written to `study.toml` before its first run starts, so it can be resumed from its folder:
+//! finished runs are skipped, unfinished ones continue from their checkpoints, and the figures are
+//! drawn again. A [`Drawing`] decides what is gathered from the runs and how it is drawn.
 
 pub mod gather;
 pub mod tables;

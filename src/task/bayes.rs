@@ -59,7 +59,7 @@ pub struct Mixture {
     pi: Vec<f64>,
     log_pi: Vec<f64>,
     log_roots: Vec<f64>,
-    /// Of the latest word: transition and root counts (S, S), (S), posterior weights (Q).
+    /// Transition counts (S, S), root counts (S) and posterior weights (Q) of the latest sequence.
     transitions: Vec<f64>,
     root_counts: Vec<f64>,
     posterior: Vec<f64>,

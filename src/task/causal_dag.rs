@@ -12,8 +12,8 @@
 //! | p | `dag`: parents of the positions 0..T-1 and of the target | (T+1) |
 //!
 //! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its
-//! address. Side by side, samples draw the row of every token anew instead, or all rows at once
-//! where those are fewer: what one visits the others need not.
+//! address. Samples in parallel lanes visit different rows. They draw the row of every token anew,
+//! or all rows at once if these are fewer.
 
 use super::causal_tree::{cumulate, invert};
 use super::dirichlet::{DirichletRows, kernels};
@@ -162,7 +162,7 @@ impl CausalDag {
         target.copy_from_slice(&work.pi[at..at + s]);
     }
 
-    /// Is position `i` a root that no row belongs to?
+    /// True if position `i` is a uniform root, which has no row.
     fn is_uniform(&self, i: usize) -> bool {
         self.roots == DagRoots::Uniform && self.dag.parents(i).is_empty()
     }
@@ -207,7 +207,7 @@ impl CausalDag {
 
     /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are
     /// those of
-    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples go side by side.
+    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples are drawn in parallel lanes.
     ///
     /// Allocates nothing.
     ///
@@ -317,7 +317,7 @@ impl Sampler for CausalDag {
     }
 }
 
-/// Storage for samples side by side. Made by [`CausalDag::block`].
+/// Workspace for samples in parallel lanes. Made by [`CausalDag::block`].
 #[derive(Debug, Clone)]
 pub struct CausalDagBlock {
     kernels: Kernels<f64>,

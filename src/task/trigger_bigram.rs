@@ -120,7 +120,7 @@ pub enum Outputs {
     Bigram,
 }
 
-/// What may follow a trigger.
+/// The law of the outputs of triggers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputLaw {
     /// Its law, before the exclusions below.
@@ -149,7 +149,7 @@ pub struct TriggerBigram {
 const TRIGGER_VARIATES: u32 = 1 << 30;
 const OUTPUT_VARIATES: u32 = 1 << 31;
 
-/// Of a symbol that is no trigger.
+/// The output of a symbol that is not a trigger.
 const NONE: u32 = u32::MAX;
 
 /// Workspace of [`TriggerBigram::sample`]; it also holds the triggers and outputs of the latest

@@ -51,7 +51,7 @@ pub(super) fn to_json(record: &impl Serialize) -> Result<String> {
         .map_err(|e| Error::invalid("discover", e.to_string(), "results with a JSON form"))
 }
 
-/// What is not finite is null.
+/// The result as JSON; values that are not finite are null.
 pub(super) fn json(graph: &Graph, verdict: Option<&Verdict>) -> Result<String> {
     #[derive(Serialize)]
     struct Output<'a> {

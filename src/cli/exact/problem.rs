@@ -56,7 +56,7 @@ struct Keys {
     draws: Option<u64>,
 }
 
-/// What is to be evaluated, the model aside.
+/// The population to evaluate; the model is passed separately.
 pub(super) struct Problem {
     pub(super) law: Law,
     pub(super) method: Method,

@@ -29,7 +29,7 @@ pub(in crate::cli) struct Evaluated {
     pub(in crate::cli) losses: Vec<f64>,
     /// (B, O, S); empty if not wanted.
     pub(in crate::cli) predictions: Vec<f64>,
-    /// In the model's layout; zeros where no gradient is wanted.
+    /// In the model's layout; zeros in blocks without a requested gradient.
     pub(in crate::cli) grad: Vec<f64>,
 }
 

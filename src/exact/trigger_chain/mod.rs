@@ -56,7 +56,7 @@ pub struct TriggerChain {
 /// q, o and all others of [`TriggerChain::uniform`].
 pub const LUMPED: [usize; 3] = [0, 1, 2];
 
-/// How far a law may be from summing to 1.
+/// Largest distance of a law's sum from 1.
 const TOLERANCE: f64 = 1e-12;
 
 impl TriggerChain {

@@ -22,7 +22,7 @@ use super::Disentangled;
 use crate::Result;
 use popgrad_kernels::{Elem, Mat, MatMut, OneHot, PatternTerms, Scratch, Write};
 
-/// Where the activations of `cols` columns lie in the arena.
+/// The activations of `cols` columns in the arena.
 struct Activations<'a, E> {
     /// (S + 1 + d₂ − D, cols).
     f: &'a mut [E],
@@ -33,7 +33,7 @@ struct Activations<'a, E> {
     /// Factors of dP: (H, \[dz, p\], T, cols), and (H₀, H, \[x qʰ, x dattnʰ\], T, cols).
     left: &'a mut [E],
     right: &'a mut [E],
-    /// Anything with T rows.
+    /// Scratch of T rows.
     row: &'a mut [E],
     /// Rows of f from S + 1 on.
     df: &'a mut [E],

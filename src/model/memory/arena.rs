@@ -32,8 +32,8 @@ impl<E: popgrad_kernels::Elem> Tables<'_, E> {
     }
 }
 
-/// Of one sequence: T rows of d unless said otherwise, of which the first few are used. n: queries
-/// of layer 2.
+/// Activations of one sequence: T rows of d unless stated otherwise, of which the first ones are
+/// used. n is the number of queries of layer 2.
 pub(super) struct Activations<'a, E> {
     pub(super) x0: &'a mut [E],
     pub(super) q1: &'a mut [E],

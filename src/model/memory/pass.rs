@@ -179,9 +179,10 @@ impl<E: Elem> Memory<E> {
         Ok(k.gemm(Write::Add, E::ONE, f, w2.t(), mat_mut(y, rows, d)?, kernel)?)
     }
 
-    /// `dy` (rows, d), the gradient of y, becomes that of h where that is wanted; those of the
-    /// weights are added. The hidden layer is what [`Memory::feed_forward`] left there, and lost if
-    /// the map is linear; `df` has room for its gradient.
+    /// `dy` (rows, d), the gradient of y, becomes that of h where `through`; those of the weights
+    /// are added if requested. `f` is what [`Memory::feed_forward`] left there, and lost if the map
+    /// is linear.
+    #[allow(clippy::too_many_arguments)]
     fn feed_forward_backward(
         &self,
         hidden: Hidden<'_, E>,

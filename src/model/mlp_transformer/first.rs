@@ -20,8 +20,8 @@ use super::{At, MlpTransformer, Part};
 use crate::Result;
 use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
 
-/// What the layer keeps for its backward pass, and its own temporaries. `rows` is T, or 1 where it
-/// is the top layer.
+/// The arrays that the layer stores for its backward pass, and its temporaries. `rows` is T, or 1 in
+/// the top layer.
 pub(super) struct First<'a, E> {
     /// U = V W1, R, G.
     pub(super) u: &'a mut [E],
@@ -52,7 +52,7 @@ impl<E: Elem> MlpTransformer<E> {
         Ok(Mat::new(&params[..d * d], d, d)?)
     }
 
-    /// `out` (n rows, d) receives x⁰ + h W2 + √d b2 of the rows that ask. Tokens have been checked.
+    /// Writes x⁰ + h W2 + √d b2 of the query rows into `out` (n rows, d). Tokens have been checked.
     pub(super) fn first_forward(
         &self,
         at: At<'_, E>,
@@ -133,7 +133,7 @@ impl<E: Elem> MlpTransformer<E> {
         let First { u, r, c, h, square, other, row: e, .. } = act;
         let FirstGrads { dy, dh, dc, dr } = grads;
         self.mlp_backward(at, h, dy, dh, out, kernel)?;
-        // Rows of E whose gradient is wanted: symbols, positions or both.
+        // Rows of E whose gradient is requested: symbols, positions or both.
         let (wte, wpe) = (out.active[0], out.active[1]);
         let (from, to) = (if wte { 0 } else { s }, if wpe { d } else { s });
         let (embeddings, product) = (wte || wpe, self.product_wanted(0, out));

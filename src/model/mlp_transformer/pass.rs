@@ -7,8 +7,8 @@ use super::upper::{Layer, LayerMut, Temporary};
 use crate::Result;
 use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
 
-/// Where the activations of `n` sequences lie in the arena. Layers follow each other; each has T
-/// `rows`, the top one T or 1.
+/// The activations of `n` sequences in the arena, layer after layer. Each layer has T `rows`, the top
+/// one T or 1.
 pub(super) struct Activations<'a, E> {
     /// U of every layer; what the first layer keeps besides.
     u: &'a mut [E],
@@ -156,7 +156,7 @@ impl<E: Elem> Layered<E> for MlpTransformer<E> {
         let Activations { u, r, g, c, x, q, probs, o, h, dx, dtop, dh, dout, dq, du, .. } = act;
         let k = &self.kernels;
 
-        // Output: dW = xᵀ dlogits, dx = dlogits Wᵀ, of the rows that ask.
+        // Output: dW = xᵀ dlogits, dx = dlogits Wᵀ, of the query rows.
         let dlogits = Mat::new(dlogits, m, s)?;
         let layers = self.before(self.heads.len());
         if out.active[layers] {

@@ -7,7 +7,7 @@ use popgrad_kernels::{
     Attention, Elem, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
 
-/// What layer l leaves behind, in the shapes of [`Activations`](super::pass::Activations).
+/// The activations of layer l, in the shapes of [`Activations`](super::pass::Activations).
 pub(super) struct LayerMut<'a, E> {
     pub(super) u: &'a mut [E],
     pub(super) q: &'a mut [E],
@@ -37,7 +37,7 @@ pub(super) struct Temporary<'a, E> {
 }
 
 impl<E: Elem> MlpTransformer<E> {
-    /// `x` (n T, d) in; `out` (n rows, d) receives x + h W2 + √d b2 of the rows that ask.
+    /// From `x` (n T, d), writes x + h W2 + √d b2 of the query rows into `out` (n rows, d).
     pub(super) fn layer_forward(
         &self,
         at: At<'_, E>,

@@ -9,7 +9,7 @@ use popgrad_kernels::{Attention, Elem, KvGrad, Mats, MatsMut, Queries, Save, Sav
 /// Takes layer, head, query, and its attention on keys 0..=query.
 pub(super) type See<'a, E> = dyn FnMut(usize, usize, usize, &[E]) + 'a;
 
-/// What attention leaves behind.
+/// What attention stores.
 pub(super) enum Mode<'a, E> {
     /// What the backward pass needs.
     Saved,
@@ -19,7 +19,7 @@ pub(super) enum Mode<'a, E> {
     Shown(&'a mut See<'a, E>),
 }
 
-/// The positions that ask at the top: once, and once for every head.
+/// The query positions of the top layer, once, and once for every head.
 #[derive(Clone, Copy)]
 pub(super) struct Asking<'a> {
     pub(super) list: &'a [usize],
@@ -49,7 +49,7 @@ impl<E: Elem> Transformer<E> {
         Ok(Mats::new(x, [heads, self.shape.len, each], each, self.shape.dim)?)
     }
 
-    /// What the heads find, for the positions that ask.
+    /// The outputs of the heads at the query positions.
     pub(super) fn attend(
         &self,
         l: usize,
@@ -93,8 +93,8 @@ impl<E: Elem> Transformer<E> {
         Ok(self.kernels.attention(&x, out, keep, with.kernel)?)
     }
 
-    /// `dqkv` (T, 3 d) from `dout` (T, d), whose rows that do not ask are not read. Keys and values
-    /// that are not wanted have zeros.
+    /// Computes `dqkv` (T, 3 d) from `dout` (T, d), of which only the query rows are read. Keys and
+    /// values whose gradient is not needed get zeros.
     pub(super) fn attend_backward(
         &self,
         heads: &Heads<'_, E>,

@@ -17,7 +17,7 @@ pub(super) struct Hidden<'a, E> {
 }
 
 impl<E: Elem> Transformer<E> {
-    /// Is any of a norm's two blocks wanted?
+    /// True if the gradient of one of a norm's two blocks is requested.
     pub(super) fn norm_wanted(norm: Option<usize>, active: &[bool]) -> bool {
         norm.is_some_and(|w| active[w] || active[w + 1])
     }
@@ -110,7 +110,8 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
-    /// From the gradient of FF(u) those of its matrices, and that of u if wanted.
+    /// From the gradient of FF(u), computes those of its matrices, and that of u if requested.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn ff_backward(
         &self,
         hidden: Hidden<'_, E>,

@@ -15,15 +15,15 @@ pub(super) const SHOWN: usize = 64;
 /// Columns that panels are rounded up to, see `Kernels::pack_b`.
 const PANEL: usize = 16;
 
-/// What every product needs.
+/// Operands shared by all products.
 pub(super) struct With<'a, E> {
     pub(super) params: &'a [E],
     pub(super) packed: &'a [PackedB<E>],
     pub(super) kernel: &'a mut Scratch<E>,
 }
 
-/// The gradient, the blocks of it that are wanted, where norms put what is not (2 d), and what
-/// every product needs.
+/// The gradient, its requested blocks, and scratch for gradients of norms that are not requested
+/// (2 d).
 pub(super) struct Grads<'a, E> {
     pub(super) grad: &'a mut [E],
     pub(super) active: &'a [bool],
@@ -34,12 +34,12 @@ pub(super) struct Grads<'a, E> {
 /// A layer's activations. Rows are those of one sequence, or of a chunk of the table; at the top
 /// the m that count, but for `a`, `qkv`.
 pub(super) struct Layer<'a, E> {
-    /// LN(x) for queries, keys and values, and its rows that ask.
+    /// LN(x) for queries, keys and values, and its query rows.
     pub(super) a: &'a mut [E],
     pub(super) asking: &'a mut [E],
-    /// Rows of x that ask.
+    /// Query rows of x.
     pub(super) x: &'a mut [E],
-    /// What the feed-forward reads, its hidden layer, and `PostNorm`'s LN(x + Attn x) and h + FF h.
+    /// The input of the feed-forward, its hidden layer, and `PostNorm`'s LN(x + Attn x) and h + FF h.
     pub(super) u: &'a mut [E],
     pub(super) z: &'a mut [E],
     pub(super) g: &'a mut [E],
@@ -53,7 +53,7 @@ pub(super) struct Layer<'a, E> {
 pub(super) struct Heads<'a, E> {
     /// (T, 3 d): queries, keys, values, head by head.
     pub(super) qkv: &'a mut [E],
-    /// What heads found (T, d), and its rows that ask.
+    /// Outputs of the heads (T, d), and their query rows.
     pub(super) o: &'a mut [E],
     pub(super) asking: &'a mut [E],
     /// Largest score and 1/Σ of every query (H, T, 2).
@@ -237,7 +237,7 @@ impl<E: Elem> Transformer<E> {
             .try_fold(0usize, |sum, [k, n]| sum.checked_add(mul(k, n.next_multiple_of(PANEL))?))
     }
 
-    /// That the workspace is one of this model, for so many sequences.
+    /// Checks that the workspace was made by this model for at least `seqs` sequences.
     pub(super) fn check_workspace(&self, seqs: usize, ws: &Workspace<E>) -> Result<()> {
         let enough = self.needed(seqs).is_some_and(|m| {
             let enough = m.arena <= ws.arena.len() && m.kernel <= ws.kernel.len();
@@ -249,7 +249,7 @@ impl<E: Elem> Transformer<E> {
         Err(Error::invalid("B", seqs.to_string(), "at most what the workspace was made for, by this model"))
     }
 
-    /// Where matrix `w` of layer `l` lies, and its rows and columns.
+    /// The range of matrix `w` of layer `l` in the flat vector, and its rows and columns.
     fn matrix(&self, l: usize, w: usize) -> Option<(Range<usize>, [usize; 2])> {
         let (b, d) = (&self.layers[l], self.shape.dim);
         let wide = if b.w2.is_some() { 4 * d } else { d };
@@ -272,7 +272,7 @@ impl<E: Elem> Transformer<E> {
         2 * MATRICES * self.shape.layers
     }
 
-    /// Writes the panels anew, those of the backward pass if wanted.
+    /// Packs the weights into panels, with those of the backward pass if requested.
     pub(super) fn pack(&self, params: &[E], packed: &mut [PackedB<E>], backward: bool) -> Result<()> {
         let mut write = |at: usize, range: Range<usize>, [rows, cols]: [usize; 2]| -> Result<()> {
             let w = Mat::new(&params[range], rows, cols)?;

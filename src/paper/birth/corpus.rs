@@ -1,7 +1,6 @@
 //! Corpora from files: a text, or a folder with two tables of counts.
 //!
-//! Bytes come from anywhere: whatever they are, the result is a corpus or an error that names the
-//! file and what is wrong in it.
+//! Any bytes give a corpus or an error that names the file and the problem.
 
 use crate::task::Corpus;
 use crate::{Error, Result};
@@ -68,7 +67,7 @@ fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
     Ok(text)
 }
 
-/// What was wrong with a text or a table is wrong with its file.
+/// Converts an error of a text or a table into one of its file.
 fn of_file(path: &Path, error: Error) -> Error {
     match error {
         Error::Invalid { problem, allowed, .. } => {
@@ -176,7 +175,7 @@ mod tests {
         }
         fs::write(folder.join("char_unigrams.csv"), "c,n\n97,2\n97,3\n").unwrap();
         assert!(of_folder().contains("char_unigrams.csv: line 3: 'a' again"), "{}", of_folder());
-        // Each table has the blame for its own lines, and for the lack of them.
+        // An error in a table, or a missing line, names that table.
         for (unigrams, bigrams, expected) in [
             ("c,n\n", "c,d,n\n97,98,2\n", "char_unigrams.csv: 0 distinct characters; expected 2 to 1024"),
             ("c,n\n97,5\n", "c,d,n\n97,97,4\n", "char_unigrams.csv: 1 distinct characters"),

@@ -51,7 +51,7 @@ pub(super) fn records(folder: &Path) -> Result<Vec<Record>> {
     read_records(&folder.join(METRICS_FILE))
 }
 
-/// A number of a record; none for null, and for -1, which is a memory that the model has not.
+/// A number of a record; `None` for null, and for -1, which stands for a memory that the model lacks.
 pub(super) fn number(record: &Record, key: &str) -> Option<f64> {
     record.get(key)?.as_f64().filter(|x| *x >= 0.0)
 }
@@ -117,7 +117,7 @@ pub(super) fn draw(config: &Config, symbols: &[String], folder: &Path) -> Result
     save_figure(&dir, "overview", &Panels { title, columns: 1, figures: vec![charts, maps] }.into()).map(drop)
 }
 
-/// Curves of one run; none where it has not one of them.
+/// Curves of one run; `None` if it has none of them.
 fn chart(
     title: &str,
     y_label: &str,

@@ -50,7 +50,7 @@ pub const PAPER: Paper = Paper {
 
 /// One line of `metrics.jsonl`, under the names of the public code: everything that a rerun
 /// reproduces bit for bit. Metrics are those of the batch of update `iter`, which is yet to be
-/// made; what is not defined is null, a memory that the model has not -1.
+/// made. A metric that is not defined is null; a memory that the model lacks is -1.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MetricRecord {
     /// Updates done.
@@ -65,7 +65,7 @@ pub struct MetricRecord {
     pub test_loss: f64,
     /// Norm of the last gradient.
     pub grad_norm: Option<f64>,
-    /// Of the batch.
+    /// Metrics of the batch.
     #[serde(flatten)]
     pub batch: Metrics,
     /// `acc_end` on held-out sequences, outputs by the first test law.
@@ -226,8 +226,7 @@ impl Setup for BirthSetup {
 
     fn evaluate(&mut self, at: &Moment, view: &mut dyn View, log: &mut Log<'_>) -> Result<f64> {
         let Some(record) = self.record(at, view)? else {
-            let allowed =
-                "at least one position that counts: use longer or more sequences, or more triggers";
+            let allowed = "at least one position that counts: use longer or more sequences, or more triggers";
             return Err(Error::invalid("test_size", "no position of the test set counts", allowed));
         };
         let shown = ("acc_end", record.batch.acc_end.unwrap_or(f64::NAN));

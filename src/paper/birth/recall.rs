@@ -23,7 +23,7 @@ pub struct Recall {
     pub ff1_loss: f64,
 }
 
-/// Of parameters `params` of `model` in `layout`, on `task`.
+/// Recall at parameters `params` of `model` with `layout`, on `task`.
 ///
 /// # Errors
 /// Parameters of another layout.

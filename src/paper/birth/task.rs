@@ -29,7 +29,7 @@ pub struct TriggerTasks {
 }
 
 impl TriggerTasks {
-    /// Of these keys under `seed`.
+    /// The tasks of these keys under `seed`.
     ///
     /// # Errors
     /// A corpus that cannot be read, triggers that do not fit it.

@@ -22,7 +22,7 @@ pub(super) fn read_metrics(folder: &Path) -> Result<Vec<MetricRecord>> {
     read_records(&folder.join(METRICS_FILE))
 }
 
-/// What the figures of a run are drawn from, its logs and parameters aside.
+/// The data for the figures of a run, besides its logs and parameters.
 pub(super) struct Drawn<'a> {
     pub(super) config: &'a Config,
     pub(super) task: &'a CausalTree,

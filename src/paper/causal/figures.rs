@@ -17,7 +17,7 @@ use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// What the figures of a run are drawn from, its logs aside.
+/// The data for the figures of a run, besides its logs.
 pub(super) struct Drawn<'a> {
     pub(super) config: &'a Config,
     pub(super) task: &'a CausalTask,

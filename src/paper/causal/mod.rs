@@ -240,8 +240,8 @@ impl Setup for CausalSetup {
     }
 }
 
-/// What the first layer's attention is held against, and the sequences that it is read from where
-/// it depends on them.
+/// The parents that the first layer's attention is compared with, and the sequences that it is
+/// averaged over if it depends on the tokens.
 #[derive(Debug)]
 struct Probe {
     /// Sequences of the test set, weighted: a few of its samples, all words of a small population.

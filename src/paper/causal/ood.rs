@@ -45,7 +45,7 @@ pub struct Sizes {
     pub matrices: usize,
     /// Sequences per matrix.
     pub sequences: usize,
-    /// Of all draws.
+    /// Seed of all draws.
     pub seed: u64,
 }
 

@@ -106,8 +106,8 @@ fn check_len(t: usize, graph: Graph, len: usize) -> Result<()> {
     Err(Error::invalid("T", problem, format!("T = {len}")))
 }
 
-/// What figures say of the graph and the Dirichlet parameter of a configuration; nothing of another
-/// task.
+/// The name of the graph and the Dirichlet parameter of a configuration, for figures; `None` for
+/// other tasks.
 pub(super) fn title_of(config: &Config) -> Option<(&'static str, f64)> {
     match &config.task {
         Keys::CausalTree(t) => Some((t.graph.name(), t.alpha)),

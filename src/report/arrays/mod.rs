@@ -1,8 +1,8 @@
 //! Named arrays in `.npz` (NumPy) and `.safetensors` files.
 //!
-//! Files come from other people's programs, so every byte is suspect: sizes are checked against
-//! what the file really holds before anything is allocated, and anything unexpected is a typed
-//! error that names the array.
+//! Files may come from any program, so no byte is trusted. Sizes are checked against the length of
+//! the file before anything is allocated, and anything unexpected is a typed error that names the
+//! array.
 //!
 //! | stored as | delivered as |
 //! |---|---|

@@ -10,7 +10,7 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 use super::{Array, Compression, npy};
 use crate::error::{Error, Result};
 
-/// DEFLATE cannot expand by more than this; a size beyond it is a lie.
+/// DEFLATE cannot expand by more than this; a larger declared size is false.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
 pub(super) fn parse(origin: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Array>> {
@@ -19,8 +19,7 @@ pub(super) fn parse(origin: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Arra
     if archive.has_duplicate_names() {
         return Err(Error::format(origin, "two arrays of the same name"));
     }
-    // Entries may overlap, and then each may honestly reach the ratio; all of them together may
-    // not.
+    // Entries may overlap, and each may then reach the ratio; all of them together may not.
     let mut budget = (bytes.len() as u64).saturating_mul(MAX_DEFLATE_RATIO);
     let mut arrays = BTreeMap::new();
     for index in 0..archive.len() {

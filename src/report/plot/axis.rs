@@ -1,4 +1,4 @@
-//! What plotters leaves open about axes: ranges it can divide, the labels of its ticks, and labels
+//! Parts of axes that plotters does not provide: ranges it can divide, the labels of its ticks, and labels
 //! that keep out of each other's way.
 
 use plotters::coord::ranged1d::{BoldPoints, Ranged};

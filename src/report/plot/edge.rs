@@ -1,4 +1,4 @@
-//! What stands along the edges of a matrix: named blocks and the labels of single rows and columns.
+//! The edges of a matrix: named blocks and the labels of single rows and columns.
 
 use super::canvas::writable;
 

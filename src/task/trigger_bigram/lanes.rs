@@ -19,7 +19,7 @@ pub struct TriggerBigramBlock {
     words: Vec<u64>,
     trigger_words: Vec<u64>,
     output_words: Vec<u64>,
-    /// Of each symbol (N): its output, `NONE` if it is no trigger, and its occurrences so far.
+    /// For each symbol (N), its output (`NONE` if it is not a trigger), and its occurrences so far.
     output: Vec<u32>,
     seen: Vec<u32>,
     /// Tokens (T + 1) and counts (T) of the lanes.
