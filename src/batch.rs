@@ -66,7 +66,7 @@ pub struct Parts<'a> {
     pub labels: &'a mut [u32],
     /// Weights (B, O), finite and >= 0; an output of weight 0 does not count.
     pub weights: &'a mut [f64],
-    /// If the token is a trigger, its number of occurrences so far, this one included; else 0 (B, T).
+    /// Occurrences of the token so far, this one included, if it is a trigger; else 0 (B, T).
     pub seen: &'a mut [u32],
 }
 
@@ -158,8 +158,8 @@ impl Batch {
     pub fn weights(&self) -> &[f64] {
         &self.weights[..self.seqs * self.outputs()]
     }
-    /// If the token is a trigger, its number of occurrences so far, this one included; else 0 (B, T).
-    /// `None` if the batch has no such column.
+    /// Occurrences of the token so far, this one included, if it is a trigger; else 0 (B, T). `None`
+    /// if the batch has no such column.
     pub fn seen(&self) -> Option<&[u32]> {
         (!self.seen.is_empty()).then(|| &self.seen[..self.seqs * self.len])
     }

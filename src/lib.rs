@@ -7,9 +7,9 @@
 //! `popgrad-kernels`). It also computes the loss and the gradient of the whole population: the sum
 //! over every sequence, weighted by its probability.
 //!
-//! A [`batch::Batch`] is sequences, targets and weights. A [`source::Source`] fills it, with samples
-//! of weight 1 or with the whole population; a [`model::Model`] returns the weighted loss Σ w ℓ and
-//! its gradient; a [`train::Trainer`] makes the updates.
+//! A [`batch::Batch`] is sequences, targets and weights. A [`source::Source`] fills it, with
+//! samples of weight 1 or with the whole population; a [`model::Model`] returns the weighted loss Σ
+//! w ℓ and its gradient; a [`train::Trainer`] makes the updates.
 //!
 //! | to do this | use |
 //! |---|---|

@@ -138,9 +138,9 @@ fn exists(key: &str, config: &Table) -> bool {
     config::keys_with(config).iter().any(|k| k.name == key)
 }
 
-/// True if some study has the key, and it means the same in all studies that have it. That holds for
-/// keys of every run, for T, and for any key within one paper. It does not hold across papers for the
-/// choice of task, model, optimiser or block.
+/// True if some study has the key, and it means the same in all studies that have it. That holds
+/// for keys of every run, for T, and for any key within one paper. It does not hold across papers
+/// for the choice of task, model, optimiser or block.
 fn means_one_thing(key: &str, all: &[Study]) -> bool {
     let tasks = all.iter().filter(|s| s.runs.iter().all(|m| exists(key, &m.config.table())));
     let mut papers: Vec<bool> = tasks.map(|s| s.runs[0].config.task.name().starts_with("causal")).collect();
@@ -164,8 +164,8 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-/// Writes the files of all studies and then the plan, so that a process killed at any later time can
-/// be resumed.
+/// Writes the files of all studies and then the plan, so that a process killed at any later time
+/// can be resumed.
 fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<()> {
     create_run_dir(folder)?;
     for study in all {

@@ -115,8 +115,8 @@ impl Progress for Lines {
     }
 }
 
-/// The progress of a study: a bar over the updates of all runs on a terminal, otherwise a line every
-/// ten seconds. A study of few runs also has a line for each finished run.
+/// The progress of a study: a bar over the updates of all runs on a terminal, otherwise a line
+/// every ten seconds. A study of few runs also has a line for each finished run.
 pub(super) fn of_study() -> Box<dyn Watcher> {
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("{bar:32} {percent}%  {msg}  {eta} left")

@@ -1,5 +1,5 @@
-//! `popgrad verify`: checks claims of the theory, and writes a table, JSON and a page of convergence
-//! plots.
+//! `popgrad verify`: checks claims of the theory, and writes a table, JSON and a page of
+//! convergence plots.
 
 use super::{pool, tell};
 use crate::report::files::{create_run_dir, write_bytes_atomic};

@@ -8,12 +8,12 @@
 //!
 //! The score needs no label and no gradient. It assumes that all sequences share one law: with
 //! transitions drawn anew for each sequence, as in the in-context task, the pooled counts carry no
-//! information. For a Markov chain or tree the parent has the highest score of all earlier positions
-//! (data processing). The test compares X² with its law over permutations of the sequences: mean
-//! and variance are exact (Haldane 1940, Dawson 1954), and a scaled χ² of the same two moments is
-//! mapped to a normal z (Wilson and Hilferty 1931). Two moments do not hold the tail of a table
-//! with nearly empty cells, so the test, not the score, pools each column's rare symbols into
-//! classes of at least √(5N) sequences: no cell's expected count is below 5 (Cochran 1954).
+//! information. For a Markov chain or tree the parent has the highest score of all earlier
+//! positions (data processing). The test compares X² with its law over permutations of the
+//! sequences: mean and variance are exact (Haldane 1940, Dawson 1954), and a scaled χ² of the same
+//! two moments is mapped to a normal z (Wilson and Hilferty 1931). Two moments do not hold the tail
+//! of a table with nearly empty cells, so the test, not the score, pools each column's rare symbols
+//! into classes of at least √(5N) sequences: no cell's expected count is below 5 (Cochran 1954).
 
 use super::gradient::positions;
 use super::{Graph, Leaders, Sample, Score, Table, check_level, leaders};

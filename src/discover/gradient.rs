@@ -4,8 +4,9 @@
 //! At A1 = 0, A2 = β₀ I, for j <= i: −∂L/∂A1\[i, j\] = β₀/(S T i) c_ij + O(β₀²), c_ij = ĝ_ij −
 //! mean_{k<=i} ĝ_ik (i from 1),
 //!
-//! ĝ_ij = S E\[(y(s_i)/(μ̂(s_i)+ε) − r̄) 1\[s_j = s_T\]\],  r̄ = Σ_s y(s) μ̂(s)/(μ̂(s)+ε),  μ̂(s)
-//! = #{i <= T: s_i = s}/T.
+//! - ĝ_ij = S E\[(y(s_i)/(μ̂(s_i)+ε) − r̄) 1\[s_j = s_T\]\],
+//! - r̄ = Σ_s y(s) μ̂(s)/(μ̂(s)+ε),
+//! - μ̂(s) = #{i <= T: s_i = s}/T.
 //!
 //! This is the exact first-order coefficient on the sample, not a gradient at some small β₀: one
 //! pass over the tokens, each sequence T numbers u_i = S (y(s_i)/(μ̂(s_i)+ε) − r̄) added to the

@@ -8,9 +8,9 @@
 //! | i, j | row, column | position, candidate parent j < i; every position but the query has a row |
 //!
 //! There are two scores. [`gradient`] is the simplified model's gradient at A1 = 0 (theory 1.3). It
-//! needs labels, and allows every sequence its own transitions. [`chi2`] is the χ² mutual information
-//! of two positions over all sequences. It needs no labels, but assumes one law that all sequences
-//! share.
+//! needs labels, and allows every sequence its own transitions. [`chi2`] is the χ² mutual
+//! information of two positions over all sequences. It needs no labels, but assumes one law that
+//! all sequences share.
 
 pub mod chi2;
 pub mod gradient;

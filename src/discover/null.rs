@@ -8,9 +8,9 @@
 //! hardly moves its median; but a parent of many has an edge in most entries of its column, and
 //! there the median would take the edges for the effect. The effect of such a column ([`heavy`]) is
 //! read from the rows that it does not lead, and taken to be no lower than that of the other
-//! columns: where all rows are led by it, that is an assumption, which [`heavy`] reports. How far the
-//! left-overs of all pairs scatter beyond their sampling error (second order in 1/T, relatives at a
-//! distance) is measured too and widens the test: an empirical null.
+//! columns: where all rows are led by it, that is an assumption, which [`heavy`] reports. How far
+//! the left-overs of all pairs scatter beyond their sampling error (second order in 1/T, relatives
+//! at a distance) is measured too and widens the test: an empirical null.
 
 /// Rounds of the polish; it stops moving long before.
 const ROUNDS: usize = 25;

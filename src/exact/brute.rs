@@ -1,6 +1,6 @@
-//! Reference for the exact engines: loss and gradients of the simplified model by enumeration of all
-//! words, with one plain loop per equation. It is slow, and shares no code with the engines that it
-//! checks.
+//! Reference for the exact engines: loss and gradients of the simplified model by enumeration of
+//! all words, with one plain loop per equation. It is slow, and shares no code with the engines
+//! that it checks.
 //!
 //! | symbol | name | shape | equation |
 //! |---|---|---|---|

@@ -57,8 +57,8 @@ impl FinitePrior {
         Ok(out)
     }
 
-    /// True if any permutation of the symbols leaves the law of (π, μ) unchanged; entries and masses
-    /// are compared within [`SUM_TOLERANCE`].
+    /// True if any permutation of the symbols leaves the law of (π, μ) unchanged; entries and
+    /// masses are compared within [`SUM_TOLERANCE`].
     ///
     /// O(Q² S²) at worst; atoms are found by their first entry.
     pub fn is_relabelling_invariant(&self) -> bool {

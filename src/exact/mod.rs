@@ -1,8 +1,8 @@
 //! The exact population: priors over transition matrices, and losses and gradients summed over
 //! every word.
 //!
-//! A *word* is one sequence of T tokens over S symbols; there are S^T. The loss on the population is
-//! the sum over words of probability times loss, with the transition matrix integrated out.
+//! A *word* is one sequence of T tokens over S symbols; there are S^T. The loss on the population
+//! is the sum over words of probability times loss, with the transition matrix integrated out.
 //!
 //! | file | holds |
 //! |---|---|

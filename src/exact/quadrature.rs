@@ -179,8 +179,8 @@ pub struct Converged {
     pub change: f64,
 }
 
-/// Doubles the nodes per axis of [`stationary_pairs`] from 8 until the quadrature has converged: the
-/// loss changes by less than 10⁻¹² max(1, |loss|), about the accuracy of the sums in f64.
+/// Doubles the nodes per axis of [`stationary_pairs`] from 8 until the quadrature has converged:
+/// the loss changes by less than 10⁻¹² max(1, |loss|), about the accuracy of the sums in f64.
 ///
 /// # Errors
 /// Errors of `loss` and [`stationary_pairs`]; no convergence at [`MAX_NODES`].

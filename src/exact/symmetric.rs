@@ -2,10 +2,10 @@
 //! renaming the symbols.
 //!
 //! If the prior is symmetric in the symbols and A2 = bI + c11ᵀ, words that differ by a renaming of
-//! the symbols have the same loss and the same gradient. One word of each orbit is enough: its query
-//! is symbol 0, and every new symbol is the smallest unused one. It represents S (S−1) .. (S−m+1)
-//! words, where m is the number of its distinct symbols. Symbols that do not occur in it share one
-//! weight, and have f = 0.
+//! the symbols have the same loss and the same gradient. One word of each orbit is enough: its
+//! query is symbol 0, and every new symbol is the smallest unused one. It represents S (S−1) ..
+//! (S−m+1) words, where m is the number of its distinct symbols. Symbols that do not occur in it
+//! share one weight, and have f = 0.
 //!
 //! The gradient of A2 is (∂L/∂b) (I − 11ᵀ/S) / (S − 1), so that gradient descent from such an A2
 //! stays in this family; c, which changes no attention, has no gradient.
@@ -71,8 +71,8 @@ impl<E: Elem> Orbits<E> {
         Cost::new(canonical_words(s, t), s.min(t), t)
     }
 
-    /// Prepares everything that does not depend on A1 and b, including the weights of a finite prior.
-    /// `force` allows an evaluation that takes longer than [`Cost::PATIENCE`].
+    /// Prepares everything that does not depend on A1 and b, including the weights of a finite
+    /// prior. `force` allows an evaluation that takes longer than [`Cost::PATIENCE`].
     ///
     /// # Errors
     /// As [`Tree::new`](super::Tree::new); a prior that is not symmetric in the symbols.

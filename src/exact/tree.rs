@@ -60,15 +60,15 @@ pub struct Tree<E = f64> {
 }
 
 impl<E: Elem> Tree<E> {
-    /// Cost of an evaluation. `symmetric`: only one query instead of S is summed, which is enough if
-    /// `a2` is bI + c11ᵀ and the prior is symmetric.
+    /// Cost of an evaluation. `symmetric`: only one query instead of S is summed, which is enough
+    /// if `a2` is bI + c11ᵀ and the prior is symmetric.
     pub fn cost(forest: &Forest, prior: &Prior, symmetric: bool) -> Cost {
         let (s, t) = (prior.symbols(), forest.seq_len());
         Cost::new((s as f64).powi(t as i32 - i32::from(symmetric)), s, t)
     }
 
-    /// Prepares everything that does not depend on A1 and A2, including the weights of a finite prior.
-    /// `force` allows an evaluation that takes longer than [`Cost::PATIENCE`].
+    /// Prepares everything that does not depend on A1 and A2, including the weights of a finite
+    /// prior. `force` allows an evaluation that takes longer than [`Cost::PATIENCE`].
     ///
     /// # Errors
     /// ε negative or not finite; a prior out of range; [`Error::TooLong`]; more words than can be

@@ -18,8 +18,8 @@ use popgrad_kernels::Elem;
 /// 1 a list may have T−1 entries; parents are then compared with the query itself, as in a tree.
 ///
 /// # Errors
-/// A model with other heads; another number of lists; a list of another length; a parent that is not
-/// at an earlier position.
+/// A model with other heads; another number of lists; a list of another length; a parent that is
+/// not at an earlier position.
 pub fn induction_heads<E: Elem>(
     model: &Disentangled<E>,
     parents: &[Vec<Option<usize>>],

@@ -8,9 +8,9 @@
 //! | W | block `W` | (d_L, S) | f = softmax(x_T W) |
 //!
 //! Scores have no factor 1/√d. Every layer's input is a column prefix of the next one's, so one
-//! array holds them all. If the targets are laws, the top layer is computed for the last query only,
-//! because nothing else reaches the output. With labels it is computed for all queries, and f at
-//! every position.
+//! array holds them all. If the targets are laws, the top layer is computed for the last query
+//! only, because nothing else reaches the output. With labels it is computed for all queries, and f
+//! at every position.
 //!
 //! That is the dense path, for any number of layers. With laws, one or two layers use
 //! [`structured`](Path::Structured) look-ups instead; tests compare them with the dense path.

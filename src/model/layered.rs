@@ -3,8 +3,8 @@
 //!
 //! If the targets are laws, the batch goes through in one pass, and the top layer is computed for
 //! the last query only. With labels at every position it is computed for all queries. The sequences
-//! then go through in groups if the activations of the whole batch would be large, and the gradients
-//! of the groups are added.
+//! then go through in groups if the activations of the whole batch would be large, and the
+//! gradients of the groups are added.
 
 use super::{Model, Report, Workspace, WorkspaceLen, check_active, check_operands};
 use crate::batch::{Batch, Targets};
@@ -55,7 +55,8 @@ pub(super) struct Pattern<'a, E> {
 /// The parts of a pass that each model implements. `own` is the model's part of the arena.
 pub(super) trait Layered<E: Elem>: Model<E> + Sized {
     fn kernels(&self) -> &Kernels<E>;
-    /// Elements of `own` and of kernel scratch for n sequences with `rows` queries in the top layer.
+    /// Elements of `own` and of kernel scratch for n sequences with `rows` queries in the top
+    /// layer.
     fn pass_len(&self, n: usize, rows: usize) -> Option<[usize; 2]>;
     /// Rows of the logits of a pass; rows past n `rows` are padding of the model.
     fn logit_rows(&self, n: usize, rows: usize) -> Option<usize> {

@@ -85,8 +85,8 @@ pub trait Model<E: Elem>: Send + Sync {
     /// block is active, nothing is stored for a backward pass. Allocates nothing.
     ///
     /// # Errors
-    /// A batch, parameters, flags, gradient or workspace that do not fit the model; a token or label
-    /// out of range; a weight that is negative or not finite; a buffer that is active.
+    /// A batch, parameters, flags, gradient or workspace that do not fit the model; a token or
+    /// label out of range; a weight that is negative or not finite; a buffer that is active.
     fn loss_and_grad(
         &self,
         params: &[E],

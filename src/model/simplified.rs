@@ -118,10 +118,11 @@ impl<E: Elem> Simplified<E> {
     /// The paper's induction head: A1\[i, p(i)\] = `scale` where position i has a parent, A2 =
     /// `beta` I, all else 0.
     ///
-    /// As scale, β → ∞, f becomes uniform over the positions of largest z/β. That is 1 for a position
-    /// whose parent carries the query's symbol and 0 for other children; for a position without
-    /// parent it is the share of that symbol among the positions up to it, and for the query its
-    /// share in the whole sequence. At finite β the error is of order e^{−β/T} in the worst sequence.
+    /// As scale, β → ∞, f becomes uniform over the positions of largest z/β. That is 1 for a
+    /// position whose parent carries the query's symbol and 0 for other children; for a position
+    /// without parent it is the share of that symbol among the positions up to it, and for the
+    /// query its share in the whole sequence. At finite β the error is of order e^{−β/T} in the
+    /// worst sequence.
     ///
     /// # Errors
     /// Not T or T−1 parents; a parent that is not at an earlier position.

@@ -19,9 +19,9 @@
 //!
 //! Computation: x⁰ depends on token and position alone, so the first layer up to its attention is
 //! computed once for every pair of token and position in the batch (`table.rs`); for `Public` that
-//! includes its feed-forward. All other layers process one sequence at a time, forward and backward,
-//! in a workspace that does not grow with the batch. The top layer is computed only for the
-//! positions that count (`pass.rs`).
+//! includes its feed-forward. All other layers process one sequence at a time, forward and
+//! backward, in a workspace that does not grow with the batch. The top layer is computed only for
+//! the positions that count (`pass.rs`).
 
 mod heads;
 mod layer;
@@ -155,9 +155,9 @@ impl<E: Elem> Transformer<E> {
     /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
     ///
     /// # Errors
-    /// Sizes out of range; heads that do not divide d or differ between layers; positions other than
-    /// learned or sinusoidal; an odd width d with sinusoidal ones; `POPGRAD_ISA` names an instruction
-    /// set that this CPU lacks.
+    /// Sizes out of range; heads that do not divide d or differ between layers; positions other
+    /// than learned or sinusoidal; an odd width d with sinusoidal ones; `POPGRAD_ISA` names an
+    /// instruction set that this CPU lacks.
     pub fn new(vocab: usize, seq_len: usize, spec: &TransformerSpec) -> Result<Self> {
         Self::on(vocab, seq_len, spec, Kernels::from_env()?)
     }

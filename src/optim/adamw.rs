@@ -16,8 +16,8 @@ pub struct AdamW<E> {
 }
 
 impl<E: Elem> AdamW<E> {
-    /// An optimiser for `len` parameters with β₁, β₂, eps and λ from `hyper`, whose momentum must be
-    /// 0.
+    /// An optimiser for `len` parameters with β₁, β₂, eps and λ from `hyper`, whose momentum must
+    /// be 0.
     ///
     /// # Errors
     /// A value out of range; momentum; `POPGRAD_ISA` names an instruction set that this CPU lacks.

@@ -25,8 +25,8 @@ pub struct PerBlock<E> {
 }
 
 impl UnfreezeAt {
-    /// All of `blocks` (name, range, trainable) train from update 0 on; those that are not trainable
-    /// never do.
+    /// All of `blocks` (name, range, trainable) train from update 0 on; those that are not
+    /// trainable never do.
     pub fn all<'a>(blocks: impl IntoIterator<Item = (&'a str, Range<usize>, bool)>) -> Vec<Self> {
         let of = |(name, range, can): (&str, Range<usize>, bool)| UnfreezeAt {
             name: name.into(),

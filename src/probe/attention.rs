@@ -148,8 +148,8 @@ pub fn parent_attention(heads: &[Vec<f64>], t: usize, parents: &[Option<usize>])
 /// Attention of the patterns (t, t) on each of `pairs` (i, a parent of i); entries above the
 /// diagonal are not read. `None` when there are no pairs.
 ///
-/// Each pair counts with its best head. Two parents of one position cannot both be the largest entry
-/// of one head's row, so a recovered graph has them in different heads.
+/// Each pair counts with its best head. Two parents of one position cannot both be the largest
+/// entry of one head's row, so a recovered graph has them in different heads.
 pub fn pattern_attention(
     patterns: &[Vec<f64>],
     t: usize,
@@ -187,12 +187,13 @@ pub struct HeadAssignment {
     pub heads: usize,
     /// Parents per position, K.
     pub slots: usize,
-    /// For each position with K parents: its number, and the attention of head h on parent k (H, K).
+    /// For each position with K parents: its number, and the attention of head h on parent k (H,
+    /// K).
     pub rows: Vec<(usize, Vec<f64>)>,
     /// Mean over these positions (H, K).
     pub mean: Vec<f64>,
-    /// The head assigned to parent k (K): largest mean attention first, no head twice. `None` if all
-    /// heads are taken.
+    /// The head assigned to parent k (K): largest mean attention first, no head twice. `None` if
+    /// all heads are taken.
     pub head_of: Vec<Option<usize>>,
     /// Share of these positions at which every parent is strictly the largest entry of its own
     /// head's row.

@@ -1,5 +1,5 @@
-//! Accuracy, loss and attention of a model on sequences with in-context triggers: the metrics of the
-//! public code of Bietti et al. 2023, under its names.
+//! Accuracy, loss and attention of a model on sequences with in-context triggers: the metrics of
+//! the public code of Bietti et al. 2023, under its names.
 //!
 //! | symbol | meaning |
 //! |---|---|

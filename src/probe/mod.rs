@@ -1,5 +1,5 @@
-//! Measurements on trained parameters: attention on the graph, gradient noise, recall of associative
-//! memories, and accuracy in context.
+//! Measurements on trained parameters: attention on the graph, gradient noise, recall of
+//! associative memories, and accuracy in context.
 
 pub mod attention;
 pub mod in_context;

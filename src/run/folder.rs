@@ -233,8 +233,8 @@ pub(crate) fn check_logs(folder: &Path, (steps, eval_every): (u64, u64), step: u
     Err(Error::format(&path, format!("{found} records up to step {step}; expected {expected}")))
 }
 
-/// Locks the run folder for this process until the result is dropped, and removes temporary files of
-/// a killed process.
+/// Locks the run folder for this process until the result is dropped, and removes temporary files
+/// of a killed process.
 ///
 /// # Errors
 /// Another process holds the lock.

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 /// [`law`](crate::exact::law)), with weight P(s) = Σ_{s'} W(s, s') and target W(s, ·)/P(s).
 ///
 /// The transition matrix π is integrated out. The loss is linear in the target and the model does
-/// not see π, so loss and gradient equal those on the task's own targets π(·|query), averaged over π.
+/// not see π, so loss and gradient equal those on the task's own targets π(·|query), averaged over
+/// π.
 #[derive(Debug, Clone)]
 pub struct Population {
     seq_len: usize,

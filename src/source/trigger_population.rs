@@ -8,8 +8,8 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 /// All sequences of a small trigger-bigram task, each with its probability. Sequence n is entry n
-/// modulo the number of entries. An entry is a set of triggers and T + 1 tokens that can occur under
-/// it.
+/// modulo the number of entries. An entry is a set of triggers and T + 1 tokens that can occur
+/// under it.
 ///
 /// Triggers are part of an entry because they decide which positions count. Outputs are not: they
 /// are summed over. The same tokens under different sets of triggers are separate entries.
@@ -171,8 +171,8 @@ struct Step {
 }
 
 impl Walk<'_> {
-    /// All sequences that begin with `z`, of probability `factor` under triggers of probability `p`;
-    /// `None` if there are too many.
+    /// All sequences that begin with `z`, of probability `factor` under triggers of probability
+    /// `p`; `None` if there are too many.
     fn from(&mut self, z: usize, p: f64, factor: f64) -> Option<()> {
         // Not `p * factor`, which may underflow for sequences that can occur.
         if factor == 0.0 {

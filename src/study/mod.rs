@@ -1,8 +1,8 @@
 //! Studies: several runs in ordinary run folders below one folder, executed in parallel, then drawn
 //! together.
 //!
-//! Every run has the same bits as when it is run alone, on any number of threads. The whole study is
-//! written to `study.toml` before its first run starts, so it can be resumed from its folder:
+//! Every run has the same bits as when it is run alone, on any number of threads. The whole study
+//! is written to `study.toml` before its first run starts, so it can be resumed from its folder:
 //! finished runs are skipped, unfinished ones continue from their checkpoints, and the figures are
 //! drawn again. A [`Drawing`] decides what is gathered from the runs and how it is drawn.
 
@@ -67,8 +67,8 @@ pub trait Drawing: Sync {
     fn allows_divergence(&self) -> bool {
         false
     }
-    /// For each cell of a grid, row by row: the number of runs, how many recovered the graph, and the
-    /// mean attention on the parent.
+    /// For each cell of a grid, row by row: the number of runs, how many recovered the graph, and
+    /// the mean attention on the parent.
     ///
     /// # Errors
     /// As [`Drawing::write`].
@@ -167,8 +167,8 @@ struct WrittenMember {
 
 /// Receives the progress of a study; called from several threads.
 pub trait Watcher: Sync {
-    /// Called before anything runs, with the number of all runs, of runs left, and the largest number
-    /// of updates left.
+    /// Called before anything runs, with the number of all runs, of runs left, and the largest
+    /// number of updates left.
     fn begins(&self, runs: usize, left: usize, steps: u64);
     /// Called when a run starts; the result receives its progress.
     fn started(&self, run: &Member) -> Box<dyn Progress + '_>;
@@ -357,8 +357,8 @@ impl Study {
         Ok(run.join(SUMMARY_FILE).exists() && (!self.figures || drawn.exists()))
     }
 
-    /// Executes `runs` on `workers` threads, each with its own pool, so that a thread waiting in one
-    /// run never executes a task of another.
+    /// Executes `runs` on `workers` threads, each with its own pool, so that a thread waiting in
+    /// one run never executes a task of another.
     fn side_by_side(
         &self,
         folder: &Path,

@@ -38,8 +38,9 @@ pub trait Task: Send + Sync {
 pub trait Sampler: Task {
     /// A workspace for [`samples`](Self::samples); make one per thread or shard.
     fn new_work(&self) -> Work;
-    /// Writes samples `first`, `first + 1`, .. under `key` (numbers wrap): `tokens` (n, T), `targets`
-    /// (n, S). Every sample depends on the key, its number and the task alone. Allocates nothing.
+    /// Writes samples `first`, `first + 1`, .. under `key` (numbers wrap): `tokens` (n, T),
+    /// `targets` (n, S). Every sample depends on the key, its number and the task alone. Allocates
+    /// nothing.
     ///
     /// # Panics
     /// If the outputs do not hold the same number of whole rows, or another task made `work`.

@@ -127,8 +127,8 @@ pub struct OutputLaw {
     pub law: Outputs,
     /// Excludes o_k = q_k.
     pub no_repeat: bool,
-    /// For each symbol (N), whether it may be an output; empty: all may. With one set for training and
-    /// its complement for testing, a model must copy symbols that it never copied in training.
+    /// For each symbol (N), whether it may be an output; empty: all may. With one set for training
+    /// and its complement for testing, a model must copy symbols that it never copied in training.
     pub allowed: Vec<bool>,
 }
 

@@ -97,7 +97,8 @@ pub trait Objective<E: Elem> {
         0
     }
     /// The gradient that update number `step` at these parameters will use; that update does not
-    /// compute it again. `None` if no output of its batch counts, or the objective cannot look ahead.
+    /// compute it again. `None` if no output of its batch counts, or the objective cannot look
+    /// ahead.
     ///
     /// # Errors
     /// As [`Objective::loss_and_grad`].
@@ -105,8 +106,8 @@ pub trait Objective<E: Elem> {
         Ok(None)
     }
     /// Evaluates the sequences that `on` names, piece by piece. Calls `visit` for every piece, in
-    /// order, with the shard, the batch and the model's report. Reports hold attention for the batch
-    /// of an update, not for test sets.
+    /// order, with the shard, the batch and the model's report. Reports hold attention for the
+    /// batch of an update, not for test sets.
     ///
     /// # Errors
     /// Errors of the model or of `visit`; an objective without batches.
@@ -256,8 +257,8 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
         &mut self.objective
     }
 
-    /// The loss of the next update; its gradient is left in [`Trainer::grad`]. The parameters do not
-    /// change.
+    /// The loss of the next update; its gradient is left in [`Trainer::grad`]. The parameters do
+    /// not change.
     ///
     /// # Errors
     /// Errors of the objective.

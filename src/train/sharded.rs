@@ -107,8 +107,8 @@ pub struct Sharded<'a, E: Elem> {
     active: Vec<bool>,
     /// True if an output of the last batch counted.
     counted: bool,
-    /// Step and loss of an update that an observer evaluated ahead; the gradient is in `ahead_grad`.
-    /// Nothing is computed twice.
+    /// Step and loss of an update that an observer evaluated ahead; the gradient is in
+    /// `ahead_grad`. Nothing is computed twice.
     ahead: Option<(u64, f64)>,
     ahead_grad: Vec<E>,
     shards: Vec<Shard<E>>,
@@ -119,8 +119,9 @@ impl<'a, E: Elem> Sharded<'a, E> {
     /// order: the first update that trains the block.
     ///
     /// # Errors
-    /// Plan, model, source and `unfreeze` that do not fit together; no block that trains; sizes that
-    /// overflow; a `plan.batch` that is not the whole population of a source that enumerates one.
+    /// Plan, model, source and `unfreeze` that do not fit together; no block that trains; sizes
+    /// that overflow; a `plan.batch` that is not the whole population of a source that enumerates
+    /// one.
     pub fn new(
         model: &'a dyn Model<E>,
         source: &'a dyn Source,
@@ -277,8 +278,8 @@ impl<E: Elem> Objective<E> for Sharded<'_, E> {
         self.model.layout().len()
     }
 
-    /// Takes sequences `step * batch ..` of the source. The gradient is 0 in blocks that do not train
-    /// yet.
+    /// Takes sequences `step * batch ..` of the source. The gradient is 0 in blocks that do not
+    /// train yet.
     fn loss_and_grad(&mut self, step: u64, params: &[E], grad: &mut [E]) -> Result<f64> {
         if let Some((_, loss)) = self.ahead.take_if(|(of, _)| *of == step) {
             grad.copy_from_slice(&self.ahead_grad);

@@ -1,5 +1,5 @@
-//! `popgrad info` and `popgrad bench`: they run, their JSON is valid, and bad arguments are refused.
-//! No test here depends on time.
+//! `popgrad info` and `popgrad bench`: they run, their JSON is valid, and bad arguments are
+//! refused. No test here depends on time.
 
 use serde_json::Value;
 use std::process::{Command, Output};

@@ -43,8 +43,8 @@ pub(super) struct DiscoverArgs {
     /// Alphabet size S of --tokens [default: one more than the largest token].
     #[arg(long, value_name = "S")]
     symbols: Option<usize>,
-    /// gradient: every sequence may have its own transitions; needs labels. chi2: all sequences share
-    /// one law; uses pair counts alone.
+    /// gradient: every sequence may have its own transitions; needs labels. chi2: all sequences
+    /// share one law; uses pair counts alone.
     #[arg(long, default_value = "gradient")]
     score: String,
     /// ε in the denominator of the gradient's score [default: 0].

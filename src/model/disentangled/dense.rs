@@ -7,8 +7,8 @@ use popgrad_kernels::{
     Attention, Elem, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
 
-/// The activations of `n` sequences in the arena. The top layer has `rows` queries, each other layer
-/// T.
+/// The activations of `n` sequences in the arena. The top layer has `rows` queries, each other
+/// layer T.
 struct Activations<'a, E> {
     /// Inputs of all layers, (n T, D) with D the width of the top layer's input.
     x: &'a mut [E],

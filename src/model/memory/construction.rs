@@ -16,10 +16,10 @@ pub struct Memories<'a> {
     pub bigram: &'a [f64],
     /// > 0.
     pub floor: f64,
-    /// Strengths, all > 0. If all vectors were orthogonal, the first three would be the gaps between
-    /// the right score and the others: of the previous position in layer 1; of the token after the
-    /// same trigger in layer 2; of the logit of the attended symbol. The fourth multiplies ln π_b;
-    /// it is 1 for the law itself.
+    /// Strengths, all > 0. If all vectors were orthogonal, the first three would be the gaps
+    /// between the right score and the others: of the previous position in layer 1; of the token
+    /// after the same trigger in layer 2; of the logit of the attended symbol. The fourth
+    /// multiplies ln π_b; it is 1 for the law itself.
     pub gaps: [f64; 4],
 }
 

@@ -4,9 +4,9 @@
 use super::super::Layout;
 use crate::Result;
 
-/// With E = \[wte; wpe\] (d, d): block `A.0` holds E A_h Eᵀ of the first layer's heads, and block `W`
-/// holds E W, the direct contribution of the query's token and position to the logits. `None` for a
-/// model without embeddings: its blocks have these coordinates already.
+/// With E = \[wte; wpe\] (d, d): block `A.0` holds E A_h Eᵀ of the first layer's heads, and block
+/// `W` holds E W, the direct contribution of the query's token and position to the logits. `None`
+/// for a model without embeddings: its blocks have these coordinates already.
 ///
 /// # Errors
 /// Never for a layout of a model.

@@ -20,8 +20,8 @@ use super::{At, MlpTransformer, Part};
 use crate::Result;
 use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
 
-/// The arrays that the layer stores for its backward pass, and its temporaries. `rows` is T, or 1 in
-/// the top layer.
+/// The arrays that the layer stores for its backward pass, and its temporaries. `rows` is T, or 1
+/// in the top layer.
 pub(super) struct First<'a, E> {
     /// U = V W1, R, G.
     pub(super) u: &'a mut [E],

@@ -7,8 +7,8 @@ use super::upper::{Layer, LayerMut, Temporary};
 use crate::Result;
 use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
 
-/// The activations of `n` sequences in the arena, layer after layer. Each layer has T `rows`, the top
-/// one T or 1.
+/// The activations of `n` sequences in the arena, layer after layer. Each layer has T `rows`, the
+/// top one T or 1.
 pub(super) struct Activations<'a, E> {
     /// U of every layer; what the first layer keeps besides.
     u: &'a mut [E],

@@ -106,14 +106,14 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
-    /// True if a gradient below the queries, keys and values of layer `l` is needed: that of their norm,
-    /// or, if `down`, that of the layer's input.
+    /// True if a gradient below the queries, keys and values of layer `l` is needed: that of their
+    /// norm, or, if `down`, that of the layer's input.
     pub(super) fn stream_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         down || Self::norm_wanted(self.front_norm(l), active)
     }
 
-    /// True if a gradient before the attention of layer `l` is needed; `down`: that of the layer's input
-    /// is.
+    /// True if a gradient before the attention of layer `l` is needed; `down`: that of the layer's
+    /// input is.
     pub(super) fn attention_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let b = &self.layers[l];
         active[b.wq..=b.wv()].iter().any(|on| *on) || self.stream_wanted(l, down, active)

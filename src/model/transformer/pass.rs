@@ -71,8 +71,8 @@ impl<E: Elem> Transformer<E> {
         self.product(with, Write::Set, Mat::new(f, m, d)?, self.output_panels(), logits)
     }
 
-    /// True if the gradient of the input of layer `l` is needed for a block below, that is, before its
-    /// own blocks in the layout.
+    /// True if the gradient of the input of layer `l` is needed for a block below, that is, before
+    /// its own blocks in the layout.
     fn down(&self, l: usize, active: &[bool]) -> bool {
         active[..self.layers[l].wq].iter().any(|on| *on)
     }

@@ -39,7 +39,8 @@ pub(super) struct Layer<'a, E> {
     pub(super) asking: &'a mut [E],
     /// Query rows of x.
     pub(super) x: &'a mut [E],
-    /// The input of the feed-forward, its hidden layer, and `PostNorm`'s LN(x + Attn x) and h + FF h.
+    /// The input of the feed-forward, its hidden layer, and `PostNorm`'s LN(x + Attn x) and h + FF
+    /// h.
     pub(super) u: &'a mut [E],
     pub(super) z: &'a mut [E],
     pub(super) g: &'a mut [E],

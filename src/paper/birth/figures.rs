@@ -51,7 +51,8 @@ pub(super) fn records(folder: &Path) -> Result<Vec<Record>> {
     read_records(&folder.join(METRICS_FILE))
 }
 
-/// A number of a record; `None` for null, and for -1, which stands for a memory that the model lacks.
+/// A number of a record; `None` for null, and for -1, which stands for a memory that the model
+/// lacks.
 pub(super) fn number(record: &Record, key: &str) -> Option<f64> {
     record.get(key)?.as_f64().filter(|x| *x >= 0.0)
 }

@@ -1,5 +1,5 @@
-//! The emergence of associative memories and an induction head: Bietti, Cabannes, Bouchacourt, Jegou,
-//! Bottou 2023 (arXiv 2306.00802).
+//! The emergence of associative memories and an induction head: Bietti, Cabannes, Bouchacourt,
+//! Jegou, Bottou 2023 (arXiv 2306.00802).
 //!
 //! Sequences of a bigram law in which a few triggers have an output of their own in each sequence.
 //! Expectation: what follows by the bigrams is learned soon; then, in this order, W_O of layer 2

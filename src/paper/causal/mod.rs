@@ -1,5 +1,5 @@
-//! Learning a latent causal graph from in-context Markov chains: Nichani, Damian, Lee 2024, Figure 2
-//! and related figures.
+//! Learning a latent causal graph from in-context Markov chains: Nichani, Damian, Lee 2024, Figure
+//! 2 and related figures.
 //!
 //! Expectation: the loss stays on a plateau (the predictor that ignores the graph), then falls to
 //! near the Bayes loss while the first layer's position block turns into the graph's parent matrix.

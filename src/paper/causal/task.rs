@@ -1,4 +1,5 @@
-//! The tasks of a causal-graph experiment behind one interface: graph, reference losses, population.
+//! The tasks of a causal-graph experiment behind one interface: graph, reference losses,
+//! population.
 
 use super::{population, posterior};
 use crate::batch::{Batch, divisor};

@@ -198,8 +198,8 @@ impl Array {
         }
     }
 
-    /// True if shape, element type and every bit agree. Unlike `==`, 0 and -0 differ, and a NaN equals
-    /// itself.
+    /// True if shape, element type and every bit agree. Unlike `==`, 0 and -0 differ, and a NaN
+    /// equals itself.
     pub fn same_bits(&self, other: &Array) -> bool {
         self.shape == other.shape
             && match (&self.data, &other.data) {

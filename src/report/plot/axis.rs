@@ -1,5 +1,5 @@
-//! Parts of axes that plotters does not provide: ranges it can divide, the labels of its ticks, and labels
-//! that keep out of each other's way.
+//! Parts of axes that plotters does not provide: ranges it can divide, the labels of its ticks, and
+//! labels that keep out of each other's way.
 
 use plotters::coord::ranged1d::{BoldPoints, Ranged};
 use plotters::coord::types::RangedCoordf64;
