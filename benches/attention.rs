@@ -46,8 +46,8 @@ fn bench<E: Elem>(c: &mut Criterion) -> Result<(), KernelError> {
         for threads in [1, 2] {
             let pool =
                 rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
-            let room = || Scratch::new(kernels.attention_scratch(tq, tk, d, d));
-            let mut scratch: Vec<Scratch<E>> = (0..threads).map(|_| room()).collect();
+            let scratch_of_one = || Scratch::new(kernels.attention_scratch(tq, tk, d, d));
+            let mut scratch: Vec<Scratch<E>> = (0..threads).map(|_| scratch_of_one()).collect();
             let mut fold = Scratch::new(kernels.attention_fold_scratch(&x));
             let mut call = |with_backward: bool| -> Result<(), KernelError> {
                 let keep = Save::Rows(MatsMut::new(&mut rows, [count, tq, 2], tq * 2, 2)?);

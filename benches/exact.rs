@@ -1,5 +1,5 @@
-//! Loss and both gradients on the exact population, f64, on the threads of rayon's pool; throughput
-//! is in words.
+//! Loss and both gradients on the exact population in f64, on the threads of rayon's pool.
+//! Throughput is in words (sequences).
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use popgrad::exact::{Orbits, Prior, RootLaw, Tree, quadrature};

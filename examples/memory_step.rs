@@ -1,6 +1,6 @@
-//! A training step of the basic model on trigger bigrams of the shipped text, 5 fixed triggers,
-//! loss on their later occurrences: median seconds, sampling included, and without. Frozen:
-//! embeddings and output, as in the public code's command.
+//! Times a training step of the basic model on trigger bigrams of the shipped text, with 5 fixed
+//! triggers and the loss on their later occurrences: median seconds with and without sampling.
+//! Embeddings and output are frozen, as in the public code's command.
 //!
 //! `cargo run --release --example memory_step [d] [T] [batch] [N] [threads] [f32|f64] [frozen|free]
 //! [rounds]`; N = 0: the text's characters, else Dirichlet bigrams over N symbols.
@@ -39,8 +39,7 @@ fn peak<E: Elem>() -> Result<f64> {
     Ok(flops as f64 / start.elapsed().as_secs_f64() / 1e9)
 }
 
-/// Seconds that this process has been on a CPU, all threads together; 0 where the system does not
-/// say.
+/// CPU seconds of this process, all threads together; 0 if the system does not report them.
 fn cpu() -> f64 {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
     let ns = |dir: std::path::PathBuf| -> Option<f64> {

@@ -1,6 +1,6 @@
-//! A training step without its sampling, and its parts: median milliseconds per step of 1024
-//! sequences. Batches are drawn beforehand and copied in, so that `gradient` is forward, backward
-//! and the fold over 16 shards; `update` adds loss, schedule and SGD.
+//! Times a training step without sampling, and its parts: median milliseconds per step of 1024
+//! sequences. Batches are drawn beforehand and copied in. `gradient` is the forward pass, the
+//! backward pass and the sum over 16 shards; `update` adds loss, schedule and SGD.
 //!
 //! `cargo run --release --example step [rounds]`
 #![forbid(unsafe_code)]

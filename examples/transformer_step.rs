@@ -1,5 +1,5 @@
-//! A training step of `transformer` on trigger bigrams: seconds with sampling and on a batch drawn
-//! beforehand, multiply-adds counted, and their share of the peak.
+//! Times a training step of `transformer` on trigger bigrams: seconds with sampling and on a batch
+//! drawn beforehand, its multiply-adds, and their share of the peak.
 //!
 //! `cargo run --release --example transformer_step [threads] [rounds] [shards] [key=value ..]`,
 //! keys batch, T, d, heads, layers, block (public, standard, postnorm), loss (all, head). As given:

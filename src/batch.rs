@@ -158,8 +158,8 @@ impl Batch {
     pub fn weights(&self) -> &[f64] {
         &self.weights[..self.seqs * self.outputs()]
     }
-    /// Occurrences of the token so far, this one included, if it is a trigger; else 0 (B, T). `None`
-    /// if the batch has no such column.
+    /// Occurrences of the token so far, this one included, if it is a trigger; else 0 (B, T).
+    /// `None` if the batch has no such column.
     pub fn seen(&self) -> Option<&[u32]> {
         (!self.seen.is_empty()).then(|| &self.seen[..self.seqs * self.len])
     }

@@ -83,7 +83,7 @@ struct Point {
     fastest_ms: f64,
     /// Timed.
     steps: usize,
-    /// VmHWM; none where the system does not say.
+    /// VmHWM in MiB; `None` if the system does not report it.
     peak_mib: Option<f64>,
 }
 

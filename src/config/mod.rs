@@ -474,7 +474,7 @@ fn complete(table: &mut Table) -> Result<()> {
             set_default(table, key, default)?;
         }
     }
-    // The test law is that of training where nothing else is said.
+    // The default test law is that of training.
     if let Some(law) = table.get("outputs").cloned() {
         table.entry("test_outputs").or_insert(law);
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::paper::preset;
 
-/// What `base` becomes with these words, a layer each.
+/// Preset `base` with these arguments, each in its own layer.
 fn layered(base: &str, words: &[&str]) -> Result<Config> {
     let mut tables = preset(base, false)?;
     for word in words {
@@ -10,7 +10,7 @@ fn layered(base: &str, words: &[&str]) -> Result<Config> {
     resolve(&tables)
 }
 
-/// The same with all words in one layer, as on a command line.
+/// The same with all arguments in one layer, as on a command line.
 fn with(base: &str, words: &[&str]) -> Result<Config> {
     let words: Vec<String> = words.iter().map(|s| s.to_string()).collect();
     let mut tables = preset(base, false)?;
@@ -106,7 +106,7 @@ fn a_layer_takes_away_what_it_contradicts() {
     let c = layered("birth", &["ff2=relu", "model=memory"]).unwrap();
     assert_eq!(value(&c, "ff2"), "relu", "the same model again");
     assert_eq!(value(&with("birth", &["outputs=bigram"]).unwrap(), "test_outputs"), "bigram");
-    // A file that was resolved once says what was derived.
+    // A resolved file holds the derived keys.
     let file: Table = with("birth", &["freeze_until=9:wk0"]).unwrap().to_toml().parse().unwrap();
     let over = |words: &[&str]| {
         let words: Vec<String> = words.iter().map(|s| s.to_string()).collect();

@@ -12,14 +12,14 @@
 //! the left-overs of all pairs scatter beyond their sampling error (second order in 1/T, relatives
 //! at a distance) is measured too and widens the test: an empirical null.
 
-/// Rounds of the polish; it stops moving long before.
+/// Rounds of the median polish, which converges long before.
 const ROUNDS: usize = 25;
 
 /// Fewest entries that a heavy column's own effect is read from.
 const MIN_ENTRIES: usize = 3;
 
 /// Columns that lead 40% or more of the n − 1 other rows; `led` (n) holds each row's leader. The
-/// median gives way at half.
+/// median of a column breaks down at half.
 pub fn heavy(led: &[Option<usize>]) -> Vec<usize> {
     let count = |j: usize| led.iter().filter(|l| **l == Some(j)).count();
     (0..led.len()).filter(|j| count(*j) > 0 && 5 * count(*j) >= 2 * (led.len() - 1)).collect()

@@ -254,7 +254,7 @@ impl Problem<'_> {
         for l in 0..LANES {
             let f = from + l;
             if f <= len / 2 {
-                // A frequency stands for its conjugate too, unless it is its own.
+                // A frequency also represents its conjugate, unless they are equal.
                 copies[l] = if f == 0 || 2 * f == len { 1.0 } else { 2.0 };
                 [omega.re[l], omega.im[l]] = self.roots_of_unity[f];
             }

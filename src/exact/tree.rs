@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | A1, A2 | `a1`, `a2` | (T, T), (S, S); A1 above the diagonal is not read |
 //! | M | `mix` | (T, T), softmax over j <= i of A1\[i, j\] |
-//! | W, f, L | | as in [`brute`](super::brute), which says the same word by word |
+//! | W, f, L | | as in [`brute`](super::brute), which computes the same word by word |
 //!
 //! Words with a common prefix share its work: O(S) operations per word instead of O(T²). The sums
 //! are compensated across prefixes.

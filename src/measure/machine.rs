@@ -4,7 +4,7 @@ use popgrad_kernels::{Isa, KernelError};
 use serde::Serialize;
 use std::fs;
 
-/// The machine that this process runs on; `None` where the system does not say.
+/// The machine that this process runs on; a field is `None` if the system does not report it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Machine {
     /// Model name, family and model.

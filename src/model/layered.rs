@@ -248,7 +248,7 @@ fn cross_entropy_backward<E: Elem>(
 /// More than the workspace was made for.
 fn together<E: Elem, M: Layered<E>>(model: &M, batch: &Batch, ws: &Workspace<E>) -> Result<usize> {
     let n = batch.seqs();
-    check_room(batch, ws)?;
+    check_capacity(batch, ws)?;
     match batch.kind() {
         Targets::Law => Ok(n.max(1)),
         Targets::Labels => {
@@ -259,7 +259,7 @@ fn together<E: Elem, M: Layered<E>>(model: &M, batch: &Batch, ws: &Workspace<E>)
 }
 
 /// Refuses more outputs than the workspace has losses for.
-pub(super) fn check_room<E>(batch: &Batch, ws: &Workspace<E>) -> Result<()> {
+pub(super) fn check_capacity<E>(batch: &Batch, ws: &Workspace<E>) -> Result<()> {
     let capacity = ws.reals.len() / batch.outputs();
     if batch.seqs() > capacity {
         let allowed = format!("at most {capacity} (the workspace)");

@@ -9,7 +9,7 @@
 //! | W1, b1 | `mlp.l.w1`, `mlp.l.b1` | (d, d), (d) | h = relu(y W1 + √d b1) |
 //! | W2, b2 | `mlp.l.w2`, `mlp.l.b2` | (d, d), (d) | x^{l+1} = x^l + h W2 + √d b2 |
 //! | W | block `W` | (d, S) | f = softmax(x_T W) |
-//! | U | `u` | (H d, d) | U = V W1: nothing stands between the two |
+//! | U | `u` | (H d, d) | U = V W1, as there is no nonlinearity between the two |
 //!
 //! Attention enters the stream through the MLP alone. A mu-linear map from m to n is x W √(n/m) +
 //! √n b; here m = n = d, so weights have factor 1 and biases √d. Start: wte, wpe, V, W1 normal with

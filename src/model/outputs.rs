@@ -94,7 +94,7 @@ fn listed(labels: &[u32], positions: &[usize]) -> [u32; CHUNK] {
 /// how many there are.
 pub(crate) fn counted(batch: &Batch, b: usize, positions: &mut [usize], weights: &mut [f64]) -> usize {
     let outputs = batch.outputs();
-    // The only output of a law stands at the last position.
+    // The only output of a law is at the last position.
     let first = batch.len_tokens() - outputs;
     let all = batch.weights()[b * outputs..(b + 1) * outputs].iter().enumerate();
     let mut n = 0;

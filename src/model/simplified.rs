@@ -19,7 +19,7 @@
 //! position–position block of layer 1 and the token–token block of layer 2, and f read off
 //! directly.
 
-use super::layered::{add_weighted, argmax, check_lengths, check_room, check_sequence, next, record};
+use super::layered::{add_weighted, argmax, check_capacity, check_lengths, check_sequence, next, record};
 use super::{
     Draw, FirstLayerScores, Layout, Model, Report, Workspace, WorkspaceLen, check_active, check_operands,
 };
@@ -341,7 +341,7 @@ impl<E: Elem> Model<E> for Simplified<E> {
     ) -> Result<Sum> {
         check_operands(self, params, batch)?;
         check_active(self, active, &[], grad)?;
-        check_room(batch, ws)?;
+        check_capacity(batch, ws)?;
         let n = batch.seqs();
         let mut act = self.carve(n, ws.arena.as_mut_slice());
         let losses = &mut ws.reals[..n];
@@ -357,7 +357,7 @@ impl<E: Elem> Model<E> for Simplified<E> {
     fn report(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>, report: &mut Report) -> Result<()> {
         check_operands(self, params, batch)?;
         report.check(batch, HEADS.iter().sum())?;
-        check_room(batch, ws)?;
+        check_capacity(batch, ws)?;
         let (n, t) = (batch.seqs(), self.seq_len);
         let mut act = self.carve(n, ws.arena.as_mut_slice());
         self.forward(params, batch, &mut act, &mut report.losses, &mut ws.kernel)?;

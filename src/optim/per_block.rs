@@ -141,7 +141,7 @@ mod tests {
                 }
                 assert_eq!(p, [pa[0], pb[0], 3.0]);
             }
-            // The same last step from the memory of before.
+            // The same last step from the earlier state.
             let (state, mut q) = kept.unwrap();
             let blocks = vec![block("a", 0..1, Some(0)), block("b", 1..2, Some(2))];
             let mut again = PerBlock::<f64>::new(&rule, 0.25, blocks).unwrap();
@@ -152,7 +152,7 @@ mod tests {
             more.push(("d.sgd.momentum".into(), vec![0.0]));
             assert!(again.restore(&more).unwrap_err().to_string().contains("d.sgd.momentum"));
             assert!(again.restore(&state[1..]).is_err());
-            // The last block's memory is of another length: the first one's stands.
+            // The last block's state has another length: that of the first is kept.
             let before = format!("{:?}", again.state());
             let mut short = state.clone();
             short.iter_mut().for_each(|(_, v)| v[0] = 64.0);

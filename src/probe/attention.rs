@@ -1,4 +1,4 @@
-//! Attention patterns of a model's layers, and how much of them lies on the parents of the latent
+//! Attention patterns of a model's layers, and the attention on the parents of the latent
 //! graph.
 
 use crate::batch::Batch;

@@ -1,6 +1,6 @@
 //! Training state on disk, bit for bit.
 //!
-//! A checkpoint is a `.safetensors` file whose metadata says which format it is, which step it was
+//! A checkpoint is a `.safetensors` file whose metadata holds its format, the step it was
 //! taken after and which configuration it belongs to. Any safetensors reader opens it; only
 //! [`Checkpoint::load`] checks these.
 

@@ -133,8 +133,8 @@ impl JsonlWriter {
     }
 }
 
-/// Keep only the records of `path` whose integer field `step` is at most `step`, and say how many
-/// were kept.
+/// Keep only the records of `path` whose integer field `step` is at most `step`, and return how
+/// many were kept.
 ///
 /// Resuming from a checkpoint replays the steps after it; their old records must go first. A torn
 /// last line is dropped. The file is replaced atomically, and not touched when nothing changes; an

@@ -85,7 +85,7 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
     digest.map_or(config.into(), |d| format!("{config}{DATA}{d:016x}\n"))
 }
 
-/// Begins the line of a fingerprint that says what the data were.
+/// Prefix of the line of a fingerprint with the digest of the data.
 const DATA: &str = "# data ";
 
 /// The state in `folder`; `None` for a new run or one that stopped before its first checkpoint.
@@ -217,8 +217,8 @@ pub(crate) fn last_timing(folder: &Path) -> Result<Option<TimingRecord>> {
     serde_json::from_str(line).map(Some).map_err(|e| Error::format(&path, format!("last line: {e}")))
 }
 
-/// Refuses logs that lack records which the checkpoint at `step` says were written, in a run of so
-/// many steps and so many between evaluations.
+/// Refuses logs that lack records from before the checkpoint at `step`, in a run with these `steps`
+/// and `eval_every`.
 ///
 /// # Errors
 /// When `metrics.jsonl` is damaged or too short.
@@ -328,7 +328,7 @@ fn cpu_name() -> String {
     name.map_or(std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())
 }
 
-/// Bytes of memory that the system says are free, where it says so.
+/// Free memory in bytes; `None` if the system does not report it.
 pub(crate) fn available_memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;

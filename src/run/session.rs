@@ -159,7 +159,7 @@ fn needed<E: Elem>(config: &Config, setup: &dyn Setup, model: &dyn Model<E>) -> 
     Ok(all())
 }
 
-/// True if `bytes` of memory are free now, or the system does not say.
+/// True if `bytes` of memory are free now, or the system does not report free memory.
 pub fn fits(bytes: usize) -> bool {
     folder::available_memory().is_none_or(|free| bytes <= free)
 }

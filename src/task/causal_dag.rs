@@ -45,7 +45,7 @@ pub struct CausalDag {
 }
 
 /// Variate of entry b of row r is this plus rS + b; the tokens use the variates below it, two
-/// positions to a variate. Frozen, like everything that says which random bits go where.
+/// positions to a variate. Never change it: every sample depends on the addresses of random bits.
 const PI_VARIATES: u32 = 1 << 31;
 
 impl CausalDag {

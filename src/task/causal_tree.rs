@@ -39,7 +39,7 @@ pub struct CausalTree {
 }
 
 /// Variate of π(b|a) is this plus aS + b; the tokens use the variates below it, two positions to a
-/// variate. Frozen, like everything that says which random bits go where.
+/// variate. Never change it: every sample depends on the addresses of random bits.
 const PI_VARIATES: u32 = 1 << 31;
 
 impl CausalTree {

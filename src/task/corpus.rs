@@ -24,7 +24,7 @@ impl Corpus {
     ///
     /// # Errors
     /// Fewer than two or more than [`MAX_SYMBOLS`](Self::MAX_SYMBOLS) distinct characters; a
-    /// character that nothing follows (it stands at the end of the text and nowhere else). The
+    /// character that nothing follows (it occurs only at the end of the text). The
     /// field is `corpus`.
     pub fn from_text(text: &str) -> Result<Self> {
         let mut singles: BTreeMap<char, u64> = BTreeMap::new();

@@ -150,7 +150,7 @@ fn resume_refuses_corrupt_and_foreign_checkpoints() {
     fs::write(&config, toml.replace("seed = 0", "seed = 1")).unwrap();
     refused(&resume, 1, &["checkpoint of another run"]);
     fs::write(&config, &toml).unwrap();
-    // Logs that lack what the checkpoint says was written.
+    // Logs that lack records from before the checkpoint.
     let metrics = folder.join("metrics.jsonl");
     let log = fs::read(&metrics).unwrap();
     fs::write(&metrics, b"").unwrap();

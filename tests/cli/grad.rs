@@ -35,7 +35,7 @@ fn noise(seed: u64) -> impl FnMut() -> f64 {
     }
 }
 
-/// A command line after `--model`, and the model that it stands for.
+/// A command line after `--model`, and the model that it describes.
 type Described = (Vec<&'static str>, Spec);
 
 fn memory() -> MemorySpec {
@@ -189,7 +189,7 @@ impl Case {
         blocks.zip(self.model.trainable()).map(|(b, on)| *on || b.name() == "output.weight").collect()
     }
 
-    /// What the library says, in one piece: loss, losses, predictions, gradient.
+    /// The library's results in one piece: loss, losses, predictions, gradient.
     fn direct(&self) -> [Vec<f64>; 4] {
         let (model, b) = (self.model.as_ref(), seqs(self.kind));
         let mut flat = vec![0.0; model.layout().len()];

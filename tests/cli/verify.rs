@@ -1,4 +1,5 @@
-//! `popgrad verify`: every claim holds, wrong formulas are seen, and the command line says so.
+//! `popgrad verify`: every claim holds, wrong formulas are detected, and the command line reports
+//! both.
 
 use popgrad::exact::transition::Transition;
 use popgrad::exact::trigger_chain::{Averaged, Steps, TriggerChain};

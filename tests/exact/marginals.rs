@@ -177,7 +177,7 @@ fn finite_length_is_enumeration() {
                 let expected = leading_by_words(&tr, forest, roots.unwrap_or(tr.mu()), eps);
                 let found = leading(&tr, forest, roots, eps).unwrap();
                 // T frequencies of terms up to 1/(1/T + ε), T messages each: T² u; the
-                // specification asks for 1e-12.
+                // specification requires 1e-12.
                 let tolerance = 8.0 * (t * t) as f64 * s as f64 * U;
                 assert!(tolerance < 1e-12);
                 all_close(&found, &expected, |_| tolerance, &format!("{forest:?} S={s} eps={eps}"));

@@ -249,7 +249,7 @@ fn sizes_beyond_the_bound_are_refused() {
     assert!(TreeLaw::new(Forest::chain(3).unwrap(), bad).is_err());
 }
 
-/// A law of one's own: words of independent tokens. The source asks no more than the trait offers.
+/// A law outside the crate: words of independent tokens. The source needs only the trait.
 #[test]
 fn any_law_of_words_will_do() {
     struct Coins;

@@ -271,7 +271,7 @@ fn the_memory_models_gradient_on_the_population() {
                 assert!((slope - grad[i]).abs() < 1e-8 * (1.0 + scale), "{i}: {slope} {}", grad[i]);
             }
         }
-        // Samples, in 32 batches whose spread tells the error of their mean.
+        // Samples, in 32 batches whose spread gives the error of their mean.
         let (batches, size) = (32, 1024);
         let source = TriggerSource::new(task, Key::new(12, Purpose::Test), LossOn::Head);
         let mut sums = vec![[0.0; 2]; params.len()];

@@ -118,7 +118,7 @@ fn turned(tape: &mut Tape, x: &[Var], at: usize, rotary: bool) -> Vec<Var> {
     y
 }
 
-/// What the transcription says of a batch.
+/// The results of the transcription on a batch.
 struct Naive {
     loss: f64,
     grad: Vec<f64>,
@@ -241,7 +241,7 @@ fn within<E: Elem>(what: &str, spec: &Case, got: &[E], expected: &[f64], size: f
     }
 }
 
-/// What a gradient can be asked of: all that is not a constant of the model.
+/// The blocks that have a gradient: all that are not constants of the model.
 fn can_train<E: Elem>(model: &Memory<E>) -> Vec<bool> {
     let constant = [
         "pe",

@@ -219,7 +219,7 @@ fn a_batch_that_counts_nothing_is_an_update_without_gradient() {
     let (parts, count) = trainer.state().interval;
     assert_eq!(count, 4, "four losses, not six");
     assert!((parts[0] + parts[1] - sum).abs() <= 8.0 * f64::EPSILON * sum);
-    // A test set of such sequences has no loss, and is told from a batch.
+    // A test set of such sequences has no loss; its error differs from that of a batch.
     let last = trainer.params().to_vec();
     let mut objective = Sharded::new(&model, &source, &plan(BATCH, 5), unfreeze(&model)).unwrap();
     struct Nothing(TriggerSource);

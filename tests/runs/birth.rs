@@ -191,7 +191,7 @@ fn every_metric_is_there_and_they_agree_with_each_other() {
             "no gradient before the block trains, nor of a batch that is never trained on: {ahead}"
         );
     }
-    // What record i says of the batch to come is what update i found.
+    // Record i measures the next batch as update i finds it.
     let close = |a: f64, b: f64| assert!((a - b).abs() <= 1e-12 * b.abs(), "{a} against {b}");
     for pair in records.windows(2) {
         let number = |r: &Map<String, Value>, key: &str| r[key].as_f64().unwrap();

@@ -1,5 +1,5 @@
 //! Every task with every model: gradients of every block, runs that resume, `grad`, freezing, the
-//! exact population; and the pairs that make no sense, with the sentence that says so.
+//! exact population; and the pairs that are refused, with the message.
 
 use crate::support::{noise, ok, popgrad, refused, stop_at, text};
 use popgrad::batch::{Batch, Targets, divisor};

@@ -149,6 +149,6 @@ fn work_of_another_task_is_refused() {
     let all = tasks(&Bigrams::dirichlet(6, 0.3, 1).unwrap(), 5, 1);
     let mut work = all[0].block(Kernels::new(Isa::Portable).unwrap());
     let [mut x, mut y, mut seen] = [[0; 5]; 3];
-    // Random triggers, drawn with words that fixed ones have no room for.
+    // Random triggers, drawn from words that fixed triggers do not use.
     all[8].sample_block(&Key::new(1, Purpose::Test), 0, &mut work, &mut x, &mut y, &mut seen);
 }

@@ -28,7 +28,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Keys of a summary that tell of the machine.
 const NOT_OF_THE_RESULT: [&str; 3] = ["seconds", "steps_per_second", "run_folder"];
 
-/// Differences of one file that are told one by one.
+/// Largest number of differences of one file that are listed.
 const TOLD: usize = 5;
 
 /// A line of `runs.toml`.
@@ -156,7 +156,7 @@ fn gather(run: &Run, out: &Path) -> Result<Files, String> {
     Ok(files)
 }
 
-/// A summary as one line, without what it says of the machine.
+/// A summary as one line, without the facts about the machine.
 fn summary_line(text: &str) -> Result<String, String> {
     let mut summary: serde_json::Map<String, Value> =
         serde_json::from_str(text).map_err(|e| format!("summary.json: {e}"))?;
@@ -225,7 +225,7 @@ fn cells(line: &str) -> Vec<String> {
     all
 }
 
-/// Every value of a file, under where it stands, in the order of the file.
+/// Every value of a file with its place, in the order of the file.
 fn values(file: &str, text: &str) -> Vec<(String, String)> {
     let mut all = Vec::new();
     if file.ends_with(".csv") {

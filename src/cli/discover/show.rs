@@ -20,7 +20,7 @@ pub(super) struct Verdict {
     /// Roots after position 0, and those that were given a parent.
     pub(super) roots: usize,
     pub(super) false_edges: usize,
-    /// Whether there was a test: if not, only `best` says anything.
+    /// True if there was a test. If not, only `best` is meaningful.
     pub(super) tested: bool,
 }
 

@@ -102,6 +102,6 @@ pub(super) fn read(path: &Path, x: &TreeProblem, s: usize) -> Result<Prior> {
         None => AtomRoots::Uniform,
     };
     let prior = FinitePrior::new(s, weight.to_f64_vec(), pi.to_f64_vec(), roots);
-    // What is wrong is in the file, and the message says which entry.
+    // The error is in the file; the message names the entry.
     Ok(Prior::Finite(prior.map_err(|e| Error::format(path, e.to_string()))?))
 }

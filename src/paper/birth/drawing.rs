@@ -79,7 +79,7 @@ struct Found<'a> {
     records: Vec<Record>,
 }
 
-/// What `run.json` says of the symbols.
+/// The symbols in `run.json`.
 #[derive(Deserialize)]
 struct Symbols {
     symbols: Vec<String>,

@@ -70,9 +70,9 @@ const FIG3: Named = Named {
     name: "birth-fig3",
     what: "Bietti et al., Figure 3: parts frozen at first; accuracy and recall of each memory over steps (seeds=K)",
     shows: "With the loss on outputs that the context determines, and one memory frozen until iteration 300, the others show the \
-            order in which they are learned: W_O of layer 2 first, without which nothing starts; W_K of layer 2 before W_K of layer 1, whose early \
-            positions come first.",
-    expect: "Nothing frozen: wo1, then wk1, then wk0, its first 64 positions before the others. wo1 frozen: all wait. wk1 frozen: wo1 is \
+            order in which they are learned: W_O of layer 2 first, without which nothing is learned; then W_K of layer 2; then W_K of \
+            layer 1, early positions first.",
+    expect: "Nothing frozen: wo1, then wk1, then wk0, its first 64 positions before the others. wo1 frozen: nothing is learned. wk1 frozen: wo1 is \
              learned, wk0 hardly changes until wk1 starts to train. wk0 frozen: wo1 and wk1 are learned, accuracy rises once wk0 trains.",
     in_paper: true,
     drawing: &RECALL,

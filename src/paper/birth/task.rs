@@ -22,7 +22,7 @@ pub struct TriggerTasks {
     pub tests: Vec<(&'static str, Arc<TriggerBigram>)>,
     /// Name of each symbol (N).
     pub symbols: Vec<String>,
-    /// Digest of the counts that the laws are made of; none where the seed says it all.
+    /// Digest of the counts behind the laws; `None` if the seed determines the laws.
     pub(super) digest: Option<u64>,
     loss: LossOn,
     seed: u64,
@@ -91,7 +91,7 @@ fn laws(keys: &Keys, seed: u64) -> Result<(Bigrams, Vec<String>, Option<u64>)> {
             return Ok((laws, (0..n).map(|s| s.to_string()).collect(), None));
         }
         ("shipped", ..) => Corpus::shipped(),
-        // The prefix says what the folder is; any folder is read so, but no text.
+        // The prefix `counts:` marks a folder of counts; a path without it is a text file.
         (name, ..) => match name.strip_prefix("counts:").map(Path::new) {
             Some(folder) => {
                 let [unigrams, bigrams] = corpus::COUNT_FILES.map(|file| folder.join(file));

@@ -298,7 +298,7 @@ fn phase(study: &Study, cells: &[Cell]) -> Figure {
             }
             .into();
         }
-        // Values that are no numbers stand at their places in the list.
+        // Values that are not numbers are placed by their index in the list.
         let axis = &study.axes[0];
         let number = |v: &toml::Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
         let xs: Vec<f64> =

@@ -4,8 +4,8 @@
 use super::{HEADS, MATRICES, PATTERNS, POSITIONS, SEEDS};
 use crate::paper::studies::{Draft, Named};
 
-/// Keys that say what the graph is: titles, captions and names of the runs speak of the study's
-/// graphs.
+/// Keys of the graph. Users may not give them, because titles, captions and names of runs refer to
+/// the study's graphs.
 const GRAPH_KEYS: [&str; 5] = ["task", "graph", "order", "parents", "parent_sets"];
 
 /// Every study with a name.
@@ -27,7 +27,7 @@ pub(super) const STUDIES: &[Named] = &[
     Named {
         name: "causal-fig5",
         what: "Figure 5: two parents, (i-1)/2 and i-1, heads 2,1; which head learned which parent",
-        shows: "With two parents for each token, the two heads of the first layer share them out: one attends to the token before, \
+        shows: "With two parents for each token, the two heads of the first layer divide them: one attends to the token before, \
                 the other to the token half-way back.",
         expect: "Each head has one parent at nearly every position; the test loss lies below that of the best predictor with one \
                  parent and nears that of the counts of both.",
@@ -41,7 +41,7 @@ pub(super) const STUDIES: &[Named] = &[
         name: "causal-fig6",
         what: "Figure 6: icl and other graphs; loss and attention of layer 1",
         shows: "Other latent graphs, in-context pairs among them, appear in the first layer in the same way.",
-        expect: "Every pattern is its graph. Roots have no parent to attend to: their rows may look like anything.",
+        expect: "Every pattern equals its graph. Roots have no parent to attend to, so their rows are arbitrary.",
         in_paper: true,
         drawing: &PATTERNS,
         figures: true,
@@ -59,7 +59,7 @@ pub(super) const STUDIES: &[Named] = &[
         name: "causal-fig7",
         what: "Figure 7: 3-gram, parents i-2 and i-1, heads 2,1; which head learned which parent",
         shows: "In-context n-grams: each head of the first layer copies one of the preceding tokens.",
-        expect: "One head has the token before, the other the one before that; loss as in Figure 5.",
+        expect: "One head attends to the previous token, the other to the one before it; the loss is as in Figure 5.",
         in_paper: true,
         drawing: &HEADS,
         figures: true,
@@ -70,8 +70,8 @@ pub(super) const STUDIES: &[Named] = &[
         name: "causal-fig8",
         what: "Figure 8: transformer with MLP on the chain; average attention of layer 1",
         shows: "A transformer with embeddings and an MLP after attention, trained with AdamW over 2^12 steps, attends to the parents \
-                in its first layer as the attention-only model does. Its attention depends on the tokens: shown is the average.",
-        expect: "The sub-diagonal of the chain in the average pattern. More of its matrices: figures of the run's own folder.",
+                in its first layer as the attention-only model does. Its attention depends on the tokens; the average is shown.",
+        expect: "The average pattern shows the sub-diagonal of the chain. The figures in the run's folder show more of its matrices.",
         in_paper: true,
         drawing: &PATTERNS,
         figures: true,
@@ -100,9 +100,9 @@ pub(super) const STUDIES: &[Named] = &[
     Named {
         name: "causal-seeds",
         what: "Chain and icl over seeds; 2^14 and 2^15 steps, 5 seeds each: loss and attention, mean and spread (seeds=K)",
-        shows: "Not in the paper: how much of a run is chance. The public code's chain run over 2^15 steps: a plateau at 2.2455 to \
+        shows: "Not in the paper: the spread of a run over seeds. The public code's chain run over 2^15 steps has a plateau at 2.2455 to \
                 2.246 until about step 2,500, 1.94 at step 4,096, 1.8135 at step 13,312 with attention .69 on the parent.",
-        expect: "The steps at which the plateau ends differ little between seeds; the final losses by their test sets.",
+        expect: "The step at which the plateau ends differs little between seeds. The final losses differ mostly by their test sets.",
         in_paper: false,
         drawing: &SEEDS,
         figures: false,

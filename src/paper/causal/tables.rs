@@ -202,7 +202,7 @@ pub(super) fn key_numbers(kind: Kind, found: &[Found<'_>]) -> ShortTable {
         ("attention_on_parent_mean", "attention on the parent"),
         ("attention_on_parent_min", "its minimum"),
     ];
-    // Columns without a number say nothing.
+    // Columns without numbers are left out.
     let keys: Vec<(&str, &'static str)> =
         keys.into_iter().filter(|(k, _)| found.iter().any(|f| f.number(k).is_some())).collect();
     let mut columns: Vec<&str> = keys.iter().map(|k| k.1).collect();

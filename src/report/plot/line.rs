@@ -402,7 +402,7 @@ mod tests {
         assert!(lo < -2.0 && hi > 3.0);
         let svg = crate::report::plot::Figure::from(chart.clone()).to_svg().unwrap();
         assert_eq!(svg.matches("<polygon").count(), 2);
-        // On a logarithmic axis what lies at 0 goes.
+        // A logarithmic axis leaves out points at 0.
         chart.x_log = true;
         assert_eq!(chart.bands(&chart.series[0]), expected[1..]);
     }
