@@ -127,7 +127,7 @@ fn studies_of(plan: &Plan) -> Result<Vec<Study>> {
     all.iter().map(of).collect()
 }
 
-/// Those of `layer` that the runs of `study` have.
+/// The keys of `layer` that the runs of `study` have.
 fn own(study: &Study, layer: &Table) -> Table {
     let has = |k: &str| study.runs.iter().all(|m| exists(k, &m.config.table()));
     layer.iter().filter(|(k, _)| has(k)).map(|(k, v)| (k.clone(), v.clone())).collect()

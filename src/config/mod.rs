@@ -139,10 +139,10 @@ pub fn refuse_preset(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// [`parse_keys`] for a run.
+/// Parses `key=value` arguments of a run.
 ///
 /// # Errors
-/// As there; `preset`.
+/// As [`parse_keys`]; the key `preset`.
 pub fn parse_overrides(args: &[String]) -> Result<Table> {
     let table = parse_keys(args, KEYS)?;
     refuse_preset(&table)?;

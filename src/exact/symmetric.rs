@@ -142,7 +142,7 @@ impl<E: Elem> Orbits<E> {
     /// [`Self::gradients`] at an A2 (S, S) that is bI + c11ᵀ.
     ///
     /// # Errors
-    /// As there; an A2 that is not of that form.
+    /// As [`Self::gradients`]; an A2 that does not have that form.
     pub fn gradients_at(&mut self, a1: &[f64], a2: &[f64]) -> Result<&OrbitGradients> {
         let s = self.shards.symbols;
         if a2.len() != s * s {

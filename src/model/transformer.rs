@@ -130,7 +130,7 @@ struct Blocks {
     output: Option<usize>,
 }
 
-/// The same of a layer. wq, wk, wv lie one after the other.
+/// Indices of the blocks of a layer. wq, wk, wv are consecutive.
 #[derive(Debug, Clone, Copy)]
 struct LayerBlocks {
     wq: usize,

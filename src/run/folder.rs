@@ -242,10 +242,10 @@ pub(crate) fn lock(folder: &Path) -> Result<std::fs::File> {
     lock_on(folder, CONFIG_FILE)
 }
 
-/// [`lock`] on another file of the folder.
+/// Locks another file of the folder.
 ///
 /// # Errors
-/// As there.
+/// As [`lock`].
 pub(crate) fn lock_on(folder: &Path, file: &str) -> Result<std::fs::File> {
     let path = folder.join(file);
     let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open", e))?;

@@ -22,31 +22,31 @@ pub trait View {
     /// Loss on the first test set, or on the population.
     ///
     /// # Errors
-    /// What the objective reports.
+    /// Errors of the objective.
     fn test_loss(&mut self) -> Result<f64>;
     /// Number of test sets.
     fn test_sets(&self) -> usize;
-    /// See [`Objective::reports`].
+    /// Reports of the model, see [`Objective::reports`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Objective::reports`].
     fn reports(&mut self, on: On, visit: &mut dyn FnMut(usize, &Batch, &Report) -> Result<()>) -> Result<()>;
     /// Euclidean norm of each block's gradient at update number `step`, which does not compute it
     /// again. `None` for a block that does not train yet, or if no output of the batch counts.
     ///
     /// # Errors
-    /// What the objective reports.
+    /// Errors of the objective.
     fn gradient_norms(&mut self, step: u64) -> Result<Vec<Option<f64>>>;
     /// Mean pattern of each head of layer `layer` (from 0) over weighted sequences, (T, T) each,
     /// NaN above the diagonal.
     ///
     /// # Errors
-    /// What the model reports; no such layer.
+    /// Errors of the model; no such layer.
     fn patterns(&mut self, layer: usize, sequences: &Batch) -> Result<Vec<Vec<f64>>>;
     /// Attention on one sequence, see [`Model::attention`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Model::attention`].
     fn attention(&mut self, tokens: &[u32], out: &mut [f64]) -> Result<()>;
 }
 

@@ -119,8 +119,8 @@ impl<E: Elem> Transformer<E> {
         active[b.wq..=b.wv()].iter().any(|on| *on) || self.stream_wanted(l, down, active)
     }
 
-    /// The same of all that [`Transformer::front_backward`] gives: in `Public` the feed-forward's
-    /// blocks too.
+    /// True if a gradient that [`Transformer::front_backward`] computes is needed; in `Public` that
+    /// includes the feed-forward's blocks.
     pub(super) fn front_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let b = &self.layers[l];
         let beside =

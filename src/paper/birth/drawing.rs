@@ -221,7 +221,7 @@ fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
         Kind::Recall => &[
             (
                 "accuracy",
-                "Accuracy on what the context tells over steps: mean, and one standard deviation where a group has several runs.",
+                "Accuracy over steps on outputs that the context determines: mean, and one standard deviation where a group has several runs.",
             ),
             (
                 "recall",
@@ -242,7 +242,7 @@ fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
         Kind::Depth => &[
             (
                 "accuracy",
-                "Accuracy on what the context tells over steps: mean, and one standard deviation where a group has several runs.",
+                "Accuracy over steps on outputs that the context determines: mean, and one standard deviation where a group has several runs.",
             ),
             ("losses", "Loss where the weights determine what follows, and where the context does."),
         ],
