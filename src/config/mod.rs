@@ -198,10 +198,10 @@ const UNDONE: [(&str, &[&str]); 3] =
 /// Merges layers of tables, later over earlier, into a configuration.
 ///
 /// A layer that names another task, model or optimiser removes the keys that exist only with the
-/// earlier one. Another model also removes `frozen` and `freeze_until`. Another corpus, random
-/// triggers, or another law of the outputs remove the keys that depend on them. `parents` or
-/// `parent_sets` without `graph` means a custom graph. A graph removes the parents and the order of
-/// an earlier layer, and decides the task if that is not given.
+/// earlier one. Another model also removes `frozen` and `freeze_until`, another corpus `N` and
+/// `alpha`, another kind of triggers `offset`, and another law of the outputs an equal
+/// `test_outputs`. `parents` or `parent_sets` without `graph` means a custom graph. A graph removes
+/// the parents and the order of an earlier layer, and decides the task if that is not given.
 ///
 /// # Errors
 /// A missing key, a key that does not exist with this task, model or optimiser, a value out of
