@@ -166,7 +166,7 @@ impl Atoms {
     }
 }
 
-/// The result of [`until_still`].
+/// The result of [`until_converged`].
 #[derive(Debug, Clone)]
 pub struct Converged {
     /// The last prior.
@@ -184,7 +184,7 @@ pub struct Converged {
 ///
 /// # Errors
 /// Errors of `loss` and [`stationary_pairs`]; no convergence at [`MAX_NODES`].
-pub fn until_still(alpha: f64, mut loss: impl FnMut(&FinitePrior) -> Result<f64>) -> Result<Converged> {
+pub fn until_converged(alpha: f64, mut loss: impl FnMut(&FinitePrior) -> Result<f64>) -> Result<Converged> {
     let mut nodes = 8;
     let mut prior = stationary_pairs(alpha, nodes)?;
     let mut old = loss(&prior)?;

@@ -35,23 +35,23 @@ use popgrad_kernels::{Elem, Kernels, Mat, MatMut};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// The options of a [`Memory`]; the sizes S and T come from the task.
+/// What the model is built from, sizes of the task aside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemorySpec {
-    /// Width d of the residual stream.
+    /// d.
     pub dim: usize,
-    /// Feed-forward part of layer 1.
+    /// What follows attention in layer 1.
     pub ff1: FeedForward,
-    /// Feed-forward part of layer 2.
+    /// The same of layer 2.
     pub ff2: FeedForward,
-    /// Positions: any but [`Positions::Learned`].
+    /// Not [`Positions::Learned`].
     pub positions: Positions,
     /// W_U.
     pub output: Output,
-    /// True if scores are divided by √d.
+    /// Are scores divided by √d?
     pub scale_scores: bool,
-    /// True if embeddings start at standard deviation 1/√d instead of 1.
+    /// Do embeddings start at standard deviation 1/√d instead of 1?
     pub scale_embeddings: bool,
 }
 
@@ -69,7 +69,7 @@ impl Default for MemorySpec {
     }
 }
 
-/// Sizes and options that determine the layout of arrays.
+/// Sizes and options that decide where things lie.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     /// S.
@@ -104,7 +104,7 @@ pub struct Memory<E> {
     turns: Vec<[E; 2]>,
 }
 
-/// Indices of the blocks in the layout.
+/// Where blocks are in the layout.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
     embeddings: usize,
@@ -128,8 +128,8 @@ impl<E: Elem> Memory<E> {
     /// The model over `vocab` symbols (S) on sequences of `seq_len` tokens (T).
     ///
     /// # Errors
-    /// Sizes out of range; an odd width d with rotary or sinusoidal positions; learned positions;
-    /// `POPGRAD_ISA` names an instruction set that this CPU lacks.
+    /// Sizes out of range, an odd width where coordinates go in pairs, positions that this model
+    /// has not; an instruction set forced that this CPU lacks.
     pub fn new(vocab: usize, seq_len: usize, spec: &MemorySpec) -> Result<Self> {
         Self::on(vocab, seq_len, spec, Kernels::from_env()?)
     }
@@ -217,7 +217,7 @@ impl<E: Elem> Memory<E> {
         })
     }
 
-    /// The options that it was built from.
+    /// What it was made from.
     pub fn spec(&self) -> &MemorySpec {
         &self.spec
     }
@@ -250,12 +250,12 @@ fn angle(t: usize, m: usize, d: usize) -> f64 {
     t as f64 * 10000f64.powf(-2.0 * m as f64 / d as f64)
 }
 
-/// The arrays of a workspace.
+/// A workspace cut up.
 struct Room<'a, E> {
     tables: Tables<'a, E>,
     act: Activations<'a, E>,
-    kernel: &'a mut Scratch<E>,
-    /// Positions, losses and weights of the queries (T).
+    with: With<'a, E>,
+    /// Of the queries: positions, losses, weights (T).
     queries: &'a mut [usize],
     losses: &'a mut [f64],
     weights: &'a mut [f64],
@@ -285,7 +285,7 @@ impl<E: Elem> Memory<E> {
         Ok(Room { tables, act, with, queries, losses, weights: &mut rest[..t] })
     }
 
-    /// The gradients that `active` requests.
+    /// What `active` asks for.
     fn wanted(&self, active: &[bool]) -> Wanted {
         let b = self.blocks;
         let on = |block: Option<usize>| block.is_some_and(|b| active[b]);
@@ -366,7 +366,7 @@ impl<E: Elem> Model<E> for Memory<E> {
         params
     }
 
-    /// Independent of both arguments: the model processes one sequence at a time.
+    /// Independent of both arguments: sequences pass one by one.
     fn workspace_len(&self, _targets: Targets, _seqs: usize) -> Option<WorkspaceLen> {
         self.needed()
     }
@@ -422,7 +422,7 @@ impl<E: Elem> Model<E> for Memory<E> {
         let mut room = self.room(params, ws)?;
         self.fill_tables(&mut room.tables, &mut room.with)?;
         let attended = !report.attended.is_empty();
-        // Attention is reported at every position, not only at outputs.
+        // Attention is shown at every position, whatever has an output.
         let (first, store) = if attended { (0, Store::Probs) } else { (t - outputs, Store::Nothing) };
         for b in 0..seqs {
             self.forward(&batch.tokens()[b * t..(b + 1) * t], first, store, &mut room)?;

@@ -12,8 +12,8 @@
 //! | p | `dag`: parents of the positions 0..T-1 and of the target | (T+1) |
 //!
 //! Only the rows that a sequence visits are drawn, T + 1 at most: a row is a function of its
-//! address. Samples in parallel lanes visit different rows. They draw the row of every token anew,
-//! or all rows at once if these are fewer.
+//! address. Side by side, samples draw the row of every token anew instead, or all rows at once
+//! where those are fewer: what one visits the others need not.
 
 use super::causal_tree::{cumulate, invert};
 use super::dirichlet::{DirichletRows, kernels};
@@ -45,7 +45,7 @@ pub struct CausalDag {
 }
 
 /// Variate of entry b of row r is this plus rS + b; the tokens use the variates below it, two
-/// positions to a variate. Never change it: every sample depends on the addresses of random bits.
+/// positions to a variate. Frozen, like everything that says which random bits go where.
 const PI_VARIATES: u32 = 1 << 31;
 
 impl CausalDag {
@@ -162,7 +162,7 @@ impl CausalDag {
         target.copy_from_slice(&work.pi[at..at + s]);
     }
 
-    /// True if position `i` is a uniform root, which has no row.
+    /// Is position `i` a root that no row belongs to?
     fn is_uniform(&self, i: usize) -> bool {
         self.roots == DagRoots::Uniform && self.dag.parents(i).is_empty()
     }
@@ -207,7 +207,7 @@ impl CausalDag {
 
     /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are
     /// those of
-    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples are drawn in parallel lanes.
+    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples go side by side.
     ///
     /// Allocates nothing.
     ///
@@ -317,7 +317,7 @@ impl Sampler for CausalDag {
     }
 }
 
-/// Workspace for samples in parallel lanes. Made by [`CausalDag::block`].
+/// Storage for samples side by side. Made by [`CausalDag::block`].
 #[derive(Debug, Clone)]
 pub struct CausalDagBlock {
     kernels: Kernels<f64>,

@@ -39,7 +39,7 @@ pub struct CausalTree {
 }
 
 /// Variate of π(b|a) is this plus aS + b; the tokens use the variates below it, two positions to a
-/// variate. Never change it: every sample depends on the addresses of random bits.
+/// variate. Frozen, like everything that says which random bits go where.
 const PI_VARIATES: u32 = 1 << 31;
 
 impl CausalTree {
@@ -199,7 +199,7 @@ pub struct CausalTreeBlock {
 struct Lanes {
     kernels: Kernels<f64>,
     rows: DirichletRows,
-    /// The row of the table that each position's symbol is drawn from; row S is μ.
+    /// Where each position's symbol comes from; row S of the table is μ.
     row_of: Vec<RowOf>,
     /// (T rounded up to even, SAMPLE_LANES).
     words: Vec<u64>,
@@ -214,7 +214,7 @@ impl CausalTree {
     /// here.
     const MAX_LANE_VOCAB: usize = 128;
 
-    /// The row of position `i`'s law in a lane's table: rows of π, then μ.
+    /// Where the law of position `i` stands in a lane's table: rows of π, then μ.
     fn row_of(&self, i: usize) -> RowOf {
         match self.parent(i) {
             Some(p) => RowOf::Symbol(p as u32),
@@ -242,7 +242,7 @@ impl CausalTree {
 
     /// Samples `first`, `first + 1`, .. (numbers wrap): tokens (n, T), targets (n, S). The bits are
     /// those of
-    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples are drawn in parallel lanes.
+    /// [`sample`](Self::sample); [`SAMPLE_LANES`] samples go side by side.
     ///
     /// Allocates nothing.
     ///
@@ -347,8 +347,7 @@ impl CausalTree {
     }
 }
 
-/// Workspace of [`CausalTree::sample`]: π and μ of the latest sample, and scratch. Made by
-/// [`CausalTree::work`].
+/// What one sample needed: π and μ of the latest sample, and scratch. Made by [`CausalTree::work`].
 #[derive(Debug, Clone)]
 pub struct CausalTreeWork {
     vocab: usize,

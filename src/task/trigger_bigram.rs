@@ -20,7 +20,7 @@ use crate::num::exp;
 use crate::rng::{Key, LogGamma, Purpose, lemire, unit};
 use crate::{Error, Result};
 
-/// A bigram law of sequences: the law of the first symbol, and the transitions.
+/// A law of sequences: first symbol, then one transition a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bigrams {
     unigram: Vec<f64>,
@@ -77,7 +77,7 @@ impl Bigrams {
         Bigrams::new(mu, pi)
     }
 
-    /// Number of symbols, N.
+    /// N.
     pub fn vocab(&self) -> usize {
         self.unigram.len()
     }
@@ -120,19 +120,19 @@ pub enum Outputs {
     Bigram,
 }
 
-/// The law of the outputs of triggers.
+/// What may follow a trigger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputLaw {
     /// Its law, before the exclusions below.
     pub law: Outputs,
     /// Excludes o_k = q_k.
     pub no_repeat: bool,
-    /// For each symbol (N), whether it may be an output; empty: all may. With one set for training
-    /// and its complement for testing, a model must copy symbols that it never copied in training.
+    /// Symbols that may be outputs (N); all where empty. With a set for training and its complement
+    /// for testing, a model is asked to copy symbols that it never had to copy.
     pub allowed: Vec<bool>,
 }
 
-/// The trigger-bigram task.
+/// The task.
 #[derive(Debug, Clone)]
 pub struct TriggerBigram {
     laws: Bigrams,
@@ -149,11 +149,10 @@ pub struct TriggerBigram {
 const TRIGGER_VARIATES: u32 = 1 << 30;
 const OUTPUT_VARIATES: u32 = 1 << 31;
 
-/// The output of a symbol that is not a trigger.
+/// Of a symbol that is no trigger.
 const NONE: u32 = u32::MAX;
 
-/// Workspace of [`TriggerBigram::sample`]; it also holds the triggers and outputs of the latest
-/// sequence.
+/// Storage for [`TriggerBigram::sample`]; afterwards it tells the triggers of the latest sequence.
 #[derive(Debug, Clone)]
 pub struct TriggerBigramWork {
     /// Output of each symbol (N), `NONE` if it is no trigger, and its occurrences so far.
@@ -176,11 +175,11 @@ impl TriggerBigramWork {
 }
 
 impl TriggerBigram {
-    /// The task with sequences of `len` (L) inputs, and one more token for the last label.
+    /// Sequences of `len` (L) inputs, and one more token for the last label.
     ///
     /// # Errors
-    /// L below 2 or above 65536; K of 0; K above the number of symbols left after the offset (fixed
-    /// triggers) or of positive probability (random triggers); a trigger without a possible output.
+    /// L below 2 or above 65536; K of 0, or more than the symbols there are (that can occur, for
+    /// random triggers; after the offset, for fixed ones); a trigger without a possible output.
     pub fn new(laws: Bigrams, len: usize, triggers: Triggers, outputs: OutputLaw) -> Result<Self> {
         let n = laws.vocab();
         if !(2..=1 << 16).contains(&len) {
@@ -221,7 +220,7 @@ impl TriggerBigram {
         Ok(task)
     }
 
-    /// The bigram law, which holds after symbols that are not triggers.
+    /// The laws of everything that is no trigger.
     pub fn laws(&self) -> &Bigrams {
         &self.laws
     }
@@ -259,7 +258,7 @@ impl TriggerBigram {
         }
     }
 
-    /// True if no output is excluded.
+    /// Is no output excluded?
     fn any_output(&self) -> bool {
         !self.outputs.no_repeat && self.outputs.allowed.is_empty()
     }

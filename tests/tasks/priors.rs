@@ -2,7 +2,7 @@
 //! known in closed form; and the naive enumeration held against identities that it does not use.
 
 use popgrad::exact::brute::{population, weights, words};
-use popgrad::exact::quadrature::{draws, monte_carlo, power_rule, stationary_pairs, until_still};
+use popgrad::exact::quadrature::{draws, monte_carlo, power_rule, stationary_pairs, until_converged};
 use popgrad::exact::{AtomRoots, FinitePrior, Prior, RootLaw};
 use popgrad::num::Sum;
 use popgrad::rng::{Key, Purpose};
@@ -351,11 +351,11 @@ fn doubling_the_nodes_converges() {
     let (a1, a2) = (vec![0.0; 64], vec![0.1, 0.0, 0.0, 0.1]);
     let forest = Forest::chain(8).unwrap();
     let loss = |p: &FinitePrior| Ok(population(&forest, &p.clone().into(), &a1, &a2, 0.01)?.loss);
-    let c = until_still(0.5, loss).unwrap();
+    let c = until_converged(0.5, loss).unwrap();
     // Claim 8: the loss at the start of Algorithm 1.
     assert!((c.loss - 0.63384).abs() < 5e-6 && c.change < 1e-12 && c.nodes <= 32, "{} {}", c.loss, c.nodes);
     let mut n = 0.0;
-    let e = until_still(0.5, |_| {
+    let e = until_converged(0.5, |_| {
         n += 1.0;
         Ok(n)
     })

@@ -42,7 +42,7 @@ pub(super) fn over<E: Elem>(
         let size = || found.grad.iter().map(|g| g.abs()).sum();
         Ok(if found.loss.is_finite() { found.loss } else { size() })
     };
-    let nodes = quadrature::until_still(alpha, loss)?.nodes;
+    let nodes = quadrature::until_converged(alpha, loss)?.nodes;
     let prior = Prior::Finite(quadrature::stationary_pairs(alpha, nodes)?);
     let mut found = of.over(x, &prior)?;
     found.method += &format!(", quadrature with {nodes} nodes per axis");

@@ -8,7 +8,7 @@ use popgrad_kernels::{
     Attention, Elem, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, Queries, Save, Saved, Scratch, Write,
 };
 
-/// Which gradients are requested, and what they depend on.
+/// Which gradients are wanted, and what they need.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted {
     pub(super) embeddings: bool,
@@ -27,7 +27,7 @@ impl Wanted {
     pub(super) fn first(&self) -> bool {
         self.embeddings || self.wk[0]
     }
-    /// The output of layer 1.
+    /// What layer 1 hands on.
     fn stream(&self) -> bool {
         self.first() || self.ff[0] != [false; 2]
     }
@@ -35,11 +35,11 @@ impl Wanted {
     fn second(&self) -> bool {
         self.wk[1] || self.stream()
     }
-    /// The output of layer 2's attention.
+    /// What layer 2's attention hands on.
     fn mixed(&self) -> bool {
         self.wo || self.second()
     }
-    /// The input of the output matrix.
+    /// What the output reads.
     fn top(&self) -> bool {
         self.mixed() || self.ff[1] != [false; 2]
     }
@@ -53,12 +53,32 @@ impl Wanted {
     }
 }
 
-/// What attention stores for later.
+/// What every product needs.
+pub(super) struct With<'a, E> {
+    pub(super) params: &'a [E],
+    pub(super) kernel: &'a mut Scratch<E>,
+}
+
+/// The gradient, what of it is wanted, and what every product needs.
+pub(super) struct Grads<'a, E> {
+    pub(super) grad: &'a mut [E],
+    pub(super) wanted: Wanted,
+    pub(super) with: With<'a, E>,
+}
+
+/// What layer `l`'s feed-forward reads, h (rows, d), and where its hidden layer lies.
+struct Hidden<'a, E> {
+    l: usize,
+    h: &'a [E],
+    f: &'a mut [E],
+}
+
+/// What attention keeps for later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Store {
     Nothing,
-    /// The probabilities. The backward pass runs while they are in cache, which is a third faster
-    /// than to compute them again.
+    /// The probabilities: the backward pass comes before they leave the cache, and is a third
+    /// faster than by computing them again.
     Probs,
 }
 
@@ -179,10 +199,9 @@ impl<E: Elem> Memory<E> {
         Ok(k.gemm(Write::Add, E::ONE, f, w2.t(), mat_mut(y, rows, d)?, kernel)?)
     }
 
-    /// `dy` (rows, d), the gradient of y, becomes that of h where `through`; those of the weights
-    /// are added if requested. `f` is what [`Memory::feed_forward`] left there, and lost if the map
-    /// is linear.
-    #[allow(clippy::too_many_arguments)]
+    /// `dy` (rows, d), the gradient of y, becomes that of h where that is wanted; those of the
+    /// weights are added. The hidden layer is what [`Memory::feed_forward`] left there, and lost if
+    /// the map is linear; `df` has room for its gradient.
     fn feed_forward_backward(
         &self,
         hidden: Hidden<'_, E>,
@@ -448,13 +467,9 @@ impl<E: Elem> Memory<E> {
         Ok(())
     }
 
-    /// Computes the products of parameters alone: those of layer 2 and the tables of layer 1.
-    pub(super) fn fill_tables(
-        &self,
-        params: &[E],
-        tables: &mut Tables<'_, E>,
-        kernel: &mut Scratch<E>,
-    ) -> Result<()> {
+    /// What parameters alone give. The products of layer 2 always; the tables of layer 1 too.
+    pub(super) fn fill_tables(&self, tables: &mut Tables<'_, E>, with: &mut With<'_, E>) -> Result<()> {
+        let With { params, kernel } = with;
         let (k, d) = (&self.kernels, self.shape.dim);
         let block = |b: usize, rows: usize| mat(&params[self.range(b)], rows, d);
         let [first, second] = self.blocks.layers;

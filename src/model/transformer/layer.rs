@@ -1,5 +1,5 @@
-//! A layer without its attention: the part before it, which the first layer computes for the table,
-//! and the part after it.
+//! A layer around its attention: what comes before, which in the first layer is done for the table,
+//! and what follows.
 
 use super::Transformer;
 use super::parts::Hidden;
@@ -9,7 +9,7 @@ use crate::Result;
 use crate::model::BlockKind;
 use popgrad_kernels::{Elem, Mat, MatMut, Write};
 
-/// Layer `l` on `x` (n, d). `list` holds the query rows, ascending; `None`: all rows.
+/// Layer `l` on `x` (n, d), of whose rows those in `list` ask, ascending; `None`: all.
 #[derive(Clone, Copy)]
 pub(super) struct Front<'a, E> {
     pub(super) l: usize,
@@ -45,7 +45,7 @@ pub(super) fn gather<E: Elem>(
 }
 
 impl<E: Elem> Transformer<E> {
-    /// The inputs of the layer's maps before attention: LN(x), and in `Public` the feed-forward's
+    /// What the layer's maps before attention read: LN(x), and in `Public` the feed-forward's
     /// hidden layer.
     pub(super) fn front_norms(
         &self,
@@ -106,21 +106,26 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
-    /// True if a gradient below the queries, keys and values of layer `l` is needed: that of their
-    /// norm, or, if `down`, that of the layer's input.
+    /// The norm before the queries, keys and values of layer `l`: none in `PostNorm`.
+    fn front_norm(&self, l: usize) -> Option<usize> {
+        self.layers[l].attention_norm.filter(|_| self.spec.block != BlockKind::PostNorm)
+    }
+
+    /// Is anything wanted that lies below the queries, keys and values of layer `l`: their norm, or
+    /// what `down` is about?
     pub(super) fn stream_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         down || Self::norm_wanted(self.front_norm(l), active)
     }
 
-    /// True if a gradient before the attention of layer `l` is needed; `down`: that of the layer's
-    /// input is.
+    /// Does anything before the attention of layer `l` have a gradient that is wanted, `down` what
+    /// is below included?
     pub(super) fn attention_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let b = &self.layers[l];
         active[b.wq..=b.wv()].iter().any(|on| *on) || self.stream_wanted(l, down, active)
     }
 
-    /// True if a gradient that [`Transformer::front_backward`] computes is needed; in `Public` that
-    /// includes the feed-forward's blocks.
+    /// The same of all that [`Transformer::front_backward`] gives: in `Public` the feed-forward's
+    /// blocks too.
     pub(super) fn front_wanted(&self, l: usize, down: bool, active: &[bool]) -> bool {
         let b = &self.layers[l];
         let beside =

@@ -1,4 +1,4 @@
-//! The parts of a layer other than attention: norms, weights, feed-forward.
+//! What layers are made of besides attention: norms, weights, the feed-forward.
 
 use super::Transformer;
 use super::workspace::{F1, F2, Grads, With};
@@ -17,7 +17,7 @@ pub(super) struct Hidden<'a, E> {
 }
 
 impl<E: Elem> Transformer<E> {
-    /// True if the gradient of one of a norm's two blocks is requested.
+    /// Is any of a norm's two blocks wanted?
     pub(super) fn norm_wanted(norm: Option<usize>, active: &[bool]) -> bool {
         norm.is_some_and(|w| active[w] || active[w + 1])
     }
@@ -110,8 +110,7 @@ impl<E: Elem> Transformer<E> {
         Ok(())
     }
 
-    /// From the gradient of FF(u), computes those of its matrices, and that of u if requested.
-    #[allow(clippy::too_many_arguments)]
+    /// From the gradient of FF(u) those of its matrices, and that of u if wanted.
     pub(super) fn ff_backward(
         &self,
         hidden: Hidden<'_, E>,

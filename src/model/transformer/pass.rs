@@ -20,7 +20,8 @@ impl<E: Elem> Transformer<E> {
         (&mut below[l * each..][..len], &mut above[..len])
     }
 
-    /// Logits at the query positions of the sequence whose positions have the table's `rows`.
+    /// Logits of the sequence whose positions have the table's `rows`; at the top of those that
+    /// ask.
     fn forward(
         &self,
         rows: &[usize],
@@ -71,8 +72,8 @@ impl<E: Elem> Transformer<E> {
         self.product(with, Write::Set, Mat::new(f, m, d)?, self.output_panels(), logits)
     }
 
-    /// True if the gradient of the input of layer `l` is needed for a block below, that is, before
-    /// its own blocks in the layout.
+    /// Is the gradient of what enters layer `l` wanted, for anything below? Its blocks come first
+    /// in the layout.
     fn down(&self, l: usize, active: &[bool]) -> bool {
         active[..self.layers[l].wq].iter().any(|on| *on)
     }
@@ -224,7 +225,7 @@ impl<E: Elem> Transformer<E> {
         Ok(loss)
     }
 
-    /// Losses and predictions at every output, and the other requested arrays.
+    /// Losses and predictions at every output, and what else is wanted.
     pub(super) fn fill_report(
         &self,
         params: &[E],
@@ -242,7 +243,7 @@ impl<E: Elem> Transformer<E> {
         self.table_forward(&at.pairs[..2 * pairs], &mut act, &mut reals, &mut with)?;
         let Report { losses, predicted, attended, probs } = report;
         let (outputs, wanted) = (batch.outputs(), !attended.is_empty());
-        // Attention is reported at every position, not only at outputs.
+        // Attention is shown at every position, whatever has an output.
         let first = if wanted { 0 } else { t - outputs };
         let m = t - first;
         for h in 0..heads {

@@ -1,9 +1,9 @@
 //! The first layer up to its attention, once for every pair of token and position of a batch.
 //!
-//! x⁰_t = E[z_t] + P_t: two sequences with the same token at the same position share the row there,
-//! its query, key and value, and in `Public` its feed-forward. With N = 65 symbols of a text, 128
-//! sequences have about thirty different rows per position. The gradients of equal rows are summed
-//! before the backward pass of these maps, which is linear in them.
+//! x⁰_t = E[z_t] + P_t: two sequences with the same token at the same position have the same row
+//! there, the same queries, keys and values, and in `Public` the same feed-forward. With N = 65
+//! symbols of a text, 128 sequences have some thirty different rows a position. Their gradients are
+//! summed before they pass through these maps, which are linear in them.
 
 use super::Transformer;
 use super::layer::{Front, FrontGrads};

@@ -1,4 +1,4 @@
-//! The contents of a shard's workspace, and weights packed for the matrix products.
+//! What a shard's workspace holds, and the weights in the panels that products read.
 
 use super::Transformer;
 use crate::model::{Workspace, WorkspaceLen};
@@ -15,15 +15,15 @@ pub(super) const SHOWN: usize = 64;
 /// Columns that panels are rounded up to, see `Kernels::pack_b`.
 const PANEL: usize = 16;
 
-/// Operands shared by all products.
+/// What every product needs.
 pub(super) struct With<'a, E> {
     pub(super) params: &'a [E],
     pub(super) packed: &'a [PackedB<E>],
     pub(super) kernel: &'a mut Scratch<E>,
 }
 
-/// The gradient, its requested blocks, and scratch for gradients of norms that are not requested
-/// (2 d).
+/// The gradient, the blocks of it that are wanted, where norms put what is not (2 d), and what
+/// every product needs.
 pub(super) struct Grads<'a, E> {
     pub(super) grad: &'a mut [E],
     pub(super) active: &'a [bool],
@@ -34,13 +34,12 @@ pub(super) struct Grads<'a, E> {
 /// A layer's activations. Rows are those of one sequence, or of a chunk of the table; at the top
 /// the m that count, but for `a`, `qkv`.
 pub(super) struct Layer<'a, E> {
-    /// LN(x) for queries, keys and values, and its query rows.
+    /// LN(x) for queries, keys and values, and its rows that ask.
     pub(super) a: &'a mut [E],
     pub(super) asking: &'a mut [E],
-    /// Query rows of x.
+    /// Rows of x that ask.
     pub(super) x: &'a mut [E],
-    /// The input of the feed-forward, its hidden layer, and `PostNorm`'s LN(x + Attn x) and h + FF
-    /// h.
+    /// What the feed-forward reads, its hidden layer, and `PostNorm`'s LN(x + Attn x) and h + FF h.
     pub(super) u: &'a mut [E],
     pub(super) z: &'a mut [E],
     pub(super) g: &'a mut [E],
@@ -54,7 +53,7 @@ pub(super) struct Layer<'a, E> {
 pub(super) struct Heads<'a, E> {
     /// (T, 3 d): queries, keys, values, head by head.
     pub(super) qkv: &'a mut [E],
-    /// Outputs of the heads (T, d), and their query rows.
+    /// What heads found (T, d), and its rows that ask.
     pub(super) o: &'a mut [E],
     pub(super) asking: &'a mut [E],
     /// Largest score and 1/Σ of every query (H, T, 2).
@@ -146,7 +145,7 @@ pub(super) const F2: usize = 4;
 const MATRICES: usize = 5;
 
 impl<E: Elem> Transformer<E> {
-    /// Number of rows that a layer's arrays hold.
+    /// Rows that a layer's arrays have room for.
     pub(super) fn capacity(&self) -> usize {
         self.shape.len.max(CHUNK)
     }
@@ -238,7 +237,7 @@ impl<E: Elem> Transformer<E> {
             .try_fold(0usize, |sum, [k, n]| sum.checked_add(mul(k, n.next_multiple_of(PANEL))?))
     }
 
-    /// Checks that the workspace was made by this model for at least `seqs` sequences.
+    /// That the workspace is one of this model, for so many sequences.
     pub(super) fn check_workspace(&self, seqs: usize, ws: &Workspace<E>) -> Result<()> {
         let enough = self.needed(seqs).is_some_and(|m| {
             let enough = m.arena <= ws.arena.len() && m.kernel <= ws.kernel.len();
@@ -250,7 +249,7 @@ impl<E: Elem> Transformer<E> {
         Err(Error::invalid("B", seqs.to_string(), "at most what the workspace was made for, by this model"))
     }
 
-    /// The range of matrix `w` of layer `l` in the flat vector, and its rows and columns.
+    /// Where matrix `w` of layer `l` lies, and its rows and columns.
     fn matrix(&self, l: usize, w: usize) -> Option<(Range<usize>, [usize; 2])> {
         let (b, d) = (&self.layers[l], self.shape.dim);
         let wide = if b.w2.is_some() { 4 * d } else { d };
@@ -273,7 +272,7 @@ impl<E: Elem> Transformer<E> {
         2 * MATRICES * self.shape.layers
     }
 
-    /// Packs the weights into panels, with those of the backward pass if requested.
+    /// Writes the panels anew, those of the backward pass if wanted.
     pub(super) fn pack(&self, params: &[E], packed: &mut [PackedB<E>], backward: bool) -> Result<()> {
         let mut write = |at: usize, range: Range<usize>, [rows, cols]: [usize; 2]| -> Result<()> {
             let w = Mat::new(&params[range], rows, cols)?;

@@ -110,7 +110,7 @@ pub(super) fn prior(task: &CausalTree) -> Result<Prior> {
         Roots::Stationary => {
             let forest = task.forest();
             let few = few_words(task);
-            let found = quadrature::until_still(task.alpha(), |p| {
+            let found = quadrature::until_converged(task.alpha(), |p| {
                 let prior = Prior::Finite(p.clone());
                 if few {
                     return Ok(bayes_of(&TreeLaw::new(forest.clone(), prior)?));

@@ -59,5 +59,5 @@ pub(super) fn loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
         chunks.into_iter().for_each(|s| total.merge(s));
         Ok(total.value() / by)
     };
-    Some(quadrature::until_still(task.alpha(), loss_under).ok()?.loss)
+    Some(quadrature::until_converged(task.alpha(), loss_under).ok()?.loss)
 }
