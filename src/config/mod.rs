@@ -278,7 +278,8 @@ pub fn typed<T: serde::de::DeserializeOwned>(table: &Table) -> Result<T> {
 
 impl Config {
     /// From a table that holds every key without a default.
-    fn from_table(mut table: Table) -> Result<Self> {
+    fn from_table(table: Table) -> Result<Self> {
+        let mut table = check_keys(table, KEYS)?;
         complete(&mut table)?;
         let config = Config {
             plan: typed(&table)?,

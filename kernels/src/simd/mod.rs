@@ -2,8 +2,8 @@
 //!
 //! An operation ([`Op`]) is written once over [`Simd`]; `dispatch` runs it inside a function that
 //! has the wanted target features, so that everything marked `inline(always)` below it is compiled
-//! with them. A new instruction set is one folder here, one variant of [`Isa`] and one arm of the
-//! two `dispatch` functions.
+//! with them. A new instruction set is one file here, one variant of [`Isa`], one arm in each of
+//! the three dispatch functions (their default arm is portable), and a column of tile shapes.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
