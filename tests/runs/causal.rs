@@ -182,7 +182,7 @@ fn heads_differ_from_a_random_start_and_only_then() {
     for (init, differ) in [("init=0", false), ("init=1e-2", true)] {
         let folder = dir.path().join(init);
         let out = run(&folder, &["steps=40", "heads=2,1", init]);
-        let noted = String::from_utf8(out.stderr).unwrap().contains("equal for ever");
+        let noted = String::from_utf8(out.stderr).unwrap().contains("heads of a layer stay equal");
         assert_eq!(noted, !differ);
         let arrays = popgrad::report::arrays::read_arrays(&folder.join("checkpoint.safetensors")).unwrap();
         let a = arrays["param.A.0"].to_f64_vec();
