@@ -4,10 +4,8 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Ok(base) = popgrad::paper::preset("chain", false) {
-        popgrad::config::fuzz(data, &base);
-    }
-    if let Ok(base) = popgrad::paper::preset("birth", false) {
-        popgrad::paper::birth::fuzz(data, &base);
+    for preset in ["chain", "birth"] {
+        let base = popgrad::paper::preset(preset, false).and_then(|layers| popgrad::config::resolve(&layers));
+        popgrad::config::fuzz(data, &base.expect("presets resolve").table());
     }
 });

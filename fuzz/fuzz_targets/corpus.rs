@@ -3,4 +3,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad::paper::corpus::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| popgrad::paper::birth::corpus::fuzz(data));
