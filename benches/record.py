@@ -54,14 +54,21 @@ def main():
                      f"{interval['upper_bound']:.1f}", unit, amount or "", rate])
     if not rows:
         raise SystemExit("no criterion results: run `cargo bench` first")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True).stdout.strip()
+
+    # Records and the pages made from them differ from the commit because a measurement writes them.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benches/record", ":!docs")
+    if changed:
+        raise SystemExit(f"commit these changes before measuring:\n{changed}")
+    commit = git("describe", "--always")
     isa = os.environ.get("POPGRAD_ISA") or best_isa()
     out = root / "benches" / "record" / cpu_name() / f"{datetime.date.today()}.csv"
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as f:
         w = csv.writer(f, lineterminator="\n")
         w.writerow(["bench", "median_ns", "low_ns", "high_ns", "unit", "per_iteration", "per_second", "isa", "commit"])
-        w.writerows([*row, isa, commit.stdout.strip()] for row in rows)
+        w.writerows([*row, isa, commit] for row in rows)
     print(out.relative_to(root))
 
 

@@ -8,7 +8,7 @@ use popgrad::model::{Disentangled, DisentangledSpec, MODELS, Model, Report, Spec
 use popgrad_kernels::Elem;
 
 /// Every third label does not count.
-fn random_batch(kind: Targets, seed: u64, seqs: usize, len: usize, vocab: usize) -> Batch {
+pub(crate) fn random_batch(kind: Targets, seed: u64, seqs: usize, len: usize, vocab: usize) -> Batch {
     let mut draw = noise(seed);
     let mut batch = Batch::with_capacity(kind, seqs, len, vocab).unwrap();
     batch.set_seqs(seqs);

@@ -2,31 +2,12 @@
 //! and the gradient against differences of that transcription; its start; instruction sets,
 //! precision, misfits.
 
+use crate::gradients::random_batch;
 use crate::support::noise;
 use popgrad::batch::{Batch, Targets};
 use popgrad::model::{Draw, Layout, MlpTransformer, MlpTransformerSpec, Model, Report};
 use popgrad_kernels::Elem;
 use std::process::Command;
-
-/// Every third label does not count.
-fn random_batch(kind: Targets, seed: u64, seqs: usize, len: usize, vocab: usize) -> Batch {
-    let mut draw = noise(seed);
-    let mut batch = Batch::with_capacity(kind, seqs, len, vocab).unwrap();
-    batch.set_seqs(seqs);
-    let parts = batch.parts_mut();
-    for x in parts.tokens.iter_mut().chain(parts.labels) {
-        *x = ((draw() + 1.0) * 0.5 * vocab as f64) as u32 % vocab as u32;
-    }
-    for row in parts.laws.chunks_mut(vocab) {
-        row.iter_mut().for_each(|y| *y = draw().abs() + 0.01);
-        let z: f64 = row.iter().sum();
-        row.iter_mut().for_each(|y| *y /= z);
-    }
-    for (i, w) in parts.weights.iter_mut().enumerate() {
-        *w = if kind == Targets::Labels && i % 3 == 1 { 0.0 } else { draw().abs() };
-    }
-    batch
-}
 
 /// x w √(n/m) + √n b for x of m entries and w (m, n).
 fn mu_linear(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {

@@ -344,14 +344,5 @@ fn chart(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, 
 }
 
 fn panel(title: &str, y_label: &str, series: Vec<Series>, y_range: Option<(f64, f64)>) -> Figure {
-    LineChart {
-        title: title.into(),
-        x_label: "step".into(),
-        y_label: y_label.into(),
-        series,
-        y_range,
-        size: (440.0, 280.0),
-        ..LineChart::default()
-    }
-    .into()
+    LineChart::over_steps(title, y_label, series, y_range).into()
 }

@@ -131,15 +131,7 @@ fn chart(
     };
     let series = curves.iter().enumerate().map(|(i, (key, label))| Series::new(*label, points(key), i));
     let series: Vec<Series> = series.filter(|s| !s.points.is_empty()).collect();
-    (!series.is_empty()).then(|| LineChart {
-        title: title.into(),
-        x_label: "step".into(),
-        y_label: y_label.into(),
-        series,
-        y_range,
-        size: (440.0, 280.0),
-        ..LineChart::default()
-    })
+    (!series.is_empty()).then(|| LineChart::over_steps(title, y_label, series, y_range))
 }
 
 /// Heads of a layer that are shown.

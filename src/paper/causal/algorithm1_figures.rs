@@ -2,7 +2,7 @@
 //! over time, β, and the final matrices.
 
 use super::algorithm1::MetricRecord;
-use super::figures::{fit, graph};
+use super::figures::{fit, graph, pattern};
 use super::task::title_of;
 use crate::config::Config;
 use crate::model::Layout;
@@ -41,18 +41,7 @@ impl Drawn<'_> {
         let block = |name: &str| layout.find(name).map(|b| params[b.range()].to_vec()).unwrap_or_default();
         let (s, t) = (self.task.vocab(), self.task.seq_len());
         let graph = graph(self.task);
-        let pattern = fit(HeatMap {
-            title: "softmax of A1".into(),
-            values: causal_pattern(&block("A1"), t),
-            rows: t,
-            cols: t,
-            range: Some((0.0, 1.0)),
-            row_ticks: Ticks::From(1),
-            col_ticks: Ticks::From(1),
-            x_label: "key position".into(),
-            y_label: "query position".into(),
-            ..HeatMap::default()
-        });
+        let pattern = pattern("softmax of A1", 1, 0, &causal_pattern(&block("A1"), t), t);
         let a2 = fit(HeatMap {
             title: "A2".into(),
             values: block("A2"),

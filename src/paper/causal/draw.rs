@@ -250,16 +250,7 @@ fn curves(study: &Study, found: &[Found<'_>]) -> Figure {
                 ..Series::new(label, curve.iter().map(|(x, s)| (*x as f64, s.mean)).collect(), color)
             });
         }
-        LineChart {
-            title: title.into(),
-            x_label: "step".into(),
-            y_label: y_label.into(),
-            series,
-            y_range,
-            size: (440.0, 280.0),
-            ..LineChart::default()
-        }
-        .into()
+        LineChart::over_steps(title, y_label, series, y_range).into()
     };
     let figures = vec![
         chart("test loss", "nats, band of one standard deviation", |p| Some(p.test_loss), None),

@@ -206,7 +206,7 @@ fn by_position(a: &HeadAssignment) -> LineChart {
     }
 }
 
-fn pattern(title: &str, heads: usize, head: usize, values: &[f64], t: usize) -> HeatMap {
+pub(super) fn pattern(title: &str, heads: usize, head: usize, values: &[f64], t: usize) -> HeatMap {
     let which = if heads > 1 { format!(", head {}", head + 1) } else { String::new() };
     fit(HeatMap {
         title: format!("{title}{which}"),

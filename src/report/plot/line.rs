@@ -89,6 +89,26 @@ impl Default for LineChart {
     }
 }
 
+impl LineChart {
+    /// Curves over training steps, in the size that panels of several charts have.
+    pub fn over_steps(
+        title: &str,
+        y_label: &str,
+        series: Vec<Series>,
+        y_range: Option<(f64, f64)>,
+    ) -> LineChart {
+        LineChart {
+            title: title.into(),
+            x_label: "step".into(),
+            y_label: y_label.into(),
+            series,
+            y_range,
+            size: (440.0, 280.0),
+            ..LineChart::default()
+        }
+    }
+}
+
 const LINE_HEIGHT: f64 = 16.0;
 const SWATCH: f64 = 22.0;
 const LEADER: f64 = 18.0;

@@ -98,20 +98,23 @@ fn run() -> Result<bool, String> {
     if !["all", "build", "machine", "gemm"].contains(&command) {
         return Err(format!("unknown command `{command}`; known: all, build, machine, gemm, help"));
     }
+    if command == "build" {
+        programs::build(&root, &args.settings)?;
+        return Ok(true);
+    }
+    // First, because it refuses what minutes of building would not change.
+    let mut record = record::Record::open(&root, "gemm", args.out)?;
     if args.build {
         programs::build(&root, &args.settings)?;
     }
     let mut good = true;
-    let mut record = record::Record::open(&root, "gemm", args.out);
     if ["all", "machine"].contains(&command) {
         measure::machine(&root, &args.settings, &mut record)?;
     }
     if ["all", "gemm"].contains(&command) {
         good = measure::gemm(&root, &args.settings, &mut record)?;
     }
-    if command != "build" {
-        println!("{}", record.save()?.display());
-    }
+    println!("{}", record.save()?.display());
     Ok(good)
 }
 

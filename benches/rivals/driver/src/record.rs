@@ -70,19 +70,28 @@ fn date(days: i64) -> String {
     format!("{}-{m:02}-{d:02}", yoe + era * 400 + i64::from(m <= 2))
 }
 
-/// `git describe` of the checkout.
-pub fn commit(root: &Path) -> String {
-    let out = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root).output();
-    let text = out
-        .ok()
-        .filter(|o| o.status.success())
-        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
-    text.unwrap_or_else(|| "unknown".into())
+/// What git says in `root`; None outside a checkout.
+fn git(root: &Path, args: &[&str]) -> Option<String> {
+    let out = Command::new("git").args(args).current_dir(root).output().ok()?;
+    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
+}
+
+/// The commit that is measured; "unknown" outside a checkout. Records and the pages made from them
+/// may differ from it, because a measurement writes them.
+///
+/// # Errors
+/// Uncommitted changes of anything else: a figure nobody could measure again.
+pub fn commit(root: &Path) -> Result<String, String> {
+    let changed = ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!benches/record", ":!docs"];
+    match git(root, &changed) {
+        Some(files) if !files.is_empty() => Err(format!("commit these changes before measuring:\n{files}")),
+        _ => Ok(git(root, &["describe", "--always"]).unwrap_or_else(|| "unknown".into())),
+    }
 }
 
 impl Record {
     /// Today's record of this CPU, with what it already holds; or the file `path`.
-    pub fn open(root: &Path, kind: &str, path: Option<PathBuf>) -> Record {
+    pub fn open(root: &Path, kind: &str, path: Option<PathBuf>) -> Result<Record, String> {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let path = path.unwrap_or_else(|| {
             let name = format!("{}-{kind}.csv", date((seconds / 86_400) as i64));
@@ -92,7 +101,7 @@ impl Record {
         let lines =
             old.lines().skip(1).map(|l| (l.split(',').take(KEY).map(String::from).collect(), l.to_string()));
         let rows = if old.starts_with(COLUMNS) { lines.collect() } else { BTreeMap::new() };
-        Record { path, rows, tail: format!("{},{}", commit(root), cpu()) }
+        Ok(Record { path, rows, tail: format!("{},{}", commit(root)?, cpu()) })
     }
 
     /// Adds or replaces.
@@ -158,7 +167,7 @@ mod tests {
             peak: Some(10.0),
         };
         for (n, rate) in [("64", 1.0), ("8", 2.0), ("64", 3.0)] {
-            let mut r = Record::open(&dir, "test", Some(path.clone()));
+            let mut r = Record::open(&dir, "test", Some(path.clone())).unwrap();
             r.put(row(n, rate));
             r.save().unwrap();
         }

@@ -56,8 +56,7 @@ impl<E: Elem + Scalar> Ours<E> {
         let some = |b0: usize, c: &mut [E], scratch: &mut Scratch<E>| {
             for (i, c) in c.chunks_exact_mut(m * n).enumerate() {
                 let p = b0 + i;
-                let [a, b] =
-                    operands(case, &a[p * m * k..(p + 1) * m * k], &b[p * k * n..(p + 1) * k * n]);
+                let [a, b] = operands(case, &a[p * m * k..(p + 1) * m * k], &b[p * k * n..(p + 1) * k * n]);
                 let c = MatMut::new(c, m, n).expect("C");
                 kernels.gemm(Write::Set, E::ONE, a, b, c, scratch).expect("operands that fit");
             }
