@@ -1,5 +1,6 @@
 //! A training step after the first allocates nothing.
 
+use crate::{counted, least, pools, wake_all_threads};
 use popgrad::exact::{Prior, RootLaw, TreeLaw};
 use popgrad::model::{Model, Spec};
 use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
@@ -8,13 +9,7 @@ use popgrad::source::{LossOn, Population, Sampled, Source, TriggerSource};
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, TriggerBigram, Triggers};
 use popgrad::task::{CausalDag, CausalTree, Dag, DagRoots, Forest, Roots};
 use popgrad::train::{Objective, Plan, Sharded, Trainer};
-use rayon::prelude::*;
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use std::alloc::System;
-use std::sync::{Arc, Barrier};
-
-#[global_allocator]
-static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+use std::sync::Arc;
 
 fn sampled() -> Sampled {
     let task = CausalTree::new(Forest::chain(12).unwrap(), 5, 0.1, Roots::Stationary).unwrap();
@@ -52,14 +47,7 @@ const WARM: u64 = 20;
 const COUNTED: u64 = 200;
 
 fn warm<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) {
-    // A worker's first steal registers it with the deques' garbage collector, once in its life. On
-    // a loaded machine a worker may sleep through any number of warm-up steps; a barrier makes
-    // every one of them steal a task now.
-    let threads = rayon::current_num_threads();
-    let all_here = Barrier::new(threads);
-    (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
-        all_here.wait();
-    });
+    wake_all_threads();
     for _ in 0..WARM {
         trainer.update().unwrap();
     }
@@ -67,20 +55,17 @@ fn warm<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) {
 
 /// Of 200 steps of a warm trainer.
 fn round<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
-    let before = GLOBAL.stats();
-    for _ in 0..COUNTED {
-        trainer.update().unwrap();
-    }
-    let after = GLOBAL.stats();
-    (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
+    counted(|| {
+        for _ in 0..COUNTED {
+            trainer.update().unwrap();
+        }
+    })
 }
 
 /// Of 200 warm steps. Runs in the trainer's pool.
 fn allocations<O: Objective<f32>>(trainer: &mut Trainer<f32, O>) -> usize {
     warm(trainer);
-    // The least of a few rounds: a thread of another pool may still be starting up during one of
-    // them, which allocates once in its life; a step that allocates does so in every round.
-    std::iter::repeat_with(|| round(trainer)).take(3).min().unwrap_or(usize::MAX)
+    least(|| round(trainer))
 }
 
 fn plan(batch: usize, lr: f64) -> Plan {
@@ -124,19 +109,11 @@ fn allocations_of_labelled(model: &dyn Model<f32>, pool: &rayon::ThreadPool) -> 
             warm(&mut trainer);
             round(&mut trainer)
         };
-        std::iter::repeat_with(fresh).take(3).min().unwrap_or(usize::MAX)
+        least(fresh)
     })
 }
 
-/// One test, so that no other thread of the harness allocates meanwhile.
-#[test]
-fn a_warm_step_allocates_nothing() {
-    let before = GLOBAL.stats().allocations;
-    std::hint::black_box(vec![0u8; 100]);
-    assert!(GLOBAL.stats().allocations > before, "the counter counts");
-    // All pools live to the end: the threads of a dropped one allocate while they die, during
-    // somebody else's count.
-    let pools = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
+pub(crate) fn a_warm_step() {
     let (sampled, population) = (sampled(), population());
     let dag = CausalDag::new(Dag::two_parents(12).unwrap(), 5, 0.1, DagRoots::Shared).unwrap();
     let dag = Sampled::new(dag, Key::new(1, Purpose::Train));
@@ -154,7 +131,7 @@ fn a_warm_step_allocates_nothing() {
         (mlp("[1, 1]"), &sampled),
         (mlp("[2, 1, 1]"), &sampled),
     ] {
-        for pool in &pools {
+        for pool in pools() {
             let threads = pool.current_num_threads();
             let count = allocations_of_warm_steps(&spec(&text), source, pool);
             assert_eq!(count, 0, "{text}, {threads} threads: {count} allocations in 200 steps");
@@ -172,7 +149,7 @@ fn a_warm_step_allocates_nothing() {
         mlp("[1, 2]"),
     ] {
         let model = spec(&text).build::<f32>(9, 20).unwrap();
-        for pool in &pools {
+        for pool in pools() {
             let count = allocations_of_labelled(&*model, pool);
             assert_eq!(count, 0, "{text}: {count} allocations in 200 steps");
         }

@@ -1,16 +1,10 @@
 //! Attention and products allocate nothing, not over threads either.
 
+use crate::{counted, least, pools, wake_all_threads};
 use popgrad_kernels::{
     Attention, AttentionGrad, Kernels, KvGrad, Mat, MatMut, Mats, MatsMut, ParallelScratch, Queries, Save,
     Saved, Scratch, Write,
 };
-use rayon::prelude::*;
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use std::alloc::System;
-use std::sync::Barrier;
-
-#[global_allocator]
-static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn view_mut([count, t, d]: [usize; 3], m: &mut [f32]) -> MatsMut<'_, f32> {
     MatsMut::new(m, [count, t, d], t * d, d).unwrap()
@@ -54,38 +48,17 @@ fn products(pool: &rayon::ThreadPool, [m, k, n]: [usize; 3], tasks: usize) -> us
     })
 }
 
-/// Allocations of some calls within a pool: one test in this file, so that no other thread of the
-/// harness allocates meanwhile.
+/// Allocations of some calls within a pool.
 fn count_in(pool: &rayon::ThreadPool, mut call: impl FnMut() + Send) -> usize {
     pool.install(|| {
-        // A worker's first steal registers it with the deques' garbage collector, once in its life.
-        let all_here = Barrier::new(pool.current_num_threads());
-        (0..pool.current_num_threads()).into_par_iter().with_max_len(1).for_each(|_| {
-            all_here.wait();
-        });
+        wake_all_threads();
         (0..3).for_each(|_| call());
-        // The least of a few rounds: a thread of another pool may still be starting up during one
-        // of them, which allocates once in its life; a call that allocates does so in every round.
-        let round = || {
-            let before = GLOBAL.stats();
-            (0..20).for_each(|_| call());
-            let after = GLOBAL.stats();
-            (after.allocations - before.allocations) + (after.reallocations - before.reallocations)
-        };
-        std::iter::repeat_with(round).take(5).min().unwrap_or(usize::MAX)
+        least(|| counted(|| (0..20).for_each(|_| call())))
     })
 }
 
-#[test]
-fn kernels_over_threads_allocate_nothing() {
-    let before = GLOBAL.stats().allocations;
-    std::hint::black_box(vec![0u8; 100]);
-    assert!(GLOBAL.stats().allocations > before, "the counter counts");
-    let pools: Vec<_> = [1, 2, 3]
-        .map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap())
-        .into_iter()
-        .collect();
-    for pool in &pools {
+pub(crate) fn kernels_over_threads() {
+    for pool in pools() {
         for shape in [[40, 20, 30], [2, 500, 16]] {
             assert_eq!(attention(pool, shape, pool.current_num_threads()), 0, "{shape:?}");
         }
