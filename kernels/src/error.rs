@@ -94,6 +94,7 @@ impl fmt::Display for KernelError {
 impl std::error::Error for KernelError {}
 
 /// `Ok` when a dimension is what the other operands require.
+#[inline]
 pub(crate) fn expect(
     op: &'static str,
     what: &'static str,

@@ -68,6 +68,7 @@
 //! ```
 
 mod attention;
+#[cfg(any(test, feature = "checks"))]
 #[doc(hidden)]
 pub mod checks;
 mod elem;

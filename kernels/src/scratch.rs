@@ -41,11 +41,13 @@ impl<E: Real> Scratch<E> {
     }
 
     /// All of it, to read.
-    pub(crate) fn as_slice(&self) -> &[E] {
+    #[inline]
+    pub fn as_slice(&self) -> &[E] {
         &self.data[self.start..self.start + self.len]
     }
 
     /// Elements.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -63,6 +65,7 @@ impl<E: Real> Scratch<E> {
     }
 
     /// All of it.
+    #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [E] {
         &mut self.data[self.start..self.start + self.len]
     }
@@ -71,6 +74,7 @@ impl<E: Real> Scratch<E> {
     ///
     /// # Errors
     /// [`KernelError::ScratchTooSmall`].
+    #[inline]
     pub fn get(&mut self, len: usize) -> Result<&mut [E], KernelError> {
         if len > self.len {
             return Err(KernelError::ScratchTooSmall { needed: len, have: self.len });

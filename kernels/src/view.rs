@@ -35,7 +35,7 @@ fn extent(shape: [usize; 3], strides: [usize; 3]) -> Result<usize, KernelError> 
 }
 
 /// One matrix inside its slice: the common small case in a few instructions.
-#[inline]
+#[inline(always)]
 fn check_matrix(rows: usize, cols: usize, rs: usize, cs: usize, have: usize) -> Result<(), KernelError> {
     let fits = (rows | cols | rs | cs) < SMALL
         && rows > 0
@@ -44,6 +44,7 @@ fn check_matrix(rows: usize, cols: usize, rs: usize, cs: usize, have: usize) -> 
     if fits { Ok(()) } else { check_bounds([1, rows, cols], [0, rs, cs], have) }
 }
 
+#[cold]
 fn check_bounds(shape: [usize; 3], strides: [usize; 3], have: usize) -> Result<(), KernelError> {
     // The products of dimensions must fit as well: kernels multiply them when they size scratch.
     let elems = shape.iter().try_fold(1usize, |a, n| a.checked_mul(*n)).ok_or(KernelError::Overflow)?;
@@ -142,6 +143,7 @@ impl<'a, E: Real> Mat<'a, E> {
     ///
     /// # Errors
     /// When `data` is shorter than `rows * cols`, or the size overflows.
+    #[inline]
     pub fn new(data: &'a [E], rows: usize, cols: usize) -> Result<Self, KernelError> {
         Self::with_strides(data, rows, cols, cols, 1)
     }
@@ -150,6 +152,7 @@ impl<'a, E: Real> Mat<'a, E> {
     ///
     /// # Errors
     /// When the view reaches past `data`, or the size overflows.
+    #[inline]
     pub fn with_strides(
         data: &'a [E],
         rows: usize,
@@ -162,22 +165,27 @@ impl<'a, E: Real> Mat<'a, E> {
     }
 
     /// Rows.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
     /// Columns.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
     /// Elements from one row to the next.
+    #[inline]
     pub fn row_stride(&self) -> usize {
         self.rs
     }
     /// Elements from one column to the next.
+    #[inline]
     pub fn col_stride(&self) -> usize {
         self.cs
     }
     /// The transpose, by swapping strides.
+    #[inline]
     pub fn t(self) -> Self {
         Mat { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
     }
@@ -185,6 +193,7 @@ impl<'a, E: Real> Mat<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn at(&self, i: usize, j: usize) -> E {
         assert!(i < self.rows && j < self.cols, "({i}, {j}) outside {} x {}", self.rows, self.cols);
         // SAFETY: in range, so inside the slice that the constructor checked.
@@ -194,6 +203,7 @@ impl<'a, E: Real> Mat<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn sub(self, r0: usize, nr: usize, c0: usize, nc: usize) -> Self {
         assert!(r0 <= self.rows && nr <= self.rows - r0 && c0 <= self.cols && nc <= self.cols - c0);
         // An empty piece may start past the end: it keeps the base pointer.
@@ -201,6 +211,7 @@ impl<'a, E: Real> Mat<'a, E> {
         // SAFETY: the offset is that of an entry, inside the slice.
         Mat { ptr: unsafe { self.ptr.add(off) }, rows: nr, cols: nc, ..self }
     }
+    #[inline]
     pub(crate) fn ptr(&self) -> *const E {
         self.ptr
     }
@@ -211,6 +222,7 @@ impl<'a, E: Real> MatMut<'a, E> {
     ///
     /// # Errors
     /// When `data` is shorter than `rows * cols`, or the size overflows.
+    #[inline]
     pub fn new(data: &'a mut [E], rows: usize, cols: usize) -> Result<Self, KernelError> {
         Self::with_strides(data, rows, cols, cols, 1)
     }
@@ -219,6 +231,7 @@ impl<'a, E: Real> MatMut<'a, E> {
     ///
     /// # Errors
     /// When the view reaches past `data`, overlaps itself, or the size overflows.
+    #[inline]
     pub fn with_strides(
         data: &'a mut [E],
         rows: usize,
@@ -236,22 +249,27 @@ impl<'a, E: Real> MatMut<'a, E> {
     }
 
     /// Rows.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
     /// Columns.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
     /// Elements from one row to the next.
+    #[inline]
     pub fn row_stride(&self) -> usize {
         self.rs
     }
     /// Elements from one column to the next.
+    #[inline]
     pub fn col_stride(&self) -> usize {
         self.cs
     }
     /// A shorter borrow of the same view.
+    #[inline]
     pub fn rb(&mut self) -> MatMut<'_, E> {
         MatMut {
             ptr: self.ptr,
@@ -263,10 +281,12 @@ impl<'a, E: Real> MatMut<'a, E> {
         }
     }
     /// Read-only view of the same entries.
+    #[inline]
     pub fn as_ref(&self) -> Mat<'_, E> {
         Mat { ptr: self.ptr, rows: self.rows, cols: self.cols, rs: self.rs, cs: self.cs, life: PhantomData }
     }
     /// The transpose, by swapping strides.
+    #[inline]
     pub fn t(self) -> Self {
         MatMut { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
     }
@@ -274,6 +294,7 @@ impl<'a, E: Real> MatMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn sub(self, r0: usize, nr: usize, c0: usize, nc: usize) -> Self {
         assert!(r0 <= self.rows && nr <= self.rows - r0 && c0 <= self.cols && nc <= self.cols - c0);
         let off = if nr == 0 || nc == 0 { 0 } else { r0 * self.rs + c0 * self.cs };
@@ -285,6 +306,7 @@ impl<'a, E: Real> MatMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn split_rows(self, r: usize) -> (Self, Self) {
         assert!(r <= self.rows);
         let lower = MatMut { life: PhantomData, ..self };
@@ -296,6 +318,7 @@ impl<'a, E: Real> MatMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn set(&mut self, i: usize, j: usize, x: E) {
         assert!(i < self.rows && j < self.cols, "({i}, {j}) outside {} x {}", self.rows, self.cols);
         // SAFETY: in range, so inside the slice that the constructor checked.
@@ -305,6 +328,7 @@ impl<'a, E: Real> MatMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn at(&self, i: usize, j: usize) -> E {
         self.as_ref().at(i, j)
     }
@@ -313,6 +337,7 @@ impl<'a, E: Real> MatMut<'a, E> {
     /// # Panics
     /// Out of range; columns that are not contiguous.
     #[cfg(feature = "parallel")]
+    #[inline]
     pub(crate) fn row_mut(&mut self, i: usize) -> &mut [E] {
         assert!(i < self.rows && (self.cs == 1 || self.cols <= 1));
         if self.cols == 0 {
@@ -321,6 +346,7 @@ impl<'a, E: Real> MatMut<'a, E> {
         // SAFETY: `cols` entries side by side, inside the slice, borrowed as long as the view is.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.rs), self.cols) }
     }
+    #[inline]
     pub(crate) fn ptr(&mut self) -> *mut E {
         self.ptr
     }
@@ -331,6 +357,7 @@ impl<'a, E: Real> Mats<'a, E> {
     ///
     /// # Errors
     /// When the view reaches past `data`, or the size overflows.
+    #[inline]
     pub fn new(
         data: &'a [E],
         [count, rows, cols]: [usize; 3],
@@ -350,25 +377,31 @@ impl<'a, E: Real> Mats<'a, E> {
     }
 
     /// Matrices in the batch.
+    #[inline]
     pub fn count(&self) -> usize {
         self.count
     }
     /// Rows of each.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
     /// Columns of each.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
     /// Elements from one matrix to the next.
+    #[inline]
     pub fn batch_stride(&self) -> usize {
         self.bs
     }
     /// Elements from one row to the next.
+    #[inline]
     pub fn row_stride(&self) -> usize {
         self.rs
     }
+    #[inline]
     pub(crate) fn ptr(&self) -> *const E {
         self.ptr
     }
@@ -376,6 +409,7 @@ impl<'a, E: Real> Mats<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn mat(&self, b: usize) -> Mat<'a, E> {
         assert!(b < self.count);
         let off = if self.rows == 0 || self.cols == 0 { 0 } else { b * self.bs };
@@ -387,6 +421,7 @@ impl<'a, E: Real> Mats<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn sub(self, r0: usize, nr: usize, c0: usize, nc: usize) -> Self {
         assert!(r0 <= self.rows && nr <= self.rows - r0 && c0 <= self.cols && nc <= self.cols - c0);
         let off = if nr == 0 || nc == 0 || self.count == 0 { 0 } else { r0 * self.rs + c0 };
@@ -397,6 +432,7 @@ impl<'a, E: Real> Mats<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn matrices(self, b0: usize, n: usize) -> Self {
         assert!(b0 <= self.count && n <= self.count - b0);
         let off = if n == 0 || self.rows == 0 || self.cols == 0 { 0 } else { b0 * self.bs };
@@ -405,6 +441,7 @@ impl<'a, E: Real> Mats<'a, E> {
     }
     /// All rows of all matrices as one matrix of `count * rows` rows; `None` where the strides do
     /// not line up.
+    #[inline]
     pub fn flatten(&self) -> Option<Mat<'a, E>> {
         let (rows, rs) = if self.rows == 1 {
             (self.count, self.bs)
@@ -423,6 +460,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
     ///
     /// # Errors
     /// When the view reaches past `data`, overlaps itself, or the size overflows.
+    #[inline]
     pub fn new(
         data: &'a mut [E],
         [count, rows, cols]: [usize; 3],
@@ -444,30 +482,37 @@ impl<'a, E: Real> MatsMut<'a, E> {
     }
 
     /// Matrices in the batch.
+    #[inline]
     pub fn count(&self) -> usize {
         self.count
     }
     /// Rows of each.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
     /// Columns of each.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
     /// Elements from one matrix to the next.
+    #[inline]
     pub fn batch_stride(&self) -> usize {
         self.bs
     }
     /// Elements from one row to the next.
+    #[inline]
     pub fn row_stride(&self) -> usize {
         self.rs
     }
     /// A shorter borrow of the same view.
+    #[inline]
     pub fn rb(&mut self) -> MatsMut<'_, E> {
         MatsMut { life: PhantomData, ..*self }
     }
     /// Read-only view of the same entries.
+    #[inline]
     pub fn as_ref(&self) -> Mats<'_, E> {
         Mats {
             ptr: self.ptr,
@@ -479,6 +524,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
             life: PhantomData,
         }
     }
+    #[inline]
     pub(crate) fn ptr(&mut self) -> *mut E {
         self.ptr
     }
@@ -486,6 +532,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn mat(&mut self, b: usize) -> MatMut<'_, E> {
         assert!(b < self.count);
         let off = if self.rows == 0 || self.cols == 0 { 0 } else { b * self.bs };
@@ -498,6 +545,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn sub(self, r0: usize, nr: usize, c0: usize, nc: usize) -> Self {
         assert!(r0 <= self.rows && nr <= self.rows - r0 && c0 <= self.cols && nc <= self.cols - c0);
         let off = if nr == 0 || nc == 0 || self.count == 0 { 0 } else { r0 * self.rs + c0 };
@@ -508,6 +556,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn split_matrices(self, b: usize) -> (Self, Self) {
         assert!(b <= self.count);
         let rest = self.count - b;
@@ -521,6 +570,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn split_rows(self, r: usize) -> (Self, Self) {
         assert!(r <= self.rows);
         let lower = MatsMut { life: PhantomData, ..self };
@@ -533,6 +583,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
     ///
     /// # Panics
     /// Out of range.
+    #[inline]
     pub fn split_cols(self, c: usize) -> (Self, Self) {
         assert!(c <= self.cols);
         let right = MatsMut { life: PhantomData, ..self };
@@ -543,6 +594,7 @@ impl<'a, E: Real> MatsMut<'a, E> {
     }
     /// All rows of all matrices as one matrix of `count * rows` rows; `None` where the strides do
     /// not line up.
+    #[inline]
     pub fn flatten(self) -> Option<MatMut<'a, E>> {
         let f = self.as_ref().flatten()?;
         Some(MatMut { ptr: self.ptr, rows: f.rows, cols: f.cols, rs: f.rs, cs: 1, life: PhantomData })

@@ -56,9 +56,14 @@ fn lane<'a, E: Elem>(
     Lane { name: name.into(), dtype: E::NAME, threads: 1, work, unit, call: Box::new(call) }
 }
 
-/// Entries in [-1, 1) without pattern enough to matter.
-fn numbers<E: Elem>(n: usize) -> Vec<E> {
-    (0..n).map(|i| E::from_f64((i * 7919 % 1000) as f64 / 500.0 - 1.0)).collect()
+/// Entries in [-1, 1) without pattern enough to matter. They start on a cache line, as all operands
+/// here: where an allocator happens to put them is worth up to 14 % of a product of 64^3.
+fn numbers<E: Elem>(n: usize) -> Scratch<E> {
+    let mut x = Scratch::new(n);
+    for (i, x) in x.as_mut_slice().iter_mut().enumerate() {
+        *x = E::from_f64((i * 7919 % 1000) as f64 / 500.0 - 1.0);
+    }
+    x
 }
 
 /// Peak, products and exp.
@@ -72,23 +77,22 @@ fn kernels<E: Elem>(isa: Isa, lanes: &mut Vec<Lane<'_>>) -> Result<()> {
     for (m, n_k, n) in
         [(16, 16, 16), (32, 32, 32), (64, 64, 64), (128, 128, 128), (256, 256, 256), (1280, 30, 30)]
     {
-        let (a, b, mut c) = (numbers::<E>(m * n_k), numbers::<E>(n_k * n), vec![E::ZERO; m * n]);
+        let (a, b, mut c) = (numbers::<E>(m * n_k), numbers::<E>(n_k * n), Scratch::new(m * n));
         let mut scratch = Scratch::new(k.gemm_scratch(m, n_k, n));
         let flops = 2.0 * (m * n_k * n) as f64;
         lanes.push(lane::<E>(format!("gemm {m}x{n_k}x{n}"), flops / 1e9, "GFLOP/s", move || {
-            let (a, b) = (Mat::new(black_box(&a), m, n_k)?, Mat::new(black_box(&b), n_k, n)?);
-            Ok(k.gemm(Write::Set, E::ONE, a, b, MatMut::new(&mut c, m, n)?, &mut scratch)?)
+            let a = Mat::new(black_box(a.as_slice()), m, n_k)?;
+            let b = Mat::new(black_box(b.as_slice()), n_k, n)?;
+            let c = MatMut::new(c.as_mut_slice(), m, n)?;
+            Ok(k.gemm(Write::Set, E::ONE, a, b, c, &mut scratch)?)
         }));
     }
     // Input and output stay in the first cache.
     let x = numbers::<E>(1024);
-    let mut out = x.clone();
-    lanes.push(lane::<E>(
-        "exp",
-        x.len() as f64 / 1e9,
-        "Gelem/s",
-        move || Ok(k.exp(black_box(&x), &mut out)?),
-    ));
+    let mut out = Scratch::new(x.len());
+    lanes.push(lane::<E>("exp", x.len() as f64 / 1e9, "Gelem/s", move || {
+        Ok(k.exp(black_box(x.as_slice()), out.as_mut_slice())?)
+    }));
     Ok(())
 }
 
@@ -114,28 +118,32 @@ fn attention(isa: Isa, count: usize, t: usize, d: usize, lanes: &mut Vec<Lane<'_
     let mut scratch = Scratch::new(kernels.attention_scratch(t, t, d, d));
     let n = count * t * d;
     let (q, keys, v, dout) = (numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n), numbers::<f32>(n));
-    let (mut out, mut kept) = (vec![0f32; n], vec![0f32; count * t * 2]);
-    let (mut dq, mut dk, mut dv) = (vec![0f32; n], vec![0f32; n], vec![0f32; n]);
+    let (mut out, mut kept) = (Scratch::new(n), Scratch::new(count * t * 2));
+    let (mut dq, mut dk, mut dv) = (Scratch::new(n), Scratch::new(n), Scratch::new(n));
     let scale = 1.0 / (d as f32).sqrt();
     let flops = 6.0 * (count * t * t * d) as f64;
     let name = format!("attention {count}x{t}x{d}, both ways");
     lanes.push(lane::<f32>(name, flops / 1e9, "GFLOP/s", move || {
         let shape = [count, t, d];
         let rows = |x| Mats::new(x, shape, t * d, d);
-        let (q, k, v) = (rows(black_box(&q))?, rows(&keys)?, rows(&v)?);
+        let (q, k, v) = (rows(black_box(q.as_slice()))?, rows(keys.as_slice())?, rows(v.as_slice())?);
         let problem = Attention { q, k, v, scale, queries: Queries::Last };
         // Gradients of keys and values are added to: they must not grow from call to call.
-        dk.fill(0.0);
-        dv.fill(0.0);
-        let keep = Save::Rows(MatsMut::new(&mut kept, [count, t, 2], 2 * t, 2)?);
-        kernels.attention(&problem, MatsMut::new(&mut out, shape, t * d, d)?, keep, &mut scratch)?;
-        let grads = KvGrad::Separate {
-            dk: Some(MatsMut::new(&mut dk, shape, t * d, d)?),
-            dv: Some(MatsMut::new(&mut dv, shape, t * d, d)?),
-        };
-        let kept = Saved::Rows(Mats::new(&kept, [count, t, 2], 2 * t, 2)?);
-        let dq = MatsMut::new(&mut dq, shape, t * d, d)?;
-        Ok(kernels.attention_backward(&problem, kept, rows(&out)?, rows(&dout)?, dq, grads, &mut scratch)?)
+        dk.as_mut_slice().fill(0.0);
+        dv.as_mut_slice().fill(0.0);
+        let keep = Save::Rows(MatsMut::new(kept.as_mut_slice(), [count, t, 2], 2 * t, 2)?);
+        kernels.attention(
+            &problem,
+            MatsMut::new(out.as_mut_slice(), shape, t * d, d)?,
+            keep,
+            &mut scratch,
+        )?;
+        let grad = |x| MatsMut::new(x, shape, t * d, d);
+        let (dk, dv) = (Some(grad(dk.as_mut_slice())?), Some(grad(dv.as_mut_slice())?));
+        let kept = Saved::Rows(Mats::new(kept.as_slice(), [count, t, 2], 2 * t, 2)?);
+        let (out, dout, dq) = (rows(out.as_slice())?, rows(dout.as_slice())?, grad(dq.as_mut_slice())?);
+        let grads = KvGrad::Separate { dk, dv };
+        Ok(kernels.attention_backward(&problem, kept, out, dout, dq, grads, &mut scratch)?)
     }));
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! Constants of the vector exp and log, per element type.
+//! Constants of the vector exp and log and of the tiles, per element type.
 //!
 //! Polynomials are weighted minimax fits (Remez exchange in 80 digits), rounded to the element
 //! type. ln 2 comes as hi + lo with so many trailing zeros in hi that `n * hi` is exact for every
 //! exponent n: the reduction is then the same with and without fused multiply-add.
 
-/// What exp and log need to know about an element type.
+/// What the loops of kernels need to know about an element type.
 pub trait MathConsts: Sized + 'static {
     /// exp r = 1 + r + r² (c0 + c1 r + ..), |r| <= ln 2 / 2. Error: 3e-9 (f32, 1/20 ulp), 4e-18
     /// (f64), relative.
@@ -31,6 +31,8 @@ pub trait MathConsts: Sized + 'static {
     const TINY: Self;
     /// 0, 1, 2, ..: compared with a length, it masks lanes.
     const INDEX: [Self; 16];
+    /// A row of -0, as long as the widest tile of a product.
+    const NEG_ZEROS: &'static [Self; 48];
 }
 
 impl MathConsts for f32 {
@@ -45,6 +47,7 @@ impl MathConsts for f32 {
     const SQRT_2: f32 = std::f32::consts::SQRT_2;
     const TINY: f32 = f32::from_bits(1);
     const INDEX: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+    const NEG_ZEROS: &'static [f32; 48] = &[-0.0; 48];
 }
 
 impl MathConsts for f64 {
@@ -78,4 +81,5 @@ impl MathConsts for f64 {
     const SQRT_2: f64 = std::f64::consts::SQRT_2;
     const TINY: f64 = f64::from_bits(1);
     const INDEX: [f64; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+    const NEG_ZEROS: &'static [f64; 48] = &[-0.0; 48];
 }

@@ -62,6 +62,7 @@ pub(crate) struct Product<E> {
 
 /// Elements of scratch that a [`Product`] needs at most, for vectors of `lanes`. (With B packed
 /// before, a block of A is enough.)
+#[inline]
 pub(crate) fn pack_len(m: usize, k: usize, n: usize, blocking: Blocking, lanes: usize) -> usize {
     let k = k.min(blocking.kc);
     k * (n.min(blocking.columns(true)).next_multiple_of(lanes) + m.min(blocking.mc))

@@ -32,6 +32,7 @@ impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the
     /// strides. Grows with each argument, so that the largest product's scratch serves smaller
     /// ones, up to a few MiB at most.
+    #[inline]
     pub fn gemm_scratch(&self, m: usize, k: usize, n: usize) -> usize {
         self.planned_scratch(&Plan::new::<E>(self.isa()), m, k, n)
     }
@@ -47,6 +48,7 @@ impl<E: Elem> Kernels<E> {
     ///
     /// # Errors
     /// Shapes that do not fit together; scratch smaller than [`Kernels::gemm_scratch`].
+    #[inline]
     pub fn gemm(
         &self,
         write: Write,
@@ -60,11 +62,13 @@ impl<E: Elem> Kernels<E> {
     }
 
     /// Scratch elements for [`Kernels::gemm_planned`].
+    #[inline]
     pub(crate) fn planned_scratch(&self, plan: &Plan, m: usize, k: usize, n: usize) -> usize {
         plan.scratch(m, k, n, MAX_LANES)
     }
 
     /// [`Kernels::gemm`] with blocks of any size (at least 1) and packing as told.
+    #[inline]
     pub(crate) fn gemm_planned(
         &self,
         problem: GemmProblem<'_, E>,
@@ -106,6 +110,7 @@ impl<E: Elem> Kernels<E> {
     }
 
     /// C with contiguous columns, or one column.
+    #[inline]
     fn rows_product(&self, problem: &GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
         let (&GemmProblem { plan, write, alpha, a, b }, [m, k, n]) = (problem, problem.sizes());
         let [pack_a, pack_b] = problem.packs();

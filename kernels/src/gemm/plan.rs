@@ -19,12 +19,14 @@ const STAGING: (usize, usize) = (64, 256);
 
 impl Plan {
     /// What the library chooses: a constant of instruction set and type.
+    #[inline]
     pub(crate) fn new<E: Real>(isa: Isa) -> Self {
         Plan { blocking: blocking(isa, size_of::<E>()), pack: None, staging: STAGING }
     }
 
     /// Pack A, and B even where its columns are contiguous? Sizes and strides alone decide, and
     /// only over time: the bits are the same either way.
+    #[inline]
     pub(crate) fn packs<E: Real>(&self, [m, k, n]: [usize; 3], a_cols: usize, b_rows: usize) -> [bool; 2] {
         self.pack.unwrap_or_else(|| {
             [pays_to_pack_a(k, n, a_cols), pays_to_pack_b(m, k, n, b_rows, size_of::<E>())]
@@ -33,6 +35,7 @@ impl Plan {
 
     /// Scratch elements for any strides, as many for the transposed problem: either may come behind
     /// the staging block. Nothing here can overflow, every factor being capped by a block size.
+    #[inline]
     pub(crate) fn scratch(&self, m: usize, k: usize, n: usize, lanes: usize) -> usize {
         if m == 0 || n == 0 {
             return 0;

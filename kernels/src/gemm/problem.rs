@@ -17,6 +17,7 @@ pub(crate) struct GemmProblem<'a, E> {
 
 impl<'a, E: Real> GemmProblem<'a, E> {
     /// m, k, n.
+    #[inline]
     pub(crate) fn sizes(&self) -> [usize; 3] {
         [self.a.rows(), self.a.cols(), self.b.cols()]
     }
@@ -35,12 +36,14 @@ impl<'a, E: Real> GemmProblem<'a, E> {
         GemmProblem { a: self.a.sub(0, m, p0, p1 - p0), b: self.b.sub(p0, p1 - p0, 0, n), ..self }
     }
     /// What gets packed, A and B: B always where its columns are not contiguous.
+    #[inline]
     pub(crate) fn packs(&self) -> [bool; 2] {
         let strided = self.b.col_stride() != 1 && self.b.cols() != 1;
         let [a, b] = self.plan.packs::<E>(self.sizes(), self.a.col_stride(), self.b.row_stride());
         [a, b || strided]
     }
     /// The problem of the transpose of C.
+    #[inline]
     pub(crate) fn t(self) -> Self {
         GemmProblem { a: self.b.t(), b: self.a.t(), ..self }
     }

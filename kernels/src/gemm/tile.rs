@@ -116,12 +116,9 @@ impl<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> Has<E
 enum Finish {
     /// C = sums: alpha is 1, and the product with it, which would change no bit, is left out.
     Copy,
-    /// C = alpha sums.
-    Scale,
-    /// C += sums, likewise.
-    Add,
-    /// C += alpha sums, one FMA.
-    AddScaled,
+    /// C = alpha sums + old, one FMA. Where C is only written, its old entries are read as -0, the
+    /// one number that a sum with it leaves as it was: one finish to compile instead of two.
+    Fma,
 }
 
 /// [`Block`] as an operation of its own.
@@ -143,12 +140,7 @@ impl<E: Real> Op<E> for BlockOp<'_, E> {
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
         let x = self.0;
-        let finish = match (x.write, x.alpha == E::ONE) {
-            (Write::Set, true) => Finish::Copy,
-            (Write::Set, false) => Finish::Scale,
-            (Write::Add, true) => Finish::Add,
-            (Write::Add, false) => Finish::AddScaled,
-        };
+        let finish = if x.write == Write::Set && x.alpha == E::ONE { Finish::Copy } else { Finish::Fma };
         let vectors = vector_split::<E, S>(x.n);
         let mut col = 0;
         for piece in 0..vectors.pieces {
@@ -244,7 +236,8 @@ unsafe fn column<E: Real, S: Simd<E>, const NV: usize, const EDGE: u8>(
             } else {
                 0
             };
-            let t = Operands { k: x.k, a, rs_a, cs_a, b, rs_b, last, alpha: x.alpha, finish, ahead };
+            let add = x.write == Write::Add;
+            let t = Operands { k: x.k, a, rs_a, cs_a, b, rs_b, last, alpha: x.alpha, finish, add, ahead };
             let (c, rs_c) = (c.add(row * x.rs_c), x.rs_c);
             match mr {
                 1 => tile::<E, S, 1, NV, EDGE>(s, t, c, rs_c),
@@ -280,6 +273,8 @@ struct Operands<E> {
     last: usize,
     alpha: E,
     finish: Finish,
+    /// Are the old entries of C read?
+    add: bool,
     /// Bytes from an entry of A to the one to prefetch meanwhile: that of the next row panel;
     /// 0: none.
     ahead: usize,
@@ -383,40 +378,16 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
             b = b.wrapping_add(t.rs_b);
         }
     }
-    let alpha = s.splat(t.alpha);
     // One branch per tile. The loops have to stay short: one that the compiler does not unroll
     // keeps the sums in memory.
-    match t.finish {
-        Finish::Copy => {}
-        Finish::Scale => {
-            for i in 0..M {
-                for j in 0..NV {
-                    sums.whole[i][j] = s.mul(alpha, sums.whole[i][j]);
-                }
-                sums.half[i] = half.mul(s.low(alpha), sums.half[i]);
-            }
-        }
-        // SAFETY: C is readable.
-        Finish::Add => unsafe {
-            let mut row = c;
-            for i in 0..M {
-                for j in 0..NV {
-                    let p = row.add(j * S::LANES);
-                    if EDGE == HALF && j + 1 == NV {
-                        sums.half[i] = half.add(sums.half[i], s.load_half(p, t.last));
-                    } else {
-                        let old = load::<E, S, NV, EDGE>(s, p, j, t.last);
-                        sums.whole[i][j] = s.add(sums.whole[i][j], old);
-                    }
-                }
-                row = row.wrapping_add(rs_c);
-            }
-        },
-        // SAFETY: C is readable.
-        Finish::AddScaled => unsafe {
-            let mut row = c;
-            for i in 0..M {
-                for j in 0..NV {
+    if let Finish::Fma = t.finish {
+        let alpha = s.splat(t.alpha);
+        let (mut row, next) = if t.add { (c.cast_const(), rs_c) } else { (E::NEG_ZEROS.as_ptr(), 0) };
+        for i in 0..M {
+            for j in 0..NV {
+                // SAFETY: row i, vector j of the tile in C, which is readable; or vector j of the
+                // constant row.
+                unsafe {
                     let p = row.add(j * S::LANES);
                     if EDGE == HALF && j + 1 == NV {
                         sums.half[i] = half.fma(s.low(alpha), sums.half[i], s.load_half(p, t.last));
@@ -425,9 +396,9 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
                         sums.whole[i][j] = s.fma(alpha, sums.whole[i][j], old);
                     }
                 }
-                row = row.wrapping_add(rs_c);
             }
-        },
+            row = row.wrapping_add(next);
+        }
     }
     let mut row = c;
     for i in 0..M {
