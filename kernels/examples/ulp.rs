@@ -1,7 +1,7 @@
 //! Largest error of exp and ln in ulps, per instruction set: every f32, and as many f64 as asked
 //! (default 20 million).
 //!
-//! `cargo run --release -p popgrad-kernels --example ulp [f64 points] [f32 stride]`
+//! `cargo run --release -p popgrad-kernels --features checks --example ulp [points] [stride]`
 
 use popgrad_kernels::checks::ulps::{exp_ulps, ln_ulps, ulps_f32};
 use popgrad_kernels::{Isa, KernelError, Kernels};

@@ -177,7 +177,17 @@ fn resolve(args: &RunArgs) -> Result<Job> {
         Some(path) => config::read_table(path)?,
         None => Table::new(),
     };
-    let named = file.remove("preset").and_then(|v| v.as_str().map(String::from));
+    let named = match file.remove("preset") {
+        Some(Value::String(name)) => Some(name),
+        Some(other) => return Err(Error::invalid("preset", other.to_string(), "the name of a preset")),
+        None => None,
+    };
+    if let (Some(word), Some(name)) = (&preset, &named)
+        && word != name
+    {
+        let allowed = format!("`{name}`, which the file names, or another file");
+        return Err(Error::invalid("preset", format!("`{word}`"), allowed));
+    }
     let Some(preset) = preset.or(named) else {
         let names: Vec<String> = paper::presets().into_iter().map(|p| p.name).collect();
         return Err(Error::invalid("preset", "none", names.join(", ")));

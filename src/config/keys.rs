@@ -197,8 +197,8 @@ pub const KEYS: &[Key] = &[
         "frozen",
         Text,
         Run(Absent),
-        "blocks that never train, comma-separated: names or beginnings of names (layers.1.ff), `embeddings`, `output`, or wk0, wk1, \
-         wo1, ff1 as in the metrics",
+        "blocks that never train, comma-separated: names or beginnings of names (layers.1.ff), `embeddings`, `output`; memory and \
+         transformer: or wk0, wk1, wo1, ff1 as in the metrics",
     ),
     key(
         "freeze_until",

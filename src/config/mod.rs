@@ -192,15 +192,41 @@ pub fn keys_with(table: &Table) -> Vec<Key> {
 }
 
 /// Keys of earlier layers that a layer removes when it gives key `by` another value.
-const UNDONE: [(&str, &[&str]); 3] =
-    [("corpus", &["N", "alpha"]), ("triggers", &["offset"]), ("model", &["frozen", "freeze_until"])];
+const UNDONE: [(&str, &[&str]); 4] = [
+    ("corpus", &["N", "alpha"]),
+    ("triggers", &["offset"]),
+    ("model", &["frozen", "freeze_until"]),
+    ("task", &["roots"]),
+];
+
+/// The models that the papers train by gradient descent at rates of order 1.
+const BY_GRADIENT_DESCENT: [&str; 2] = ["simplified", "disentangled"];
+
+/// Gives `layer` the training plan of the model that it names. The rates of plain gradient descent
+/// fit the model of their preset and diverge with most others; AdamW trains every model. What the
+/// layer says itself stays, and so does an earlier AdamW.
+fn set_plan(layer: &mut Table, merged: &Table) {
+    let word = |t: &Table, key: &str| t.get(key).and_then(Value::as_str).map(String::from);
+    let (Some(from), Some(to)) = (word(merged, "model"), word(layer, "model")) else { return };
+    let alike = BY_GRADIENT_DESCENT.contains(&&*from) && BY_GRADIENT_DESCENT.contains(&&*to);
+    let adam = |t: &Table| word(t, "optimizer").is_some_and(|o| o == "adamw");
+    if from == to || alike || adam(merged) || layer.contains_key("optimizer") && !adam(layer) {
+        return;
+    }
+    let lr = if to == "transformer" { 0.003 } else { 0.01 };
+    let plan = [("optimizer", "adamw".into()), ("lr", lr.into()), ("weight_decay", 0.0.into())];
+    for (key, value) in plan {
+        layer.entry(key).or_insert(value);
+    }
+}
 
 /// Merges layers of tables, later over earlier, into a configuration.
 ///
 /// A layer that names another task, model or optimiser removes the keys that exist only with the
-/// earlier one. Another model also removes `frozen` and `freeze_until`, another corpus `N` and
-/// `alpha`, another kind of triggers `offset`, and another law of the outputs an equal
-/// `test_outputs`. `parents` or `parent_sets` without `graph` means a custom graph. A graph removes
+/// earlier one. Another model also removes `frozen` and `freeze_until` and brings AdamW with a rate
+/// of its own in place of plain gradient descent (but `simplified` and `disentangled` share their
+/// plans); another corpus removes `N` and `alpha`, another kind of triggers `offset`, another task
+/// `roots`, and another law of the outputs an equal `test_outputs`. `parents` or `parent_sets` without `graph` means a custom graph. A graph removes
 /// the parents and the order of an earlier layer, and decides the task if that is not given.
 ///
 /// # Errors
@@ -211,6 +237,7 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
     for table in tables {
         let mut layer = table.clone();
         set_graph(&mut layer, &mut merged)?;
+        set_plan(&mut layer, &merged);
         let other = |by: &str| layer.get(by).is_some_and(|v| merged.get(by).is_some_and(|m| m != v));
         let mut dropped: Vec<&str> = Vec::new();
         for (_, keys) in UNDONE.iter().filter(|(by, _)| other(by)) {
@@ -370,6 +397,10 @@ impl Config {
 
     fn check_task(&self, table: &Table) -> Result<()> {
         match &self.task {
+            Task::CausalTree(t) if t.graph != task::Graph::Custom && !t.parents.is_empty() => {
+                let found = format!("{:?} with graph={}", t.parents, t.graph.name());
+                Err(Error::invalid("parents", found, "graph=custom only"))
+            }
             Task::CausalTree(_) => Ok(()),
             Task::CausalDag(t) => {
                 if let Some(sets) = t.parent_sets.as_ref().filter(|_| t.graph != task::Graph::Custom) {

@@ -70,7 +70,8 @@ fn overrides_take_effect_and_survive_the_round_trip() {
     );
     let table: Table = c.to_toml().parse().unwrap();
     assert_eq!(resolve(&[table]).unwrap(), c);
-    assert_eq!(value(&with("chain", &["parents=-1,0,0", "graph=chain"]).unwrap(), "graph"), "chain");
+    let refused = with("chain", &["parents=-1,0,0", "graph=chain"]).unwrap_err().to_string();
+    assert!(refused.contains("parents: [-1, 0, 0] with graph=chain"), "{refused}");
 }
 
 #[test]
@@ -138,6 +139,23 @@ fn any_task_takes_any_model_that_makes_sense() {
     // Another task takes the keys of the earlier one away and brings its own.
     let c = with("chain", &["task=trigger_bigram", "model=memory"]).unwrap();
     assert_eq!(values(&c, &["S", "graph", "corpus", "T", "K"]), ["-", "-", "shipped", "256", "5"]);
+}
+
+#[test]
+fn another_model_brings_its_training_plan() {
+    let plan = |base: &str, words: &[&str]| {
+        let c = with(base, words).unwrap();
+        (c.optimizer.name(), c.plan.lr, c.plan.weight_decay)
+    };
+    assert_eq!(plan("chain", &["model=disentangled"]), ("sgd", 1.0, 0.0), "the preset's own");
+    assert_eq!(plan("chain", &["model=simplified"]), ("sgd", 1.0, 0.0), "trained alike");
+    assert_eq!(plan("chain", &["model=transformer"]), ("adamw", 0.003, 0.0));
+    assert_eq!(plan("chain", &["model=memory", "lr=0.5"]), ("adamw", 0.5, 0.0));
+    assert_eq!(plan("chain", &["model=memory", "optimizer=sgd"]), ("sgd", 1.0, 0.0));
+    assert_eq!(plan("birth", &["model=memory"]).0, "sgd");
+    assert_eq!(plan("birth", &["model=disentangled"]), ("adamw", 0.01, 0.0));
+    let full = with("birth-full", &[]).unwrap();
+    assert_eq!(plan("birth-full", &["model=memory"]).1, full.plan.lr, "AdamW already");
 }
 
 #[test]

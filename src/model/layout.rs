@@ -82,9 +82,12 @@ impl Layout {
 }
 
 /// Short names of the memories, with the blocks that hold them.
-const ALIASES: [(&str, &str); 6] = [
+const ALIASES: [(&str, &str); 9] = [
     ("embeddings", "tok_embeddings.weight"),
+    ("embeddings", "wte"),
+    ("embeddings", "wpe"),
     ("output", "output.weight"),
+    ("output", "W"),
     ("wk0", "layers.0.attention.wk.weight"),
     ("wk1", "layers.1.attention.wk.weight"),
     ("wo1", "layers.1.attention.wo.weight"),
@@ -107,7 +110,9 @@ pub fn named_blocks(key: &'static str, name: &str, layout: &Layout) -> Result<Ve
 }
 
 fn blocks_of(name: &str, layout: &Layout) -> Vec<usize> {
-    let meant = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, block)| block);
-    let is = |n: &str| n == meant || n.strip_prefix(meant).is_some_and(|rest| rest.starts_with('.'));
+    let begins =
+        |n: &str, with: &str| n.strip_prefix(with).is_some_and(|r| r.is_empty() || r.starts_with('.'));
+    let is =
+        |n: &str| begins(n, name) || ALIASES.iter().any(|(alias, block)| *alias == name && begins(n, block));
     (0..layout.blocks().len()).filter(|b| is(layout.blocks()[*b].name())).collect()
 }

@@ -31,7 +31,8 @@ fn run_refuses_bad_values_before_a_folder_appears() {
         (&["chain", "T=9", "parents=-1,0"], &["T: 9", "T = 3"]),
         (&["manual", "T=9"], &["T"]),
         (&["chain", "task=causal_dog"], &["unknown task", "did you mean `causal_dag`"]),
-        (&["chain", "graph=two_parents"], &["roots: stationary", "shared or uniform"]),
+        (&["chain", "graph=two_parents", "roots=stationary"], &["roots: stationary", "shared or uniform"]),
+        (&["chain", "graph=chain", "parents=-1,0,0,0"], &["parents", "graph=chain", "graph=custom only"]),
         (&["two-parents", "graph=two_parent"], &["unknown graph `two_parent`"]),
         (&["two-parents", "graph=ngram"], &["order: missing"]),
         (&["two-parents", "graph=ngram", "order=0"], &["order: 0"]),
@@ -120,6 +121,10 @@ fn run_refuses_folders_and_files_it_cannot_use() {
     check(&config, 2, &["unknown key `stepz`", "did you mean `steps`"]);
     fs::write(&config, "steps = \"many\"\n").unwrap();
     check(&config, 2, &["steps: \"many\""]);
+    fs::write(&config, "preset = \"birth\"\n").unwrap();
+    check(&config, 2, &["preset: `chain`", "`birth`, which the file names"]);
+    fs::write(&config, "preset = 5\n").unwrap();
+    check(&config, 2, &["preset: 5", "name of a preset"]);
     fs::write(&config, [0xFF, 0xFE, 0x00]).unwrap();
     check(&config, 1, &["c.toml"]);
     refused(&["run", "--resume", text(&taken)], 2, &["resume", "config.toml"]);

@@ -272,6 +272,26 @@ fn any_block_of_any_model_can_wait() {
     });
 }
 
+/// Values of a key of the metrics, one for each evaluation.
+fn logged(folder: &Path, key: &str) -> Vec<f64> {
+    let log = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let lines = log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    lines.map(|line| line[key].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn every_pair_learns_at_the_rate_that_it_has_by_default() {
+    let dir = tempfile::tempdir().unwrap();
+    each_pair(&TASKS, |task, name, mut words| {
+        let folder = dir.path().join(format!("{task}-{name}"));
+        words.retain(|w| !["lr=", "steps=", "batch="].iter().any(|k| w.starts_with(k)));
+        words.extend(["steps=60", "batch=64"].map(String::from));
+        run(task, &words, &folder);
+        let loss = logged(&folder, "test_loss");
+        assert!(loss[loss.len() - 1] < loss[0], "{task} {name}: {loss:?}");
+    });
+}
+
 #[test]
 fn every_pair_trains_on_its_population() {
     let dir = tempfile::tempdir().unwrap();
@@ -279,9 +299,7 @@ fn every_pair_trains_on_its_population() {
         let folder = dir.path().join(format!("{task}-{name}"));
         words.push("source=exact".into());
         run(task, &words, &folder);
-        let log = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-        let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
-        assert!(last["test_loss"].as_f64().unwrap() > 0.0, "{task} {name}: {last}");
+        assert!(logged(&folder, "test_loss").into_iter().all(|loss| loss > 0.0), "{task} {name}");
     });
 }
 

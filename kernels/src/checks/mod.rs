@@ -10,6 +10,8 @@ pub(crate) mod one_hot;
 pub(crate) mod peak;
 pub(crate) mod prefix_tree;
 pub(crate) mod sampling;
+#[cfg(test)]
+mod small;
 pub(crate) mod testkit;
 pub mod ulps;
 pub(crate) mod vecmath;

@@ -68,7 +68,8 @@ fn k_parts(spread: &Spread, plan: &Plan, m: usize, k: usize, n: usize) -> usize 
     (k / least.max(1)).clamp(1, K_PARTS)
 }
 
-/// Where k is cut, for the tests: 0, .., k.
+/// Where k is cut, for the checks: 0, .., k.
+#[cfg(any(test, feature = "checks"))]
 pub(crate) fn k_cuts(how: &Spread, plan: &Plan, m: usize, k: usize, n: usize) -> Vec<usize> {
     let parts = k_parts(how, plan, m, k, n);
     (0..=parts).map(|p| border(k, plan.blocking.kc, p, parts)).collect()

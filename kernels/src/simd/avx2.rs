@@ -225,26 +225,7 @@ impl Simd<f32> for Avx2 {
     fn low(self, v: __m256) -> __m256 {
         v
     }
-    #[inline(always)]
-    fn prefetch(self, p: *const f32) {
-        // SAFETY: a hint: no address faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
-    fn splat(self, x: f32) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> __m256 {
-        // SAFETY: token; the caller vouches for 8 readable elements.
-        unsafe { _mm256_loadu_ps(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: __m256) {
-        // SAFETY: token; the caller vouches for 8 writable elements.
-        unsafe { _mm256_storeu_ps(p, v) }
-    }
+    whole_vectors! { f32, __m256: _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
@@ -266,45 +247,15 @@ impl Simd<f32> for Avx2 {
             store_pieces_f32(p, n, v);
         }
     }
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_div_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sqrt(self, a: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_sqrt_ps(a) }
-    }
-    #[inline(always)]
-    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_min_ps(a, b) }
+    one_instruction! { __m256:
+        add(a, b) = _mm256_add_ps,
+        sub(a, b) = _mm256_sub_ps,
+        mul(a, b) = _mm256_mul_ps,
+        div(a, b) = _mm256_div_ps,
+        sqrt(a) = _mm256_sqrt_ps,
+        fma(a, b, c) = _mm256_fmadd_ps,
+        max(a, b) = _mm256_max_ps,
+        min(a, b) = _mm256_min_ps,
     }
     #[inline(always)]
     fn select_lt(self, a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
@@ -376,11 +327,6 @@ impl Simd<f32> for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps::<1>(d, d)))
         }
     }
-    #[inline(always)]
-    fn outline<O: Op<f32>>(self, op: O) -> O::Out {
-        // SAFETY: token.
-        unsafe { outlined::<f32, O>(op) }
-    }
     const EDGE: usize = 8;
     #[inline(always)]
     unsafe fn transpose(
@@ -412,26 +358,7 @@ impl Simd<f64> for Avx2 {
     fn low(self, v: __m256d) -> __m256d {
         v
     }
-    #[inline(always)]
-    fn prefetch(self, p: *const f64) {
-        // SAFETY: a hint: no address faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
-    fn splat(self, x: f64) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_set1_pd(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f64) -> __m256d {
-        // SAFETY: token; the caller vouches for 4 readable elements.
-        unsafe { _mm256_loadu_pd(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f64, v: __m256d) {
-        // SAFETY: token; the caller vouches for 4 writable elements.
-        unsafe { _mm256_storeu_pd(p, v) }
-    }
+    whole_vectors! { f64, __m256d: _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f64, n: usize) -> __m256d {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
@@ -452,45 +379,15 @@ impl Simd<f64> for Avx2 {
             store_pieces_f64(p, n, v);
         }
     }
-    #[inline(always)]
-    fn add(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_add_pd(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_sub_pd(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_mul_pd(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_div_pd(a, b) }
-    }
-    #[inline(always)]
-    fn sqrt(self, a: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_sqrt_pd(a) }
-    }
-    #[inline(always)]
-    fn fma(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_fmadd_pd(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_max_pd(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: token.
-        unsafe { _mm256_min_pd(a, b) }
+    one_instruction! { __m256d:
+        add(a, b) = _mm256_add_pd,
+        sub(a, b) = _mm256_sub_pd,
+        mul(a, b) = _mm256_mul_pd,
+        div(a, b) = _mm256_div_pd,
+        sqrt(a) = _mm256_sqrt_pd,
+        fma(a, b, c) = _mm256_fmadd_pd,
+        max(a, b) = _mm256_max_pd,
+        min(a, b) = _mm256_min_pd,
     }
     #[inline(always)]
     fn select_lt(self, a: __m256d, b: __m256d, x: __m256d, y: __m256d) -> __m256d {
@@ -559,11 +456,6 @@ impl Simd<f64> for Avx2 {
             _mm_cvtsd_f64(_mm_max_sd(q, _mm_unpackhi_pd(q, q)))
         }
     }
-    #[inline(always)]
-    fn outline<O: Op<f64>>(self, op: O) -> O::Out {
-        // SAFETY: token.
-        unsafe { outlined::<f64, O>(op) }
-    }
     const EDGE: usize = 4;
     #[inline(always)]
     unsafe fn transpose(
@@ -598,30 +490,12 @@ impl Words for Avx2 {
         // SAFETY: token; the caller vouches for 4 writable words.
         unsafe { _mm256_storeu_si256(p.cast(), w) }
     }
-    #[inline(always)]
-    fn add_words(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: token.
-        unsafe { _mm256_add_epi64(a, b) }
-    }
-    #[inline(always)]
-    fn and(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: token.
-        unsafe { _mm256_and_si256(a, b) }
-    }
-    #[inline(always)]
-    fn or(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: token.
-        unsafe { _mm256_or_si256(a, b) }
-    }
-    #[inline(always)]
-    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: token.
-        unsafe { _mm256_xor_si256(a, b) }
-    }
-    #[inline(always)]
-    fn mul_low(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: token.
-        unsafe { _mm256_mul_epu32(a, b) }
+    one_instruction! { __m256i:
+        add_words(a, b) = _mm256_add_epi64,
+        and(a, b) = _mm256_and_si256,
+        or(a, b) = _mm256_or_si256,
+        xor(a, b) = _mm256_xor_si256,
+        mul_low(a, b) = _mm256_mul_epu32,
     }
     #[inline(always)]
     fn shift_left(self, a: __m256i, n: u32) -> __m256i {

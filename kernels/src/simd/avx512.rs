@@ -84,26 +84,7 @@ impl Simd<f32> for Avx512 {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm256_mask_storeu_ps(p, _bzhi_u32(0xFF, n as u32) as __mmask8, v) }
     }
-    #[inline(always)]
-    fn prefetch(self, p: *const f32) {
-        // SAFETY: a hint: no address faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
-    fn splat(self, x: f32) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> __m512 {
-        // SAFETY: token; the caller vouches for 16 readable elements.
-        unsafe { _mm512_loadu_ps(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: __m512) {
-        // SAFETY: token; the caller vouches for 16 writable elements.
-        unsafe { _mm512_storeu_ps(p, v) }
-    }
+    whole_vectors! { f32, __m512: _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f32, n: usize) -> __m512 {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
@@ -130,45 +111,17 @@ impl Simd<f32> for Avx512 {
             super::avx2::store_pieces_f32(p, n % 8, h);
         }
     }
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_div_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sqrt(self, a: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_sqrt_ps(a) }
-    }
-    #[inline(always)]
-    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_min_ps(a, b) }
+    one_instruction! { __m512:
+        add(a, b) = _mm512_add_ps,
+        sub(a, b) = _mm512_sub_ps,
+        mul(a, b) = _mm512_mul_ps,
+        div(a, b) = _mm512_div_ps,
+        sqrt(a) = _mm512_sqrt_ps,
+        fma(a, b, c) = _mm512_fmadd_ps,
+        max(a, b) = _mm512_max_ps,
+        min(a, b) = _mm512_min_ps,
+        ldexp(x, n) = _mm512_scalef_ps,
+        ldexp_normal(x, n) = _mm512_scalef_ps,
     }
     #[inline(always)]
     fn select_lt(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
@@ -179,16 +132,6 @@ impl Simd<f32> for Avx512 {
     fn round(self, a: __m512) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
-    fn ldexp(self, x: __m512, n: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_scalef_ps(x, n) }
-    }
-    #[inline(always)]
-    fn ldexp_normal(self, x: __m512, n: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_scalef_ps(x, n) }
     }
     #[inline(always)]
     fn frexp(self, x: __m512) -> (__m512, __m512) {
@@ -209,11 +152,6 @@ impl Simd<f32> for Avx512 {
     fn reduce_max(self, v: __m512) -> f32 {
         // SAFETY: token.
         unsafe { _mm512_reduce_max_ps(v) }
-    }
-    #[inline(always)]
-    fn outline<O: Op<f32>>(self, op: O) -> O::Out {
-        // SAFETY: token.
-        unsafe { outlined::<f32, O>(op) }
     }
     const EDGE: usize = 8;
     #[inline(always)]
@@ -257,26 +195,7 @@ impl Simd<f64> for Avx512 {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
         unsafe { _mm256_mask_storeu_pd(p, _bzhi_u32(0xF, n as u32) as __mmask8, v) }
     }
-    #[inline(always)]
-    fn prefetch(self, p: *const f64) {
-        // SAFETY: a hint: no address faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
-    fn splat(self, x: f64) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_set1_pd(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f64) -> __m512d {
-        // SAFETY: token; the caller vouches for 8 readable elements.
-        unsafe { _mm512_loadu_pd(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f64, v: __m512d) {
-        // SAFETY: token; the caller vouches for 8 writable elements.
-        unsafe { _mm512_storeu_pd(p, v) }
-    }
+    whole_vectors! { f64, __m512d: _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f64, n: usize) -> __m512d {
         // SAFETY: token; masked-off lanes are not touched, the caller vouches for the first n.
@@ -303,45 +222,17 @@ impl Simd<f64> for Avx512 {
             super::avx2::store_pieces_f64(p, n % 4, h);
         }
     }
-    #[inline(always)]
-    fn add(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_add_pd(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_sub_pd(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_mul_pd(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_div_pd(a, b) }
-    }
-    #[inline(always)]
-    fn sqrt(self, a: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_sqrt_pd(a) }
-    }
-    #[inline(always)]
-    fn fma(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_fmadd_pd(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_max_pd(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_min_pd(a, b) }
+    one_instruction! { __m512d:
+        add(a, b) = _mm512_add_pd,
+        sub(a, b) = _mm512_sub_pd,
+        mul(a, b) = _mm512_mul_pd,
+        div(a, b) = _mm512_div_pd,
+        sqrt(a) = _mm512_sqrt_pd,
+        fma(a, b, c) = _mm512_fmadd_pd,
+        max(a, b) = _mm512_max_pd,
+        min(a, b) = _mm512_min_pd,
+        ldexp(x, n) = _mm512_scalef_pd,
+        ldexp_normal(x, n) = _mm512_scalef_pd,
     }
     #[inline(always)]
     fn select_lt(self, a: __m512d, b: __m512d, x: __m512d, y: __m512d) -> __m512d {
@@ -352,16 +243,6 @@ impl Simd<f64> for Avx512 {
     fn round(self, a: __m512d) -> __m512d {
         // SAFETY: token.
         unsafe { _mm512_roundscale_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
-    fn ldexp(self, x: __m512d, n: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_scalef_pd(x, n) }
-    }
-    #[inline(always)]
-    fn ldexp_normal(self, x: __m512d, n: __m512d) -> __m512d {
-        // SAFETY: token.
-        unsafe { _mm512_scalef_pd(x, n) }
     }
     #[inline(always)]
     fn frexp(self, x: __m512d) -> (__m512d, __m512d) {
@@ -381,11 +262,6 @@ impl Simd<f64> for Avx512 {
     fn reduce_max(self, v: __m512d) -> f64 {
         // SAFETY: token.
         unsafe { _mm512_reduce_max_pd(v) }
-    }
-    #[inline(always)]
-    fn outline<O: Op<f64>>(self, op: O) -> O::Out {
-        // SAFETY: token.
-        unsafe { outlined::<f64, O>(op) }
     }
     const EDGE: usize = 4;
     #[inline(always)]
@@ -421,30 +297,12 @@ impl Words for Avx512 {
         // SAFETY: token; the caller vouches for 8 writable words.
         unsafe { _mm512_storeu_si512(p.cast(), w) }
     }
-    #[inline(always)]
-    fn add_words(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: token.
-        unsafe { _mm512_add_epi64(a, b) }
-    }
-    #[inline(always)]
-    fn and(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: token.
-        unsafe { _mm512_and_si512(a, b) }
-    }
-    #[inline(always)]
-    fn or(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: token.
-        unsafe { _mm512_or_si512(a, b) }
-    }
-    #[inline(always)]
-    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: token.
-        unsafe { _mm512_xor_si512(a, b) }
-    }
-    #[inline(always)]
-    fn mul_low(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: token.
-        unsafe { _mm512_mul_epu32(a, b) }
+    one_instruction! { __m512i:
+        add_words(a, b) = _mm512_add_epi64,
+        and(a, b) = _mm512_and_si512,
+        or(a, b) = _mm512_or_si512,
+        xor(a, b) = _mm512_xor_si512,
+        mul_low(a, b) = _mm512_mul_epu32,
     }
     #[inline(always)]
     fn shift_left(self, a: __m512i, n: u32) -> __m512i {

@@ -5,6 +5,50 @@
 //! with them. A new instruction set is one file here, one variant of [`Isa`], one arm in each of
 //! the three dispatch functions (their default arm is portable), and a column of tile shapes.
 
+/// Methods that are one instruction: `type: name(arguments) = intrinsic, ..`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! one_instruction {
+    ($V:ty: $($name:ident($($x:ident),+) = $intrinsic:ident,)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($x: $V),+) -> $V {
+            // SAFETY: token.
+            unsafe { $intrinsic($($x),+) }
+        }
+    )+};
+}
+
+/// What the methods of whole vectors share: `element, vector: splat, load, store`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! whole_vectors {
+    ($E:ty, $V:ty: $splat:ident, $load:ident, $store:ident) => {
+        #[inline(always)]
+        fn splat(self, x: $E) -> $V {
+            // SAFETY: token.
+            unsafe { $splat(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(self, p: *const $E) -> $V {
+            // SAFETY: token; the caller vouches for LANES readable elements.
+            unsafe { $load(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut $E, v: $V) {
+            // SAFETY: token; the caller vouches for LANES writable elements.
+            unsafe { $store(p, v) }
+        }
+        #[inline(always)]
+        fn prefetch(self, p: *const $E) {
+            // SAFETY: a hint: no address faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        fn outline<O: Op<$E>>(self, op: O) -> O::Out {
+            // SAFETY: token.
+            unsafe { outlined::<$E, O>(op) }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -2,9 +2,9 @@
 //! minute or two. Miri reports no vector extensions, so that only the portable path runs there;
 //! pointers, strides and edges are those of every instruction set.
 //!
-//! `cargo +nightly miri test -p popgrad-kernels --test miri`
+//! `cargo +nightly miri test -p popgrad-kernels --lib checks::small`
 
-use popgrad_kernels::checks;
+use crate::checks;
 
 /// `head`, then bytes from a generator.
 fn bytes(head: &[u8], len: usize) -> Vec<u8> {
