@@ -182,3 +182,39 @@ fn the_reader_of_use_lines_sees_every_form() {
     let expected = ["Error", "model", "optim", "rng", "task"];
     assert_eq!(rooms.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
+
+/// The paths of this repository that `text` names between `quote`s, but those with a placeholder.
+fn named_paths(text: &str, quote: char) -> Vec<String> {
+    const TOPS: [&str; 8] =
+        ["src/", "kernels/", "tests/", "docs/", "benches/", "examples/", "presets/", "fuzz/"];
+    let words = text.lines().flat_map(|line| line.split(quote).skip(1).step_by(2));
+    let words = words.filter_map(|quoted| quoted.split_whitespace().next());
+    let holds = |w: &str| ["NAME", "CPU", "DATE"].iter().any(|placeholder| w.contains(placeholder));
+    let ours = words.filter(|w| TOPS.iter().any(|top| w.starts_with(top)) && !holds(w));
+    ours.filter(|w| w.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c)))
+        .map(String::from)
+        .collect()
+}
+
+#[test]
+fn paths_in_documents_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("benches/profile")];
+    for dir in [root.to_path_buf(), root.join("docs")] {
+        files.extend(fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    let mut seen = 0;
+    for file in files {
+        let quote = match file.extension() {
+            Some(kind) if kind == "md" => '`',
+            None if file.ends_with("benches/profile") => '"',
+            _ => continue,
+        };
+        for path in named_paths(&fs::read_to_string(&file).unwrap(), quote) {
+            let there = root.join(&path).exists() || root.join(format!("{path}.rs")).exists();
+            assert!(there, "{}: no {path}", file.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "only {seen} paths seen");
+}

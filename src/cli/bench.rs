@@ -23,10 +23,9 @@ pub(super) struct BenchArgs {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Takes some seconds. Rates are medians of rounds that take turns, so that a machine that slows down for a while slows all of
-them; compare within one run. The share is of the multiply-add peak of the same type, measured in the same rounds.
-Flops of attention are those of the causal triangle, 2 T^2 D forward and 4 T^2 D backward.
-";
+Takes some seconds. Rates are medians of rounds that take turns, so that a machine that slows down for a while slows all of \
+them; compare within one run. The share is of the multiply-add peak of the same type, measured in the same rounds. \
+Flops of attention are those of the causal triangle, 2 T^2 D forward and 4 T^2 D backward.";
 
 #[derive(Serialize)]
 struct Report {

@@ -4,7 +4,7 @@ use super::run::{default_folder, take_seeds};
 use super::{pool, progress, say, tell};
 use crate::config;
 use crate::paper::studies::{self, Named, named_studies};
-use crate::paper::{PAPERS, Papers};
+use crate::paper::{PAPERS, Paper, Papers};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
 use crate::report::page::Page;
 use crate::study::Study;
@@ -143,7 +143,8 @@ fn exists(key: &str, config: &Table) -> bool {
 /// for the choice of task, model, optimiser or block.
 fn means_one_thing(key: &str, all: &[Study]) -> bool {
     let tasks = all.iter().filter(|s| s.runs.iter().all(|m| exists(key, &m.config.table())));
-    let mut papers: Vec<bool> = tasks.map(|s| s.runs[0].config.task.name().starts_with("causal")).collect();
+    let paper = |s: &Study| Paper::of(&s.runs[0].config).map_or("", |p| p.citation);
+    let mut papers: Vec<&str> = tasks.map(paper).collect();
     papers.dedup();
     let everywhere = config::KEYS.iter().any(|k| k.name == key && k.scope.decided_by().is_none());
     let of_a_paper = ["task", "model", "optimizer", "frozen", "freeze_until"].contains(&key);

@@ -50,12 +50,11 @@ pub(super) struct ScalingArgs {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Chain, alpha=0.1, heads 1,1, S=10, T=20, batch 256, f32; one of T, S, heads of layer 1 and batch grows at a time. A step is
-sampling, gradient and update; its time is the median over steps. Exponents are slopes of log time against log size, by least
+Chain, alpha=0.1, heads 1,1, S=10, T=20, batch 256, f32; one of T, S, heads of layer 1 and batch grows at a time. A step is \
+sampling, gradient and update; its time is the median over steps. Exponents are slopes of log time against log size, by least \
 squares over all sizes, and between the last two. Memory is the peak resident size of a process that trains at that size.
-Recovery: runs of 1,024 updates of 256 sequences at rate 4, 3 seeds, S=5 against T and T=12 against S. A key given replaces
-that of all runs; steps, eval_every, test_size and checkpoint_every are the command's own.
-";
+Recovery: runs of 1,024 updates of 256 sequences at rate 4, 3 seeds, S=5 against T and T=12 against S. A key given replaces \
+that of all runs; steps, eval_every, test_size and checkpoint_every are the command's own.";
 
 /// The sizes that stay fixed.
 const BASE: &str = "

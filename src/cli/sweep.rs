@@ -33,11 +33,10 @@ pub(super) struct SweepArgs {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Without keys: alpha=0.03,0.1,0.3,1,3 against T=6,8,12,16,24,32, seeds=5: 150 runs. Those of chain, icl and random are short ones
+Without keys: alpha=0.03,0.1,0.3,1,3 against T=6,8,12,16,24,32, seeds=5: 150 runs. Those of chain, icl and random are short ones \
 (S=5, T=12, 1,024 updates of 256 sequences at rate 4); other presets have their own short form, that of `run --quick`.
 One key or two may have several values; seeds=K sets the runs of each cell. Every other key is as in `run`.
-Results: figures/phase.svg and .png, grid.csv, grid.json, sweep.html, and a folder for each run.
-";
+Results: figures/phase.svg and .png, grid.csv, grid.json, sweep.html, and a folder for each run.";
 
 /// Presets whose short runs are [`SHORT`]: trees that SGD learns at the same sizes and rate.
 const TREES: [&str; 3] = ["chain", "icl", "random"];

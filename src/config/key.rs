@@ -114,6 +114,7 @@ impl Key {
     pub fn allowed(&self) -> String {
         let bounds = |least: String, most: String| match (least.as_str(), most.as_str()) {
             ("", "") => "a finite number".to_string(),
+            (least, "") if matches!(self.kind, Kind::Real(..)) => format!("{} >= {least}, finite", self.name),
             (least, "") => format!("{} >= {least}", self.name),
             ("", most) => format!("{} <= {most}", self.name),
             (least, most) => format!("{least} <= {} <= {most}", self.name),

@@ -226,8 +226,9 @@ fn set_plan(layer: &mut Table, merged: &Table) {
 /// earlier one. Another model also removes `frozen` and `freeze_until` and brings AdamW with a rate
 /// of its own in place of plain gradient descent (but `simplified` and `disentangled` share their
 /// plans); another corpus removes `N` and `alpha`, another kind of triggers `offset`, another task
-/// `roots`, and another law of the outputs an equal `test_outputs`. `parents` or `parent_sets` without `graph` means a custom graph. A graph removes
-/// the parents and the order of an earlier layer, and decides the task if that is not given.
+/// `roots`, and another law of the outputs an equal `test_outputs`. `parents` or `parent_sets`
+/// without `graph` means a custom graph. A graph removes the parents and the order of an earlier
+/// layer, and decides the task if that is not given.
 ///
 /// # Errors
 /// A missing key, a key that does not exist with this task, model or optimiser, a value out of
@@ -261,7 +262,9 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
 
 /// True if both tasks have a latent graph, so that their keys mean the same.
 fn alike(merged: &Table, layer: &Table) -> bool {
-    let causal = |t: &Table| t.get("task").and_then(Value::as_str).is_some_and(|t| t.starts_with("causal"));
+    let graph = KEYS.iter().find(|k| k.name == "graph");
+    let has_graph = |task: &str| graph.is_some_and(|k| k.scope.default_with(task).is_some());
+    let causal = |t: &Table| t.get("task").and_then(Value::as_str).is_some_and(has_graph);
     causal(merged) && causal(layer)
 }
 

@@ -303,8 +303,8 @@ impl<E: Elem> Model<E> for Simplified<E> {
         match targets {
             Targets::Law => Ok(()),
             Targets::Labels => {
-                let allowed = "disentangled, mlp_transformer, memory or transformer with labels at every position: simplified \
-                               predicts the symbol after the last position only";
+                let allowed = "disentangled, mlp_transformer, memory or transformer: this task has a label at every position, and \
+                               simplified predicts the symbol after the last position only";
                 Err(Error::invalid("model", "simplified", allowed))
             }
         }

@@ -311,7 +311,7 @@ fn several_parents_run_resume_and_split() {
     let metrics = fs::read_to_string(one.join("metrics.jsonl")).unwrap();
     assert_eq!(metrics.lines().filter(|l| l.contains("\"heads_split_parents\":")).count(), 6);
 
-    // A finished run has nothing left to do; one that was stopped is resumed in tests/mlp_runs.rs.
+    // A finished run has nothing left to do; one that was stopped is resumed in tests/runs/mlp.rs.
     let text = fs::read(one.join("checkpoint.safetensors")).unwrap();
     let again = popgrad().args(["run", "--resume"]).arg(&one).output().unwrap();
     assert!(again.status.success());
