@@ -4,7 +4,7 @@
 //! that `POPGRAD_ISA` names (`portable`, `avx2`, `avx512`), else the best of this CPU. Operands are
 //! checked views ([`Mat`], [`MatMut`], [`Mats`], [`MatsMut`]); shapes that do not fit together are
 //! a [`KernelError`], and nothing has been written then. Kernels allocate nothing: they ask for
-//! [`Scratch`], whose length a `*_scratch` method tells.
+//! [`Scratch`]; a `*_scratch` method returns its length.
 //!
 //! - matrix products: [`Kernels::gemm`], [`Kernels::gemm_batch`], [`Kernels::gemm_packed`]
 //! - causal attention: [`Kernels::attention`], [`Kernels::attention_backward`],

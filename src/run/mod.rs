@@ -82,7 +82,7 @@ pub trait Setup {
     fn wants_reports(&self) -> bool {
         false
     }
-    /// Further bytes that a run needs, for a model with `_maps` attention maps.
+    /// Further bytes that a run needs, for a model with so many attention maps.
     fn more_bytes(&self, _maps: usize) -> usize {
         0
     }
