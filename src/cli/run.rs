@@ -61,7 +61,8 @@ fn help_for(words: &[String]) -> String {
     for s in studies::named_studies().filter(|s| !is_preset(s.name)) {
         text += &format!("  {:<18}{}\n", s.name, s.what);
     }
-    let chosen = chosen(words);
+    let resolved = resolved(words);
+    let chosen = resolved.clone().unwrap_or_else(|| chosen(words));
     let named = |by: &str| chosen.get(by).and_then(Value::as_str);
     let mut with: Vec<String> = Vec::new();
     for by in ["task", "model", "optimizer"] {
@@ -76,9 +77,19 @@ fn help_for(words: &[String]) -> String {
     text += &format!("  {:<18}{seeds}\n", "seeds");
     for key in config::keys_with(&chosen).iter().filter(|k| k.name != "preset") {
         let owner = key.scope.decided_by().and_then(named);
-        text += &format!("  {:<18}{}\n", key.name, key.line(owner));
+        let value = resolved.as_ref().and_then(|table| table.get(key.name));
+        text += &format!("  {:<18}{}\n", key.name, key.line(owner, value));
     }
     text
+}
+
+/// The configuration that the arguments of a command line describe, if they name a preset.
+fn resolved(words: &[String]) -> Option<Table> {
+    let preset = words.iter().find(|w| is_preset(w))?;
+    let mut layers = paper::preset(preset, words.iter().any(|w| w == "--quick")).ok()?;
+    let keys: Vec<String> = words.iter().filter(|w| w.contains('=')).cloned().collect();
+    layers.push(config::parse_overrides(&keys).ok()?);
+    Some(config::resolve(&layers).ok()?.table())
 }
 
 /// The task, model and optimiser that the arguments of a command line choose, by the name of a
@@ -286,5 +297,19 @@ mod tests {
         assert!(!has(&birth, "graph") && !has(&birth, "init") && !has(&birth, "beta1"));
         let chain = keys(&["chain", "model=transformer", "--help"]);
         assert!(has(&chain, "graph") && has(&chain, "block") && !has(&chain, "init") && !has(&chain, "K"));
+        let ngram = keys(&["chain", "graph=ngram", "order=2", "--help"]);
+        assert!(has(&ngram, "parent_sets") && !has(&ngram, "parents"));
+        // With a preset, the values that a run of it has.
+        let line = |words: &[&str], key: &str| {
+            let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
+            let start = format!("  {key} ");
+            help_for(&words).lines().find(|l| l.starts_with(&start)).map(String::from).unwrap()
+        };
+        assert!(line(&["chain"], "steps").ends_with("[131072]"));
+        assert!(line(&["chain", "--quick"], "steps").ends_with("[2048]"));
+        assert!(line(&["chain", "S=7"], "S").ends_with("[7]"));
+        assert!(line(&["chain"], "heads").ends_with("[1, 1]"));
+        assert!(line(&["birth"], "momentum").ends_with("[0.9]"));
+        assert!(line(&["chain", "model=transformer"], "optimizer").ends_with("[adamw]"));
     }
 }

@@ -134,13 +134,17 @@ impl Key {
         }
     }
 
-    /// A line for `--help`: meaning, words, default.
-    pub fn line(&self, owner: Option<&str>) -> String {
+    /// A line for `--help`: meaning, words, and the value that the key has, or else its default.
+    pub fn line(&self, owner: Option<&str>, value: Option<&Value>) -> String {
         let mut text = self.help.to_string();
         if let Kind::Word(known) = self.kind
             && !known.iter().all(|w| text.contains(w))
         {
             text += &format!(": {}", known.join(", "));
+        }
+        if let Some(value) = value {
+            let shown: String = value.to_string().chars().filter(|c| !"\"'[]".contains(*c)).collect();
+            return format!("{text} [{shown}]");
         }
         let default = |default: Default| match default {
             Default::Is(value) => Some(value.replace('\'', "")),

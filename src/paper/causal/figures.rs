@@ -186,15 +186,21 @@ fn graph_of(rows: &[Vec<usize>], t: usize) -> HeatMap {
 /// Attention of each head on each parent, position by position: solid where the parent is the
 /// head's own.
 fn by_position(a: &HeadAssignment) -> LineChart {
-    let heads = a.heads.min(OVERVIEW_HEADS);
-    let pairs = (0..heads).flat_map(|h| (0..a.slots).map(move |k| (h, k)));
-    let series = pairs.map(|(h, k)| {
+    // As many curves as have colours of their own: all, those of the assigned heads, or one for
+    // each parent.
+    const CURVES: usize = 7;
+    let heads = 0..a.heads;
+    let mut pairs: Vec<(usize, usize)> = heads.flat_map(|h| (0..a.slots).map(move |k| (h, k))).collect();
+    if pairs.len() > CURVES {
+        pairs.retain(|(h, _)| a.head_of.contains(&Some(*h)));
+    }
+    if pairs.len() > CURVES {
+        pairs.retain(|(h, k)| a.head_of[*k] == Some(*h));
+    }
+    let series = pairs.into_iter().enumerate().map(|(color, (h, k))| {
         let points = a.rows.iter().map(|(i, x)| (*i as f64 + 1.0, x[h * a.slots + k])).collect();
         let own = a.head_of[k] == Some(h);
-        Series {
-            dashed: !own,
-            ..Series::new(format!("head {}, parent {}", h + 1, k + 1), points, h * a.slots + k)
-        }
+        Series { dashed: !own, ..Series::new(format!("head {}, parent {}", h + 1, k + 1), points, color) }
     });
     LineChart {
         title: "Attention on each parent".into(),
