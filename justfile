@@ -14,7 +14,8 @@ check:
 test:
     cargo test --workspace
 
-# Kernels and steps on this machine, against its peak; `benches/rivals` compares with other libraries.
+# Kernels and steps on this machine, against its peak; `benches/rivals` compares with other
+# libraries.
 bench:
     cargo run --release -- bench
 
