@@ -107,6 +107,8 @@ impl<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> Has<E
         let t = tile_shape(S::ISA);
         let tallest = t.mr[NV - 1];
         assert!(tallest <= MAX_ROWS && t.mr[t.nv - 1] <= tallest || NV > t.nv);
+        // A finish reads as many of them as a row of the tile has elements.
+        assert!(t.nv * S::LANES <= E::NEG_ZEROS.len());
         NV <= t.nv && M <= tallest && (EDGE != HALF || S::Half::LANES < S::LANES)
     };
 }
