@@ -85,10 +85,35 @@ fn suggestion(near: &Option<String>) -> String {
     near.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default()
 }
 
+/// Most digits of a number in a message: those of the largest u64.
+const DIGITS: usize = 20;
+
+/// `text` with numbers of more digits, such as 1 followed by 300 zeros, in the form 1e300.
+fn brief(text: String) -> String {
+    if text.len() <= DIGITS {
+        return text;
+    }
+    let mut out = String::new();
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let digit = |c: char| c.is_ascii_digit() || c == '.';
+        let (run, after) = rest.split_at(rest.find(|c| !digit(c)).unwrap_or(rest.len()));
+        match run.parse::<f64>() {
+            Ok(x) if run.len() > DIGITS && x.is_finite() => out += &format!("{x:e}"),
+            Ok(_) if run.len() > DIGITS => out += &format!("{}..", &run[..DIGITS]),
+            _ => out += run,
+        }
+        let (other, after) = after.split_at(after.find(digit).unwrap_or(after.len()));
+        out += other;
+        rest = after;
+    }
+    out
+}
+
 impl Error {
     /// A value outside its domain: the field, what was found, what is allowed.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Error::Invalid { field: field.into(), problem: problem.into(), allowed: allowed.into() }
+        Error::Invalid { field: field.into(), problem: brief(problem.into()), allowed: brief(allowed.into()) }
     }
 
     /// A name that is not among `known`, with the nearest one suggested.
@@ -105,7 +130,7 @@ impl Error {
 
     /// A file whose content is wrong.
     pub fn format(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
-        Error::Format { path: path.as_ref().to_path_buf(), problem: problem.into() }
+        Error::Format { path: path.as_ref().to_path_buf(), problem: brief(problem.into()) }
     }
 
     /// An I/O failure while doing `action` to `path`.
@@ -130,5 +155,29 @@ impl Error {
             Error::Kernel(KernelError::UnknownIsa { .. } | KernelError::IsaUnavailable { .. }) => 2,
             _ => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_many_digits_are_short_in_messages() {
+        for (value, shown) in [
+            (1e300f64.to_string(), "1e300"),
+            (1e-300f64.to_string(), "1e-300"),
+            ((-1.5e200f64).to_string(), "-1.5e200"),
+            (format!("[{}, 2]", f64::MAX), "[1.7976931348623157e308, 2]"),
+            (u64::MAX.to_string(), "18446744073709551615"),
+            (0.1f64.to_string(), "0.1"),
+            ("9".repeat(400), "99999999999999999999.."),
+            ("1.2.3".repeat(9), &*"1.2.3".repeat(9)),
+        ] {
+            let e = Error::invalid("alpha", value, "1 to 2");
+            assert_eq!(e.to_string(), format!("alpha: {shown}; allowed: 1 to 2"));
+        }
+        let e = Error::format("f.csv", format!("line 3: {} is too large", 2e99));
+        assert_eq!(e.to_string(), "f.csv: line 3: 2e99 is too large");
     }
 }

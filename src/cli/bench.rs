@@ -18,7 +18,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
     /// Threads of the training steps; kernels run on one [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
 }
 

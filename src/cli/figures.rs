@@ -38,7 +38,7 @@ pub(super) struct FiguresArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["overrides", "quick", "only", "out"])]
     resume: Option<PathBuf>,
     /// Worker threads; they change the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
 }
 

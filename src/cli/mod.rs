@@ -15,6 +15,7 @@ mod sweep;
 mod verify;
 
 use crate::{Error, Result};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -64,14 +65,16 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
-/// Runs the command line of this process.
+/// Runs the command line of this process, and returns its exit code.
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
             // Help and version go to stdout as clap wrote them; an error is one line, like every
             // other.
-            if e.use_stderr() {
+            if let Some(text) = refused_value(&e) {
+                say(&format!("error: {text}"));
+            } else if e.use_stderr() {
                 let text = e.to_string();
                 let lines: Vec<&str> = text.lines().map(str::trim).take_while(|l| !l.is_empty()).collect();
                 say(&lines.join(" "));
@@ -103,6 +106,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The message for an option whose value is refused, in the form of every other message.
+fn refused_value(e: &clap::Error) -> Option<String> {
+    let text = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (option, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
+    let allowed = std::error::Error::source(e)?.to_string();
+    let name = option.trim_start_matches('-').split(' ').next()?;
+    (e.kind() == ErrorKind::ValueValidation).then(|| Error::invalid(name, value, allowed).to_string())
+}
+
 /// Prints a line on stderr. Control characters are escaped, so that it stays one line whatever the
 /// user typed. A closed stderr is ignored.
 fn say(text: &str) {
@@ -122,10 +137,38 @@ fn tell(text: &str) -> Result<()> {
     }
 }
 
-/// A pool of `threads` threads, or of as many as there are cores.
+/// Reads the integer of an option, from `least` to `most`.
+fn integer(text: &str, least: u64, most: u64) -> std::result::Result<u64, String> {
+    let number = text.parse().ok().filter(|n| (least..=most).contains(n));
+    number.ok_or_else(|| format!("integers, {least} to {most}"))
+}
+
+/// Reads the number of an option.
+fn real(text: &str) -> std::result::Result<f64, String> {
+    text.parse().map_err(|_| "a number".into())
+}
+
+/// Reads `--threads`.
+fn threads(text: &str) -> std::result::Result<usize, String> {
+    integer(text, 1, most_threads() as u64).map(|n| n as usize)
+}
+
+/// Most threads: more than a few for each core take longer to start than they compute, and some
+/// more are allowed where there are few cores, to check that results do not depend on them.
+fn most_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (4 * cores).max(64)
+}
+
+/// A pool of `threads` threads, or of as many as there are cores or RAYON_NUM_THREADS says.
 fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
-    if threads == Some(0) || threads.is_some_and(|t| t > 4096) {
-        return Err(Error::invalid("threads", format!("{}", threads.unwrap_or(0)), "1 to 4096"));
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    // Read by the pool, which takes any number.
+    let named = std::env::var_os(VARIABLE).filter(|_| threads.is_none());
+    if let Some(text) = named.as_ref().map(|t| t.to_string_lossy()).filter(|t| !t.is_empty()) {
+        integer(&text, 0, most_threads() as u64).map_err(|_| {
+            Error::invalid(VARIABLE, text.as_ref(), format!("1 to {}, or 0 for all cores", most_threads()))
+        })?;
     }
     rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build().map_err(|e| {
         Error::io(PathBuf::from("thread pool"), "cannot start threads", std::io::Error::other(e.to_string()))

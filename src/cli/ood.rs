@@ -1,6 +1,6 @@
 //! `popgrad ood`: evaluates trained runs on transitions of other kinds than their prior draws.
 
-use super::{pool, say, tell};
+use super::{integer, pool, say, tell};
 use crate::config::Task;
 use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Trained, evaluate, kinds};
 use crate::report::files::{create_run_dir, write_bytes_atomic};
@@ -21,13 +21,13 @@ pub(super) struct OodArgs {
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     kinds: Vec<String>,
     /// Matrices of each random kind.
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", allow_negative_numbers = true, value_parser = matrices)]
     matrices: usize,
     /// Sequences per matrix.
-    #[arg(long, default_value_t = 4096, value_name = "N")]
+    #[arg(long, default_value_t = 4096, value_name = "N", allow_negative_numbers = true, value_parser = sequences)]
     sequences: usize,
     /// Seed of matrices and sequences.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = seed)]
     seed: u64,
     /// Folder for ood.json and, of two runs or more, the figure: new or empty.
     #[arg(long, value_name = "DIR")]
@@ -36,8 +36,20 @@ pub(super) struct OodArgs {
     #[arg(long)]
     json: bool,
     /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
+}
+
+fn matrices(text: &str) -> std::result::Result<usize, String> {
+    integer(text, 1, 1 << 16).map(|n| n as usize)
+}
+
+fn sequences(text: &str) -> std::result::Result<usize, String> {
+    integer(text, 2, 1 << 26).map(|n| n as usize)
+}
+
+fn seed(text: &str) -> std::result::Result<u64, String> {
+    integer(text, 0, i64::MAX as u64)
 }
 
 /// Kinds, for `--help`.
@@ -61,13 +73,6 @@ struct Run {
 
 pub(super) fn ood(args: &OodArgs) -> Result<()> {
     let kinds = kinds(&args.kinds)?;
-    for (name, value, most) in [("matrices", args.matrices, 1 << 16), ("sequences", args.sequences, 1 << 26)]
-    {
-        let least = if name == "sequences" { 2 } else { 1 };
-        if !(least..=most).contains(&value) {
-            return Err(Error::invalid(name, value.to_string(), format!("{least} to {most}")));
-        }
-    }
     if args.matrices.saturating_mul(args.sequences) > MAX_SEQUENCES {
         let found = format!("{} of {} sequences", args.matrices, args.sequences);
         return Err(Error::invalid("matrices", found, "matrices * sequences <= 2^30"));

@@ -31,14 +31,14 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
     /// Type of parameters and activations: f32 or f64.
     #[arg(long)]
     dtype: Option<String>,
     /// Seed of every draw.
-    #[arg(long)]
-    seed: Option<u64>,
+    #[arg(long, allow_negative_numbers = true)]
+    seed: Option<String>,
     /// Continue the run in this folder from its checkpoint.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "overrides", "quick", "config", "out", "dtype", "seed"])]
     resume: Option<PathBuf>,
@@ -47,7 +47,8 @@ pub(super) struct RunArgs {
 /// Presets and keys, for `--help`: the keys that apply to the preset, task or model named on the
 /// command line, or all keys.
 pub(super) fn after_help() -> String {
-    let words: Vec<String> = std::env::args().skip(2).collect();
+    // Any bytes may be there.
+    let words: Vec<String> = std::env::args_os().skip(2).map(|w| w.to_string_lossy().into_owned()).collect();
     help_for(&words)
 }
 
@@ -200,30 +201,26 @@ fn resolve(args: &RunArgs) -> Result<Job> {
         return Err(Error::invalid("preset", format!("`{word}`"), allowed));
     }
     let Some(preset) = preset.or(named) else {
-        let names: Vec<String> = paper::presets().into_iter().map(|p| p.name).collect();
+        let single = paper::presets().into_iter().map(|p| p.name);
+        let several = studies::named_studies().map(|s| s.name).filter(|n| !is_preset(n)).map(String::from);
+        let names: Vec<String> = single.chain(several).collect();
         return Err(Error::invalid("preset", "none", names.join(", ")));
     };
     let file = config::check_keys(file, config::KEYS)?;
-    let mut last = Table::new();
-    if let Some(dtype) = &args.dtype {
-        last.insert("dtype".into(), Value::String(dtype.clone()));
-    }
-    if let Some(seed) = args.seed {
-        let seed =
-            i64::try_from(seed).map_err(|_| Error::invalid("seed", seed.to_string(), "0 to 2^63 - 1"))?;
-        last.insert("seed".into(), Value::Integer(seed));
+    // The same keys in another form.
+    for (key, value) in [("dtype", &args.dtype), ("seed", &args.seed)] {
+        overrides.extend(value.iter().map(|v| format!("{key}={v}")));
     }
     let seeds = take_seeds(&mut overrides)?;
-    let layers = [file, config::parse_overrides(&overrides)?, last];
+    let layers = [file, config::parse_overrides(&overrides)?];
     if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Ok(Job::Study(studies::named(&preset, args.quick, seeds, &layers)?));
     }
-    let mut tables = paper::preset(&preset, args.quick)?;
+    let tables = paper::preset(&preset, args.quick)?;
     if let Some(count) = seeds {
         return Ok(Job::Study(studies::seeds(&preset, args.quick, count, &layers)?));
     }
-    tables.extend(layers);
-    Ok(Job::Run(Box::new(config::resolve(&tables)?)))
+    Ok(Job::Run(Box::new(config::resolve_over(&tables, &layers)?)))
 }
 
 /// True if it is the preset of a single run. A study of that run may have the same name.
@@ -239,7 +236,10 @@ pub(super) fn take_seeds(overrides: &mut Vec<String>) -> Result<Option<u64>> {
         match word.split_once('=') {
             Some((key, text)) if key.trim() == "seeds" => {
                 let count = text.trim().parse::<u64>();
-                seeds = Some(count.map_err(|_| Error::invalid("seeds", format!("`{text}`"), "1 to 1000"))?);
+                let count = count.map_err(|_| Error::invalid("seeds", format!("`{text}`"), "1 to 1000"))?;
+                if let Some(first) = seeds.replace(count) {
+                    return Err(config::twice("seeds", first, count));
+                }
             }
             _ => rest.push(word),
         }

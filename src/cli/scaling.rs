@@ -5,7 +5,7 @@
 //! whole process, including its code.
 
 use super::run::default_folder;
-use super::{pool, progress, say, tell};
+use super::{pool, progress, real, say, tell};
 use crate::config::{self, Config};
 use crate::model::Spec;
 use crate::paper::{self, studies};
@@ -35,14 +35,14 @@ pub(super) struct ScalingArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Seconds of steps to time at each size.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, allow_negative_numbers = true, value_parser = real)]
     seconds: f64,
     /// Seconds for the recovery runs; sizes that would exceed them are listed as left out. 0: no
     /// recovery runs.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, allow_negative_numbers = true, value_parser = real)]
     recovery: f64,
     /// Threads of a step [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
     /// Time this one size and print it as JSON; used by the command for its own processes.
     #[arg(long, hide = true)]
@@ -129,8 +129,11 @@ pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
     let threads = pool(args.threads)?.current_num_threads();
     // Checked here rather than in the first process.
     let config = config_of(&args.overrides)?;
-    run::check(paper::experiment(&config)?, &config)?;
     let axes = axes(args.quick, &config.model);
+    for (key, sizes) in &axes {
+        let config = config_of(&at(&args.overrides, word(key, sizes[0], &config.model)))?;
+        run::check(paper::experiment(&config)?, &config)?;
+    }
     let folder = args.out.clone().unwrap_or_else(|| default_folder("scaling", args.quick));
     create_run_dir(&folder)?;
     let mut points = Vec::new();
@@ -188,6 +191,12 @@ fn word(key: &str, size: usize, model: &Spec) -> String {
     if first_layer { format!("heads={size},1") } else { format!("{key}={size}") }
 }
 
+/// `overrides` with `word` in place of one of the same key.
+fn at(overrides: &[String], word: String) -> Vec<String> {
+    let key = |w: &str| w.split('=').next().unwrap_or_default().trim().to_string();
+    overrides.iter().filter(|w| key(w) != key(&word)).cloned().chain([word.clone()]).collect()
+}
+
 fn base() -> Result<Table> {
     BASE.parse().map_err(|e: toml::de::Error| Error::invalid("scaling", e.to_string(), "valid TOML"))
 }
@@ -206,8 +215,8 @@ fn layer_of(overrides: &[String]) -> Result<Table> {
 
 fn config_of(overrides: &[String]) -> Result<config::Config> {
     let mut layers = paper::preset("chain", false)?;
-    layers.extend([base()?, layer_of(overrides)?]);
-    config::resolve(&layers)
+    layers.push(base()?);
+    config::resolve_over(&layers, &[layer_of(overrides)?])
 }
 
 /// Runs this program on the size that override `word` gives.
@@ -215,7 +224,7 @@ fn measure(args: &ScalingArgs, word: &str, threads: usize) -> Result<Point> {
     let path = std::env::current_exe().map_err(|e| Error::io("popgrad", "cannot find itself", e))?;
     let mut command = Command::new(&path);
     command.args(["scaling", "--one", "--seconds", &args.seconds.to_string()]);
-    command.args(["--threads", &threads.to_string()]).args(&args.overrides).arg(word);
+    command.args(["--threads", &threads.to_string()]).args(at(&args.overrides, word.into()));
     let out = command.output().map_err(|e| Error::io(&path, "cannot run", e))?;
     if !out.status.success() {
         let why = String::from_utf8_lossy(&out.stderr).trim().replace('\n', " ");
@@ -309,6 +318,9 @@ fn slope(points: &[(f64, f64)]) -> f64 {
 fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize) -> Result<Vec<Recovery>> {
     const SEEDS: u64 = 3;
     let mut out = Vec::new();
+    if args.recovery == 0.0 {
+        return Ok(out);
+    }
     let mut left = args.recovery;
     let steps = if args.quick { 128 } else { 1024 };
     for (key, others) in [("T", ["S=5", "T=12"]), ("S", ["T=12", "S=5"])] {
@@ -318,7 +330,8 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
         for (k, v) in [("lr", Value::Float(4.0)), ("test_size", 2048.into()), ("eval_every", steps.into())] {
             layer.insert(k.into(), v);
         }
-        let layers = [base()?, layer, layer_of(&args.overrides)?];
+        let mut own = base()?;
+        own.extend(layer);
         let mut sizes = Vec::new();
         for p in points.iter().filter(|p| p.key == key) {
             // Three runs of as many steps; those timed had no smaller alphabet or length, nor
@@ -342,7 +355,7 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
         }
         let axis =
             Axis { key: key.into(), values: sizes.iter().map(|n| Value::Integer(*n as i64)).collect() };
-        let study = studies::grid("chain", false, vec![axis], SEEDS, &layers)?;
+        let study = studies::grid(("chain", false), vec![axis], SEEDS, &own, &[layer_of(&args.overrides)?])?;
         study.check()?;
         let sub = folder.join(format!("recovery-{key}"));
         create_run_dir(&sub)?;

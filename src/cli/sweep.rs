@@ -28,7 +28,7 @@ pub(super) struct SweepArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "keys", "out"])]
     resume: Option<PathBuf>,
     /// Worker threads; they change the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
 }
 
@@ -95,20 +95,22 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
     let seeds = take_seeds(&mut keys)?.unwrap_or(DEFAULT_SEEDS);
     // Presets with another task or optimiser use the sizes and rates of their own short form.
     let quick = !TREES.contains(&preset.as_str());
-    let mut layer: Table = if quick { Table::new() } else { short()? };
+    let own: Table = if quick { Table::new() } else { short()? };
+    let mut layer = Table::new();
     let mut axes = Vec::new();
     let several =
         |k: &String| config::parse_values(k, config::KEYS).map_or(true, |(_, values)| values.len() > 1);
     if !keys.iter().any(several) {
         axes = DEFAULT_GRID.iter().map(|k| axis(k)).collect::<Result<_>>()?;
     }
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: Vec<(String, String)> = Vec::new();
     for word in &keys {
         let Axis { key, mut values } = axis(word)?;
-        if seen.contains(&key) {
-            return Err(Error::invalid(key, "given twice", "every key once"));
+        let text = word.split_once('=').map_or("", |(_, text)| text).to_string();
+        if let Some((_, first)) = seen.iter().find(|(k, _)| *k == key) {
+            return Err(config::twice(&key, first, &text));
         }
-        seen.push(key.clone());
+        seen.push((key.clone(), text));
         axes.retain(|a: &Axis| a.key != key);
         if values.len() == 1 {
             layer.insert(key, values.remove(0));
@@ -116,7 +118,7 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
             axes.push(Axis { key, values });
         }
     }
-    studies::grid(&preset, quick, axes, seeds, &[layer])
+    studies::grid((&preset, quick), axes, seeds, &own, &[layer])
 }
 
 fn short() -> Result<Table> {

@@ -2,6 +2,7 @@
 //! are parsed from arguments and files.
 
 use crate::{Error, Result};
+use std::fmt::Display;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -104,6 +105,12 @@ pub struct Key {
     pub help: &'static str,
 }
 
+/// As much of what was typed as is needed to recognise it.
+fn shown(text: &str) -> String {
+    let short: String = text.chars().take(60).collect();
+    if short.len() < text.len() { short + ".." } else { short }
+}
+
 impl Key {
     /// A key of a command that is no key of a run.
     pub const fn of_command(name: &'static str, kind: Kind, help: &'static str) -> Key {
@@ -114,23 +121,22 @@ impl Key {
     pub fn allowed(&self) -> String {
         let bounds = |least: String, most: String| match (least.as_str(), most.as_str()) {
             ("", "") => "a finite number".to_string(),
-            (least, "") if matches!(self.kind, Kind::Real(..)) => format!("{} >= {least}, finite", self.name),
-            (least, "") => format!("{} >= {least}", self.name),
+            (least, "") => format!("{} >= {least}, finite", self.name),
             ("", most) => format!("{} <= {most}", self.name),
             (least, most) => format!("{least} <= {} <= {most}", self.name),
         };
         let real = |x: f64| if x.is_finite() { x.to_string() } else { String::new() };
         match self.kind {
-            Kind::Count(least, most) => bounds(
-                least.to_string(),
-                if most == i64::MAX as u64 { String::new() } else { most.to_string() },
-            ),
+            Kind::Count(least, most) if most == i64::MAX as u64 => {
+                format!("integers, {least} <= {} < 2^63", self.name)
+            }
+            Kind::Count(least, most) => format!("integers, {least} <= {} <= {most}", self.name),
             Kind::Real(least, most) => bounds(real(least), real(most)),
             Kind::Below(least, end) => format!(">= {least}, < {end}"),
             Kind::Word(known) => known.join(", "),
             Kind::Flag => "true or false".into(),
             Kind::Integers(least) => format!("integers >= {least}, e.g. 2,1"),
-            Kind::Text => self.help.into(),
+            Kind::Text => format!("a text: {}", self.help),
         }
     }
 
@@ -205,7 +211,7 @@ impl Key {
     /// # Errors
     /// As [`Key::check`].
     pub fn parse(&self, text: &str) -> Result<Value> {
-        let wrong = || self.refuse(format!("`{text}`"));
+        let wrong = || self.refuse(format!("`{}`", shown(text)));
         let integer = |t: &str| t.trim().parse::<i64>().map(Value::Integer).map_err(|_| wrong());
         let value = match self.kind {
             Kind::Count(..) => {
@@ -242,10 +248,11 @@ pub fn find<'a>(name: &str, keys: &'a [Key]) -> Result<&'a Key> {
     keys.iter().find(|k| k.name == name).ok_or_else(|| Error::unknown("key", name, known()))
 }
 
-/// Parses `key=value` arguments of a command that takes `keys`; the last of equal keys counts.
+/// Parses `key=value` arguments of a command that takes `keys`.
 ///
 /// # Errors
-/// An argument without `=`, an unknown key, a value of the wrong type or out of its domain.
+/// An argument without `=`, an unknown key, a key that is given twice, a value of the wrong type or
+/// out of its domain.
 pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
     let mut table = Table::new();
     for arg in args {
@@ -253,9 +260,17 @@ pub fn parse_keys(args: &[String], keys: &[Key]) -> Result<Table> {
             return Err(Error::invalid("argument", format!("`{arg}`"), "key=value"));
         };
         let key = find(name.trim(), keys)?;
-        table.insert(key.name.to_string(), key.parse(text)?);
+        let value = key.parse(text)?;
+        if let Some(first) = table.insert(key.name.to_string(), value.clone()) {
+            return Err(twice(key.name, &first, &value));
+        }
     }
     Ok(table)
+}
+
+/// A key that is given twice: neither value is preferred, even where they are equal.
+pub fn twice(key: &str, first: impl Display, second: impl Display) -> Error {
+    Error::invalid(key, format!("given twice, {first} and {second}"), "every key once")
 }
 
 /// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers, and a list
@@ -300,6 +315,11 @@ pub fn read_table(path: &Path) -> Result<Table> {
 pub fn parse_table(path: &Path, text: &str) -> Result<Table> {
     text.parse().map_err(|e: toml::de::Error| {
         let line = e.span().map_or(1, |s| 1 + text[..s.start].matches('\n').count());
-        Error::format(path, format!("line {line}: {}", e.message().replace('\n', " ")))
+        let mut problem = e.message().replace('\n', " ");
+        // The parser does not name the key that is there twice.
+        if let Some(key) = e.span().and_then(|s| text.get(s)).filter(|_| problem.contains("duplicate")) {
+            problem += &format!(" `{}`: every key once", key.trim());
+        }
+        Error::format(path, format!("line {line}: {problem}"))
     })
 }

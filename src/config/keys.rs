@@ -248,9 +248,9 @@ pub const KEYS: &[Key] = &[
     key("batch", SEQUENCES, Run(Needed), "sequences per update"),
     key(
         "shards",
-        SEQUENCES,
+        count(1, 4096),
         Run(Is("16")),
-        "shards per batch: fixes the order of sums, so it changes the last bits",
+        "shards per batch, at most `batch`: fixes the order of sums, so it changes the last bits",
     ),
     key("eval_every", count(1, i64::MAX as u64), Run(Needed), "updates between evaluations"),
     key("test_size", SEQUENCES, Run(Needed), "sequences of the fixed test set"),

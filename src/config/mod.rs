@@ -11,7 +11,7 @@ mod keys;
 pub mod task;
 
 pub use key::{
-    Default, Key, Kind, Scope, check_keys, find, parse_keys, parse_table, parse_values, read_table,
+    Default, Key, Kind, Scope, check_keys, find, parse_keys, parse_table, parse_values, read_table, twice,
 };
 pub use keys::KEYS;
 pub use task::Task;
@@ -260,6 +260,29 @@ pub fn resolve(tables: &[Table]) -> Result<Config> {
     Config::from_table(merged)
 }
 
+/// [`resolve`] of the layers of a preset and those that the user gave over it.
+///
+/// # Errors
+/// As [`resolve`]; a key given by the user that has no effect beside another one.
+pub fn resolve_over(preset: &[Table], given: &[Table]) -> Result<Config> {
+    let config = resolve(&[preset, given].concat())?;
+    let given = |key: &str| given.iter().rev().find_map(|t| t.get(key));
+    let source = config.plan.source;
+    if source != Source::Sampled {
+        for key in ["batch", "test_size"] {
+            if let Some(value) = given(key) {
+                let found = format!("{value} with source={}", source.name());
+                let allowed = format!("source=sampled only: {} takes the whole population", source.name());
+                return Err(Error::invalid(key, found, allowed));
+            }
+        }
+    } else if given("shards").is_some() && config.plan.shards > config.plan.batch {
+        let allowed = format!("at most batch = {}", config.plan.batch);
+        return Err(Error::invalid("shards", config.plan.shards.to_string(), allowed));
+    }
+    Ok(config)
+}
+
 /// True if both tasks have a latent graph, so that their keys mean the same.
 fn alike(merged: &Table, layer: &Table) -> bool {
     let graph = KEYS.iter().find(|k| k.name == "graph");
@@ -427,9 +450,9 @@ impl Config {
                         _ => {}
                     }
                 }
-                if t.corpus.is_empty() {
+                if t.corpus.is_empty() || t.corpus == "counts:" {
                     let allowed = "shipped, a file, counts:FOLDER, dirichlet";
-                    return Err(Error::invalid("corpus", "no name", allowed));
+                    return Err(Error::invalid("corpus", format!("`{}` names nothing", t.corpus), allowed));
                 }
                 if let Some(offset) = t.offset.filter(|_| t.triggers == task::TriggerKind::Random) {
                     return Err(Error::invalid("offset", offset.to_string(), "triggers=fixed only"));
@@ -520,7 +543,7 @@ fn complete(table: &mut Table) -> Result<()> {
 fn set_default(table: &mut Table, key: &Key, default: Default) -> Result<()> {
     match default {
         Default::Absent => Ok(()),
-        Default::Needed => Err(Error::invalid(key.name, "missing", key.help)),
+        Default::Needed => Err(Error::invalid(key.name, "missing", key.allowed())),
         Default::Is(text) => {
             let value = parse_table(Path::new(key.name), &format!("value = {text}"))?;
             table.extend(value.into_iter().map(|(_, v)| (key.name.to_string(), v)));

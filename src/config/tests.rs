@@ -184,14 +184,14 @@ fn errors_name_the_key_and_what_is_allowed() {
     for (base, words, expected) in [
         ("chain", &["step=3"][..], "unknown key `step`, did you mean `steps`?"),
         ("chain", &["steps"], "argument: `steps`; allowed: key=value"),
-        ("chain", &["steps=-3"], "steps: -3; allowed: steps >= 1"),
-        ("chain", &["steps=0"], "steps: 0; allowed: steps >= 1"),
+        ("chain", &["steps=-3"], "steps: -3; allowed: integers, 1 <= steps < 2^63"),
+        ("chain", &["steps=0"], "steps: 0; allowed: integers, 1 <= steps < 2^63"),
         ("chain", &["steps=9^99"], "steps: `9^99`"),
         ("chain", &["alpha=nan"], "alpha: nan; allowed: 0.001 <= alpha <= 1000"),
         ("chain", &["alpha=x"], "alpha: `x`; allowed: 0.001 <= alpha <= 1000"),
-        ("chain", &["S=1"], "S: 1; allowed: 2 <= S <= 1024"),
+        ("chain", &["S=1"], "S: 1; allowed: integers, 2 <= S <= 1024"),
         ("chain", &["dtype=f16"], "unknown dtype `f16`, did you mean"),
-        ("chain", &["batch=99999999999"], "batch: 99999999999; allowed: 1 <= batch <= 67108864"),
+        ("chain", &["batch=99999999999"], "batch: 99999999999; allowed: integers, 1 <= batch <= 67108864"),
         ("chain", &["preset=icl"], "preset: given as key=value; allowed: first word of `run`"),
         ("chain", &["order=2"], "order: 2; allowed: task=causal_dag only"),
         ("two-parents", &["order=2"], "order: 2; allowed: graph=ngram only"),
@@ -206,8 +206,8 @@ fn errors_name_the_key_and_what_is_allowed() {
         ("algorithm1", &["steps1=401"], "steps1: 401; allowed: a multiple of eval_every = 10"),
         ("algorithm1", &["dtype=f32"], "dtype: f32; allowed: f64"),
         ("birth", &["S=3"], "S: 3; allowed: task=causal_tree|causal_dag only"),
-        ("birth", &["T=1"], "T: 1; allowed: 2 <= T <= 4096"),
-        ("birth", &["K=0"], "K: 0; allowed: 1 <= K"),
+        ("birth", &["T=1"], "T: 1; allowed: integers, 2 <= T <= 4096"),
+        ("birth", &["K=0"], "K: 0; allowed: integers, 1 <= K"),
         ("birth", &["model=memroy"], "unknown model `memroy`, did you mean `memory`?"),
         ("birth", &["triggers=some"], "unknown triggers `some`"),
         ("birth", &["outputs=unifrom"], "unknown outputs `unifrom`, did you mean `uniform`?"),
@@ -219,7 +219,18 @@ fn errors_name_the_key_and_what_is_allowed() {
         ("birth", &["output_split=1"], "output_split: 1; allowed: > 0, < 1"),
         ("birth", &["N=10"], "N: 10; allowed: corpus=dirichlet only"),
         ("birth", &["corpus=dirichlet"], "N: missing; allowed: with corpus=dirichlet"),
-        ("birth", &["corpus="], "corpus: no name"),
+        ("birth", &["corpus="], "corpus: `` names nothing"),
+        ("birth", &["corpus=counts:"], "corpus: `counts:` names nothing"),
+        ("chain", &["S=5", "S=6"], "S: given twice, 5 and 6; allowed: every key once"),
+        ("chain", &["S=5", "S=5"], "S: given twice"),
+        ("chain", &["heads=2,1", "heads=1"], "heads: given twice, [2, 1] and [1]"),
+        ("chain", &["S=true"], "S: `true`; allowed: integers, 2 <= S <= 1024"),
+        ("chain", &["lr=true"], "lr: `true`; allowed: lr >= 0, finite"),
+        ("chain", &["heads=true"], "heads: `true`; allowed: integers >= 1"),
+        ("chain", &["seed=-1"], "seed: -1; allowed: integers, 0 <= seed < 2^63"),
+        ("chain", &["seed=9223372036854775808"], "seed: `9223372036854775808`; allowed: integers, 0 <= seed"),
+        ("chain", &["shards=5000"], "shards: 5000; allowed: integers, 1 <= shards <= 4096"),
+        ("chain", &["alpha=1e300"], "alpha: 1e300; allowed: 0.001"),
         ("birth", &["freeze_until=300"], "freeze_until: `300`; allowed: UPDATE:NAMES"),
         ("birth", &["freeze_until=x:wk0"], "freeze_until: `x:wk0`"),
         ("birth", &["freeze_until=300:"], "freeze_until: `300:`"),
@@ -232,8 +243,44 @@ fn errors_name_the_key_and_what_is_allowed() {
         let message = with(base, words).unwrap_err().to_string();
         assert!(message.starts_with(expected), "{base} {words:?}: {message}");
     }
+    let over = |base: &str, words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
+        resolve_over(&preset(base, true).unwrap(), &[parse_overrides(&words).unwrap()])
+    };
+    for (base, words, expected) in [
+        (
+            "chain",
+            &["source=exact", "batch=7"][..],
+            "batch: 7 with source=exact; allowed: source=sampled only",
+        ),
+        ("chain", &["test_size=9", "source=exact"], "test_size: 9 with source=exact"),
+        ("algorithm1", &["source=orbit", "batch=7"], "batch: 7 with source=orbit"),
+        ("chain", &["batch=8", "shards=9"], "shards: 9; allowed: at most batch = 8"),
+    ] {
+        let message = over(base, words).unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{base} {words:?}: {message}");
+    }
+    assert!(over("chain", &["batch=8"]).is_ok(), "the preset's shards are no contradiction");
+    // In a file: booleans are no numbers, numbers no booleans or texts, and names of keys are said.
+    for (text, expected) in [
+        ("S = true", "S: true; allowed: integers, 2 <= S"),
+        ("lr = false", "lr: false; allowed: lr >= 0"),
+        ("heads = [1, true]", "heads: [1, true]; allowed: integers >= 1"),
+        ("S = 5.0", "S: 5.0; allowed: integers"),
+        ("no_repeat = 1", "no_repeat: 1; allowed: true or false"),
+        ("frozen = true", "frozen: true; allowed: a text: blocks that never train"),
+        ("S = 5\nT = 9\nS = 6", "f.toml: line 3: duplicate key `S`: every key once"),
+        ("alpha = 1e400", "f.toml: line 1: floating-point number overflowed"),
+    ] {
+        let read = parse_table(Path::new("f.toml"), text).and_then(|t| check_keys(t, KEYS));
+        let message = read.unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{text}: {message}");
+    }
     let missing = resolve(&[parse_overrides(&["model=memory".into(), "optimizer=sgd".into()]).unwrap()]);
-    assert!(missing.unwrap_err().to_string().contains("missing"));
+    assert_eq!(
+        missing.unwrap_err().to_string(),
+        "preset: missing; allowed: a text: the preset that the other keys start from"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! starts from, `[keys]` its keys, `[quick]` what its short form changes.
 
 use super::PAPERS;
+use super::studies::named_studies;
 use crate::config::{KEYS, check_keys};
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -42,8 +43,9 @@ fn read(name: &str, text: &str) -> Result<Preset> {
 pub fn preset(name: &str, quick: bool) -> Result<Vec<Table>> {
     let mut all = PAPERS.iter().flat_map(|p| p.presets);
     let Some((_, text)) = all.find(|(n, _)| *n == name) else {
-        let known = PAPERS.iter().flat_map(|p| p.presets).map(|(n, _)| *n);
-        return Err(Error::unknown("preset", name, known));
+        let single = PAPERS.iter().flat_map(|p| p.presets).map(|(n, _)| *n);
+        let several = named_studies().map(|s| s.name).filter(|n| !single.clone().any(|s| s == *n));
+        return Err(Error::unknown("preset", name, single.clone().chain(several)));
     };
     let Preset { base, mut keys, quick: short, .. } = read(name, text)?;
     keys.insert("preset".into(), name.into());

@@ -187,11 +187,18 @@ pub fn seeds(base: &str, quick: bool, count: u64, layers: &[Table]) -> Result<St
     })
 }
 
-/// A grid over `axes` of short runs of `layers` over preset `base`, `seeds` in each cell.
+/// A grid over `axes` of short runs of preset `base`, `seeds` in each cell: `own` holds the keys
+/// that make them short, `layers` those of the user.
 ///
 /// # Errors
 /// No axis or more than two, too many runs, `algorithm1`, values out of range.
-pub fn grid(base: &str, quick: bool, axes: Vec<Axis>, seeds: u64, layers: &[Table]) -> Result<Study> {
+pub fn grid(
+    (base, quick): (&str, bool),
+    axes: Vec<Axis>,
+    seeds: u64,
+    own: &Table,
+    layers: &[Table],
+) -> Result<Study> {
     check_seeds(seeds)?;
     let drawing = grid_drawing(base)?;
     if !(1..=2).contains(&axes.len()) {
@@ -218,7 +225,7 @@ pub fn grid(base: &str, quick: bool, axes: Vec<Axis>, seeds: u64, layers: &[Tabl
         for i in 0..seeds {
             let mut layers = layers.to_vec();
             layers.push(keys.clone());
-            let config = resolve(base, quick, &Table::new(), &layers, i)?;
+            let config = resolve(base, quick, own, &layers, i)?;
             let name = slug(&format!("{place} seed={}", config.plan.seed));
             runs.push(Member { name, group: place.clone(), config });
         }
@@ -278,8 +285,7 @@ fn horizon(config: &Config) -> String {
 fn resolve(base: &str, quick: bool, keys: &Table, layers: &[Table], seed: u64) -> Result<Config> {
     let mut tables = preset(base, quick)?;
     tables.push(keys.clone());
-    tables.extend_from_slice(layers);
-    let mut config = config::resolve(&tables)?;
+    let mut config = config::resolve_over(&tables, layers)?;
     config.add_to_seed(seed)?;
     Ok(config)
 }

@@ -328,12 +328,7 @@ fn cpu_name() -> String {
     name.map_or(std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())
 }
 
-/// Free memory in bytes; `None` if the system does not report it.
-pub(crate) fn available_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
-}
+pub(crate) use super::memory::free as available_memory;
 
 /// Refuses a run that needs more memory than is free; `needed` is `None` if it overflows. `what`
 /// names the keys for the error.

@@ -5,6 +5,7 @@
 //! a resumed run has several.
 
 pub mod folder;
+mod memory;
 mod session;
 mod view;
 

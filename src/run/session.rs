@@ -349,7 +349,12 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
         Ok(())
     }
 
-    fn evaluate(&mut self, at: &Moment, objective: &mut dyn Objective<E>, params: &[E]) -> Result<f64> {
+    fn evaluate(
+        &mut self,
+        at: &Moment,
+        objective: &mut dyn Objective<E>,
+        params: &[E],
+    ) -> Result<Option<f64>> {
         let mut view = At::new(self.model, objective, self.unfreeze, params);
         let mut log = Log { metrics: &mut self.logs, shown: None };
         let loss = self.setup.evaluate(at, &mut view, &mut log)?;
@@ -362,7 +367,7 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
         if let Some((name, value)) = shown {
             self.progress.evaluated(name, value);
         }
-        Ok(loss)
+        Ok(Some(loss))
     }
 
     fn checkpoint(&mut self, state: &State<E>) -> Result<()> {

@@ -193,16 +193,24 @@ impl TriggerBigram {
         let mut fixed: Vec<u32> = Vec::new();
         let (count, most) = match triggers {
             Triggers::Fixed { count, offset } => {
+                if offset >= n {
+                    let allowed = format!("below the number of symbols, {n}");
+                    return Err(Error::invalid("offset", offset.to_string(), allowed));
+                }
                 let mut order: Vec<u32> = (0..n as u32).collect();
                 // Stable: ties stay in order of symbols.
                 order.sort_by(|a, b| laws.unigram[*b as usize].total_cmp(&laws.unigram[*a as usize]));
                 fixed.extend(order.iter().skip(offset).take(count));
-                (count, n.saturating_sub(offset))
+                (count, n - offset)
             }
             Triggers::Random { count } => (count, possible),
         };
         if count == 0 || count > most {
-            return Err(Error::invalid("K", count.to_string(), format!("1 to {most} triggers")));
+            let allowed = match triggers {
+                Triggers::Fixed { offset, .. } => format!("1 to {most}: {n} symbols less offset = {offset}"),
+                Triggers::Random { .. } => format!("1 to {most}: the symbols that occur"),
+            };
+            return Err(Error::invalid("K", count.to_string(), allowed));
         }
         let first = Alias::new(&laws.unigram);
         let next = AliasRows::new(n, &laws.bigram);

@@ -189,11 +189,17 @@ pub trait Observer<E: Elem> {
     /// An error ends the run.
     fn stepped(&mut self, step: u64, loss: f64) -> Result<()>;
     /// Called when an evaluation is due. The observer evaluates what it needs through `objective`
-    /// and returns the test loss. If that is not finite, the run ends with [`Error::Diverged`].
+    /// and returns the test loss, `None` where there is no test set. If that is not finite, the run
+    /// ends with [`Error::Diverged`].
     ///
     /// # Errors
     /// An error ends the run.
-    fn evaluate(&mut self, at: &Moment, objective: &mut dyn Objective<E>, params: &[E]) -> Result<f64>;
+    fn evaluate(
+        &mut self,
+        at: &Moment,
+        objective: &mut dyn Objective<E>,
+        params: &[E],
+    ) -> Result<Option<f64>>;
     /// Called when a checkpoint is due.
     ///
     /// # Errors
@@ -309,7 +315,7 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
             last: self.step == self.plan.steps,
         };
         let loss = observer.evaluate(&at, &mut self.objective, &self.params)?;
-        self.check_finite("test loss", loss)
+        loss.map_or(Ok(()), |loss| self.check_finite("test loss", loss))
     }
 
     /// Trains until `plan.steps` updates are done, and calls `observer` at every update, evaluation

@@ -65,7 +65,30 @@ fn run_refuses_bad_values_before_a_folder_appears() {
         (&["chain", "shards=0"], &["shards: 0"]),
         (&["chain", "eval_every=0"], &["eval_every: 0"]),
         (&["chain", "--dtype", "f16"], &["unknown dtype `f16`"]),
-        (&["chain", "--threads", "0"], &["threads: 0"]),
+        (&["chain", "--threads", "0"], &["threads: 0", "integers, 1 to "]),
+        (&["chain", "--threads", "-1"], &["threads: -1", "integers, 1 to "]),
+        (&["chain", "--threads", "99999"], &["threads: 99999", "integers, 1 to "]),
+        (&["chain", "--seed", "-1"], &["seed: -1", "0 <= seed < 2^63"]),
+        (&["chain", "--seed", "x"], &["seed: `x`", "0 <= seed < 2^63"]),
+        (&["chain", "--seed", "1", "seed=2"], &["seed: given twice, 2 and 1", "every key once"]),
+        (&["chain", "dtype=f32", "--dtype", "f64"], &["dtype: given twice"]),
+        (&["chain", "S=5", "S=6"], &["S: given twice, 5 and 6"]),
+        (&["chain", "seeds=2", "seeds=3"], &["seeds: given twice, 2 and 3"]),
+        (&["causal-fig2", "T=9", "--quick", "T=10"], &["T: given twice, 9 and 10"]),
+        (&["chain", "source=exact", "S=2", "T=4", "batch=7"], &["batch: 7", "source=sampled only"]),
+        (&["chain", "seeds=2", "source=exact", "S=2", "T=4", "test_size=7"], &["test_size: 7"]),
+        (&["chain", "batch=8", "shards=100"], &["shards: 100", "at most batch = 8"]),
+        (&["chain", "shards=1000000000000"], &["shards: 1000000000000", "<= 4096"]),
+        (&["chain", "alpha=1e300"], &["alpha: 1e300"]),
+        (&["birth", "offset=5000", "K=5"], &["offset: 5000"]),
+        (
+            &["birth", "corpus=dirichlet", "N=9", "alpha=1", "offset=9", "K=5"],
+            &["offset: 9", "number of symbols, 9"],
+        ),
+        (&["birth", "corpus=dirichlet", "N=9", "alpha=1", "offset=7", "K=5"], &["K: 5", "1 to 2: 9 symbols"]),
+        (&["birth", "corpus=counts:"], &["corpus: `counts:` names nothing"]),
+        (&["brth-fig2"], &["unknown preset `brth-fig2`", "did you mean `birth-fig2`"]),
+        (&["none-such"], &["unknown preset", "birth-depth", "causal-fig7", "algorithm1"]),
     ];
     for (args, words) in cases {
         let mut all = vec!["run"];
@@ -82,13 +105,84 @@ fn what_the_parser_refuses_is_one_line_too() {
     let there = text(dir.path()).to_string();
     refused(&["run"], 2, &["PRESET"]);
     refused(&["run", "chain", "--quikc"], 2, &["--quikc"]);
-    refused(&["run", "chain", "--seed", "-1"], 2, &["-1"]);
+    for (args, words) in [
+        (&["ood", "r", "--seed", "-1"][..], ["seed: -1", "integers, 0 to"]),
+        (&["ood", "r", "--matrices", "-1"], ["matrices: -1", "integers, 1 to"]),
+        (&["discover", "--text", "f", "--window", "-3"], ["window: -3", "integers, 1 to"]),
+        (&["discover", "--text", "f", "--level", "x"], ["level: x", "a number"]),
+        (&["scaling", "--seconds", "-1"], ["seconds: -1", "0 < seconds <= 60"]),
+        (&["verify", "--threads", "-2"], ["threads: -2", "integers, 1 to"]),
+        (&["sweep", "--threads", "1.5"], ["threads: 1.5", "integers, 1 to"]),
+    ] {
+        refused(args, 2, &words);
+    }
     refused(&["run", "--resume", &there, "--out", &there], 2, &["--out"]);
     refused(&["grad"], 2, &["--params"]);
     refused(&["trian"], 2, &["trian"]);
     // A line break in what a user typed does not make a second line.
     refused(&["run", "ch\nain"], 2, &["ch\\nain"]);
     refused(&["run", "chain", "foo\nbar=3"], 2, &["foo\\nbar"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn arguments_that_are_no_text_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let bad = std::ffi::OsStr::from_bytes(b"ch\xff");
+    for args in [&["run"][..], &["sweep"], &["verify"], &["run", "chain", "--seed"], &[]] {
+        let out = Command::new(env!("CARGO_BIN_EXE_popgrad")).args(args).arg(bad).output().unwrap();
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), err.lines().count()), (Some(2), 1), "{args:?}: {err}");
+    }
+}
+
+/// Free memory is what the limit of the address space leaves; what does not fit is refused.
+#[test]
+#[cfg(target_os = "linux")]
+fn limits_of_memory_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |kilobytes: u32, args: &str| {
+        let script = format!("ulimit -v {kilobytes}; exec \"$0\" {args}");
+        let binary = env!("CARGO_BIN_EXE_popgrad");
+        let out = Command::new("sh").args(["-c", &script, binary]).current_dir(&dir).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    for args in [
+        "discover graph=chain S=10 T=20 samples=2^22 --threads 2",
+        "discover graph=chain S=10 T=20 samples=2^21 --score chi2 --threads 2",
+        "run chain batch=2^20 steps=1 --threads 2",
+        "run birth batch=2^15 steps=1 --threads 2",
+        "sweep chain batch=2^20,2^21 --threads 2",
+    ] {
+        let (code, err) = with(600_000, args);
+        assert_eq!((code, err.lines().count()), (Some(2), 1), "{args}: {err}");
+        assert!(err.starts_with("error: memory (") && err.contains(" free"), "{args}: {err}");
+    }
+    let (code, err) = with(600_000, "discover graph=chain S=10 T=20 samples=2^12 --threads 2");
+    assert_eq!(code, Some(0), "{err}");
+}
+
+#[test]
+fn more_threads_than_the_machine_can_use_are_refused() {
+    let with = |threads: &str| {
+        Command::new(env!("CARGO_BIN_EXE_popgrad"))
+            .args(["info", "--json"])
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .unwrap()
+    };
+    for bad in ["5000", "-1", "many"] {
+        let out = with(bad);
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{bad}: {err}");
+        assert!(err.starts_with(&format!("error: RAYON_NUM_THREADS: {bad}; allowed: 1 to ")), "{err}");
+    }
+    for (good, threads) in [("3", Some("3")), ("0", None), ("", None)] {
+        let out = with(good);
+        assert!(out.status.success(), "{good}");
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(threads.is_none_or(|n| text.contains(&format!("\"threads\": {n}"))), "{text}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod laws;
 mod memory;
 mod memory_probes;
 mod mlp_transformer;
+mod rates;
 mod sharded;
 mod simplified;
 mod structured;

@@ -10,8 +10,8 @@ use popgrad::rng::{Key, Purpose};
 use popgrad::source::{LossOn, Sampled, Source, SourceWork, TriggerPopulation, TriggerSource};
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
 use popgrad::task::{CausalTree, Forest, Roots, TriggerBigram};
-use popgrad::train::{Objective, Plan, Sharded, Trainer};
-use std::sync::Arc;
+use popgrad::train::{Objective, On, Plan, Sharded, Trainer};
+use std::sync::{Arc, Mutex};
 
 const N: usize = 5;
 const T: usize = 14;
@@ -322,6 +322,73 @@ fn laws_are_one_mean_however_they_are_cut() {
                     assert!((g - e).abs() <= rounding * largest, "{}: {g} for {e}", block.name());
                 }
             }
+        }
+    }
+}
+
+/// Which sequences were asked for.
+struct Recording<'a> {
+    source: &'a dyn Source,
+    asked: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Recording<'_> {
+    /// Asserts that what was asked for since the last call is `first .. first + count`, each once.
+    fn assert_partition(&self, first: u64, count: usize, what: &str) {
+        let mut asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        asked.sort_unstable();
+        let mut next = first;
+        for (start, n) in asked {
+            assert_eq!(start, next, "{what}");
+            next += n as u64;
+        }
+        assert_eq!(next, first + count as u64, "{what}");
+    }
+}
+
+impl Source for Recording<'_> {
+    fn seq_len(&self) -> usize {
+        self.source.seq_len()
+    }
+    fn vocab(&self) -> usize {
+        self.source.vocab()
+    }
+    fn targets(&self) -> Targets {
+        self.source.targets()
+    }
+    fn work(&self) -> SourceWork {
+        self.source.work()
+    }
+    fn fill(&self, first: u64, count: usize, work: &mut SourceWork, batch: &mut Batch) {
+        self.asked.lock().unwrap().push((first, count));
+        self.source.fill(first, count, work, batch);
+    }
+}
+
+/// No sequence is left out, and none is in two shards: neither in training, nor in reports, nor in
+/// test sets.
+#[test]
+fn sample_numbers_are_a_partition_for_any_batch_and_shards() {
+    let task = CausalTree::new(Forest::chain(3).unwrap(), 2, 0.3, Roots::Stationary).unwrap();
+    let sampled = Sampled::new(task, Key::new(5, Purpose::Train));
+    let source = Recording { source: &sampled, asked: Mutex::new(Vec::new()) };
+    let model = Memory::<f64>::new(2, 3, &MemorySpec { dim: 2, ..MemorySpec::default() }).unwrap();
+    let params = params(&model);
+    let mut grad = vec![0.0; params.len()];
+    let sizes = (1..=20).chain([31, 32, 33, 64, 100, 255, 256, 257]);
+    let shards = || (1..=20).chain([24, 31, 40, 64]);
+    for (batch, shards) in sizes.flat_map(|b| shards().map(move |s| (b, s))) {
+        let what = format!("{batch} sequences in {shards} shards");
+        let mut objective = Sharded::new(&model, &source, &plan(batch, shards), unfreeze(&model)).unwrap();
+        for step in [0, 1, 7] {
+            objective.loss_and_grad(step, &params, &mut grad).unwrap();
+            source.assert_partition(step * batch as u64, batch, &what);
+        }
+        objective.reports(On::Update(3), &params, &mut |_, _, _| Ok(())).unwrap();
+        source.assert_partition(3 * batch as u64, batch, &what);
+        for size in [1, 9, batch + 1] {
+            objective.set_tests(&[&source], size).unwrap();
+            source.assert_partition(0, size, &format!("{what}, a test set of {size}"));
         }
     }
 }

@@ -8,4 +8,5 @@ mod birth;
 mod causal;
 mod mlp;
 mod pairs;
+mod samples;
 mod studies;

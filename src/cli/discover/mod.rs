@@ -5,7 +5,7 @@ mod input;
 mod show;
 mod sweep;
 
-use super::{pool, say, tell};
+use super::{integer, pool, real, say, tell};
 use crate::config::{self, Key, Kind};
 use crate::discover::tokens::MAX_SYMBOLS;
 use crate::discover::{Graph, Labels, Sample, check_level, chi2, gradient};
@@ -33,7 +33,8 @@ pub(super) struct DiscoverArgs {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Characters per window of --text.
-    #[arg(long, value_name = "N", default_value_t = 21, requires = "text")]
+    #[arg(long, value_name = "N", default_value_t = 21, requires = "text", allow_negative_numbers = true,
+        value_parser = count)]
     window: usize,
     /// What follows the query: `next` (the last column; the query is the one before it), or a file
     /// of one symbol or S probabilities per sequence, text or arrays (`labels` (B) or `targets`
@@ -41,21 +42,22 @@ pub(super) struct DiscoverArgs {
     #[arg(long, value_name = "next|FILE")]
     labels: Option<String>,
     /// Alphabet size S of --tokens [default: one more than the largest token].
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = count)]
     symbols: Option<usize>,
     /// gradient: every sequence may have its own transitions; needs labels. chi2: all sequences
     /// share one law; uses pair counts alone.
     #[arg(long, default_value = "gradient")]
     score: String,
     /// ε in the denominator of the gradient's score [default: 0].
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = real)]
     eps: Option<f64>,
     /// Nominal probability that a position without parent is given one, see docs/discover.md.
-    #[arg(long, default_value_t = 0.01, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.01, allow_negative_numbers = true, value_parser = real)]
     level: f64,
     /// With a task: share of edges found at 2^8, 2^9, .. samples, over this many seeds from `seed`
     /// on.
-    #[arg(long, value_name = "SEEDS", conflicts_with_all = ["tokens", "text", "out", "save"])]
+    #[arg(long, value_name = "SEEDS", conflicts_with_all = ["tokens", "text", "out", "save"],
+        allow_negative_numbers = true, value_parser = seeds)]
     sweep: Option<u64>,
     /// With a task: its tokens and targets as a new file of arrays, to be read with --tokens and
     /// --labels.
@@ -68,12 +70,21 @@ pub(super) struct DiscoverArgs {
     #[arg(long)]
     json: bool,
     /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
 }
 
 pub(super) const AFTER_HELP: &str = "\
 Per position: the parent (or root), its score, the margin to the second best, standard errors, the test's z and p. See docs/discover.md.";
+
+/// A number of characters or symbols; what is too many is said later, with the reason.
+fn count(text: &str) -> std::result::Result<usize, String> {
+    integer(text, 1, u64::from(u32::MAX)).map(|n| n as usize)
+}
+
+fn seeds(text: &str) -> std::result::Result<u64, String> {
+    integer(text, 1, 1 << 20)
+}
 
 /// Keys of a task.
 fn keys() -> Vec<Key> {
@@ -114,7 +125,9 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
             (drawn.sample(0)?, Some(drawn.forest(0)?.parents().to_vec()))
         }
     };
-    fits_memory(sample.len, 0)?;
+    // Pair counts are made of columns and of columns of classes, 4 bytes an entry each.
+    let columns = if score == Score::Chi2 { sample.tokens.len().saturating_mul(8) } else { 0 };
+    fits_memory(sample.len, columns)?;
     match score {
         Score::Gradient => sample.check()?,
         Score::Chi2 => chi2::check(&sample)?,

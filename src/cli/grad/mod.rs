@@ -42,7 +42,7 @@ pub(super) struct GradArgs {
     #[arg(long, default_value = "f64")]
     dtype: String,
     /// Worker threads [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
 }
 
