@@ -162,6 +162,7 @@ pub mod config;
 pub mod discover;
 pub mod error;
 pub mod exact;
+pub mod input;
 pub mod measure;
 pub mod model;
 pub mod num;

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Room (top-level module) and the rooms it may name. `error` and `num` are open to all.
+/// Room (top-level module) and the rooms it may name. `error`, `num` and `input` are open to all.
 const TABLE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("num", &[]),
+    ("input", &[]),
     ("rng", &["num"]),
     ("batch", &[]),
     ("task", &["rng"]),
@@ -41,7 +42,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
-const OPEN: &[&str] = &["error", "num", "Error", "Result"];
+const OPEN: &[&str] = &["error", "num", "input", "Error", "Result"];
 
 /// External crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[

@@ -1,11 +1,14 @@
 //! `popgrad figures`: the studies of the papers in one folder, with a page that shows them.
 
-use super::run::{default_folder, take_seeds};
+use super::output::new_folder;
+use super::run::take_seeds;
 use super::{pool, progress, say, tell};
 use crate::config;
+use crate::input::decode;
 use crate::paper::studies::{self, Named, named_studies};
 use crate::paper::{PAPERS, Paper, Papers};
-use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::digest;
+use crate::report::files::{FolderLock, claim_folder, create_run_dir, lock_folder};
 use crate::report::page::Page;
 use crate::study::Study;
 use crate::{Error, Result};
@@ -64,23 +67,25 @@ struct Plan {
 
 pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
     let pool = pool(args.threads)?;
-    let (folder, plan, all) = match &args.resume {
+    let (folder, _lock, plan, all) = match &args.resume {
         Some(folder) => {
+            check_plan(folder)?;
+            let lock = lock_folder(folder)?;
             let plan = read_plan(folder)?;
             let all = plan
                 .studies
                 .iter()
                 .map(|n| Study::load(&folder.join(n), &Papers))
                 .collect::<Result<Vec<_>>>()?;
-            (folder.clone(), plan, all)
+            (folder.clone(), lock, plan, all)
         }
         None => {
             let plan = make_plan(args)?;
             let all = studies_of(&plan)?;
             pool.install(|| all.iter().try_for_each(Study::check))?;
-            let folder = args.out.clone().unwrap_or_else(|| default_folder("figures", args.quick));
-            begin(&folder, &plan, &all)?;
-            (folder, plan, all)
+            let folder = new_folder(args.out.as_deref(), "figures", args.quick)?;
+            let lock = begin(&folder, &plan, &all)?;
+            (folder, lock, plan, all)
         }
     };
     let threads = pool.current_num_threads();
@@ -165,10 +170,10 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-/// Writes the files of all studies and then the plan, so that a process killed at any later time
-/// can be resumed.
-fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<()> {
-    create_run_dir(folder)?;
+/// Claims the folder and writes the files of all studies and then the plan, so that a process killed
+/// at any later time can be resumed.
+fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<FolderLock> {
+    let lock = claim_folder(folder)?;
     for study in all {
         let sub = folder.join(&study.name);
         create_run_dir(&sub)?;
@@ -176,16 +181,22 @@ fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<()> {
     }
     let text = toml::to_string(plan)
         .map_err(|e| Error::invalid("figures", e.to_string(), "values that TOML can hold"))?;
-    write_bytes_atomic(&folder.join(FIGURES_FILE), text.as_bytes())
+    digest::write_with(folder, FIGURES_FILE, text.as_bytes())?;
+    Ok(lock)
+}
+
+fn check_plan(folder: &Path) -> Result<()> {
+    if folder.join(FIGURES_FILE).is_file() {
+        return Ok(());
+    }
+    let problem = format!("{} has no {FIGURES_FILE}", folder.display());
+    Err(Error::invalid("resume", problem, "the folder of earlier `popgrad figures`"))
 }
 
 fn read_plan(folder: &Path) -> Result<Plan> {
     let path = folder.join(FIGURES_FILE);
-    if !path.is_file() {
-        let problem = format!("{} has no {FIGURES_FILE}", folder.display());
-        return Err(Error::invalid("resume", problem, "the folder of earlier `popgrad figures`"));
-    }
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "cannot read", e))?;
+    let bytes = digest::checked(folder, FIGURES_FILE)?;
+    let text = decode(&path, &bytes)?;
     let plan: Plan =
         toml::from_str(&text).map_err(|e| Error::format(&path, e.message().replace('\n', " ")))?;
     match plan.studies.iter().find(|n| studies::find(n).is_none()) {

@@ -8,6 +8,7 @@ mod figures;
 mod grad;
 mod info;
 mod ood;
+mod output;
 mod progress;
 mod run;
 mod scaling;

@@ -3,7 +3,7 @@
 use super::{integer, pool, say, tell};
 use crate::config::Task;
 use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Trained, evaluate, kinds};
-use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::files::{claim_folder, write_bytes_atomic};
 use crate::report::plot::{LineChart, Series, save_figure};
 use crate::task::Task as _;
 use crate::{Error, Result};
@@ -81,9 +81,7 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
     let pool = pool(args.threads)?;
     // Every run is read before anything is written or evaluated.
     let trained: Vec<Trained> = args.runs.iter().map(|r| Trained::load(r)).collect::<Result<_>>()?;
-    if let Some(dir) = &args.out {
-        create_run_dir(dir)?;
-    }
+    let _lock = args.out.as_deref().map(claim_folder).transpose()?;
     let mut runs = Vec::new();
     for (folder, trained) in args.runs.iter().zip(&trained) {
         let outcomes =

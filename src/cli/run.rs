@@ -1,10 +1,10 @@
 //! `popgrad run`: resolves the configuration, chooses the folder, runs the experiment, prints its
 //! summary.
 
+use super::output::new_folder;
 use super::{pool, progress, say, tell};
 use crate::config::{self, Config};
 use crate::paper::{self, Papers, studies};
-use crate::report::files::create_run_dir;
 use crate::run::{self, folder};
 use crate::study::{STUDY_FILE, Study};
 use crate::{Error, Result};
@@ -122,8 +122,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             let job = resolve(&args)?;
             // Check everything before a folder is created.
             pool.install(|| job.check())?;
-            let folder = args.out.clone().unwrap_or_else(|| default_folder(job.name(), args.quick));
-            create_run_dir(&folder)?;
+            let folder = new_folder(args.out.as_deref(), job.name(), args.quick)?;
             (job, folder, false)
         }
     };
@@ -263,15 +262,7 @@ fn read_run(run: &Path) -> Result<Config> {
         let problem = format!("{} has no {}", run.display(), folder::CONFIG_FILE);
         return Err(Error::invalid("resume", problem, "the folder of an earlier run"));
     }
-    Config::read(&path)
-}
-
-/// `runs/chain`, `runs/chain-2`, ..: the first that does not exist.
-pub(super) fn default_folder(name: &str, quick: bool) -> PathBuf {
-    let stem = format!("{name}{}", if quick { "-quick" } else { "" });
-    let numbered = (2..).map(|i| format!("{stem}-{i}"));
-    let mut names = std::iter::once(stem.clone()).chain(numbered).map(|n| Path::new("runs").join(n));
-    names.find(|p| !p.exists()).unwrap_or_else(|| Path::new("runs").join(&stem))
+    folder::read_config(run)
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 //! Every size runs in a separate process, so that its peak memory can be measured: VmHWM of the
 //! whole process, including its code.
 
-use super::run::default_folder;
+use super::output::new_folder;
 use super::{pool, progress, real, say, tell};
 use crate::config::{self, Config};
 use crate::model::Spec;
 use crate::paper::{self, studies};
-use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::files::{claim_folder, create_run_dir, write_bytes_atomic};
 use crate::report::plot::{Figure, LineChart, Panels, Series, save_figure};
 use crate::run::{self, Progress};
 use crate::study::Axis;
@@ -134,8 +134,8 @@ pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
         let config = config_of(&at(&args.overrides, word(key, sizes[0], &config.model)))?;
         run::check(paper::experiment(&config)?, &config)?;
     }
-    let folder = args.out.clone().unwrap_or_else(|| default_folder("scaling", args.quick));
-    create_run_dir(&folder)?;
+    let folder = new_folder(args.out.as_deref(), "scaling", args.quick)?;
+    let _lock = claim_folder(&folder)?;
     let mut points = Vec::new();
     for (key, sizes) in &axes {
         for &size in *sizes {

@@ -1,10 +1,10 @@
 //! `popgrad sweep`: recovery of the graph over a grid of keys, by many short runs.
 
-use super::run::{default_folder, is_preset, take_seeds};
+use super::output::new_folder;
+use super::run::{is_preset, take_seeds};
 use super::{pool, progress, tell};
 use crate::config;
 use crate::paper::{Papers, studies};
-use crate::report::files::create_run_dir;
 use crate::report::page::Page;
 use crate::study::{Axis, STUDY_FILE, Study};
 use crate::{Error, Result};
@@ -67,8 +67,7 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
         None => {
             let study = resolve(args)?;
             pool.install(|| study.check())?;
-            let folder = args.out.clone().unwrap_or_else(|| default_folder(&study.name, false));
-            create_run_dir(&folder)?;
+            let folder = new_folder(args.out.as_deref(), &study.name, false)?;
             (study, folder)
         }
     };

@@ -2,7 +2,7 @@
 //! convergence plots.
 
 use super::{pool, tell};
-use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::files::{claim_folder, write_bytes_atomic};
 use crate::report::page::{Page, Row, Section};
 use crate::report::plot::{Figure, LineChart, Series, save_figure};
 use crate::theory::{self, CLAIMS, Check, Fit, Outcome, Rule, Settings, Verdict};
@@ -56,9 +56,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let pool = pool(args.threads)?;
-    if let Some(dir) = &args.out {
-        create_run_dir(dir)?;
-    }
+    let _lock = args.out.as_deref().map(claim_folder).transpose()?;
     let settings = Settings { thorough: args.thorough, ..Settings::default() };
     let mut outcomes = Vec::new();
     for claim in claims {

@@ -1,7 +1,7 @@
 //! Configuration keys: name, type and domain of the value, default, and where a key exists. Values
 //! are parsed from arguments and files.
 
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 use std::fmt::Display;
 use std::path::Path;
 use toml::{Table, Value};
@@ -304,7 +304,7 @@ pub fn check_keys(table: Table, keys: &[Key]) -> Result<Table> {
 /// # Errors
 /// An unreadable file, invalid TOML.
 pub fn read_table(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    let text = input::text(path, input::CONFIGURATION)?;
     parse_table(path, &text)
 }
 
@@ -313,6 +313,7 @@ pub fn read_table(path: &Path) -> Result<Table> {
 /// # Errors
 /// Invalid TOML.
 pub fn parse_table(path: &Path, text: &str) -> Result<Table> {
+    let text = input::decode(path, text.as_bytes())?;
     text.parse().map_err(|e: toml::de::Error| {
         let line = e.span().map_or(1, |s| 1 + text[..s.start].matches('\n').count());
         let mut problem = e.message().replace('\n', " ");

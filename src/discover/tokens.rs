@@ -1,8 +1,10 @@
 //! Token and label files in plain text: a row per line, integers separated by blanks or a comma.
+//! What a line is, and what marks are no text, [`decode`] says.
 //!
 //! Any bytes give rows of equal length or an error that names the line.
 
 use super::{Labels, SOFT, check_soft};
+use crate::input::decode;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -21,18 +23,10 @@ pub struct Rows {
 /// Bytes of a line that a message shows.
 const SHOWN: usize = 40;
 
-/// Lines with their numbers from 1.
-fn lines<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<(usize, &'a str)>> {
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(e) => {
-            let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
-            return Err(Error::format(path, format!("line {line}: not text; expected rows of integers")));
-        }
-    };
-    // An exporter's byte order mark is no token.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim().is_empty() {
+/// Rows of `text` with the numbers of their lines, from 1. Blank lines at the end are no rows.
+fn lines<'a>(path: &Path, text: &'a str) -> Result<Vec<(usize, &'a str)>> {
+    let text = text.trim_end();
+    if text.is_empty() {
         return Err(Error::format(path, "empty; expected one row of integers per sequence"));
     }
     text.lines()
@@ -76,7 +70,7 @@ fn token(field: &str, most: usize) -> std::result::Result<u32, String> {
 pub fn parse_tokens(path: &Path, bytes: &[u8], symbols: Option<usize>) -> Result<Rows> {
     let most = symbols.unwrap_or(MAX_SYMBOLS).clamp(1, MAX_SYMBOLS) - 1;
     let mut rows = Rows { len: 0, tokens: Vec::new() };
-    for (n, row) in lines(path, bytes)? {
+    for (n, row) in lines(path, &decode(path, bytes)?)? {
         let before = rows.tokens.len();
         for field in fields(row) {
             let token = token(field, most).map_err(|p| Error::format(path, format!("line {n}: {p}")))?;
@@ -96,8 +90,8 @@ pub fn parse_tokens(path: &Path, bytes: &[u8], symbols: Option<usize>) -> Result
 
 /// Fields of the first line: 1 for symbols, S for soft labels; 0 where there is no text.
 pub fn label_width(bytes: &[u8]) -> usize {
-    let text = String::from_utf8_lossy(bytes.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned();
-    let row = text.trim_start_matches('\u{feff}').trim();
+    let Ok(text) = decode(Path::new(""), bytes) else { return 0 };
+    let row = text.lines().next().unwrap_or_default().trim();
     if row.is_empty() { 0 } else { fields(row).count() }
 }
 
@@ -108,7 +102,8 @@ pub fn label_width(bytes: &[u8]) -> usize {
 /// [`Error::Format`] with the line, as [`parse_tokens`]; another number of lines; probabilities
 /// that are negative, not finite or do not sum to 1.
 pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> Result<Labels> {
-    let lines = lines(path, bytes)?;
+    let text = decode(path, bytes)?;
+    let lines = lines(path, &text)?;
     if lines.len() != seqs {
         let problem = format!("{} labels; expected {seqs}, one per sequence", lines.len());
         return Err(Error::format(path, problem));
@@ -151,8 +146,7 @@ pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> R
 /// # Errors
 /// Fewer than two windows; one character only, or more than [`MAX_SYMBOLS`] of them.
 pub fn windows(path: &Path, bytes: &[u8], len: usize) -> Result<(Rows, Vec<char>)> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| Error::format(path, format!("byte {}: not UTF-8 text", e.valid_up_to())))?;
+    let text = decode(path, bytes)?;
     let mut alphabet: Vec<char> = text.chars().collect();
     let count = alphabet.len();
     alphabet.sort_unstable();
@@ -192,7 +186,7 @@ pub fn fuzz(data: &[u8]) {
             assert_eq!(parse_tokens(path, text.join("\n").as_bytes(), symbols).ok(), Some(rows));
         }
     }
-    let lines = data.iter().filter(|b| **b == b'\n').count();
+    let lines = decode(path, data).map_or(0, |text| text.trim_end().matches('\n').count());
     for seqs in [lines, lines + 1] {
         match parse_labels(path, data, seqs, 3) {
             Ok(Labels::Symbols(y)) => assert!(y.len() == seqs && y.iter().all(|c| *c < 3)),
@@ -216,6 +210,11 @@ mod tests {
         for text in ["0 1 2\n3 4 5\n", "0,1,2\r\n3, 4 ,5", "\u{feff}0\t1, 2\n 3 4  5 \n"] {
             assert_eq!(read(text).unwrap(), expected, "{text:?}");
         }
+        for text in ["0 1 2\r3 4 5\r", "0 1 2\n3 4 5\n\n", "0 1 2\r\n3 4 5\r\n\r\n \t\r\n", "0 1 2\r3 4 5\r\r"] {
+            assert_eq!(read(text).unwrap(), expected, "{text:?}");
+        }
+        let rows = |end: &str| (0..40).map(|_| format!("0 1 2{end}")).collect::<String>();
+        assert_eq!(read(&rows("\r")).unwrap().tokens.len(), 120);
     }
 
     #[test]
@@ -234,7 +233,9 @@ mod tests {
             (b"0 1.0\n", "t.txt: line 1: `1.0` is no integer"),
             (b"0 -1\n", "t.txt: line 1: token `-1` is not in 0..=65535"),
             (b"0 99999999999999999999\n", "t.txt: line 1: token `9999"),
-            (b"0 1\n\xff 1\n", "t.txt: line 2: not text"),
+            (b"0 1\n\xff 1\n", "t.txt: line 2: byte 4: not UTF-8"),
+            (b"0 1\r\r1 0\r", "t.txt: line 2: empty row"),
+            (b"\xff\xfe0\0 \0", "t.txt: UTF-16"),
         ] {
             assert!(message(text, None).starts_with(expected), "{}", message(text, None));
         }
@@ -247,6 +248,11 @@ mod tests {
         assert_eq!(read("2\n0\n").unwrap(), Labels::Symbols(vec![2, 0]));
         let soft = read("0.5 0.25 0.25\n0,1,0").unwrap();
         assert_eq!(soft, Labels::Soft(vec![0.5, 0.25, 0.25, 0.0, 1.0, 0.0]));
+        assert_eq!(read("\u{feff}2\r0\r\r").unwrap(), Labels::Symbols(vec![2, 0]));
+        for text in ["0.5 0.25 0.25\r0,1,0\r", "\u{feff}.5 .25 .25\r\n0 1 0\r\n\r\n"] {
+            assert_eq!(read(text).unwrap(), soft);
+            assert_eq!(label_width(text.as_bytes()), 3, "{text:?}");
+        }
         for (text, expected) in [
             ("0\n", "y: 1 labels; expected 2"),
             ("0\n1\n2\n", "y: 3 labels; expected 2"),
@@ -268,6 +274,13 @@ mod tests {
     fn text_is_cut_into_windows() {
         let (rows, alphabet) = windows(Path::new("t"), "abcabdab".as_bytes(), 3).unwrap();
         assert_eq!((rows.tokens, alphabet), (vec![0, 1, 2, 0, 1, 3], vec!['a', 'b', 'c', 'd']));
+        // A byte order mark and carriage returns are no symbols, and shift no window.
+        let of = |text: &str| windows(Path::new("t"), text.as_bytes(), 3).unwrap();
+        let plain = of("ab\nabc\n");
+        assert_eq!(plain.1, vec!['\n', 'a', 'b', 'c']);
+        for text in ["\u{feff}ab\nabc\n", "ab\r\nabc\r\n", "\u{feff}ab\rabc\r"] {
+            assert_eq!(of(text), plain, "{text:?}");
+        }
         assert!(windows(Path::new("t"), b"abc", 3).is_err());
         assert!(windows(Path::new("t"), b"aaaaaa", 3).is_err());
         assert!(windows(Path::new("t"), b"ab\xff", 3).is_err());

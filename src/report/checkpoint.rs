@@ -2,17 +2,24 @@
 //!
 //! A checkpoint is a `.safetensors` file whose metadata holds its format, the step it was
 //! taken after and which configuration it belongs to. Any safetensors reader opens it; only
-//! [`Checkpoint::load`] checks these.
+//! [`Checkpoint::load`] checks these, and the digest of the whole file that the metadata holds too:
+//! that of the file's bytes with zeros for its own digits.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::arrays::{Array, read_safetensors, write_arrays};
+use super::arrays::{Array, Format, encode_arrays, parse_safetensors, read_file};
+use super::digest::{self, Digest};
+use super::files::write_bytes_atomic;
 use crate::error::{Error, Result};
 
 /// Format name and version stored in every checkpoint. The version grows when an older reader would
-/// misread.
-pub const FORMAT: &str = "popgrad-checkpoint/1";
+/// misread. Version 1 had no digest.
+pub const FORMAT: &str = "popgrad-checkpoint/2";
+
+/// The digest as the header holds it. A quote inside a text of the header has a backslash before
+/// it, so the first of these is the digest.
+const DIGEST: &str = "\"digest\":\"";
 
 /// Everything needed to continue a run with the same bits.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,8 +50,13 @@ impl Checkpoint {
         metadata.insert("kind".into(), self.kind.clone());
         metadata.insert("step".into(), self.step.to_string());
         metadata.insert("config_fingerprint".into(), self.config_fingerprint.clone());
+        metadata.insert("digest".into(), Digest(0).to_string());
         let arrays: Vec<(&str, &Array)> = self.state.iter().map(|(k, v)| (k.as_str(), v)).collect();
-        write_arrays(path, &arrays, Some(&metadata))
+        let mut bytes = encode_arrays(path, Format::Safetensors, &arrays, Some(&metadata))?;
+        let at = digest_at(&bytes).ok_or_else(|| Error::format(path, "a header without its digest"))?;
+        let digest = Digest::of(&bytes);
+        set_digest(&mut bytes, at, digest);
+        write_bytes_atomic(path, &bytes)
     }
 
     /// Load from `path`.
@@ -54,7 +66,8 @@ impl Checkpoint {
     /// checkpoint, or is one of another format version, saying what is expected.
     pub fn load(path: &Path) -> Result<Self> {
         require_extension(path)?;
-        let (state, mut metadata) = read_safetensors(path)?;
+        let mut bytes = read_file(path)?;
+        let (state, mut metadata) = parse_safetensors(path, &bytes)?;
         match metadata.remove("format").as_deref() {
             Some(FORMAT) => {}
             found => {
@@ -68,6 +81,16 @@ impl Checkpoint {
             let missing = || Error::format(path, format!("checkpoint without `{key}` in its metadata"));
             metadata.remove(key).ok_or_else(missing)
         };
+        let expected = take("digest")?;
+        let expected: Digest = expected
+            .parse()
+            .map_err(|()| Error::format(path, format!("checkpoint digest `{expected}`; expected a CRC-32")))?;
+        let at = digest_at(&bytes).ok_or_else(|| Error::format(path, "a header without its digest"))?;
+        set_digest(&mut bytes, at, Digest(0));
+        let found = Digest::of(&bytes);
+        if found != expected {
+            return Err(digest::damaged(path, found, expected));
+        }
         let (kind, step, config_fingerprint) = (take("kind")?, take("step")?, take("config_fingerprint")?);
         let step = step.parse().map_err(|_| {
             Error::format(path, format!("checkpoint step `{step}`; expected an unsigned integer"))
@@ -82,8 +105,20 @@ impl Checkpoint {
     }
 }
 
+/// Where the digest's text begins in the bytes of a checkpoint.
+fn digest_at(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(DIGEST.len()).position(|w| w == DIGEST.as_bytes()).map(|at| at + DIGEST.len())
+}
+
+fn set_digest(bytes: &mut [u8], at: usize, digest: Digest) {
+    let text = digest.to_string();
+    if let Some(place) = bytes.get_mut(at..at + text.len()) {
+        place.copy_from_slice(text.as_bytes());
+    }
+}
+
 fn require_extension(path: &Path) -> Result<()> {
-    if path.extension().is_some_and(|e| e == "safetensors") {
+    if crate::input::extension(path) == "safetensors" {
         return Ok(());
     }
     Err(Error::format(path, "expected a checkpoint file name that ends in .safetensors"))

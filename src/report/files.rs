@@ -3,16 +3,26 @@
 //! A run may be killed at any instruction. Whole files are written beside their destination and
 //! renamed over it; logs are JSON lines, of which a crash can tear only the last.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Serialize;
 
+use super::digest::{self, DIGESTS_FILE, Digest};
 use crate::error::{Error, Result};
 
 /// Prefix of the names of files that are not complete yet.
 pub const TEMPORARY_PREFIX: &str = ".popgrad-";
+/// Their suffix.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+/// The file whose lock a process holds while it writes into a folder. It is never replaced and
+/// never removed: a lock is of the file, not of its name.
+pub const LOCK_FILE: &str = ".lock";
+/// Folder of figures inside the folder of a run or a study.
+pub const FIGURES_FOLDER: &str = "figures";
 
 /// Write `path` through `fill`, atomically: a temporary file in the same folder, synced, then
 /// renamed.
@@ -23,9 +33,17 @@ pub const TEMPORARY_PREFIX: &str = ".popgrad-";
 /// # Errors
 /// [`Error::Io`] naming `path` when the folder cannot be written, or whatever `fill` returns.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    write_whole(path, true, fill)
+}
+
+fn write_whole(
+    path: &Path,
+    replace: bool,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
     let folder = parent_of(path);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY_PREFIX).suffix(".tmp");
+    builder.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX);
     // tempfile's own default is private to the user; an output file should follow the umask like
     // any other.
     #[cfg(unix)]
@@ -37,7 +55,14 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
     fill(&mut buffer)?;
     let temporary = buffer.into_inner().map_err(|e| Error::io(path, "cannot write", e.into_error()))?;
     temporary.as_file().sync_all().map_err(|e| Error::io(path, "cannot sync", e))?;
-    temporary.persist(path).map_err(|e| Error::io(path, "cannot replace", e.error))?;
+    if replace {
+        temporary.persist(path).map_err(|e| Error::io(path, "cannot replace", e.error))?;
+    } else {
+        temporary.persist_noclobber(path).map_err(|e| match e.error.kind() {
+            ErrorKind::AlreadyExists => exists(path),
+            _ => Error::io(path, "cannot create", e.error),
+        })?;
+    }
     // The rename itself must reach the disk too. Not every file system lets a folder be synced, and
     // the file is already complete under either name, so a refusal here is not an error.
     if let Ok(folder) = File::open(folder) {
@@ -54,27 +79,154 @@ pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |w| w.write_all(bytes).map_err(|e| Error::io(path, "cannot write", e)))
 }
 
+/// [`write_bytes_atomic`] for a file that must not exist, even if another process makes it
+/// meanwhile.
+///
+/// # Errors
+/// [`Error::Invalid`] when it exists, [`Error::Io`] naming `path`.
+pub fn write_new_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_whole(path, false, |w| w.write_all(bytes).map_err(|e| Error::io(path, "cannot write", e)))
+}
+
+/// The error for a file that should be new.
+pub fn exists(path: &Path) -> Error {
+    Error::invalid("output", format!("{} exists", path.display()), "a file that does not exist yet")
+}
+
 /// Create the folder of a new run, parents included.
+///
+/// This alone gives nobody the folder: another process may have found it empty, too.
+/// [`claim_folder`] looks again, under the lock.
 ///
 /// # Errors
 /// [`Error::Invalid`] when `path` exists and is not an empty folder (a finished run is never
 /// overwritten by accident), [`Error::Io`] when the system refuses.
 pub fn create_run_dir(path: &Path) -> Result<()> {
-    let refuse = |problem: &str| {
-        Err(Error::invalid("run folder", format!("{} {problem}", path.display()), "a new or an empty folder"))
-    };
-    match fs::read_dir(path) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                return refuse("exists and is not empty");
-            }
-            Ok(())
-        }
-        Err(e) if e.kind() == ErrorKind::NotFound => {
+    match check_empty(path) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
             fs::create_dir_all(path).map_err(|e| Error::io(path, "cannot create folder", e))
         }
-        Err(e) if e.kind() == ErrorKind::NotADirectory => refuse("is a file"),
-        Err(e) => Err(Error::io(path, "cannot read folder", e)),
+        other => other,
+    }
+}
+
+/// Create the first of `NAME`, `NAME-2`, `NAME-3`, .. in `parent` that does not exist, and return
+/// its path. No other process gets the same one.
+///
+/// # Errors
+/// [`Error::Io`] when the system refuses.
+pub fn create_numbered(parent: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create folder", e))?;
+    let mut number = 1_u64;
+    loop {
+        let path = parent.join(if number == 1 { name.to_string() } else { format!("{name}-{number}") });
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(Error::io(path, "cannot create folder", e)),
+        }
+    }
+}
+
+/// Refuse a folder that holds anything but what a process leaves there that was killed before its
+/// first file was complete.
+///
+/// # Errors
+/// [`Error::Invalid`] for other entries and for a file, [`Error::Io`] when it cannot be read.
+fn check_empty(folder: &Path) -> Result<()> {
+    let refuse = |problem: &str| {
+        let found = format!("{} {problem}", folder.display());
+        Err(Error::invalid("run folder", found, "a new or an empty folder"))
+    };
+    let fail = |e| Error::io(folder, "cannot read folder", e);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotADirectory => return refuse("is a file"),
+        Err(e) => return Err(fail(e)),
+    };
+    for entry in entries {
+        let name = entry.map_err(fail)?.file_name();
+        let name = name.to_string_lossy();
+        if name != LOCK_FILE && name != DIGESTS_FILE && !is_temporary(&name) {
+            return refuse("exists and is not empty");
+        }
+    }
+    Ok(())
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX)
+}
+
+/// A folder that no other process of this program writes into until this is dropped.
+#[derive(Debug)]
+#[must_use = "the folder is free again as soon as this is dropped"]
+pub struct FolderLock {
+    _file: File,
+}
+
+/// Lock `folder`, which must exist, and remove the temporary files of killed processes there and in
+/// its folder of figures.
+///
+/// # Errors
+/// [`Error::Invalid`] when another process holds the lock, before anything is changed; [`Error::Io`]
+/// when the system refuses.
+pub fn lock_folder(folder: &Path) -> Result<FolderLock> {
+    let path = folder.join(LOCK_FILE);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|e| Error::io(&path, "cannot open", e))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let found = format!("another process is running in it: {}", folder.display());
+            return Err(Error::invalid("run folder", found, "one process at a time"));
+        }
+        // A file system without locks: continue without one.
+        Err(TryLockError::Error(_)) | Ok(()) => {}
+    }
+    for folder in [folder.to_path_buf(), folder.join(FIGURES_FOLDER)] {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if is_temporary(&entry.file_name().to_string_lossy()) {
+                // Left by a kill between writing and renaming; nothing refers to it.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+    Ok(FolderLock { _file: file })
+}
+
+/// Create `folder` if need be, lock it, and make sure that it is new or empty.
+///
+/// # Errors
+/// As [`create_run_dir`] and [`lock_folder`].
+pub fn claim_folder(folder: &Path) -> Result<FolderLock> {
+    create_run_dir(folder)?;
+    let lock = lock_folder(folder)?;
+    // Another process may have come and gone since.
+    check_empty(folder)?;
+    Ok(lock)
+}
+
+/// The first so many bytes of a log, and their digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Bytes.
+    pub bytes: u64,
+    /// Of these.
+    pub digest: Digest,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.bytes, self.digest)
+    }
+}
+
+impl FromStr for Mark {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let (bytes, digest) = text.split_once(' ').ok_or(())?;
+        Ok(Mark { bytes: bytes.parse().map_err(drop)?, digest: digest.parse()? })
     }
 }
 
@@ -84,6 +236,8 @@ pub struct JsonlWriter {
     path: PathBuf,
     file: File,
     line: Vec<u8>,
+    bytes: u64,
+    hasher: crc32fast::Hasher,
 }
 
 impl JsonlWriter {
@@ -105,8 +259,15 @@ impl JsonlWriter {
             .map_err(fail)?;
         let end = end_of_last_line(&mut file).map_err(fail)?;
         file.set_len(end).map_err(fail)?;
+        file.seek(SeekFrom::Start(0)).map_err(fail)?;
+        let (bytes, hasher) = hash(&mut file, end).map_err(fail)?;
         file.seek(SeekFrom::Start(end)).map_err(fail)?;
-        Ok(Self { path: path.to_path_buf(), file, line: Vec::new() })
+        Ok(Self { path: path.to_path_buf(), file, line: Vec::new(), bytes, hasher })
+    }
+
+    /// What the log holds so far.
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes, digest: Digest(self.hasher.clone().finalize()) }
     }
 
     /// Append one record as one line. Floats print with the fewest digits that read back to the
@@ -121,7 +282,10 @@ impl JsonlWriter {
             .map_err(|e| Error::format(&self.path, format!("record has no JSON form: {e}")))?;
         self.line.push(b'\n');
         // One write call per record, so that a crash tears at most the line being written.
-        self.file.write_all(&self.line).map_err(|e| Error::io(&self.path, "cannot append", e))
+        self.file.write_all(&self.line).map_err(|e| Error::io(&self.path, "cannot append", e))?;
+        self.bytes += self.line.len() as u64;
+        self.hasher.update(&self.line);
+        Ok(())
     }
 
     /// Ask the system to put everything appended so far on disk.
@@ -133,55 +297,53 @@ impl JsonlWriter {
     }
 }
 
-/// Keep only the records of `path` whose integer field `step` is at most `step`, and return how
-/// many were kept.
+/// Cut the log at `path` back to `mark`, after a check that it begins as it did then.
 ///
-/// Resuming from a checkpoint replays the steps after it; their old records must go first. A torn
-/// last line is dropped. The file is replaced atomically, and not touched when nothing changes; an
-/// absent file counts as empty.
+/// Resuming from a checkpoint replays the steps after it; their old records must go first. An absent
+/// file counts as empty.
 ///
 /// # Errors
-/// [`Error::Format`] with the line number when a line other than a torn last one is not a JSON
-/// object with an unsigned integer `step`; [`Error::Io`] when the system refuses.
-pub fn truncate_jsonl_after(path: &Path, step: u64) -> Result<usize> {
-    let file = match File::open(path) {
+/// [`Error::Format`] when the log is shorter or begins with other bytes: it is left as it was;
+/// [`Error::Io`] when the system refuses.
+pub fn cut_log(path: &Path, mark: Mark) -> Result<()> {
+    let short = |found: u64| {
+        let problem = format!("{found} bytes; expected at least the {} that the checkpoint covers", mark.bytes);
+        Err(Error::format(path, problem))
+    };
+    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(e) if e.kind() == ErrorKind::NotFound && mark.bytes == 0 => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return short(0),
         Err(e) => return Err(Error::io(path, "cannot read", e)),
     };
-    let mut reader = BufReader::new(file);
-    let (mut kept, mut count, mut dropped) = (Vec::new(), 0, false);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(|e| Error::io(path, "cannot read", e))?;
-        if read == 0 {
-            break;
-        }
-        if line.last() != Some(&b'\n') {
-            dropped = true;
-            break;
-        }
-        let record: StepField = serde_json::from_slice(&line).map_err(|e| {
-            Error::format(path, format!("line {number}: expected an object with an integer `step`: {e}"))
-        })?;
-        if record.step <= step {
-            kept.extend_from_slice(&line);
-            count += 1;
-        } else {
-            dropped = true;
-        }
+    let (found, hasher) = hash(&mut file, mark.bytes).map_err(|e| Error::io(path, "cannot read", e))?;
+    if found < mark.bytes {
+        return short(found);
     }
-    if dropped {
-        write_bytes_atomic(path, &kept)?;
+    let found = Digest(hasher.finalize());
+    if found != mark.digest {
+        return Err(digest::damaged(path, found, mark.digest));
     }
-    Ok(count)
+    file.set_len(mark.bytes).map_err(|e| Error::io(path, "cannot cut", e))
 }
 
-/// The one field every log record has.
-#[derive(serde::Deserialize)]
-struct StepField {
-    step: u64,
+/// Reads at most `most` bytes: how many there were, and their hash.
+fn hash(file: &mut File, most: u64) -> std::io::Result<(u64, crc32fast::Hasher)> {
+    let mut hasher = crc32fast::Hasher::new();
+    let (mut left, mut block) = (most, vec![0; 1 << 16]);
+    while left > 0 {
+        let wanted = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match file.read(&mut block[..wanted]) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&block[..read]);
+                left -= read as u64;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((most - left, hasher))
 }
 
 /// Offset just past the last newline; 0 when there is none.

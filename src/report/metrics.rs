@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::files::{JsonlWriter, truncate_jsonl_after, write_bytes_atomic};
+use super::files::{JsonlWriter, Mark, cut_log, write_bytes_atomic};
 use crate::error::{Error, Result};
 
 /// File name of the metrics log inside a run folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// File name of the timing log inside a run folder.
 pub const TIMING_FILE: &str = "timing.jsonl";
+/// The two logs.
+pub const LOGS: [&str; 2] = [METRICS_FILE, TIMING_FILE];
 /// File name of the summary inside a run folder.
 pub const SUMMARY_FILE: &str = "summary.json";
 
@@ -37,15 +39,21 @@ impl MetricsWriter {
         })
     }
 
-    /// Drop the records after `step` from both logs, then open them: the logs of a run resumed from
-    /// a checkpoint.
+    /// Cut both logs back to these marks, then open them: the logs of a run resumed from a
+    /// checkpoint.
     ///
     /// # Errors
-    /// As [`truncate_jsonl_after`] and [`MetricsWriter::open`].
-    pub fn resume(dir: &Path, step: u64) -> Result<Self> {
-        truncate_jsonl_after(&dir.join(METRICS_FILE), step)?;
-        truncate_jsonl_after(&dir.join(TIMING_FILE), step)?;
+    /// As [`cut_log`] and [`MetricsWriter::open`].
+    pub fn resume(dir: &Path, marks: [Mark; 2]) -> Result<Self> {
+        for (name, mark) in LOGS.into_iter().zip(marks) {
+            cut_log(&dir.join(name), mark)?;
+        }
         Self::open(dir)
+    }
+
+    /// What the logs hold so far, in the order of [`LOGS`].
+    pub fn marks(&self) -> [Mark; 2] {
+        [self.metrics.mark(), self.timing.mark()]
     }
 
     /// Append a record to `metrics.jsonl`: anything a rerun with the same seed reproduces.

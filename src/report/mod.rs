@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`files`] | atomic writes, run folders, JSON-lines logs that survive a crash |
 //! | [`arrays`] | named arrays in `.npz` and `.safetensors`, from untrusted bytes |
+//! | [`digest`] | digests of files that are read back |
 //! | [`checkpoint`] | training state, bit for bit |
 //! | [`metrics`] | `metrics.jsonl`, `timing.jsonl`, the summary |
 //! | [`page`] | an HTML page of tables and figures |
@@ -14,6 +15,7 @@
 
 pub mod arrays;
 pub mod checkpoint;
+pub mod digest;
 pub mod files;
 pub mod metrics;
 pub mod page;

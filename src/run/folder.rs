@@ -3,10 +3,14 @@
 use super::Progress;
 use crate::config::Config;
 use crate::model::Layout;
-use crate::report::arrays::{Array, ArrayData, read_arrays, write_arrays};
+pub(crate) use crate::input::available_memory;
+use crate::input::{self, RECORDS};
+use crate::report::arrays::{Array, ArrayData, ArrayFile, write_arrays};
 use crate::report::checkpoint::Checkpoint;
-use crate::report::files::{TEMPORARY_PREFIX, truncate_jsonl_after, write_bytes_atomic};
-use crate::report::metrics::{METRICS_FILE, TIMING_FILE};
+use crate::report::digest::{self, DIGESTS_FILE, Digest};
+pub use crate::report::files::FIGURES_FOLDER;
+use crate::report::files::{Mark, write_bytes_atomic};
+use crate::report::metrics::{LOGS, METRICS_FILE, SUMMARY_FILE, Summary, TIMING_FILE};
 use crate::train::State;
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Isa};
@@ -24,9 +28,6 @@ pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
 /// queries, NaN where there is no key.
 pub const ATTENTION_FILE: &str = "attention.npz";
 
-/// Folder of figures inside the folder of a run or a study.
-pub const FIGURES_FOLDER: &str = "figures";
-
 /// The kind that checkpoints of `popgrad run` carry.
 const KIND: &str = "popgrad run";
 
@@ -41,7 +42,7 @@ pub(crate) struct TimingRecord {
     pub(crate) steps_per_second: f64,
 }
 
-/// Writes the checkpoint of `state`.
+/// Writes the checkpoint of `state`; `logs` are the marks of the logs that lead to it.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -50,6 +51,7 @@ pub(crate) fn save<E: Elem>(
     layout: &Layout,
     fingerprint: &str,
     state: &State<E>,
+    logs: [Mark; 2],
 ) -> Result<()> {
     let mut arrays = BTreeMap::new();
     for block in layout.blocks() {
@@ -62,12 +64,14 @@ pub(crate) fn save<E: Elem>(
     let ([sum, carry], count) = state.interval;
     arrays.insert("interval.loss".into(), Array::vector(vec![sum, carry]));
     arrays.insert("interval.count".into(), Array::vector(vec![count]));
+    let logs = LOGS.into_iter().zip(logs).map(|(name, mark)| (name.to_string(), mark.to_string()));
+    let isa = ("isa".to_string(), Isa::from_env()?.name().to_string());
     let checkpoint = Checkpoint {
         step: state.step,
         kind: KIND.into(),
         config_fingerprint: fingerprint.into(),
         state: arrays,
-        extra: BTreeMap::from([("isa".to_string(), Isa::from_env()?.name().to_string())]),
+        extra: logs.chain([isa]).collect(),
     };
     checkpoint.save(&folder.join(CHECKPOINT_FILE))
 }
@@ -88,14 +92,15 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
 /// Prefix of the line of a fingerprint with the digest of the data.
 const DATA: &str = "# data ";
 
-/// The state in `folder`; `None` for a new run or one that stopped before its first checkpoint.
+/// The state in `folder` and the marks of its logs; `None` for a new run or one that stopped before
+/// its first checkpoint.
 pub(crate) fn load<E: Elem>(
     folder: &Path,
     resumed: bool,
     fingerprint: &str,
     layout: &Layout,
     progress: &mut dyn Progress,
-) -> Result<Option<State<E>>> {
+) -> Result<Option<(State<E>, [Mark; 2])>> {
     if !resumed {
         return Ok(None);
     }
@@ -113,6 +118,11 @@ pub(crate) fn load<E: Elem>(
         return Ok(None);
     }
     let Checkpoint { step, kind, config_fingerprint, mut state, extra } = Checkpoint::load(&path)?;
+    let mark = |name: &str| {
+        let mark = extra.get(name).and_then(|text| text.parse::<Mark>().ok());
+        mark.ok_or_else(|| Error::format(&path, format!("checkpoint without the digest of {name}")))
+    };
+    let marks = [mark(METRICS_FILE)?, mark(TIMING_FILE)?];
     if kind != KIND || config_fingerprint != fingerprint {
         let config = |text: &str| text.split(DATA).next().map(String::from);
         if kind == KIND && config(&config_fingerprint) == config(fingerprint) {
@@ -155,7 +165,8 @@ pub(crate) fn load<E: Elem>(
         };
         optimizer.push((name.to_string(), array.to_f64_vec().into_iter().map(E::from_f64).collect()));
     }
-    Ok(Some(State { step, params, optimizer, interval: ([sum[0], sum[1]], count) }))
+    let interval = ([sum[0], sum[1]], count);
+    Ok(Some((State { step, params, optimizer, interval }, marks)))
 }
 
 /// The final parameters of a run in the model's layout, whatever their type.
@@ -164,7 +175,7 @@ pub(crate) fn load<E: Elem>(
 /// A checkpoint that is absent, damaged, or of another model.
 pub(crate) fn read_params(folder: &Path, layout: &Layout) -> Result<Vec<f64>> {
     let path = folder.join(CHECKPOINT_FILE);
-    let arrays = read_arrays(&path)?;
+    let arrays = Checkpoint::load(&path)?.state;
     let mut params = vec![0.0; layout.len()];
     for block in layout.blocks() {
         let array = arrays.get(&format!("param.{}", block.name())).filter(|a| a.shape() == block.shape());
@@ -193,7 +204,7 @@ pub fn read_attention(folder: &Path, t: usize) -> Result<Vec<Vec<f64>>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let arrays = read_arrays(&path)?;
+    let arrays = ArrayFile::open(&path)?.read(&["layer1"])?;
     match arrays.get("layer1") {
         Some(a) if matches!(a.shape(), [_, rows, cols] if *rows == t && *cols == t) => {
             Ok(a.to_f64_vec().chunks(t * t).map(<[f64]>::to_vec).collect())
@@ -208,67 +219,83 @@ pub fn read_attention(folder: &Path, t: usize) -> Result<Vec<Vec<f64>>> {
 /// When the file cannot be read, or its last line is no record.
 pub(crate) fn last_timing(folder: &Path) -> Result<Option<TimingRecord>> {
     let path = folder.join(TIMING_FILE);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, "cannot read", e)),
-    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = input::text(&path, RECORDS)?;
     let Some(line) = text.lines().last() else { return Ok(None) };
     serde_json::from_str(line).map(Some).map_err(|e| Error::format(&path, format!("last line: {e}")))
 }
 
-/// Refuses logs that lack records from before the checkpoint at `step`, in a run with these `steps`
-/// and `eval_every`.
+/// Writes the configuration of a new run, whose folder is claimed.
 ///
 /// # Errors
-/// When `metrics.jsonl` is damaged or too short.
-pub(crate) fn check_logs(folder: &Path, (steps, eval_every): (u64, u64), step: u64) -> Result<()> {
-    let path = folder.join(METRICS_FILE);
-    let found = truncate_jsonl_after(&path, step)? as u64;
-    let at_end = step == steps && !step.is_multiple_of(eval_every);
-    let expected = 1 + step / eval_every + u64::from(at_end);
-    if found == expected {
+/// When it cannot be written.
+pub(crate) fn write_config(folder: &Path, config: &Config) -> Result<()> {
+    digest::write_with(folder, CONFIG_FILE, config.to_toml().as_bytes())
+}
+
+/// The configuration that the run in `folder` was started with.
+///
+/// # Errors
+/// A file that is absent, damaged or edited.
+pub fn read_config(folder: &Path) -> Result<Config> {
+    digest::checked(folder, CONFIG_FILE)?;
+    Config::read(&folder.join(CONFIG_FILE))
+}
+
+/// Refuses to resume the run in `folder` with another configuration than it was started with.
+///
+/// # Errors
+/// As [`read_config`]; another configuration.
+pub(crate) fn check_config(folder: &Path, config: &Config) -> Result<()> {
+    if read_config(folder)? == *config {
         return Ok(());
     }
-    Err(Error::format(&path, format!("{found} records up to step {step}; expected {expected}")))
+    Err(Error::format(folder.join(CONFIG_FILE), "another configuration than the one to resume with"))
 }
 
-/// Locks the run folder for this process until the result is dropped, and removes temporary files
-/// of a killed process.
+/// Writes the summary of a run that is over, after the digests of all that studies read.
 ///
 /// # Errors
-/// Another process holds the lock.
-pub(crate) fn lock(folder: &Path) -> Result<std::fs::File> {
-    lock_on(folder, CONFIG_FILE)
+/// When they cannot be written.
+pub(crate) fn write_summary(folder: &Path, summary: &Summary) -> Result<()> {
+    // No summary stands beside digests that are not its own, whenever the process is killed.
+    forget_summary(folder)?;
+    let mut files = vec![(SUMMARY_FILE, Digest::of(summary.to_json().as_bytes()))];
+    for name in [CONFIG_FILE, RUN_FILE, METRICS_FILE, ATTENTION_FILE] {
+        let path = folder.join(name);
+        if name != ATTENTION_FILE || path.exists() {
+            files.push((name, Digest::of(&input::bytes(&path, RECORDS)?)));
+        }
+    }
+    digest::write(folder, &files)?;
+    summary.write(folder).map(drop)
 }
 
-/// Locks another file of the folder.
+/// Removes the summary: the run is not over, or no longer.
 ///
 /// # Errors
-/// As [`lock`].
-pub(crate) fn lock_on(folder: &Path, file: &str) -> Result<std::fs::File> {
-    let path = folder.join(file);
-    let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open", e))?;
-    match file.try_lock() {
-        Err(std::fs::TryLockError::WouldBlock) => {
-            return Err(Error::invalid(
-                "run folder",
-                "another process is running in it",
-                "one process at a time",
-            ));
-        }
-        // A file system without locks: continue without one.
-        Err(std::fs::TryLockError::Error(_)) | Ok(()) => {}
+/// When it cannot be removed.
+pub(crate) fn forget_summary(folder: &Path) -> Result<()> {
+    let path = folder.join(SUMMARY_FILE);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "cannot remove", e)),
+        _ => Ok(()),
     }
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "cannot read", e))?;
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-            // Left by a kill between writing and renaming; nothing refers to it.
-            let _ = std::fs::remove_file(entry.path());
-        }
+}
+
+/// Checks the files of a finished run that studies read.
+///
+/// # Errors
+/// A file that is absent, damaged or edited.
+pub(crate) fn check_results(folder: &Path) -> Result<()> {
+    digest::check_all(folder, &[CONFIG_FILE, RUN_FILE, METRICS_FILE, SUMMARY_FILE])?;
+    let path = folder.join(ATTENTION_FILE);
+    if path.exists() && !digest::read(folder)?.contains_key(ATTENTION_FILE) {
+        return Err(Error::format(path, format!("not listed in {DIGESTS_FILE}; remove it or start anew")));
     }
-    Ok(file)
+    Ok(())
 }
 
 /// Seconds that earlier sessions took, from the last timing record kept.
@@ -277,7 +304,7 @@ pub(crate) fn last_seconds(folder: &Path) -> Result<f64> {
 }
 
 /// Format version of the run folder. It increases when an older reader would misread the files.
-pub const FORMAT: &str = "popgrad-run/2";
+pub const FORMAT: &str = "popgrad-run/3";
 
 #[derive(Serialize)]
 struct RunFile<'a> {
@@ -327,8 +354,6 @@ fn cpu_name() -> String {
     let name = text.lines().find_map(|l| l.strip_prefix("model name").and_then(|l| l.split_once(':')));
     name.map_or(std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())
 }
-
-pub(crate) use super::memory::free as available_memory;
 
 /// Refuses a run that needs more memory than is free; `needed` is `None` if it overflows. `what`
 /// names the keys for the error.

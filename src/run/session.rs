@@ -7,7 +7,7 @@ use crate::batch::{Batch, Targets};
 use crate::config::{Config, Dtype};
 use crate::model::{Draw, Layout, Model, named_blocks};
 use crate::optim::{Optimizer, PerBlock, Rule, Stage, Staged, UnfreezeAt};
-use crate::report::files::write_bytes_atomic;
+use crate::report::files::{claim_folder, lock_folder};
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
 use crate::source::Source;
@@ -213,22 +213,23 @@ impl Session<'_> {
         let params = initial(model, config.plan.seed);
         let mut trainer = Trainer::new(objective.as_mut(), optimizer, plan, params)?;
 
-        let written = config.to_toml();
-        if !self.resumed {
-            write_bytes_atomic(&folder.join(folder::CONFIG_FILE), written.as_bytes())?;
+        // The lock before the first file: of two processes, one changes nothing.
+        let _lock = if self.resumed { lock_folder(folder)? } else { claim_folder(folder)? };
+        if self.resumed {
+            folder::check_config(folder, config)?;
+        } else {
+            folder::write_config(folder, config)?;
         }
         // The configuration may name data whose files change between sessions.
-        let fingerprint = folder::with_data(&written, setup.digest());
-        let _lock = folder::lock(folder)?;
+        let fingerprint = folder::with_data(&config.to_toml(), setup.digest());
         let logs = match folder::load(folder, self.resumed, &fingerprint, layout, self.progress)? {
-            Some(state) => {
-                let step = state.step;
+            Some((state, marks)) => {
                 trainer.restore(state)?;
-                folder::check_logs(folder, (config.plan.steps, config.plan.eval_every), step)?;
-                MetricsWriter::resume(folder, step)?
+                MetricsWriter::resume(folder, marks)?
             }
             None => MetricsWriter::open(folder)?,
         };
+        folder::forget_summary(folder)?;
         self.note_what_never_moves(&unfreeze);
         folder::write_run_file(folder, config, setup.fact())?;
 
@@ -262,7 +263,7 @@ impl Session<'_> {
         summary.set("seconds", seconds)?;
         summary.set("steps_per_second", rate)?;
         summary.set("run_folder", folder.display().to_string())?;
-        summary.write(folder)?;
+        folder::write_summary(folder, &summary)?;
         let figures = if wants_figures { setup.draw(&mut view, folder) } else { Ok(()) };
         Ok(Outcome { summary, figures })
     }
@@ -373,6 +374,6 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
     fn checkpoint(&mut self, state: &State<E>) -> Result<()> {
         // The logs first: a checkpoint must never be ahead of the records that lead to it.
         self.logs.sync()?;
-        folder::save(self.folder, self.model.layout(), self.fingerprint, state)
+        folder::save(self.folder, self.model.layout(), self.fingerprint, state, self.logs.marks())
     }
 }

@@ -1,6 +1,7 @@
 //! Reading the results of a study's runs from their folders.
 
 use super::Member;
+use crate::input::{self, RECORDS};
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::path::Path;
 /// # Errors
 /// A file that is absent or damaged.
 pub fn read_json<R: DeserializeOwned>(path: &Path) -> Result<R> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    let text = input::text(path, RECORDS)?;
     serde_json::from_str(&text).map_err(|e| Error::format(path, e.to_string().replace('\n', " ")))
 }
 
@@ -19,7 +20,7 @@ pub fn read_json<R: DeserializeOwned>(path: &Path) -> Result<R> {
 /// # Errors
 /// A file that is absent or damaged.
 pub fn read_records<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", e))?;
+    let text = input::text(path, RECORDS)?;
     let parse = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
     };

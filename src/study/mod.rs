@@ -10,7 +10,9 @@ pub mod gather;
 pub mod tables;
 
 use crate::config::{self, Config, KEYS, check_keys};
-use crate::report::files::{TEMPORARY_PREFIX, create_run_dir, write_bytes_atomic};
+use crate::input::decode;
+use crate::report::digest;
+use crate::report::files::{claim_folder, create_run_dir, lock_folder};
 use crate::report::metrics::{SUMMARY_FILE, Summary};
 use crate::report::page::{Image, Row, Section};
 use crate::run::folder::FIGURES_FOLDER;
@@ -206,7 +208,7 @@ impl Study {
         self.runs.iter().try_for_each(|m| run::check(self.registry.experiment(&m.config)?, &m.config))
     }
 
-    /// Writes `study.toml` into the folder.
+    /// Writes `study.toml` into the folder, and its digest.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -226,16 +228,17 @@ impl Study {
         };
         let text = toml::to_string(&written)
             .map_err(|e| Error::invalid("study", e.to_string(), "values that TOML can hold"))?;
-        write_bytes_atomic(&folder.join(STUDY_FILE), text.as_bytes())
+        digest::write_with(folder, STUDY_FILE, text.as_bytes())
     }
 
     /// The study that a folder was made with.
     ///
     /// # Errors
-    /// A file that is absent, damaged, or holds what cannot run.
+    /// A file that is absent, damaged, edited, or holds what cannot run.
     pub fn load(folder: &Path, registry: &'static dyn Registry) -> Result<Self> {
         let path = folder.join(STUDY_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "cannot read", e))?;
+        let bytes = digest::checked(folder, STUDY_FILE)?;
+        let text = decode(&path, &bytes)?;
         let bad = |problem: String| Error::format(&path, problem.replace('\n', " "));
         let Written { name, title, drawing, figures, axes, runs } =
             toml::from_str(&text).map_err(|e| bad(e.message().into()))?;
@@ -260,19 +263,28 @@ impl Study {
     /// and be empty or hold an earlier session of the same study.
     ///
     /// # Errors
-    /// The first run that failed, once those that had started are over; files that cannot be
-    /// written.
+    /// The first run that failed, once those that had started are over; a folder that holds anything
+    /// else or that another process writes into; files that cannot be written.
     pub fn run(&self, folder: &Path, threads: usize, watcher: &dyn Watcher) -> Result<Summary> {
-        if !folder.join(STUDY_FILE).exists() {
+        // The lock before the first file: of two processes, one changes nothing.
+        let _lock = if folder.join(STUDY_FILE).exists() {
+            let lock = lock_folder(folder)?;
+            self.check_same(folder)?;
+            lock
+        } else {
+            let lock = claim_folder(folder)?;
             self.save(folder)?;
-        }
-        let _lock = folder::lock_on(folder, STUDY_FILE)?;
+            lock
+        };
         let runs = folder.join(RUNS_FOLDER);
         std::fs::create_dir_all(&runs).map_err(|e| Error::io(&runs, "cannot create folder", e))?;
         let mut left = Vec::new();
         for member in &self.runs {
             if !self.finished(folder, member)? {
                 left.push(member);
+            } else if let Ok(lock) = lock_folder(&self.folder_of(folder, member)) {
+                // Only to remove what a killed process left.
+                drop(lock);
             }
         }
         watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.plan.steps).sum());
@@ -284,6 +296,19 @@ impl Study {
         self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?;
         self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?;
         self.drawing.write(self, folder)
+    }
+
+    /// Refuses a folder of another study.
+    fn check_same(&self, folder: &Path) -> Result<()> {
+        let there = Study::load(folder, self.registry)?;
+        let same = there.runs == self.runs
+            && there.axes == self.axes
+            && there.drawing.name() == self.drawing.name();
+        if same {
+            return Ok(());
+        }
+        let found = format!("{} holds another study", folder.display());
+        Err(Error::invalid("run folder", found, "a new or an empty folder"))
     }
 
     /// The study's section of a page: table and pictures; `prefix` is the way from the page to
@@ -347,11 +372,11 @@ impl Study {
     fn finished(&self, folder: &Path, member: &Member) -> Result<bool> {
         let run = self.folder_of(folder, member);
         let config = run.join(folder::CONFIG_FILE);
-        match std::fs::read_to_string(&config) {
-            Ok(text) if text == member.config.to_toml() => {}
-            Ok(_) => return Err(Error::format(config, format!("not the configuration in {STUDY_FILE}"))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(Error::io(config, "cannot read", e)),
+        if !config.exists() {
+            return Ok(false);
+        }
+        if digest::checked(&run, folder::CONFIG_FILE)? != member.config.to_toml().as_bytes() {
+            return Err(Error::format(config, format!("not the configuration in {STUDY_FILE}")));
         }
         let drawn = run.join(FIGURES_FOLDER).join("overview.png");
         Ok(run.join(SUMMARY_FILE).exists() && (!self.figures || drawn.exists()))
@@ -407,8 +432,6 @@ impl Study {
         let run = self.folder_of(folder, member);
         let resumed = run.join(folder::CONFIG_FILE).exists();
         if !resumed {
-            // A killed process may have left the folder, with temporary files in it.
-            clear_temporaries(&run)?;
             create_run_dir(&run)?;
         }
         let mut progress = Quiet { inner: watcher.started(member), figures: self.figures };
@@ -424,7 +447,8 @@ impl Study {
                 let mut summary = Summary::new();
                 summary.set("graph_recovered", false)?;
                 summary.set("diverged", true)?;
-                summary.write(&run)?;
+                let _lock = lock_folder(&run)?;
+                folder::write_summary(&run, &summary)?;
                 watcher.finished(member, &summary);
                 Ok(())
             }
@@ -462,18 +486,6 @@ fn pool(threads: usize) -> Result<rayon::ThreadPool> {
         .num_threads(threads.max(1))
         .build()
         .map_err(|e| Error::io("thread pool", "cannot start threads", std::io::Error::other(e.to_string())))
-}
-
-/// Removes temporary files of a killed process from `folder`, if it exists.
-fn clear_temporaries(folder: &Path) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
-    for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-            let path = entry.path();
-            std::fs::remove_file(&path).map_err(|e| Error::io(&path, "cannot remove", e))?;
-        }
-    }
-    Ok(())
 }
 
 /// Relative cost of a run.

@@ -1,5 +1,6 @@
 //! Character statistics of a text, from which the trigger-bigram task draws its sequences.
 
+use crate::input::lines_end_alike;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -20,13 +21,14 @@ impl Corpus {
     /// Most distinct characters.
     pub const MAX_SYMBOLS: usize = 1024;
 
-    /// Counts of `text`.
+    /// Counts of `text`. A line end is one character, LF, whether the text has LF, CR LF or CR.
     ///
     /// # Errors
     /// Fewer than two or more than [`MAX_SYMBOLS`](Self::MAX_SYMBOLS) distinct characters; a
     /// character that nothing follows (it occurs only at the end of the text). The
     /// field is `corpus`.
     pub fn from_text(text: &str) -> Result<Self> {
+        let text = lines_end_alike(text);
         let mut singles: BTreeMap<char, u64> = BTreeMap::new();
         for c in text.chars() {
             *singles.entry(c).or_default() += 1;
@@ -56,7 +58,7 @@ impl Corpus {
     /// one. The fields are `unigrams` and `bigrams`.
     pub fn from_counts(unigrams: &str, bigrams: &str) -> Result<Self> {
         let mut singles: BTreeMap<char, u64> = BTreeMap::new();
-        for (at, [c, count]) in table::<2>("unigrams", unigrams)? {
+        for (at, [c, count]) in table::<2>("unigrams", &lines_end_alike(unigrams))? {
             let c = character("unigrams", at, c)?;
             if singles.insert(c, count).is_some() {
                 return Err(bad_line("unigrams", at, format!("{c:?} again"), "each character once"));
@@ -65,7 +67,7 @@ impl Corpus {
         let symbols: Vec<char> = singles.keys().copied().collect();
         let n = check_symbols("unigrams", &symbols)?;
         let mut pairs = vec![0; n * n];
-        for (at, [first, second, count]) in table::<3>("bigrams", bigrams)? {
+        for (at, [first, second, count]) in table::<3>("bigrams", &lines_end_alike(bigrams))? {
             let mut index = [0; 2];
             for (i, c) in index.iter_mut().zip([first, second]) {
                 let c = character("bigrams", at, c)?;
@@ -159,7 +161,7 @@ impl Corpus {
                 .map(|k| k as u32)
                 .map_err(|_| Error::invalid("text", format!("{c:?}"), "characters of the corpus"))
         };
-        text.chars().map(number).collect()
+        lines_end_alike(text).chars().map(number).collect()
     }
 }
 
@@ -221,12 +223,20 @@ mod tests {
         assert_eq!(c.unigram_law(), [0.4, 0.6]);
         assert_eq!(c.bigram_law(), [0.0, 1.0, 0.5, 0.5]);
         assert_eq!(c.encode("ba").unwrap(), [1, 0]);
+        let lines = Corpus::from_text("ab\nba\nab\nb").unwrap();
+        for end in ["\r\n", "\r"] {
+            let text = "ab\nba\nab\nb".replace('\n', end);
+            assert_eq!(Corpus::from_text(&text).unwrap(), lines, "{end:?}");
+            assert_eq!(lines.encode(&text).unwrap().len(), 10);
+        }
         assert_eq!(c.encode("bc").unwrap_err().to_string(), "text: 'c'; allowed: characters of the corpus");
         let same = Corpus::from_counts(
             "codepoint,count\n97,2\n98,3\n",
             "first,second,count\n97,98,2\n98,97,1\n98,98,1\n",
         );
         assert_eq!(same.unwrap(), c);
+        let old = Corpus::from_counts("u,n\r97,2\r98,3\r", "a,b,n\r97,98,2\r98,97,1\r98,98,1\r\r");
+        assert_eq!(old.unwrap(), c);
     }
 
     #[test]

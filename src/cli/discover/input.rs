@@ -1,20 +1,21 @@
 //! Sequences and labels in files.
 
 use super::{DiscoverArgs, Score};
-use crate::cli::grad::{held_names, shape_error};
+use crate::cli::grad::shape_error;
 use crate::discover::tokens::{MAX_SYMBOLS, Rows, label_width, parse_labels, parse_tokens, windows};
 use crate::discover::{Labels, Sample};
-use crate::report::arrays::{Array, read_arrays, read_npy};
+use crate::input::{self, TEXT};
+use crate::report::arrays::{Array, ArrayFile, read_npy};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// The file's extension, if it is one of arrays.
-fn arrays_in(path: &Path) -> Option<&str> {
-    path.extension().and_then(|e| e.to_str()).filter(|e| ["npy", "npz", "safetensors"].contains(e))
+/// The file's extension in small letters, if it is one of arrays.
+fn arrays_in(path: &Path) -> Option<String> {
+    Some(input::extension(path)).filter(|e| ["npy", "npz", "safetensors"].contains(&e.as_str()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))
+    input::bytes(path, TEXT)
 }
 
 /// Array `tokens` of a file, checked.
@@ -31,16 +32,16 @@ fn token_array(path: &Path, symbols: Option<usize>) -> Result<Rows> {
 
 /// The first of `names` that the file holds; the one array of a bare .npy goes by any name.
 fn named_array(path: &Path, names: &[&'static str]) -> Result<(&'static str, Array)> {
-    if arrays_in(path) == Some("npy") {
+    if arrays_in(path).as_deref() == Some("npy") {
         return Ok((names[0], read_npy(path)?));
     }
-    let mut arrays = read_arrays(path)?;
+    let file = ArrayFile::open(path)?;
     for name in names {
-        if let Some(array) = arrays.remove(*name) {
+        if let Some(array) = file.read(&[name])?.remove(*name) {
             return Ok((name, array));
         }
     }
-    let held = held_names(&arrays);
+    let held = file.names().collect::<Vec<_>>().join(", ");
     Err(Error::format(path, format!("array `{}` is missing; the file holds: {held}", names.join("` or `"))))
 }
 

@@ -9,8 +9,8 @@ use super::{integer, pool, real, say, tell};
 use crate::config::{self, Key, Kind};
 use crate::discover::tokens::MAX_SYMBOLS;
 use crate::discover::{Graph, Labels, Sample, check_level, chi2, gradient};
-use crate::report::arrays::{Array, Format, write_arrays};
-use crate::report::files::{create_run_dir, write_bytes_atomic};
+use crate::report::arrays::{Array, Format, write_new_arrays};
+use crate::report::files::{claim_folder, write_bytes_atomic};
 use crate::report::plot::save_figure;
 use crate::{Error, Result};
 use clap::Args;
@@ -132,9 +132,7 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
         Score::Gradient => sample.check()?,
         Score::Chi2 => chi2::check(&sample)?,
     }
-    if let Some(dir) = &args.out {
-        create_run_dir(dir)?;
-    }
+    let _lock = args.out.as_deref().map(claim_folder).transpose()?;
     if let Some(path) = &args.save {
         save(path, &sample)?;
     }
@@ -224,5 +222,5 @@ fn save(path: &Path, sample: &Sample) -> Result<()> {
         }
         None => return Ok(()),
     };
-    write_arrays(path, &[("tokens", &tokens), (name, &labels)], None)
+    write_new_arrays(path, &[("tokens", &tokens), (name, &labels)])
 }

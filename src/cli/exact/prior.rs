@@ -5,7 +5,7 @@ use super::methods::Evaluator;
 use super::problem::TreeProblem;
 use crate::cli::grad::{held_names, missing, shape_error, take};
 use crate::exact::{AtomRoots, FinitePrior, Prior, RootLaw, quadrature};
-use crate::report::arrays::read_arrays;
+use crate::report::arrays::ArrayFile;
 use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
@@ -77,12 +77,13 @@ fn drawn<E: Elem>(of: &Evaluator<'_, E>, x: &TreeProblem, alpha: f64, draws: u64
 
 /// A finite prior from a file.
 pub(super) fn read(path: &Path, x: &TreeProblem, s: usize) -> Result<Prior> {
-    let mut arrays = read_arrays(path)?;
-    let held = held_names(&arrays);
+    const NAMES: [&str; 3] = ["pi", "weight", "roots"];
+    let file = ArrayFile::open(path)?;
+    let (mut arrays, held) = (file.read(&NAMES)?, held_names(&file));
     let pi = take(&mut arrays, &held, path, "pi")?;
     let weight = take(&mut arrays, &held, path, "weight")?;
     let roots = arrays.remove("roots");
-    if let Some(extra) = arrays.keys().next() {
+    if let Some(extra) = file.unexpected(&NAMES)? {
         let problem = format!("array `{extra}` is not expected; allowed: pi, weight, roots");
         return Err(Error::format(path, problem));
     }

@@ -3,7 +3,7 @@
 use crate::batch::{Batch, Targets};
 use crate::config;
 use crate::model::{Layout, MemorySpec, Spec, TransformerSpec};
-use crate::report::arrays::{Array, read_arrays};
+use crate::report::arrays::{Array, ArrayFile};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::collections::BTreeMap;
@@ -39,8 +39,9 @@ fn absent(path: &Path, name: &str, held: &str) -> Error {
     Error::format(path, format!("array `{name}` is missing; the file holds: {held}"))
 }
 
-pub(in crate::cli) fn held_names(arrays: &BTreeMap<String, Array>) -> String {
-    arrays.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+/// Names of all arrays of a file.
+pub(in crate::cli) fn held_names(file: &ArrayFile) -> String {
+    file.names().collect::<Vec<_>>().join(", ")
 }
 
 pub(in crate::cli) fn shape_error(path: &Path, name: &str, array: &Array, expected: &str) -> Error {
@@ -50,14 +51,14 @@ pub(in crate::cli) fn shape_error(path: &Path, name: &str, array: &Array, expect
 /// A file of parameters.
 pub(in crate::cli) struct Params<'a> {
     path: &'a Path,
-    arrays: BTreeMap<String, Array>,
+    file: ArrayFile,
 }
 
 impl<'a> Params<'a> {
     /// # Errors
     /// A file that cannot be read.
     pub(in crate::cli) fn read(path: &'a Path) -> Result<Self> {
-        Ok(Params { path, arrays: read_arrays(path)? })
+        Ok(Params { path, file: ArrayFile::open(path)? })
     }
 
     /// The model called `name` with the keys in `table`, and its alphabet size S. What the keys
@@ -90,20 +91,21 @@ impl<'a> Params<'a> {
 
     /// The shape of array `name`, which has two axes.
     fn matrix(&self, name: &str, expected: &str) -> Result<[usize; 2]> {
-        let array = self.arrays.get(name);
-        let array = array.ok_or_else(|| absent(self.path, name, &held_names(&self.arrays)))?;
-        <[usize; 2]>::try_from(array.shape()).map_err(|_| shape_error(self.path, name, array, expected))
+        let array = take(&mut self.file.read(&[name])?, &held_names(&self.file), self.path, name)?;
+        <[usize; 2]>::try_from(array.shape()).map_err(|_| shape_error(self.path, name, &array, expected))
     }
 
-    /// The blocks of `layout`; no other array may be there.
+    /// The blocks of `layout`; no other array of numbers may be there.
     ///
     /// # Errors
     /// Arrays that are missing, of another shape, or too many; values that are not finite.
-    pub(in crate::cli) fn into_blocks<E: Elem>(mut self, layout: &Layout) -> Result<Vec<E>> {
-        let (path, held) = (self.path, held_names(&self.arrays));
+    pub(in crate::cli) fn into_blocks<E: Elem>(self, layout: &Layout) -> Result<Vec<E>> {
+        let (path, held) = (self.path, held_names(&self.file));
+        let names: Vec<&str> = layout.blocks().iter().map(|b| b.name()).collect();
+        let mut arrays = self.file.read(&names)?;
         let mut params = vec![E::ZERO; layout.len()];
         for block in layout.blocks() {
-            let (name, array) = (block.name(), take(&mut self.arrays, &held, path, block.name())?);
+            let (name, array) = (block.name(), take(&mut arrays, &held, path, block.name())?);
             if array.shape() != block.shape() {
                 return Err(shape_error(path, name, &array, &format!("{:?}", block.shape())));
             }
@@ -115,11 +117,10 @@ impl<'a> Params<'a> {
                 }
             }
         }
-        match self.arrays.keys().next() {
+        match self.file.unexpected(&names)? {
             None => Ok(params),
             Some(extra) => {
-                let blocks: Vec<&str> = layout.blocks().iter().map(|b| b.name()).collect();
-                let blocks = blocks.join(", ");
+                let blocks = names.join(", ");
                 let problem = format!("array `{extra}` is no block of this model; blocks: {blocks}");
                 Err(Error::format(path, problem))
             }
@@ -148,11 +149,12 @@ pub(super) fn weights_name(kind: Targets) -> &'static str {
 /// A batch from a file: its arrays decide what its sequences are scored on.
 ///
 /// # Errors
-/// Arrays that are missing, of another shape, or too many; values out of range; weights that sum to
+/// Arrays that are missing, of another shape, or of numbers that nobody expects; values out of range; weights that sum to
 /// 0.
 pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
-    let mut arrays = read_arrays(path)?;
-    let held = held_names(&arrays);
+    let file = ArrayFile::open(path)?;
+    let held = held_names(&file);
+    let mut arrays = file.read(&["tokens", "targets", "labels"])?;
     let tokens = take(&mut arrays, &held, path, "tokens")?;
     let (kind, answers) = match (arrays.remove("targets"), arrays.remove("labels")) {
         (Some(laws), None) => (Targets::Law, laws),
@@ -167,13 +169,13 @@ pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
             return Err(Error::format(path, problem));
         }
     };
-    let weights = arrays.remove(weights_name(kind));
-    if let Some(extra) = arrays.keys().next() {
-        let answers = match kind {
-            Targets::Law => "targets",
-            Targets::Labels => "labels",
-        };
-        let allowed = format!("tokens, {answers}, {}", weights_name(kind));
+    let named = match kind {
+        Targets::Law => "targets",
+        Targets::Labels => "labels",
+    };
+    let weights = file.read(&[weights_name(kind)])?.remove(weights_name(kind));
+    if let Some(extra) = file.unexpected(&["tokens", named, weights_name(kind)])? {
+        let allowed = format!("tokens, {named}, {}", weights_name(kind));
         return Err(Error::format(path, format!("array `{extra}` is not expected; allowed: {allowed}")));
     }
     let [b, t] = *tokens.shape() else {

@@ -2,8 +2,10 @@
 //!
 //! Any bytes give a corpus or an error that names the file and the problem.
 
+use crate::input::{self, TEXT, decode};
 use crate::task::Corpus;
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// The tables that a folder of counts holds, in the format of [`from_counts`](Corpus::from_counts).
@@ -19,7 +21,7 @@ pub fn read(path: &Path) -> Result<Corpus> {
         let [unigrams, bigrams] = COUNT_FILES.map(|name| path.join(name));
         return read_counts(&unigrams, &bigrams);
     }
-    parse_text(path, &bytes(path)?)
+    parse_text(path, &input::bytes(path, TEXT)?)
 }
 
 /// Counts of two tables.
@@ -27,16 +29,16 @@ pub fn read(path: &Path) -> Result<Corpus> {
 /// # Errors
 /// As [`read`].
 pub fn read_counts(unigrams: &Path, bigrams: &Path) -> Result<Corpus> {
-    parse_counts([unigrams, bigrams], [&bytes(unigrams)?, &bytes(bigrams)?])
+    parse_counts([unigrams, bigrams], [&input::bytes(unigrams, TEXT)?, &input::bytes(bigrams, TEXT)?])
 }
 
 /// Counts of the bytes of a text file; `path` is for messages. A byte order mark at its start is no
-/// character.
+/// character, and a line end is one, see [`decode`].
 ///
 /// # Errors
 /// As [`read`].
 pub fn parse_text(path: &Path, bytes: &[u8]) -> Result<Corpus> {
-    Corpus::from_text(text(path, bytes)?).map_err(|e| of_file(path, e))
+    Corpus::from_text(&text(path, bytes)?).map_err(|e| of_file(path, e))
 }
 
 /// Counts of the bytes of two tables; `paths` are for messages.
@@ -45,22 +47,14 @@ pub fn parse_text(path: &Path, bytes: &[u8]) -> Result<Corpus> {
 /// As [`read`].
 pub fn parse_counts(paths: [&Path; 2], bytes: [&[u8]; 2]) -> Result<Corpus> {
     let [unigrams, bigrams] = [text(paths[0], bytes[0])?, text(paths[1], bytes[1])?];
-    Corpus::from_counts(unigrams, bigrams).map_err(|e| {
+    Corpus::from_counts(&unigrams, &bigrams).map_err(|e| {
         let first = matches!(&e, Error::Invalid { field, .. } if field == "unigrams");
         of_file(paths[usize::from(!first)], e)
     })
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))
-}
-
-fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let problem = format!("byte {}: not UTF-8; expected text in UTF-8", e.valid_up_to());
-        Error::format(path, problem)
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<Cow<'a, str>> {
+    let text = decode(path, bytes)?;
     if text.is_empty() {
         return Err(Error::format(path, "empty; expected text"));
     }
@@ -85,9 +79,8 @@ pub fn fuzz(data: &[u8]) {
     let [path, other] = ["a", "b"].map(Path::new);
     if let Ok(corpus) = parse_text(path, data) {
         check(&corpus);
-        let decoded = std::str::from_utf8(data).expect("was read");
-        let decoded = decoded.strip_prefix('\u{feff}').unwrap_or(decoded);
-        assert_eq!(corpus.encode(decoded).expect("its own text").len(), decoded.chars().count());
+        let decoded = decode(path, data).expect("was read");
+        assert_eq!(corpus.encode(&decoded).expect("its own text").len(), decoded.chars().count());
     }
     let cut = data.iter().position(|b| *b == 255).unwrap_or(data.len());
     let second = data.get(cut + 1..).unwrap_or_default();
@@ -128,6 +121,12 @@ mod tests {
         fs::write(&file, "\u{feff}abbab").unwrap();
         let corpus = read(&file).unwrap();
         assert_eq!(corpus, Corpus::from_text("abbab").unwrap());
+        for end in ["\r\n", "\r"] {
+            fs::write(&file, "\u{feff}ab\nbab\nb".replace('\n', end)).unwrap();
+            let corpus = read(&file).unwrap();
+            assert_eq!(corpus, Corpus::from_text("ab\nbab\nb").unwrap(), "{end:?}");
+            assert!(!corpus.symbols().contains(&'\r'));
+        }
         fs::write(dir.path().join("char_unigrams.csv"), "c,n\r\n97,2\r\n98,3\r\n").unwrap();
         fs::write(dir.path().join("char_bigrams.csv"), "c,d,n\n97,98,2\n98,97,1\n98,98,1\n").unwrap();
         assert_eq!(read(dir.path()).unwrap(), corpus);
@@ -147,8 +146,8 @@ mod tests {
         let cases: [(&str, &[u8], &str); 6] = [
             ("empty", b"", "empty; expected text"),
             ("mark", b"\xEF\xBB\xBF", "empty"),
-            ("latin", b"caf\xE9 au lait", "byte 3: not UTF-8"),
-            ("cut", b"ab\xE2\x82", "byte 2: not UTF-8"),
+            ("latin", b"caf\xE9 au lait", "line 1: byte 3: not UTF-8"),
+            ("cut", b"ab\xE2\x82", "line 1: byte 2: not UTF-8"),
             ("one", b"aaa", "1 distinct characters; expected 2 to 1024"),
             ("end", b"abaz", "nothing follows 'z'; expected every character followed"),
         ];

@@ -88,6 +88,7 @@ struct Symbols {
 fn read<'a>(study: &'a Study, folder: &Path) -> Result<Vec<Found<'a>>> {
     let one = |member: &'a Member| {
         let folder = study.folder_of(folder, member);
+        folder::check_results(&folder)?;
         let (summary, records) = (read_json(&folder.join(SUMMARY_FILE))?, figures::records(&folder)?);
         Ok(Found { member, folder, summary, records })
     };

@@ -3,7 +3,7 @@
 
 use crate::config::task::{LossOn, TriggerKind};
 use crate::config::{Config, Task};
-use crate::report::arrays::read_arrays;
+use crate::report::arrays::ArrayFile;
 use crate::report::metrics::METRICS_FILE;
 use crate::report::plot::{Figure, HeatMap, LineChart, Panels, Series, Ticks, save_figure};
 use crate::run::folder::{ATTENTION_FILE, FIGURES_FOLDER};
@@ -141,7 +141,8 @@ const MOST_HEADS: usize = 4;
 /// titles.
 pub(super) fn attention(symbols: &[String], folder: &Path, name: &str) -> Result<Vec<Figure>> {
     let path = folder.join(ATTENTION_FILE);
-    let arrays = read_arrays(&path)?;
+    let file = ArrayFile::open(&path)?;
+    let arrays = file.read(&file.names().collect::<Vec<_>>())?;
     let bad = || Error::format(&path, "arrays `tokens`, `seen`, `layer1`, .. of one length expected");
     let integers = |key: &str| arrays.get(key).ok_or_else(bad)?.as_integers(key);
     let (tokens, seen) = (integers("tokens")?, integers("seen")?);

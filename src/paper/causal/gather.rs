@@ -123,6 +123,7 @@ pub(super) fn read<'a>(study: &'a Study, folder: &Path) -> Result<Vec<Found<'a>>
 }
 
 fn one(member: &Member, folder: PathBuf) -> Result<Found<'_>> {
+    folder::check_results(&folder)?;
     let summary = read_json(&folder.join(SUMMARY_FILE))?;
     let path = folder.join(folder::RUN_FILE);
     let config = &member.config;

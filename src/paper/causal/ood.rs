@@ -120,7 +120,7 @@ impl Trained {
                 return Err(Error::invalid("run", problem, "the folder of a run with a checkpoint"));
             }
         }
-        let config = Config::read(&folder.join(folder::CONFIG_FILE))?;
+        let config = folder::read_config(folder)?;
         let task = tree(&config).map_err(|_| {
             let problem = format!("{} holds a run of task {}", folder.display(), config.task.name());
             Error::invalid("run", problem, "a run on a graph with one parent each")
@@ -131,12 +131,12 @@ impl Trained {
         let missing = || Error::format(folder, "no checkpoint");
         let (step, params) = match config.plan.dtype {
             Dtype::F64 => {
-                let state =
+                let (state, _) =
                     folder::load::<f64>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
                 (state.step, state.params)
             }
             Dtype::F32 => {
-                let state =
+                let (state, _) =
                     folder::load::<f32>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
                 (state.step, state.params.into_iter().map(f64::from).collect())
             }

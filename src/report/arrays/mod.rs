@@ -11,19 +11,20 @@
 //! | i1, i2, i4, i8 | [`ArrayData::I64`] |
 //! | bool, u1, u2, u4, u8 | [`ArrayData::U64`] |
 //!
-//! Elements are always delivered in C order (last index fastest), whatever the file's order.
-//! Big-endian arrays are refused rather than swapped: no machine that writes them is in use, so
-//! they are more likely a mistake.
+//! Elements are always delivered in C order (last index fastest) and in this machine's byte order,
+//! whatever the file's. [`ArrayFile`] decodes only the arrays that are taken: what else a file holds,
+//! texts or dates, does not matter.
 
 mod npy;
 mod npz;
 mod safetensors;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::files::write_bytes_atomic;
+use super::files::{write_bytes_atomic, write_new_bytes};
 use crate::error::{Error, Result};
+use crate::input;
 
 /// Elements of an [`Array`], in C order.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,14 +66,14 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that the extension of `path` names.
+    /// The format that the extension of `path` names, in capitals or not.
     ///
     /// # Errors
     /// [`Error::Format`] naming the allowed extensions.
     pub fn of(path: &Path) -> Result<Self> {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("npz") => Ok(Format::Npz),
-            Some("safetensors") => Ok(Format::Safetensors),
+        match input::extension(path).as_str() {
+            "npz" => Ok(Format::Npz),
+            "safetensors" => Ok(Format::Safetensors),
             _ => Err(Error::format(path, "expected a file name that ends in .npz or .safetensors")),
         }
     }
@@ -214,6 +215,83 @@ impl Array {
     }
 }
 
+/// A file of arrays that decodes only those that are taken.
+#[derive(Debug)]
+pub struct ArrayFile {
+    origin: PathBuf,
+    format: Format,
+    bytes: Vec<u8>,
+    names: Vec<String>,
+}
+
+impl ArrayFile {
+    /// Open a `.npz` or `.safetensors` file and list its arrays.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Format`] when it is neither.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::parse(path, Format::of(path)?, read_file(path)?)
+    }
+
+    /// [`ArrayFile::open`] from bytes in memory; `origin` only names the source in errors.
+    ///
+    /// # Errors
+    /// [`Error::Format`] as [`ArrayFile::open`].
+    pub fn parse(origin: &Path, format: Format, bytes: Vec<u8>) -> Result<Self> {
+        let names = match format {
+            Format::Npz => npz::Npz::open(origin, &bytes)?.names().map(String::from).collect(),
+            Format::Safetensors => safetensors::Tensors::open(origin, &bytes)?.names(),
+        };
+        Ok(ArrayFile { origin: origin.to_path_buf(), format, bytes, names })
+    }
+
+    /// Names of the arrays, sorted, whatever they hold.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// The arrays called `names`, those that are there. No other array is decoded.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming an array of these that cannot be held.
+    pub fn read(&self, names: &[&str]) -> Result<BTreeMap<String, Array>> {
+        let mut found = BTreeMap::new();
+        let mut add = |name: &str, array: Option<Array>| {
+            found.extend(array.map(|array| (name.to_string(), array)));
+        };
+        match self.format {
+            Format::Npz => {
+                let mut file = npz::Npz::open(&self.origin, &self.bytes)?;
+                names.iter().try_for_each(|n| file.read(n).map(|a| add(n, a)))?;
+            }
+            Format::Safetensors => {
+                let file = safetensors::Tensors::open(&self.origin, &self.bytes)?;
+                names.iter().try_for_each(|n| file.read(n).map(|a| add(n, a)))?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first array of numbers that is none of `expected`. A name that nobody expects is likely a
+    /// slip; an array of texts or dates is not taken for one.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the file cannot be read.
+    pub fn unexpected(&self, expected: &[&str]) -> Result<Option<&str>> {
+        let mut others = self.names().filter(|n| !expected.contains(n));
+        Ok(match self.format {
+            Format::Npz => {
+                let mut file = npz::Npz::open(&self.origin, &self.bytes)?;
+                others.find(|n| file.is_numeric(n))
+            }
+            Format::Safetensors => {
+                let file = safetensors::Tensors::open(&self.origin, &self.bytes)?;
+                others.find(|n| file.is_numeric(n))
+            }
+        })
+    }
+}
+
 /// Read every array of a `.npz` or `.safetensors` file.
 ///
 /// # Errors
@@ -238,7 +316,15 @@ pub fn read_npy(path: &Path) -> Result<Array> {
 /// [`Error::Format`] as [`read_arrays`].
 pub fn parse_arrays(origin: &Path, format: Format, bytes: &[u8]) -> Result<BTreeMap<String, Array>> {
     match format {
-        Format::Npz => npz::parse(origin, bytes),
+        Format::Npz => {
+            let mut file = npz::Npz::open(origin, bytes)?;
+            let names: Vec<String> = file.names().map(String::from).collect();
+            let mut arrays = BTreeMap::new();
+            for name in names {
+                arrays.extend(file.read(&name)?.map(|array| (name, array)));
+            }
+            Ok(arrays)
+        }
         Format::Safetensors => safetensors::parse(origin, bytes).map(|(arrays, _)| arrays),
     }
 }
@@ -249,7 +335,15 @@ pub fn parse_arrays(origin: &Path, format: Format, bytes: &[u8]) -> Result<BTree
 /// # Errors
 /// As [`read_arrays`].
 pub fn read_safetensors(path: &Path) -> Result<(BTreeMap<String, Array>, BTreeMap<String, String>)> {
-    safetensors::parse(path, &read_file(path)?)
+    parse_safetensors(path, &read_file(path)?)
+}
+
+/// [`read_safetensors`] from bytes in memory.
+pub(super) fn parse_safetensors(
+    origin: &Path,
+    bytes: &[u8],
+) -> Result<(BTreeMap<String, Array>, BTreeMap<String, String>)> {
+    safetensors::parse(origin, bytes)
 }
 
 /// Read only the metadata of a `.safetensors` file; empty when it has none.
@@ -287,7 +381,34 @@ pub fn write_arrays_with(
     metadata: Option<&BTreeMap<String, String>>,
     compression: Compression,
 ) -> Result<()> {
-    let format = Format::of(path)?;
+    write_bytes_atomic(path, &encode(path, Format::of(path)?, arrays, metadata, compression)?)
+}
+
+/// [`write_arrays`] to a file that must not exist, even if another process makes it meanwhile.
+///
+/// # Errors
+/// As [`write_arrays`]; [`Error::Invalid`] when the file exists.
+pub fn write_new_arrays(path: &Path, arrays: &[(&str, &Array)]) -> Result<()> {
+    write_new_bytes(path, &encode(path, Format::of(path)?, arrays, None, Compression::None)?)
+}
+
+/// The bytes of a file of named arrays, uncompressed; `path` names it in errors.
+pub(super) fn encode_arrays(
+    path: &Path,
+    format: Format,
+    arrays: &[(&str, &Array)],
+    metadata: Option<&BTreeMap<String, String>>,
+) -> Result<Vec<u8>> {
+    encode(path, format, arrays, metadata, Compression::None)
+}
+
+fn encode(
+    path: &Path,
+    format: Format,
+    arrays: &[(&str, &Array)],
+    metadata: Option<&BTreeMap<String, String>>,
+    compression: Compression,
+) -> Result<Vec<u8>> {
     let mut by_name = BTreeMap::new();
     for &(name, array) in arrays {
         if name.is_empty() || name.contains('\0') || name == safetensors::METADATA_KEY {
@@ -301,11 +422,10 @@ pub fn write_arrays_with(
             return Err(Error::invalid("array name", format!("`{name}` given twice"), "distinct names"));
         }
     }
-    let bytes = match format {
-        Format::Npz => npz::encode(path, &by_name, metadata, compression)?,
-        Format::Safetensors => safetensors::encode(path, &by_name, metadata)?,
-    };
-    write_bytes_atomic(path, &bytes)
+    match format {
+        Format::Npz => npz::encode(path, &by_name, metadata, compression),
+        Format::Safetensors => safetensors::encode(path, &by_name, metadata),
+    }
 }
 
 /// Fuzz target: no bytes make the readers panic or allocate beyond what the bytes can hold.
@@ -319,6 +439,14 @@ pub fn fuzz_read_arrays(bytes: &[u8]) {
             for (name, array) in &arrays {
                 assert_eq!(element_count(&array.shape), Some(array.data.len()), "{name}");
             }
+        }
+    }
+    for format in [Format::Npz, Format::Safetensors] {
+        if let Ok(file) = ArrayFile::parse(origin, format, bytes.to_vec()) {
+            let names: Vec<&str> = file.names().collect();
+            let numeric = matches!(file.unexpected(&[]), Ok(Some(_)));
+            // Whatever can be read by its name is an array of numbers.
+            assert!(numeric || names.iter().all(|n| file.read(&[n]).is_err()));
         }
     }
     let _ = safetensors::parse_metadata(origin, bytes);
@@ -337,6 +465,7 @@ fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d))
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))
+/// The bytes of a file of arrays.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    input::bytes(path, input::ARRAYS)
 }

@@ -1,11 +1,10 @@
-//! One `.npy` array: NumPy's NEP 1 format, versions 1 to 3, read and written by npyz.
+//! One `.npy` array: NumPy's NEP 1 format, versions 1 to 3, either byte order; written by npyz.
 //!
-//! npyz trusts headers: it allocates what they declare, multiplies extents unchecked, and its
-//! grammar recurses as deep as the input nests. So the header is checked first, with npyz's
-//! own grammar (py_literal), and npyz only sees headers that describe exactly the bytes which
-//! follow. npyz leaves Fortran order to its callers: [`to_c_order`].
+//! Headers are not trusted: their grammar (py_literal) recurses as deep as the input nests, so depth
+//! is checked first, and an array is read only where its header describes exactly the bytes that
+//! follow.
 
-use npyz::{DType, Deserialize, NpyFile, Order, Serialize, WriteOptions, WriterBuilder};
+use npyz::{DType, Serialize, WriteOptions, WriterBuilder};
 use py_literal::Value;
 
 use super::{Array, ArrayData, element_count};
@@ -17,6 +16,8 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header accepted, in bytes. NumPy's own limit is 10 000; only structured types come near
 /// it.
 const MAX_HEADER: usize = 64 * 1024;
+/// Most bytes before the data: magic bytes, version, length, header.
+pub(super) const LONGEST_START: u64 = 12 + MAX_HEADER as u64;
 /// Deepest nesting of brackets looked into. A plain array's header has 2, a structured one at least
 /// 3; the grammar may read the innermost twice for every level.
 const MAX_DEPTH: usize = 3;
@@ -28,7 +29,7 @@ const KINDS: [&str; 12] = ["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
 /// Parse one complete `.npy` file.
 pub(super) fn parse(bytes: &[u8]) -> Result<Array, Problem> {
     let (header, data) = split_header(bytes)?;
-    let Header { kind, shape } = check_header(header)?;
+    let Header { kind, big_endian, fortran, shape } = check_header(header)?;
     let width: usize = kind[1..].parse().unwrap_or(1);
     let count = element_count(&shape);
     let expected = count
@@ -38,33 +39,28 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Array, Problem> {
         return Err(format!("{} bytes of data; expected {expected} for shape {shape:?}", data.len()));
     }
     use ArrayData::{F32, F64, I64, U64};
-    if expected == 0 {
-        // The other extents of an empty array may be of any size, and npyz multiplies them all.
-        let data = match kind {
-            "f2" | "f4" => F32(Vec::new()),
-            "f8" => F64(Vec::new()),
-            _ if kind.starts_with('i') => I64(Vec::new()),
-            _ => U64(Vec::new()),
-        };
-        return Ok(Array { shape, data });
+    macro_rules! words {
+        ($t:ty, $variant:ident, $convert:expr) => {{
+            let (words, _) = data.as_chunks::<{ size_of::<$t>() }>();
+            let read = if big_endian { <$t>::from_be_bytes } else { <$t>::from_le_bytes };
+            $variant(words.iter().map(|&w| $convert(read(w))).collect())
+        }};
     }
-    let file = NpyFile::new(bytes).map_err(|e| e.to_string())?;
-    let order = file.order();
     let mut data = match kind {
-        "b1" => U64(elements::<bool, _>(file)?),
-        "i1" => I64(elements::<i8, _>(file)?),
-        "i2" => I64(elements::<i16, _>(file)?),
-        "i4" => I64(elements::<i32, _>(file)?),
-        "i8" => I64(elements::<i64, _>(file)?),
-        "u1" => U64(elements::<u8, _>(file)?),
-        "u2" => U64(elements::<u16, _>(file)?),
-        "u4" => U64(elements::<u32, _>(file)?),
-        "u8" => U64(elements::<u64, _>(file)?),
-        "f2" => F32(elements::<half::f16, _>(file)?),
-        "f4" => F32(elements::<f32, _>(file)?),
-        _ => F64(elements::<f64, _>(file)?),
+        "b1" => words!(u8, U64, |b| u64::from(b != 0)),
+        "i1" => words!(i8, I64, i64::from),
+        "i2" => words!(i16, I64, i64::from),
+        "i4" => words!(i32, I64, i64::from),
+        "i8" => words!(i64, I64, i64::from),
+        "u1" => words!(u8, U64, u64::from),
+        "u2" => words!(u16, U64, u64::from),
+        "u4" => words!(u32, U64, u64::from),
+        "u8" => words!(u64, U64, u64::from),
+        "f2" => words!(half::f16, F32, half::f16::to_f32),
+        "f4" => words!(f32, F32, f32::from),
+        _ => words!(f64, F64, f64::from),
     };
-    if order == Order::Fortran {
+    if fortran {
         match &mut data {
             F32(v) => to_c_order(v, &shape),
             F64(v) => to_c_order(v, &shape),
@@ -75,10 +71,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Array, Problem> {
     Ok(Array { shape, data })
 }
 
-/// All elements, in the file's order, widened without loss.
-fn elements<T: Deserialize, U: From<T>>(file: NpyFile<&[u8]>) -> Result<Vec<U>, Problem> {
-    let reader = file.data::<T>().map_err(|e| e.to_string())?;
-    reader.map(|x| x.map(U::from).map_err(|e| e.to_string())).collect()
+/// True if `start`, the first [`LONGEST_START`] bytes of a file or all of them, is the header of an
+/// array that [`parse`] can hold.
+pub(super) fn is_numeric(start: &[u8]) -> bool {
+    split_header(start).and_then(|(header, _)| check_header(header)).is_ok()
 }
 
 /// Reorder from first-index-fastest to last-index-fastest.
@@ -135,6 +131,8 @@ fn write<T: Serialize + Copy>(descr: &str, shape: &[u64], elements: &[T]) -> std
 
 struct Header {
     kind: &'static str,
+    big_endian: bool,
+    fortran: bool,
     shape: Vec<usize>,
 }
 
@@ -161,7 +159,7 @@ fn split_header(bytes: &[u8]) -> Result<(&[u8], &[u8]), Problem> {
     rest.split_at_checked(length).ok_or_else(truncated)
 }
 
-/// The header's element type and shape, when it is one that npyz reads as we do.
+/// The header's element type, order and shape, when it is one that we hold.
 fn check_header(header: &[u8]) -> Result<Header, Problem> {
     let text = std::str::from_utf8(header).map_err(|e| format!("malformed .npy header: {e}"))?.trim();
     if !text.starts_with('{') {
@@ -181,6 +179,7 @@ fn check_header(header: &[u8]) -> Result<Header, Problem> {
     if deepest.max() > Some(MAX_DEPTH) {
         return Err("nested brackets in the .npy header; expected plain numbers".to_string());
     }
+    let text = without_long_marks(text);
     let Value::Dict(entries) = text.parse().map_err(|e| format!("malformed .npy header: {e}"))? else {
         return Err("malformed .npy header: expected a dict".to_string());
     };
@@ -200,28 +199,47 @@ fn check_header(header: &[u8]) -> Result<Header, Problem> {
         }
     }
     match (kind, shape, order) {
-        (Some(kind), Some(shape), Some(_)) => Ok(Header { kind, shape }),
+        (Some((kind, big_endian)), Some(shape), Some(fortran)) => {
+            Ok(Header { kind, big_endian, fortran, shape })
+        }
         _ => Err(".npy header without `descr`, `fortran_order` or `shape`".to_string()),
     }
 }
 
-/// A NumPy type string such as `<f4`, without its byte order.
-fn check_descr(value: &Value) -> Result<&'static str, Problem> {
+/// A header as Python 3 writes it: Python 2 marked long integers, `(40L, 9L)`.
+fn without_long_marks(header: &str) -> String {
+    let (mut out, mut quote, mut digit) = (String::with_capacity(header.len()), None, false);
+    for c in header.chars() {
+        match (quote, c) {
+            (None, 'L') if digit => {
+                digit = false;
+                continue;
+            }
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(q), _) if c == q => quote = None,
+            _ => {}
+        }
+        digit = quote.is_none() && c.is_ascii_digit();
+        out.push(c);
+    }
+    out
+}
+
+/// A NumPy type string such as `<f4`: the type without its byte order, and whether that is
+/// big-endian. Without one, or with `=` or `|`, it is that of the machine, as in NumPy: little-endian
+/// on all that this program runs on.
+fn check_descr(value: &Value) -> Result<(&'static str, bool), Problem> {
     let Value::String(descr) = value else {
         return Err("structured element type; expected plain numbers".to_string());
     };
-    let kind = descr.trim_start_matches(['<', '>', '|', '=']);
+    let kind = descr.strip_prefix(['<', '>', '|', '=']).unwrap_or(descr);
     if kind.starts_with('O') {
         return Err("object arrays are Python pickles; expected numbers".to_string());
     }
-    let Some(kind) = KINDS.into_iter().find(|k| *k == kind) else {
-        return Err(format!("element type `{descr}`; expected b1, i1..i8, u1..u8, f2, f4 or f8"));
-    };
-    match &descr[..descr.len() - kind.len()] {
-        "<" => Ok(kind),
-        ">" | "|" if kind.ends_with('1') => Ok(kind),
-        ">" => Err(format!("big-endian element type `{descr}`; expected little-endian")),
-        _ => Err(format!("element type `{descr}` without byte order; expected little-endian")),
+    let kind = if kind == "?" { "b1" } else { kind };
+    match KINDS.into_iter().find(|k| *k == kind) {
+        Some(kind) => Ok((kind, descr.starts_with('>'))),
+        None => Err(format!("element type `{descr}`; expected b1, i1..i8, u1..u8, f2, f4 or f8")),
     }
 }
 

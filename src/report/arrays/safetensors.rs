@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
@@ -23,18 +23,48 @@ type Arrays = BTreeMap<String, Array>;
 type Metadata = BTreeMap<String, String>;
 
 pub(super) fn parse(origin: &Path, bytes: &[u8]) -> Result<(Arrays, Metadata)> {
-    check_header(origin, bytes)?;
-    let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(origin, &e))?;
+    let file = Tensors::open(origin, bytes)?;
     let mut arrays = BTreeMap::new();
-    for (name, tensor) in file.iter() {
+    for name in file.names() {
+        arrays.extend(file.read(&name)?.map(|array| (name, array)));
+    }
+    Ok((arrays, parse_metadata(origin, bytes)?))
+}
+
+/// A file, of which only arrays that are asked for are decoded.
+pub(super) struct Tensors<'a> {
+    origin: PathBuf,
+    file: SafeTensors<'a>,
+}
+
+impl<'a> Tensors<'a> {
+    pub(super) fn open(origin: &Path, bytes: &'a [u8]) -> Result<Self> {
+        check_header(origin, bytes)?;
+        let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(origin, &e))?;
+        Ok(Tensors { origin: origin.to_path_buf(), file })
+    }
+
+    /// In alphabetical order.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.file.names().into_iter().map(|n| n.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// True if the array is of numbers that we hold.
+    pub(super) fn is_numeric(&self, name: &str) -> bool {
+        self.file.tensor(name).is_ok_and(|tensor| decode(tensor.dtype(), &[]).is_some())
+    }
+
+    pub(super) fn read(&self, name: &str) -> Result<Option<Array>> {
+        let Ok(tensor) = self.file.tensor(name) else { return Ok(None) };
         let data = decode(tensor.dtype(), tensor.data()).ok_or_else(|| {
             let dtype = tensor.dtype();
             let allowed = "BOOL, I8..I64, U8..U64, F16, BF16, F32 or F64";
-            Error::format(origin, format!("array `{name}`: element type {dtype}; expected {allowed}"))
+            Error::format(&self.origin, format!("array `{name}`: element type {dtype}; expected {allowed}"))
         })?;
-        arrays.insert(name.to_string(), Array { shape: tensor.shape().to_vec(), data });
+        Ok(Some(Array { shape: tensor.shape().to_vec(), data }))
     }
-    Ok((arrays, parse_metadata(origin, bytes)?))
 }
 
 pub(super) fn parse_metadata(origin: &Path, bytes: &[u8]) -> Result<Metadata> {
