@@ -171,7 +171,9 @@ mod tests {
             let message = bytes(Path::new("/dev/zero"), limit).unwrap_err().to_string();
             assert!(message.ends_with(words), "{message}");
             // A file of the system says that it has no bytes.
-            assert!(!bytes(Path::new("/proc/meminfo"), Limit { bytes: 1 << 20, ..limit }).unwrap().is_empty());
+            assert!(
+                !bytes(Path::new("/proc/meminfo"), Limit { bytes: 1 << 20, ..limit }).unwrap().is_empty()
+            );
         }
     }
 }

@@ -210,7 +210,9 @@ mod tests {
         for text in ["0 1 2\n3 4 5\n", "0,1,2\r\n3, 4 ,5", "\u{feff}0\t1, 2\n 3 4  5 \n"] {
             assert_eq!(read(text).unwrap(), expected, "{text:?}");
         }
-        for text in ["0 1 2\r3 4 5\r", "0 1 2\n3 4 5\n\n", "0 1 2\r\n3 4 5\r\n\r\n \t\r\n", "0 1 2\r3 4 5\r\r"] {
+        for text in
+            ["0 1 2\r3 4 5\r", "0 1 2\n3 4 5\n\n", "0 1 2\r\n3 4 5\r\n\r\n \t\r\n", "0 1 2\r3 4 5\r\r"]
+        {
             assert_eq!(read(text).unwrap(), expected, "{text:?}");
         }
         let rows = |end: &str| (0..40).map(|_| format!("0 1 2{end}")).collect::<String>();

@@ -82,14 +82,14 @@ impl Checkpoint {
             metadata.remove(key).ok_or_else(missing)
         };
         let expected = take("digest")?;
-        let expected: Digest = expected
-            .parse()
-            .map_err(|()| Error::format(path, format!("checkpoint digest `{expected}`; expected a CRC-32")))?;
+        let expected: Digest = expected.parse().map_err(|()| {
+            Error::format(path, format!("checkpoint digest `{expected}`; expected a CRC-32"))
+        })?;
         let at = digest_at(&bytes).ok_or_else(|| Error::format(path, "a header without its digest"))?;
         set_digest(&mut bytes, at, Digest(0));
         let found = Digest::of(&bytes);
         if found != expected {
-            return Err(digest::damaged(path, found, expected));
+            return Err(digest::damaged(path, found, expected, "its header"));
         }
         let (kind, step, config_fingerprint) = (take("kind")?, take("step")?, take("config_fingerprint")?);
         let step = step.parse().map_err(|_| {

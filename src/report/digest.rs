@@ -84,7 +84,8 @@ pub fn write_with(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 pub fn read(folder: &Path) -> Result<BTreeMap<String, Digest>> {
     let path = folder.join(DIGESTS_FILE);
     if !path.exists() {
-        let problem = "missing: lost, or the folder is of an earlier version of popgrad; start anew in another";
+        let problem =
+            "missing: lost, or the folder is of an earlier version of popgrad; start anew in another";
         return Err(Error::format(path, problem));
     }
     let bad = |problem: String| Error::format(&path, format!("damaged: {problem}; {}", REMEDY));
@@ -103,9 +104,9 @@ pub fn read(folder: &Path) -> Result<BTreeMap<String, Digest>> {
 /// What to do about a damaged file.
 const REMEDY: &str = "restore it from a copy, or start anew in another folder";
 
-/// The error for `path` where its digest is not the one expected.
-pub(crate) fn damaged(path: &Path, found: Digest, expected: Digest) -> Error {
-    let problem = format!("damaged or edited: its digest is {found}, not {expected}");
+/// The error for `path` where its digest is not the one expected, which is kept in `place`.
+pub(super) fn damaged(path: &Path, found: Digest, expected: Digest, place: &str) -> Error {
+    let problem = format!("damaged or edited: its digest is {found}, not {expected} as in {place}");
     Error::format(path, format!("{problem}; {REMEDY}"))
 }
 
@@ -122,7 +123,7 @@ pub fn checked(folder: &Path, name: &str) -> Result<Vec<u8>> {
         return Err(Error::format(folder.join(DIGESTS_FILE), problem));
     };
     let found = Digest::of(&bytes);
-    if found == *expected { Ok(bytes) } else { Err(damaged(&path, found, *expected)) }
+    if found == *expected { Ok(bytes) } else { Err(damaged(&path, found, *expected, DIGESTS_FILE)) }
 }
 
 /// Checks every file that [`DIGESTS_FILE`] of `folder` lists, `needed` among them.

@@ -36,11 +36,7 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
     write_whole(path, true, fill)
 }
 
-fn write_whole(
-    path: &Path,
-    replace: bool,
-    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
+fn write_whole(path: &Path, replace: bool, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let folder = parent_of(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX);
@@ -307,7 +303,8 @@ impl JsonlWriter {
 /// [`Error::Io`] when the system refuses.
 pub fn cut_log(path: &Path, mark: Mark) -> Result<()> {
     let short = |found: u64| {
-        let problem = format!("{found} bytes; expected at least the {} that the checkpoint covers", mark.bytes);
+        let problem =
+            format!("{found} bytes; expected at least the {} that the checkpoint covers", mark.bytes);
         Err(Error::format(path, problem))
     };
     let mut file = match OpenOptions::new().read(true).write(true).open(path) {
@@ -322,7 +319,7 @@ pub fn cut_log(path: &Path, mark: Mark) -> Result<()> {
     }
     let found = Digest(hasher.finalize());
     if found != mark.digest {
-        return Err(digest::damaged(path, found, mark.digest));
+        return Err(digest::damaged(path, found, mark.digest, "the checkpoint"));
     }
     file.set_len(mark.bytes).map_err(|e| Error::io(path, "cannot cut", e))
 }

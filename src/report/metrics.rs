@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::files::{JsonlWriter, Mark, cut_log, write_bytes_atomic};
+use super::files::{JsonlWriter, Mark, write_bytes_atomic};
 use crate::error::{Error, Result};
 
 /// File name of the metrics log inside a run folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// File name of the timing log inside a run folder.
 pub const TIMING_FILE: &str = "timing.jsonl";
-/// The two logs.
-pub const LOGS: [&str; 2] = [METRICS_FILE, TIMING_FILE];
 /// File name of the summary inside a run folder.
 pub const SUMMARY_FILE: &str = "summary.json";
 
@@ -39,21 +37,10 @@ impl MetricsWriter {
         })
     }
 
-    /// Cut both logs back to these marks, then open them: the logs of a run resumed from a
-    /// checkpoint.
-    ///
-    /// # Errors
-    /// As [`cut_log`] and [`MetricsWriter::open`].
-    pub fn resume(dir: &Path, marks: [Mark; 2]) -> Result<Self> {
-        for (name, mark) in LOGS.into_iter().zip(marks) {
-            cut_log(&dir.join(name), mark)?;
-        }
-        Self::open(dir)
-    }
-
-    /// What the logs hold so far, in the order of [`LOGS`].
-    pub fn marks(&self) -> [Mark; 2] {
-        [self.metrics.mark(), self.timing.mark()]
+    /// What `metrics.jsonl` holds so far, for a checkpoint. (What is in `timing.jsonl` differs from
+    /// run to run, so no checkpoint marks it.)
+    pub fn mark(&self) -> Mark {
+        self.metrics.mark()
     }
 
     /// Append a record to `metrics.jsonl`: anything a rerun with the same seed reproduces.

@@ -2,15 +2,15 @@
 
 use super::Progress;
 use crate::config::Config;
-use crate::model::Layout;
 pub(crate) use crate::input::available_memory;
 use crate::input::{self, RECORDS};
+use crate::model::Layout;
 use crate::report::arrays::{Array, ArrayData, ArrayFile, write_arrays};
 use crate::report::checkpoint::Checkpoint;
 use crate::report::digest::{self, DIGESTS_FILE, Digest};
 pub use crate::report::files::FIGURES_FOLDER;
-use crate::report::files::{Mark, write_bytes_atomic};
-use crate::report::metrics::{LOGS, METRICS_FILE, SUMMARY_FILE, Summary, TIMING_FILE};
+use crate::report::files::{Mark, cut_log, write_bytes_atomic};
+use crate::report::metrics::{METRICS_FILE, MetricsWriter, SUMMARY_FILE, Summary, TIMING_FILE};
 use crate::train::State;
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Isa};
@@ -33,6 +33,7 @@ const KIND: &str = "popgrad run";
 
 /// One line of `timing.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TimingRecord {
     /// Updates done.
     pub(crate) step: u64,
@@ -40,9 +41,22 @@ pub(crate) struct TimingRecord {
     pub(crate) seconds: f64,
     /// Of this session.
     pub(crate) steps_per_second: f64,
+    /// Of the numbers above: seconds of earlier sessions are read back.
+    digest: String,
 }
 
-/// Writes the checkpoint of `state`; `logs` are the marks of the logs that lead to it.
+impl TimingRecord {
+    pub(crate) fn new(step: u64, seconds: f64, steps_per_second: f64) -> Self {
+        let digest = Digest::of(format!("{step} {seconds} {steps_per_second}").as_bytes()).to_string();
+        TimingRecord { step, seconds, steps_per_second, digest }
+    }
+
+    fn is_whole(&self) -> bool {
+        Self::new(self.step, self.seconds, self.steps_per_second).digest == self.digest
+    }
+}
+
+/// Writes the checkpoint of `state`; `log` marks the metrics that lead to it.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -51,7 +65,7 @@ pub(crate) fn save<E: Elem>(
     layout: &Layout,
     fingerprint: &str,
     state: &State<E>,
-    logs: [Mark; 2],
+    log: Mark,
 ) -> Result<()> {
     let mut arrays = BTreeMap::new();
     for block in layout.blocks() {
@@ -64,14 +78,15 @@ pub(crate) fn save<E: Elem>(
     let ([sum, carry], count) = state.interval;
     arrays.insert("interval.loss".into(), Array::vector(vec![sum, carry]));
     arrays.insert("interval.count".into(), Array::vector(vec![count]));
-    let logs = LOGS.into_iter().zip(logs).map(|(name, mark)| (name.to_string(), mark.to_string()));
-    let isa = ("isa".to_string(), Isa::from_env()?.name().to_string());
     let checkpoint = Checkpoint {
         step: state.step,
         kind: KIND.into(),
         config_fingerprint: fingerprint.into(),
         state: arrays,
-        extra: logs.chain([isa]).collect(),
+        extra: BTreeMap::from([
+            ("isa".to_string(), Isa::from_env()?.name().to_string()),
+            (METRICS_FILE.to_string(), log.to_string()),
+        ]),
     };
     checkpoint.save(&folder.join(CHECKPOINT_FILE))
 }
@@ -92,7 +107,7 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
 /// Prefix of the line of a fingerprint with the digest of the data.
 const DATA: &str = "# data ";
 
-/// The state in `folder` and the marks of its logs; `None` for a new run or one that stopped before
+/// The state in `folder` and the mark of its metrics; `None` for a new run or one that stopped before
 /// its first checkpoint.
 pub(crate) fn load<E: Elem>(
     folder: &Path,
@@ -100,7 +115,7 @@ pub(crate) fn load<E: Elem>(
     fingerprint: &str,
     layout: &Layout,
     progress: &mut dyn Progress,
-) -> Result<Option<(State<E>, [Mark; 2])>> {
+) -> Result<Option<(State<E>, Mark)>> {
     if !resumed {
         return Ok(None);
     }
@@ -118,11 +133,9 @@ pub(crate) fn load<E: Elem>(
         return Ok(None);
     }
     let Checkpoint { step, kind, config_fingerprint, mut state, extra } = Checkpoint::load(&path)?;
-    let mark = |name: &str| {
-        let mark = extra.get(name).and_then(|text| text.parse::<Mark>().ok());
-        mark.ok_or_else(|| Error::format(&path, format!("checkpoint without the digest of {name}")))
-    };
-    let marks = [mark(METRICS_FILE)?, mark(TIMING_FILE)?];
+    let mark = extra.get(METRICS_FILE).and_then(|text| text.parse::<Mark>().ok());
+    let mark =
+        mark.ok_or_else(|| Error::format(&path, format!("checkpoint without the digest of {METRICS_FILE}")))?;
     if kind != KIND || config_fingerprint != fingerprint {
         let config = |text: &str| text.split(DATA).next().map(String::from);
         if kind == KIND && config(&config_fingerprint) == config(fingerprint) {
@@ -166,7 +179,7 @@ pub(crate) fn load<E: Elem>(
         optimizer.push((name.to_string(), array.to_f64_vec().into_iter().map(E::from_f64).collect()));
     }
     let interval = ([sum[0], sum[1]], count);
-    Ok(Some((State { step, params, optimizer, interval }, marks)))
+    Ok(Some((State { step, params, optimizer, interval }, mark)))
 }
 
 /// The final parameters of a run in the model's layout, whatever their type.
@@ -223,8 +236,8 @@ pub(crate) fn last_timing(folder: &Path) -> Result<Option<TimingRecord>> {
         return Ok(None);
     }
     let text = input::text(&path, RECORDS)?;
-    let Some(line) = text.lines().last() else { return Ok(None) };
-    serde_json::from_str(line).map(Some).map_err(|e| Error::format(&path, format!("last line: {e}")))
+    let Some((n, line)) = text.lines().enumerate().last() else { return Ok(None) };
+    timing_record(&path, n + 1, line).map(Some)
 }
 
 /// Writes the configuration of a new run, whose folder is claimed.
@@ -296,6 +309,53 @@ pub(crate) fn check_results(folder: &Path) -> Result<()> {
         return Err(Error::format(path, format!("not listed in {DIGESTS_FILE}; remove it or start anew")));
     }
     Ok(())
+}
+
+/// Drops the records of both logs after the checkpoint at `step`, whose mark of the metrics this is,
+/// and opens the logs.
+///
+/// # Errors
+/// Logs that are damaged, or lack records from before the checkpoint.
+pub(crate) fn resume_logs(folder: &Path, mark: Mark, step: u64) -> Result<MetricsWriter> {
+    cut_log(&folder.join(METRICS_FILE), mark)?;
+    cut_timing(folder, step)?;
+    MetricsWriter::open(folder)
+}
+
+/// The same of `timing.jsonl`, which has as many records as `metrics.jsonl`.
+fn cut_timing(folder: &Path, step: u64) -> Result<()> {
+    let path = folder.join(TIMING_FILE);
+    let lines = |path: &Path| -> Result<String> {
+        // What follows the last line end is the line that a crash has torn.
+        let mut text = input::text(path, RECORDS)?;
+        text.truncate(text.rfind('\n').map_or(0, |at| at + 1));
+        Ok(text)
+    };
+    let expected = lines(&folder.join(METRICS_FILE))?.lines().count();
+    let text = lines(&path)?;
+    let (mut kept, mut found) = (String::new(), 0);
+    for (n, line) in text.lines().enumerate() {
+        if timing_record(&path, n + 1, line)?.step <= step {
+            kept += line;
+            kept.push('\n');
+            found += 1;
+        }
+    }
+    if found != expected {
+        let problem = format!("{found} records up to step {step}; expected {expected}, as in {METRICS_FILE}");
+        return Err(Error::format(path, problem));
+    }
+    if kept == text && input::bytes(&path, RECORDS)?.len() == kept.len() {
+        return Ok(());
+    }
+    write_bytes_atomic(&path, kept.as_bytes())
+}
+
+fn timing_record(path: &Path, number: usize, line: &str) -> Result<TimingRecord> {
+    let bad = |problem: String| Error::format(path, format!("line {number}: {problem}"));
+    let record: TimingRecord =
+        serde_json::from_str(line).map_err(|e| bad(format!("no record of times: {e}")))?;
+    if record.is_whole() { Ok(record) } else { Err(bad("damaged or edited: not its digest".into())) }
 }
 
 /// Seconds that earlier sessions took, from the last timing record kept.

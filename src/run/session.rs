@@ -223,9 +223,10 @@ impl Session<'_> {
         // The configuration may name data whose files change between sessions.
         let fingerprint = folder::with_data(&config.to_toml(), setup.digest());
         let logs = match folder::load(folder, self.resumed, &fingerprint, layout, self.progress)? {
-            Some((state, marks)) => {
+            Some((state, mark)) => {
+                let step = state.step;
                 trainer.restore(state)?;
-                MetricsWriter::resume(folder, marks)?
+                folder::resume_logs(folder, mark, step)?
             }
             None => MetricsWriter::open(folder)?,
         };
@@ -363,7 +364,7 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
         if loss.is_finite() {
             let seconds = self.earlier + self.started.elapsed().as_secs_f64();
             let steps_per_second = self.rate(at.step).unwrap_or(0.0);
-            self.logs.timing(&TimingRecord { step: at.step, seconds, steps_per_second })?;
+            self.logs.timing(&TimingRecord::new(at.step, seconds, steps_per_second))?;
         }
         if let Some((name, value)) = shown {
             self.progress.evaluated(name, value);
@@ -374,6 +375,6 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
     fn checkpoint(&mut self, state: &State<E>) -> Result<()> {
         // The logs first: a checkpoint must never be ahead of the records that lead to it.
         self.logs.sync()?;
-        folder::save(self.folder, self.model.layout(), self.fingerprint, state, self.logs.marks())
+        folder::save(self.folder, self.model.layout(), self.fingerprint, state, self.logs.mark())
     }
 }

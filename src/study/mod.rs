@@ -301,9 +301,8 @@ impl Study {
     /// Refuses a folder of another study.
     fn check_same(&self, folder: &Path) -> Result<()> {
         let there = Study::load(folder, self.registry)?;
-        let same = there.runs == self.runs
-            && there.axes == self.axes
-            && there.drawing.name() == self.drawing.name();
+        let same =
+            there.runs == self.runs && there.axes == self.axes && there.drawing.name() == self.drawing.name();
         if same {
             return Ok(());
         }

@@ -247,14 +247,36 @@ fn resume_refuses_corrupt_and_foreign_checkpoints() {
     let config = folder.join("config.toml");
     let toml = fs::read_to_string(&config).unwrap();
     fs::write(&config, toml.replace("seed = 0", "seed = 1")).unwrap();
-    refused(&resume, 1, &["checkpoint of another run"]);
+    refused(&resume, 1, &["config.toml", "damaged or edited", "start anew"]);
     fs::write(&config, &toml).unwrap();
+    let other = dir.path().join("other");
+    let mut args = args.map(String::from);
+    args[8] = text(&other).into();
+    assert!(
+        Command::new(env!("CARGO_BIN_EXE_popgrad"))
+            .args(&args)
+            .arg("seed=1")
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    fs::copy(other.join("checkpoint.safetensors"), &path).unwrap();
+    refused(&resume, 1, &["checkpoint of another run"]);
+    fs::write(&path, &good).unwrap();
     // Logs that lack records from before the checkpoint.
     let metrics = folder.join("metrics.jsonl");
     let log = fs::read(&metrics).unwrap();
     fs::write(&metrics, b"").unwrap();
-    refused(&resume, 1, &["metrics.jsonl", "0 records", "expected 2"]);
+    refused(&resume, 1, &["metrics.jsonl", "0 bytes", "expected at least"]);
     fs::write(&metrics, &log).unwrap();
+    let timing = folder.join("timing.jsonl");
+    let times = fs::read_to_string(&timing).unwrap();
+    fs::write(&timing, times.lines().next().unwrap().to_string() + "\n").unwrap();
+    refused(&resume, 1, &["timing.jsonl", "1 records", "expected 2"]);
+    fs::write(&timing, times.replacen("seconds\":", "seconds\":1", 1)).unwrap();
+    refused(&resume, 1, &["timing.jsonl: line 1", "damaged or edited"]);
+    fs::write(&timing, &times).unwrap();
     // Untouched, it resumes.
     assert!(Command::new(env!("CARGO_BIN_EXE_popgrad")).args(resume).output().unwrap().status.success());
 }

@@ -9,5 +9,6 @@ mod errors;
 mod exact;
 mod grad;
 mod info_bench;
+mod input;
 mod ood;
 mod verify;

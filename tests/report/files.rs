@@ -50,12 +50,74 @@ fn run_folders_are_new_or_empty() {
     let run = dir.path().join("a/b/run");
     create_run_dir(&run).unwrap();
     create_run_dir(&run).unwrap();
+    // What a process leaves that was killed before its first file was complete.
+    for left in [LOCK_FILE, "digests.json", ".popgrad-aB3.tmp"] {
+        fs::write(run.join(left), "").unwrap();
+        create_run_dir(&run).unwrap();
+    }
+    drop(claim_folder(&run).unwrap());
+    assert!(!run.join(".popgrad-aB3.tmp").exists());
     fs::write(run.join("metrics.jsonl"), "").unwrap();
     for taken in [run.clone(), run.join("metrics.jsonl")] {
         let error = create_run_dir(&taken).unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
         assert!(error.to_string().contains(&taken.display().to_string()));
     }
+}
+
+#[test]
+fn a_folder_has_one_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let first = claim_folder(&run).unwrap();
+    for second in [claim_folder(&run), lock_folder(&run)] {
+        let error = second.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("another process is running in it"), "{error}");
+    }
+    // One that comes while files are being written removes none of them.
+    fs::write(run.join(".popgrad-x.tmp"), "half").unwrap();
+    assert!(lock_folder(&run).is_err());
+    assert!(run.join(".popgrad-x.tmp").exists());
+    drop(first);
+    fs::create_dir(run.join("figures")).unwrap();
+    for keep in ["figures/plot.tmp", "figures/.popgrad-notes", "x.tmp"] {
+        fs::write(run.join(keep), "mine").unwrap();
+    }
+    fs::write(run.join("figures/.popgrad-y.tmp"), "half").unwrap();
+    let again = lock_folder(&run).unwrap();
+    assert!(!run.join(".popgrad-x.tmp").exists() && !run.join("figures/.popgrad-y.tmp").exists());
+    for kept in ["figures/plot.tmp", "figures/.popgrad-notes", "x.tmp"] {
+        assert!(run.join(kept).exists(), "{kept} is not ours");
+    }
+    drop(again);
+    assert!(claim_folder(&run).is_err(), "no longer empty");
+}
+
+#[test]
+fn numbered_folders_are_made_once_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().join("runs");
+    let make = || (0..20).map(|_| create_numbered(&parent, "chain").unwrap()).collect::<Vec<_>>();
+    let mut all: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+    });
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 80, "no folder twice");
+    assert!(parent.join("chain").is_dir() && parent.join("chain-80").is_dir());
+}
+
+#[test]
+fn a_new_file_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.npz");
+    write_new_bytes(&path, b"first").unwrap();
+    let error = write_new_bytes(&path, b"second").unwrap_err();
+    assert!(matches!(&error, Error::Invalid { .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the temporary file must go");
 }
 
 #[derive(Serialize)]
@@ -94,39 +156,48 @@ fn logs_print_shortest_floats_and_null_for_nan() {
 }
 
 #[test]
-fn resuming_drops_later_and_torn_lines() {
+fn resuming_drops_what_the_mark_does_not_cover() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("metrics.jsonl");
+    let append =
+        |text: &[u8]| fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(text).unwrap();
     let mut log = MetricsWriter::open(dir.path()).unwrap();
-    (0..10).for_each(|i| log.metric(&record(i, i as f64)).unwrap());
-    let whole = fs::read_to_string(&path).unwrap();
-    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\":10,\"lo").unwrap();
+    (0..5).for_each(|i| log.metric(&record(i, i as f64)).unwrap());
+    let (mark, begun) = (log.mark(), fs::read(&path).unwrap());
+    assert_eq!(mark.bytes, begun.len() as u64);
+    assert_eq!(mark.to_string().parse(), Ok(mark));
+    (5..10).for_each(|i| log.metric(&record(i, i as f64)).unwrap());
+    drop(log);
+    let whole = fs::read(&path).unwrap();
 
-    assert_eq!(truncate_jsonl_after(&path, 100).unwrap(), 10);
-    assert_eq!(fs::read_to_string(&path).unwrap(), whole, "only the torn line goes");
-
-    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"st").unwrap();
+    append(b"{\"st");
     let mut log = MetricsWriter::open(dir.path()).unwrap();
+    assert_eq!(log.mark().bytes, whole.len() as u64, "opening cuts a torn line");
     log.metric(&record(10, 10.0)).unwrap();
-    let expected = whole.clone() + &serde_json::to_string(&record(10, 10.0)).unwrap() + "\n";
-    assert_eq!(fs::read_to_string(&path).unwrap(), expected, "appending cuts a torn line first");
+    let line = serde_json::to_vec(&record(10, 10.0)).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), [&whole[..], &line, b"\n"].concat());
 
-    let mut log = MetricsWriter::resume(dir.path(), 4).unwrap();
-    log.metric(&record(5, 5.0)).unwrap();
-    let expected: String = whole.split_inclusive('\n').take(6).collect();
-    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    append(b"{\"step\":11,\"lo");
+    cut_log(&path, mark).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), begun, "what came later goes, torn or not");
+    cut_log(&path, mark).unwrap();
+    assert_eq!(MetricsWriter::open(dir.path()).unwrap().mark(), mark, "as if it had never stopped");
 
-    assert_eq!(truncate_jsonl_after(&dir.path().join("absent.jsonl"), 3).unwrap(), 0);
-    for bad in [
-        "{\"step\":1}\nnot json\n{\"step\":2}\n",
-        "{\"step\":1}\n{\"loss\":2}\n",
-        "{\"step\":1}\n{\"step\":1.5}\n",
-    ] {
-        fs::write(&path, bad).unwrap();
-        let error = truncate_jsonl_after(&path, 5).unwrap_err();
-        assert!(error.to_string().contains("line 2"), "{error}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), bad, "untouched on failure");
+    let none = JsonlWriter::open(&dir.path().join("empty.jsonl")).unwrap().mark();
+    cut_log(&dir.path().join("absent.jsonl"), none).unwrap();
+    let message = cut_log(&dir.path().join("absent.jsonl"), mark).unwrap_err().to_string();
+    assert!(message.contains("absent.jsonl: 0 bytes; expected at least"), "{message}");
+    // Every byte counts, and a log that is refused stays as it is.
+    for at in 0..begun.len() {
+        let mut bad = whole.clone();
+        bad[at] ^= 1 << (at % 8);
+        fs::write(&path, &bad).unwrap();
+        let message = cut_log(&path, mark).unwrap_err().to_string();
+        assert!(message.contains("metrics.jsonl: damaged or edited"), "{message}");
+        assert_eq!(fs::read(&path).unwrap(), bad);
     }
+    fs::write(&path, &begun[..begun.len() - 1]).unwrap();
+    assert!(cut_log(&path, mark).unwrap_err().to_string().contains("bytes; expected at least"));
 }
 
 #[test]
@@ -204,6 +275,30 @@ fn checkpoints_return_every_bit_and_save_the_same_bytes() {
     assert!(matches!(loaded.state["params"].data(), ArrayData::F32(_)));
 }
 
+/// Text of the state that looks like the digest is not taken for it.
+#[test]
+fn every_bit_of_a_checkpoint_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let mut saved = checkpoint();
+    saved.config_fingerprint = "\"digest\":\"crc32:00000000\"".into();
+    saved.state.insert("\"digest\":\"".into(), Array::vector(vec![1.0_f32]));
+    saved.save(&path).unwrap();
+    assert_eq!(Checkpoint::load(&path).unwrap().config_fingerprint, saved.config_fingerprint);
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        for change in [1 << (at % 8), 0xFF, 1] {
+            let mut bad = good.clone();
+            bad[at] ^= change;
+            fs::write(&path, &bad).unwrap();
+            match Checkpoint::load(&path) {
+                Err(e @ Error::Format { .. }) => assert!(e.to_string().contains("x.safetensors"), "{e}"),
+                other => panic!("byte {at} ^ {change}: {other:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn foreign_and_corrupt_checkpoints_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -214,16 +309,19 @@ fn foreign_and_corrupt_checkpoints_are_refused() {
     };
     let a = Array::vector(vec![1.0_f32]);
     write_arrays(&path, &[("a", &a)], None).unwrap();
-    assert!(refusal().contains("expected `popgrad-checkpoint/1`"), "{}", refusal());
+    assert!(refusal().contains("expected `popgrad-checkpoint/2`"), "{}", refusal());
     let meta = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-    write_arrays(&path, &[("a", &a)], Some(&meta(&[("format", "popgrad-checkpoint/2")]))).unwrap();
-    assert!(refusal().contains("popgrad-checkpoint/2"), "{}", refusal());
-    let mut pairs = vec![("format", "popgrad-checkpoint/1"), ("kind", "k"), ("config_fingerprint", "f")];
+    write_arrays(&path, &[("a", &a)], Some(&meta(&[("format", "popgrad-checkpoint/1")]))).unwrap();
+    assert!(refusal().contains("popgrad-checkpoint/1"), "{}", refusal());
+    let mut pairs = vec![("format", "popgrad-checkpoint/2"), ("kind", "k"), ("config_fingerprint", "f")];
     write_arrays(&path, &[("a", &a)], Some(&meta(&pairs))).unwrap();
-    assert!(refusal().contains("`step`"), "{}", refusal());
-    pairs.push(("step", "-1"));
+    assert!(refusal().contains("`digest`"), "{}", refusal());
+    pairs.extend([("step", "1"), ("digest", "crc32:0")]);
     write_arrays(&path, &[("a", &a)], Some(&meta(&pairs))).unwrap();
-    assert!(refusal().contains("`-1`"), "{}", refusal());
+    assert!(refusal().contains("checkpoint digest `crc32:0`"), "{}", refusal());
+    pairs[4] = ("digest", "crc32:00000000");
+    write_arrays(&path, &[("a", &a)], Some(&meta(&pairs))).unwrap();
+    assert!(refusal().contains("damaged or edited"), "{}", refusal());
 
     checkpoint().save(&path).unwrap();
     let bytes = fs::read(&path).unwrap();

@@ -6,6 +6,7 @@ mod support;
 
 mod birth;
 mod causal;
+mod folders;
 mod mlp;
 mod pairs;
 mod samples;

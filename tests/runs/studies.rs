@@ -4,6 +4,7 @@
 use crate::support::{ok, popgrad, refused, stop_at, text};
 use popgrad::config::Config;
 use popgrad::report::checkpoint::Checkpoint;
+use popgrad::report::digest::write_with;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -40,10 +41,11 @@ fn files(root: &Path) -> Vec<PathBuf> {
 /// The same files with the same bytes, those aside that hold times, machines and paths.
 #[track_caller]
 fn same(a: &Path, b: &Path) {
+    // The digests are of files that are compared, and of run.json.
     let of_result = |p: &PathBuf| {
         let name = p.file_name().unwrap().to_str().unwrap();
         let in_run = p.starts_with("runs") || p.iter().nth(1).is_some_and(|d| d == "runs");
-        !(["timing.jsonl", "run.json"].contains(&name) || name == "summary.json" && in_run)
+        !(["timing.jsonl", "run.json", "digests.json"].contains(&name) || name == "summary.json" && in_run)
     };
     let list = |root: &Path| files(root).into_iter().filter(of_result).collect::<Vec<_>>();
     let names = list(a);
@@ -304,7 +306,8 @@ fn figures_can_be_chosen() {
     let mut there: Vec<String> =
         fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     there.sort();
-    assert_eq!(there, ["causal-fig9", "causal-seeds", "figures.toml", "index.html"]);
+    let expected = [".lock", "causal-fig9", "causal-seeds", "digests.json", "figures.toml", "index.html"];
+    assert_eq!(there, expected);
     // Two horizons became one: no run is made twice.
     let runs = fs::read_dir(folder.join("causal-seeds/runs")).unwrap().count();
     assert_eq!(runs, 2 * 3);
@@ -482,10 +485,15 @@ fn a_damaged_study_is_named() {
         ("steps = 4", "steps = 8", "config.toml"),
     ] {
         assert!(good.contains(from), "{from}");
-        fs::write(&path, good.replace(from, to)).unwrap();
+        let changed = good.replace(from, to);
+        write_with(&folder, "study.toml", changed.as_bytes()).unwrap();
         refused(&["run", "--resume", text(&folder)], 1, &[word]);
+        // As one that was edited, it is refused before anything in it is read.
+        write_with(&folder, "study.toml", good.as_bytes()).unwrap();
+        fs::write(&path, &changed).unwrap();
+        refused(&["run", "--resume", text(&folder)], 1, &["study.toml: damaged or edited"]);
     }
-    fs::write(&path, &good).unwrap();
+    write_with(&folder, "study.toml", good.as_bytes()).unwrap();
     fs::write(folder.join("runs/graph-1/attention.npz"), "no zip").unwrap();
     refused(&["run", "--resume", text(&folder)], 1, &["attention.npz"]);
     let summary = folder.join("runs/graph-0/summary.json");

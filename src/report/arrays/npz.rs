@@ -56,7 +56,9 @@ impl<'a> Npz<'a> {
         let Some(index) = self.entries.get(name) else { return false };
         let mut start = Vec::new();
         match self.archive.by_index(*index) {
-            Ok(entry) => entry.take(npy::LONGEST_START).read_to_end(&mut start).is_ok() && npy::is_numeric(&start),
+            Ok(entry) => {
+                entry.take(npy::LONGEST_START).read_to_end(&mut start).is_ok() && npy::is_numeric(&start)
+            }
             Err(_) => false,
         }
     }
