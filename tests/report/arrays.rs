@@ -275,7 +275,8 @@ fn arrays_that_nobody_asks_for_are_not_read() {
         npy(&format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}"), &vec![0; size])
     };
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let options = zip::write::SimpleFileOptions::default;
+    let options =
+        || zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     for (name, content) in [
         ("tokens.npy", of("'<i4'", 4)),
         ("labels", of("'<i8'", 8)),
@@ -305,7 +306,8 @@ fn arrays_that_nobody_asks_for_are_not_read() {
         assert!(message.contains(&format!("`{name}`")) && message.contains(word), "{message}");
     }
     // One bit of an array that is read is noticed; of the others, nothing is read.
-    let at = bytes.windows(4).position(|w| w == b"<i4'").unwrap() + 60;
+    let start = bytes.windows(4).position(|w| w == b"<i4'").unwrap();
+    let at = start + bytes[start..].iter().position(|b| *b == b'}').unwrap() + 1;
     let mut bad = bytes.clone();
     bad[at] ^= 1;
     let bad = ArrayFile::parse(Path::new("f.npz"), Format::Npz, bad).unwrap();

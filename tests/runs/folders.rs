@@ -109,7 +109,7 @@ fn every_change(folder: &Path, expected: &BTreeMap<PathBuf, Vec<u8>>) -> [usize;
     let mut told = [0; 2];
     for (name, good) in whole.iter().filter(|(p, _)| !p.starts_with("figures")) {
         // Where a change is most likely to pass, in texts, every byte.
-        let step = if name.ends_with("checkpoint.safetensors") { 41 } else { 3 };
+        let step = if name.ends_with("checkpoint.safetensors") { 97 } else { 5 };
         for at in (0..good.len()).step_by(step) {
             let mut bad = good.clone();
             bad[at] ^= 1 << ((at / step) % 8);
@@ -144,9 +144,9 @@ fn a_changed_bit_of_a_run_is_refused_or_has_no_effect() {
     }
     let mut expected = results(&done);
     let [same, refused] = every_change(&done, &expected);
-    assert!(same > 50 && refused > 200, "{same} without effect, {refused} refused");
+    assert!(same > 30 && refused > 120, "{same} without effect, {refused} refused");
     // Stopped after its first checkpoint, and before it.
-    for (stop, least) in [(4, 100), (1, 50)] {
+    for (stop, least) in [(4, 60), (1, 30)] {
         stop_at(&cut, stop);
         assert_eq!(cut.join("checkpoint.safetensors").exists(), stop == 4);
         resume_path(&mut expected, &cut);
@@ -189,7 +189,7 @@ fn a_changed_bit_of_a_study_is_refused_or_has_no_effect() {
             for k in 0..6 {
                 let at = (good.len() - 1) * k / 5;
                 let mut bad = good.clone();
-                bad[at] ^= 1 << (k + at) % 8;
+                bad[at] ^= 1 << ((k + at) % 8);
                 fs::write(folder.join(name), &bad).unwrap();
                 match gather() {
                     Ok(()) => {
@@ -340,10 +340,9 @@ fn wait(mut children: Vec<Child>) -> Vec<Option<i32>> {
 #[test]
 fn of_two_starts_into_one_folder_one_wins() {
     let dir = tempfile::tempdir().unwrap();
-    let mut lost = 0;
-    for round in 0..20 {
+    for round in 0..12 {
         let folder = dir.path().join(format!("{round}"));
-        let words = |seed: &'static str| [&TINY[..], &["steps=400", seed, "--out", text(&folder)]].concat();
+        let words = |seed: &'static str| [&TINY[..], &["steps=200", seed, "--out", text(&folder)]].concat();
         let children: Vec<Child> =
             ["seed=1", "seed=2"].map(|seed| command(&words(seed)).spawn().unwrap()).into();
         let codes = wait(children);
@@ -352,13 +351,11 @@ fn of_two_starts_into_one_folder_one_wins() {
         assert!(codes.contains(&Some(2)), "round {round}: {codes:?}");
         let config = folder::read_config(&folder).unwrap();
         assert_eq!(config.plan.seed, [1, 2][won[0]], "round {round}: the loser's configuration");
-        assert_eq!(fs::read_to_string(folder.join("metrics.jsonl")).unwrap().lines().count(), 201);
+        assert_eq!(fs::read_to_string(folder.join("metrics.jsonl")).unwrap().lines().count(), 101);
         if round % 5 == 0 {
             ok(&["run", "--resume", text(&folder)]);
         }
-        lost += 1;
     }
-    assert_eq!(lost, 20);
 }
 
 #[test]
@@ -440,10 +437,10 @@ fn a_signal_leaves_no_file_half_written() {
     let took = started.elapsed();
     let expected = fs::read(whole.join("checkpoint.safetensors")).unwrap();
     let mut resumed = 0;
-    for round in 0..18u32 {
+    for round in 0..12u32 {
         let folder = dir.path().join(format!("{round}"));
         let mut child = command(&[&TINY[..], &keys, &["--out", text(&folder)]].concat()).spawn().unwrap();
-        std::thread::sleep(took * round / 17);
+        std::thread::sleep(took * round / 11);
         let signal = ["-INT", "-TERM", "-HUP"][round as usize % 3];
         // It may be over by now.
         let _ = Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status();
