@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use popgrad::Error;
 use popgrad::report::arrays::{Array, ArrayData, write_arrays};
@@ -94,19 +95,63 @@ fn a_folder_has_one_writer() {
     assert!(claim_folder(&run).is_err(), "no longer empty");
 }
 
+/// Two threads do the same thing at the same moment, many times; returns what each of them got.
+fn at_once<R: Send>(rounds: usize, one: impl Fn(usize) -> R + Sync) -> [Vec<R>; 2] {
+    let arrived = AtomicUsize::new(0);
+    let many = || {
+        let round = |r: usize| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            // Sleeping threads would wake one after the other.
+            while arrived.load(Ordering::SeqCst) < 2 * (r + 1) {
+                std::hint::spin_loop();
+            }
+            one(r)
+        };
+        (0..rounds).map(round).collect::<Vec<R>>()
+    };
+    std::thread::scope(|scope| {
+        let threads = [scope.spawn(many), scope.spawn(many)];
+        threads.map(|t| t.join().unwrap())
+    })
+}
+
 #[test]
 fn numbered_folders_are_made_once_each() {
     let dir = tempfile::tempdir().unwrap();
     let parent = dir.path().join("runs");
-    let make = || (0..20).map(|_| create_numbered(&parent, "chain").unwrap()).collect::<Vec<_>>();
-    let mut all: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
-        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
-    });
+    let rounds = 300;
+    let found = at_once(rounds, |r| create_numbered(&parent, &format!("chain{r}x")).unwrap());
+    let mut all = found.concat();
     all.sort();
     all.dedup();
-    assert_eq!(all.len(), 80, "no folder twice");
-    assert!(parent.join("chain").is_dir() && parent.join("chain-80").is_dir());
+    assert_eq!(all.len(), 2 * rounds, "no folder twice");
+    assert!(parent.join("chain0x").is_dir() && parent.join("chain0x-2").is_dir());
+    // What is taken is what cannot be made, not what can be looked at.
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", parent.join("chain")).unwrap();
+        assert!(!parent.join("chain").exists());
+        assert_eq!(create_numbered(&parent, "chain").unwrap(), parent.join("chain-2"));
+    }
+}
+
+/// Both find the folder empty; the second gets the lock when the first is done.
+#[test]
+fn a_folder_is_claimed_once_however_fast() {
+    let dir = tempfile::tempdir().unwrap();
+    let rounds = 300;
+    let claim = |r: usize| {
+        let folder = dir.path().join(r.to_string());
+        let lock = claim_folder(&folder);
+        let won = lock.is_ok();
+        if won {
+            fs::write(folder.join("config.toml"), "mine").unwrap();
+        }
+        won
+    };
+    let [a, b] = at_once(rounds, claim);
+    let both: Vec<usize> = (0..rounds).filter(|r| a[*r] == b[*r]).collect();
+    assert!(both.is_empty(), "rounds {both:?} were not won by one");
 }
 
 #[test]
