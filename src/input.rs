@@ -4,7 +4,7 @@
 //! ends, so each kind of input has a [`Limit`] with a name. Text is UTF-8; a byte order mark at its
 //! start is no character, and a line ends with LF, CR LF or CR alone, which all arrive as LF.
 
-use crate::{Error, Result};
+use crate::{Error, Result, ram};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
@@ -35,7 +35,7 @@ pub const STREAM: u64 = 1 << 30;
 impl Limit {
     /// Most bytes now, given the free memory.
     pub fn now(&self) -> u64 {
-        match (self.share, available_memory()) {
+        match (self.share, ram::free()) {
             (Some(share), Some(free)) => self.bytes.min(free as u64 / share),
             _ => self.bytes,
         }
@@ -114,13 +114,6 @@ pub fn lines_end_alike(text: &str) -> Cow<'_, str> {
 /// The extension of `path` in small letters; empty if there is none.
 pub fn extension(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
-}
-
-/// Free memory in bytes; `None` if the system does not report it.
-pub fn available_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
 /// A number of bytes for a message.

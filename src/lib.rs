@@ -169,6 +169,7 @@ pub mod num;
 pub mod optim;
 pub mod paper;
 pub mod probe;
+mod ram;
 pub mod report;
 pub mod rng;
 pub mod run;

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Room (top-level module) and the rooms it may name. `error`, `num` and `input` are open to all.
+/// Room (top-level module) and the rooms it may name. `error`, `num`, `input` and `ram` are open to all.
 const TABLE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("num", &[]),
     ("input", &[]),
+    ("ram", &[]),
     ("rng", &["num"]),
     ("batch", &[]),
     ("task", &["rng"]),
@@ -42,7 +43,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
-const OPEN: &[&str] = &["error", "num", "input", "Error", "Result"];
+const OPEN: &[&str] = &["error", "num", "input", "ram", "Error", "Result"];
 
 /// External crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[

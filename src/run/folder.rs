@@ -2,7 +2,6 @@
 
 use super::Progress;
 use crate::config::Config;
-pub(crate) use crate::input::available_memory;
 use crate::input::{self, RECORDS};
 use crate::model::Layout;
 use crate::report::arrays::{Array, ArrayData, ArrayFile, write_arrays};
@@ -12,7 +11,7 @@ pub use crate::report::files::FIGURES_FOLDER;
 use crate::report::files::{Mark, cut_log, write_bytes_atomic};
 use crate::report::metrics::{METRICS_FILE, MetricsWriter, SUMMARY_FILE, Summary, TIMING_FILE};
 use crate::train::State;
-use crate::{Error, Result};
+use crate::{Error, Result, ram};
 use popgrad_kernels::{Elem, Isa};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -421,7 +420,7 @@ fn cpu_name() -> String {
 /// # Errors
 /// When it does not fit.
 pub(crate) fn check_memory(what: &str, needed: Option<usize>) -> Result<()> {
-    let free = available_memory().unwrap_or(usize::MAX);
+    let free = ram::free().unwrap_or(usize::MAX);
     match needed {
         Some(bytes) if bytes <= free => Ok(()),
         _ => {

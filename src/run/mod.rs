@@ -5,7 +5,6 @@
 //! a resumed run has several.
 
 pub mod folder;
-mod memory;
 mod session;
 mod view;
 

@@ -161,7 +161,7 @@ fn needed<E: Elem>(config: &Config, setup: &dyn Setup, model: &dyn Model<E>) -> 
 
 /// True if `bytes` of memory are free now, or the system does not report free memory.
 pub fn fits(bytes: usize) -> bool {
-    folder::available_memory().is_none_or(|free| bytes <= free)
+    crate::ram::free().is_none_or(|free| bytes <= free)
 }
 
 /// Trains in `folder`, or resumes training there, draws figures, and returns the summary, which is

@@ -356,7 +356,7 @@ impl Study {
     fn workers(&self, most: usize, runs: &[&Member]) -> Result<usize> {
         let of = |m: &&Member| run::bytes(self.registry.experiment(&m.config)?, &m.config);
         let bytes = runs.iter().map(of).collect::<Result<_>>()?;
-        Ok(fitting(most, bytes, folder::available_memory().unwrap_or(usize::MAX)))
+        Ok(fitting(most, bytes, crate::ram::free().unwrap_or(usize::MAX)))
     }
 
     /// What all runs have in common, as `key=value, ..`; keys that differ are left out.

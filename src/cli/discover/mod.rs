@@ -201,7 +201,7 @@ fn find(sample: &Sample, args: &DiscoverArgs, score: Score) -> Result<Graph> {
 /// Refuses what cannot fit: T² sums per thread beside `more` bytes.
 fn fits_memory(len: usize, more: usize) -> Result<()> {
     let sums = len.checked_mul(len).and_then(|n| n.checked_mul(64 * (rayon::current_num_threads() + 1)));
-    let free = crate::run::folder::available_memory().unwrap_or(usize::MAX);
+    let free = crate::ram::free().unwrap_or(usize::MAX);
     match sums.and_then(|b| b.checked_add(more)) {
         Some(bytes) if bytes <= free => Ok(()),
         bytes => {

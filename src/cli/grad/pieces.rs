@@ -3,8 +3,7 @@
 use crate::batch::{Batch, Targets, divisor};
 use crate::model::{Model, Report};
 use crate::num::Sum;
-use crate::run::folder::available_memory;
-use crate::{Error, Result};
+use crate::{Error, Result, ram};
 use popgrad_kernels::Elem;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -123,7 +122,7 @@ impl<E: Elem> Evaluation<'_, E> {
             let sums = self.params.len().checked_mul(32)?;
             piece.checked_mul(flying)?.checked_add(kept)?.checked_add(sums)
         };
-        let free = available_memory().unwrap_or(usize::MAX);
+        let free = ram::free().unwrap_or(usize::MAX);
         match needed() {
             Some(bytes) if bytes <= free => Ok(()),
             bytes => {
