@@ -5,6 +5,63 @@
 //! sequence of IEEE `+ - * /`, bit operations and selects, without fused multiply-add, so the same
 //! sequence in SIMD lanes gives the same bits. Do not reorder them: golden samples depend on the
 //! last bit.
+//!
+//! The ranges of the tasks' α and of the loss's ε are declared here, once, for every key, task,
+//! prior, engine and model.
+
+use crate::{Error, Result};
+
+/// Smallest α of Dirichlet rows. An entry of a row is typically as small as e^(−1/α): below this it
+/// leaves f64, and rows cannot be told from one-hot ones.
+pub const MIN_ALPHA: f64 = 1e-3;
+/// Largest α. The loss differs from ln S by about 1/(2 S α): beyond, rounding of f32 is as large,
+/// and products of Sα + n leave f64 in long words.
+pub const MAX_ALPHA: f64 = 1e3;
+/// Smallest ε > 0 of −Σ y ln(f + ε). ε and its products with sums of exponentials stay normal
+/// numbers of f32, as they must where it is all that a symbol has.
+pub const MIN_EPS: f64 = 1e-30;
+/// Largest ε. Gradients are made of y/(f + ε) − Σ f y/(f + ε), which cancel to a part of about
+/// 1/(1 + ε): beyond, digits are lost, in the end all of them.
+pub const MAX_EPS: f64 = 1.0;
+
+/// Refuses an α outside \[[`MIN_ALPHA`], [`MAX_ALPHA`]\].
+///
+/// # Errors
+/// Such a value; the message names `alpha`.
+pub fn check_alpha(alpha: f64) -> Result<()> {
+    if (MIN_ALPHA..=MAX_ALPHA).contains(&alpha) {
+        return Ok(());
+    }
+    Err(Error::invalid("alpha", shown(alpha), format!("{MIN_ALPHA:e} <= alpha <= {MAX_ALPHA:e}")))
+}
+
+/// Refuses an ε that is neither 0 nor in \[[`MIN_EPS`], [`MAX_EPS`]\].
+///
+/// # Errors
+/// Such a value; the message names `eps`.
+pub fn check_eps(eps: f64) -> Result<()> {
+    if eps == 0.0 || (MIN_EPS..=MAX_EPS).contains(&eps) {
+        return Ok(());
+    }
+    Err(Error::invalid("eps", shown(eps), format!("0, or {MIN_EPS:e} <= eps <= {MAX_EPS}")))
+}
+
+/// A number for a message, without hundreds of zeros.
+fn shown(x: f64) -> String {
+    if x == 0.0 || (1e-6..1e15).contains(&x.abs()) { x.to_string() } else { format!("{x:e}") }
+}
+
+/// Refuses probabilities of all sequences whose sum is further from 1 than `tolerance`.
+///
+/// # Errors
+/// Such a sum, or NaN.
+pub fn check_total(total: f64, tolerance: f64) -> Result<()> {
+    if (total - 1.0).abs() <= tolerance {
+        return Ok(());
+    }
+    let found = format!("all sequences together have probability {total}");
+    Err(Error::invalid("probabilities", found, format!("1 within {tolerance:e}")))
+}
 
 /// Neumaier's compensated sum: error about one rounding of the result plus O(n u²) Σ|x|, in the
 /// order of the calls. Plain data, so that a run can be resumed in the middle of a sum.

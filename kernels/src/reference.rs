@@ -108,6 +108,7 @@ pub fn cross_entropy_backward<E: Elem>(
         let mass: f64 = (0..probs.cols()).map(|j| targets.at(i, j)).sum();
         for j in 0..probs.cols() {
             let d = weights[i] * (probs.at(i, j).to_f64() * mass - targets.at(i, j));
+            let d = if weights[i] == 0.0 { 0.0 } else { d };
             dlogits.set(i, j, E::from_f64(d));
         }
     }

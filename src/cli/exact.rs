@@ -3,41 +3,48 @@
 mod methods;
 mod prior;
 mod problem;
+mod quantities;
 
 use super::grad::{Params, active, block_arrays};
 use super::{pool, say, tell};
-use crate::Result;
 use crate::batch::Targets;
 use crate::config::{self, Dtype, Key, Kind};
 use crate::exact::{DagLaw, TreeLaw};
 use crate::model::Model;
+use crate::num::check_total;
 use crate::report::arrays::{Array, Format, write_arrays};
 use crate::report::metrics::Summary;
 use crate::source::Population;
+use crate::{Error, Result};
 use clap::Args;
 use methods::{Evaluator, Words};
 use popgrad_kernels::Elem;
 use problem::{Law, METHODS, Problem};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Arguments of `popgrad exact`.
 #[derive(Debug, Args)]
 pub(super) struct ExactArgs {
     /// Model: disentangled, simplified, mlp_transformer, memory or transformer.
-    #[arg(long)]
-    model: String,
+    #[arg(long, required_unless_present = "quantities")]
+    model: Option<String>,
     /// Task, method and keys of the model, e.g. S=3 T=8 graph=chain alpha=0.1 roots=uniform
     /// eps=0.01 method=auto.
     #[arg(value_name = "KEY=VALUE")]
     keys: Vec<String>,
     /// Parameters: one array per block, as for grad, .npz or .safetensors.
-    #[arg(long, value_name = "FILE")]
-    params: PathBuf,
-    /// Output file for loss, weight and +dL/dblock, .npz or .safetensors.
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// A finite prior: `pi` (Q,S,S), `weight` (Q), optionally the root laws `roots` (Q,S).
+    #[arg(long, value_name = "FILE", required_unless_present = "quantities")]
+    params: Option<PathBuf>,
+    /// Output file for loss, weight and +dL/dblock, or for the quantities, .npz or .safetensors.
+    #[arg(long, value_name = "FILE", required_unless_present = "quantities")]
+    out: Option<PathBuf>,
+    /// Instead of a model's loss, quantities of the task as JSON: mu, chi2, g, ghat, rho, t_eff of a graph;
+    /// c_v, c_k, c_x, a, a_prime of trigger sequences (N=.. T=..).
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    quantities: Vec<String>,
+    /// A finite prior: `pi` (Q,S,S), `weight` (Q), optionally the root laws `roots` (Q,S). With
+    /// quantities of trigger sequences: `start` (N), `bigram` (N,N).
     #[arg(long, value_name = "FILE")]
     prior: Option<PathBuf>,
     /// Also write every sequence: `words` (N,T), `probabilities` (N), `predictions` (N,S).
@@ -63,9 +70,22 @@ parent_sets=\"-;0;0,1;..\", roots=shared (the default)|uniform.
 Output: `loss` (), `weight` () (the sum of all probabilities, 1 up to rounding) and one array per block that has a \
 gradient. See docs/formats.md.";
 
-/// Keys of this command.
+/// Keys of this command for a model.
 fn keys(model: &str) -> Result<Vec<Key>> {
     let mut keys = config::model_keys(model)?;
+    keys.extend(task_keys(&["causal_tree", "causal_dag"]));
+    Ok(keys)
+}
+
+/// Keys of this command for quantities of a task.
+fn keys_of_task() -> Result<Vec<Key>> {
+    let mut keys = task_keys(&["causal_tree", "trigger_bigram"]);
+    keys.extend(config::keys(&["N", "eps"]));
+    Ok(keys)
+}
+
+fn task_keys(tasks: &'static [&'static str]) -> Vec<Key> {
+    let mut keys = Vec::new();
     keys.extend(config::keys(&[
         "S",
         "T",
@@ -77,13 +97,13 @@ fn keys(model: &str) -> Result<Vec<Key>> {
         "roots",
         "seed",
     ]));
-    let tasks = Kind::Word(&["causal_tree", "causal_dag"]);
+    let tasks = Kind::Word(tasks);
     keys.push(Key::of_command("task", tasks, "task; follows `graph` if it is not given"));
     keys.push(Key::of_command("method", Kind::Word(&METHODS), "how the sum over all sequences is computed"));
     let most = i64::MAX as u64;
     let help = "matrices drawn from the prior for stationary roots with S > 2, >= 2";
     keys.push(Key::of_command("draws", Kind::Count(2, most), help));
-    Ok(keys)
+    keys
 }
 
 /// The result. Gradients are +dL/dblock, flat.
@@ -98,10 +118,15 @@ struct Found {
 
 pub(super) fn exact(args: &ExactArgs) -> Result<()> {
     // Refused before any work: an output format that cannot be written, an output that is an input.
-    Format::of(&args.out)?;
-    let inputs = [("params", Some(&args.params)), ("prior", args.prior.as_ref())];
-    for (name, input) in inputs.into_iter().filter_map(|(n, i)| Some((n, i?))) {
-        super::grad::not_an_input(&args.out, name, input)?;
+    if let Some(out) = &args.out {
+        Format::of(out)?;
+        let inputs = [("params", args.params.as_ref()), ("prior", args.prior.as_ref())];
+        for (name, input) in inputs.into_iter().filter_map(|(n, i)| Some((n, i?))) {
+            super::grad::not_an_input(out, name, input)?;
+        }
+    }
+    if !args.quantities.is_empty() {
+        return quantities::quantities(args);
     }
     match Dtype::named(&args.dtype)? {
         Dtype::F32 => typed::<f32>(args),
@@ -110,9 +135,13 @@ pub(super) fn exact(args: &ExactArgs) -> Result<()> {
 }
 
 fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
-    let table = config::parse_keys(&args.keys, &keys(&args.model)?)?;
-    let file = Params::read(&args.params)?;
-    let (spec, symbols) = file.describe(&args.model, &table)?;
+    // The parser asks for them.
+    let (Some(model), Some(params), Some(out)) = (&args.model, &args.params, &args.out) else {
+        return Err(super::grad::missing("model, params, out"));
+    };
+    let table = config::parse_keys(&args.keys, &keys(model)?)?;
+    let file = Params::read(params)?;
+    let (spec, symbols) = file.describe(model, &table)?;
     let problem = Problem::new(args, &table, &spec, symbols)?;
     let t = problem.law.seq_len();
     let model = spec.build::<E>(symbols, t)?;
@@ -148,8 +177,25 @@ fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
             }
         }
     })?;
-    write(args, model, &active, &found, words)?;
+    check(model, &found)?;
+    write(out, model, &active, &found, words)?;
     tell(&summary(&found, started)?.to_string())
+}
+
+/// Refuses results that are not numbers, before anything is written. A loss may be +∞.
+fn check<E: Elem>(model: &dyn Model<E>, found: &Found) -> Result<()> {
+    check_total(found.weight, if size_of::<E>() == 4 { 1e-3 } else { 1e-9 })?;
+    let allowed = "parameters at which everything stays finite";
+    let loss = [Some(found.loss), found.standard_error];
+    if let Some(x) = loss.into_iter().flatten().find(|x| x.is_nan() || *x == f64::NEG_INFINITY) {
+        return Err(Error::invalid("params", format!("loss {x}"), allowed));
+    }
+    for block in model.layout().blocks() {
+        if let Some(g) = found.grad[block.range()].iter().find(|g| !g.is_finite()) {
+            return Err(Error::invalid("params", format!("dL/d{} is {g}", block.name()), allowed));
+        }
+    }
+    Ok(())
 }
 
 fn summary(found: &Found, started: Instant) -> Result<Summary> {
@@ -171,7 +217,7 @@ fn summary(found: &Found, started: Instant) -> Result<Summary> {
 }
 
 fn write<E: Elem>(
-    args: &ExactArgs,
+    out: &Path,
     model: &dyn Model<E>,
     active: &[bool],
     found: &Found,
@@ -190,5 +236,5 @@ fn write<E: Elem>(
             "the loss is infinite: a symbol of positive probability is predicted with 0; gradients leave such terms out",
         );
     }
-    write_arrays(&args.out, &named, None)
+    write_arrays(out, &named, None)
 }

@@ -9,6 +9,7 @@ mod grad;
 mod info;
 mod ood;
 mod output;
+mod probe;
 mod progress;
 mod run;
 mod scaling;
@@ -53,6 +54,9 @@ enum Command {
     /// Find the latent graph of token sequences from one sampled gradient, before any training.
     #[command(after_help = discover::AFTER_HELP)]
     Discover(discover::DiscoverArgs),
+    /// Measure a model at given parameters: attention on the graph, recall of memories, losses.
+    #[command(after_help = probe::AFTER_HELP)]
+    Probe(probe::ProbeArgs),
     /// Evaluate trained runs on transitions of other kinds than they were trained on.
     #[command(after_help = ood::after_help())]
     Ood(ood::OodArgs),
@@ -93,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
         Command::Exact(args) => exact::exact(&args).map(|()| ExitCode::SUCCESS),
         Command::Discover(args) => discover::discover(&args).map(|()| ExitCode::SUCCESS),
+        Command::Probe(args) => probe::probe(&args).map(|()| ExitCode::SUCCESS),
         Command::Ood(args) => ood::ood(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::verify(&args),
         Command::Info(args) => info::info(args).map(|()| ExitCode::SUCCESS),

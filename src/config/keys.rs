@@ -70,7 +70,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "alpha",
-        real(0.001, 1000.0),
+        real(crate::num::MIN_ALPHA, crate::num::MAX_ALPHA),
         Task(&[("causal_tree", Is("0.1")), ("causal_dag", Is("0.1")), ("trigger_bigram", Absent)]),
         "Dirichlet parameter of the transition rows; trigger_bigram: with corpus=dirichlet",
     ),
@@ -154,7 +154,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "eps",
-        real(0.0, f64::INFINITY),
+        real(0.0, crate::num::MAX_EPS),
         Model(&[("simplified", Is("0.01"))]),
         "ε of the loss -Σ y log(f + ε); in training > 0",
     ),

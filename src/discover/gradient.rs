@@ -107,12 +107,9 @@ fn fold(sample: &Sample, sums: usize, body: impl Fn(std::ops::Range<usize>, &mut
 /// Refuses an ε that no denominator can take.
 ///
 /// # Errors
-/// ε negative or not finite.
+/// ε outside the range of [`num::check_eps`](crate::num::check_eps).
 pub fn check_eps(eps: f64) -> Result<()> {
-    if eps >= 0.0 && eps.is_finite() {
-        return Ok(());
-    }
-    Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"))
+    crate::num::check_eps(eps)
 }
 
 /// ĝ and its errors. O(B (T + hits T)).

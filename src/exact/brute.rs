@@ -1,6 +1,6 @@
 //! Reference for the exact engines: loss and gradients of the simplified model by enumeration of
-//! all words, with one plain loop per equation. It is slow, and shares no code with the engines
-//! that it checks.
+//! all words, with one plain loop per equation. It is slow, and shares no arithmetic with the
+//! engines that it checks.
 //!
 //! | symbol | name | shape | equation |
 //! |---|---|---|---|
@@ -12,8 +12,9 @@
 //! | W | `weights` | (S) | E_π\[P(s | π) π(s' | s_T)\] |
 //! | L | `loss` | | −Σ_s Σ_{s'} W ln(f + ε) |
 
+use super::shards::{check_finite, check_weight};
 use super::{Prior, RootLaw};
-use crate::num::Sum;
+use crate::num::{Sum, check_eps};
 use crate::task::Forest;
 use crate::{Error, Result};
 
@@ -113,10 +114,13 @@ pub fn weights(forest: &Forest, prior: &Prior, tokens: &[u32]) -> Vec<f64> {
 /// r(s') = W/(f + ε), r̄ = Σ f r, δ_i = v_i (r(s_i) − r̄); −∂L/∂A1\[i, j\] = Σ_s δ_i M_ij (a_j −
 /// z_i), −∂L/∂A2\[k, l\] = Σ_s 1\[s_T = k\] Σ_i δ_i Σ_{j<=i} M_ij 1\[s_j = l\].
 ///
-/// At ε = 0 a symbol with f = 0 is left out of r̄; L is then +inf where its W is positive.
+/// At ε = 0 a symbol that does not occur is left out of r̄; L is then +inf where its W is positive.
+/// Where f + ε of one that occurs is below [`FAINT`], the word is summed in logarithms: δ_i = W
+/// f/(f + ε) e^(z_i − ln Σ e^z over its positions) − v_i r̄.
 ///
 /// # Errors
-/// As [`words`]; operands of another size.
+/// As [`words`]; operands of another size, A2 or the lower triangle of A1 not finite; ε out of
+/// range; probabilities that do not sum to 1; gradients that overflow.
 pub fn population(forest: &Forest, prior: &Prior, a1: &[f64], a2: &[f64], eps: f64) -> Result<Gradients> {
     let (s, t) = (prior.symbols(), forest.seq_len());
     for (field, found, expected) in [("A1", a1.len(), t * t), ("A2", a2.len(), s * s)] {
@@ -124,11 +128,15 @@ pub fn population(forest: &Forest, prior: &Prior, a1: &[f64], a2: &[f64], eps: f
             return Err(Error::invalid(field, format!("{found} entries"), format!("{expected}")));
         }
     }
-    if !(eps >= 0.0 && eps.is_finite()) {
-        return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
+    check_eps(eps)?;
+    if let Some(x) = a2.iter().find(|x| !x.is_finite()) {
+        return Err(Error::invalid("A2", format!("an entry {x}"), "finite"));
     }
     let mut mix = vec![vec![0.0; t]; t];
     for i in 0..t {
+        if let Some(j) = (0..=i).find(|j| !a1[i * t + j].is_finite()) {
+            return Err(Error::invalid("A1", format!("[{i}, {j}] = {}", a1[i * t + j]), "finite"));
+        }
         softmax(&a1[i * t..i * t + i + 1], &mut mix[i][..i + 1]);
     }
     let (mut loss, mut weight) = (Sum::new(), Sum::new());
@@ -141,17 +149,20 @@ pub fn population(forest: &Forest, prior: &Prior, a1: &[f64], a2: &[f64], eps: f
         softmax(&z, &mut v);
         let mut f = vec![0.0; s];
         (0..t).for_each(|i| f[tokens[i] as usize] += v[i]);
-        for (w, f) in weights.iter().zip(&f) {
+        let faint = (0..s).any(|b| f[b] + eps < FAINT && tokens.contains(&(b as u32)));
+        let logs = faint.then(|| in_logs(&z, &v, &tokens, &weights, eps));
+        for (b, w) in weights.iter().enumerate() {
             weight.add(*w);
             if *w > 0.0 {
-                loss.add(-w * (f + eps).ln());
+                loss.add(-w * logs.as_ref().map_or_else(|| (f[b] + eps).ln(), |(log, _)| log[b]));
             }
         }
         let r: Vec<f64> =
             weights.iter().zip(&f).map(|(w, f)| if *f > 0.0 { w / (f + eps) } else { 0.0 }).collect();
         let mean: f64 = r.iter().zip(&f).map(|(r, f)| r * f).sum();
         for i in 0..t {
-            let delta = v[i] * (r[tokens[i] as usize] - mean);
+            let direct = || v[i] * (r[tokens[i] as usize] - mean);
+            let delta = logs.as_ref().map_or_else(direct, |(_, delta)| delta[i]);
             for j in 0..=i {
                 d1[i * t + j].add(delta * mix[i][j] * (a[j] - z[i]));
                 d2[query * s + tokens[j] as usize].add(delta * mix[i][j]);
@@ -159,7 +170,41 @@ pub fn population(forest: &Forest, prior: &Prior, a1: &[f64], a2: &[f64], eps: f
         }
     }
     let value = |x: &[Sum]| x.iter().map(Sum::value).collect();
-    Ok(Gradients { loss: loss.value(), weight: weight.value(), a1: value(&d1), a2: value(&d2) })
+    let out = Gradients { loss: loss.value(), weight: weight.value(), a1: value(&d1), a2: value(&d2) };
+    check_weight::<f64>(out.weight)?;
+    check_finite(eps, out.loss, out.a1.iter().chain(&out.a2))?;
+    Ok(out)
+}
+
+/// Below this f + ε has lost digits: exponentials have become subnormal.
+const FAINT: f64 = 1e-280;
+
+/// ln(f + ε) (S) and δ (T) of one word from logarithms.
+fn in_logs(z: &[f64], v: &[f64], tokens: &[u32], weights: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+    // max z and ln Σ e^(z − max) over the positions of one symbol, or of all.
+    let sum = |of: Option<usize>| {
+        let own =
+            || z.iter().zip(tokens).filter(|(_, c)| of.is_none_or(|b| b == **c as usize)).map(|(z, _)| *z);
+        let max = own().fold(f64::NEG_INFINITY, f64::max);
+        (max, own().map(|z| (z - max).exp()).sum::<f64>().ln())
+    };
+    let (most, all) = sum(None);
+    let own: Vec<(f64, f64)> = (0..weights.len()).map(|b| sum(Some(b))).collect();
+    let occurs = |b: usize| own[b].0 > f64::NEG_INFINITY;
+    let log_f = |b: usize| if occurs(b) { (own[b].0 - most) + (own[b].1 - all) } else { f64::NEG_INFINITY };
+    let log = |b: usize| if eps == 0.0 { log_f(b) } else { (log_f(b).exp() + eps).ln() };
+    // W f/(f + ε).
+    let kept = |b: usize| match log_f(b).exp() {
+        _ if !occurs(b) => 0.0,
+        _ if eps == 0.0 => weights[b],
+        f => weights[b] * f / (f + eps),
+    };
+    let mean: f64 = (0..weights.len()).map(kept).sum();
+    let delta = |i: usize| {
+        let b = tokens[i] as usize;
+        kept(b) * ((z[i] - own[b].0) - own[b].1).exp() - v[i] * mean
+    };
+    ((0..weights.len()).map(log).collect(), (0..z.len()).map(delta).collect())
 }
 
 fn softmax(x: &[f64], out: &mut [f64]) {

@@ -20,7 +20,7 @@
 
 use super::marginals::MAX_LEN;
 use super::transition::Transition;
-use crate::num::Sum;
+use crate::num::{Sum, check_eps};
 use crate::task::Forest;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -461,7 +461,7 @@ impl Problem<'_> {
 /// Errors of a few T u in absolute terms times the largest 1/(1/T + ε).
 ///
 /// # Errors
-/// A root law that is none, ε that is negative or not finite, T above [`MAX_LEN`].
+/// A root law that is none, ε out of range, T above [`MAX_LEN`].
 pub fn leading(
     transition: &Transition,
     forest: &Forest,
@@ -470,9 +470,7 @@ pub fn leading(
 ) -> Result<Vec<f64>> {
     let (n, s) = (forest.len_context(), transition.symbols());
     let len = n + 1;
-    if !(eps >= 0.0 && eps.is_finite()) {
-        return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
-    }
+    check_eps(eps)?;
     if len > MAX_LEN {
         return Err(Error::invalid("T", len.to_string(), format!("2 <= T <= {MAX_LEN}")));
     }

@@ -7,7 +7,7 @@
 //! | π | `pi`: transition matrices, row = from | (Q, S, S) |
 //! | μ | `roots`: law of the root tokens under each π | (Q, S) |
 
-use crate::num::{ln, sum};
+use crate::num::{check_alpha, ln, sum};
 use crate::task::CausalTree;
 use crate::task::stationary::{StationaryScratch, stationary};
 use crate::{Error, Result};
@@ -50,7 +50,10 @@ impl Prior {
     /// Rows i.i.d. Dirichlet(α, .., α) over `symbols` (S).
     ///
     /// # Errors
-    /// When S is not an alphabet size of the task, or α is not a positive number.
+    /// When S is not an alphabet size of the task, or α outside \[[`MIN_ALPHA`], [`MAX_ALPHA`]\].
+    ///
+    /// [`MIN_ALPHA`]: crate::num::MIN_ALPHA
+    /// [`MAX_ALPHA`]: crate::num::MAX_ALPHA
     pub fn dirichlet(symbols: usize, alpha: f64, roots: RootLaw) -> Result<Self> {
         let prior = Prior::Dirichlet { symbols, alpha, roots };
         prior.check()?;
@@ -65,9 +68,7 @@ impl Prior {
     pub fn check(&self) -> Result<()> {
         if let Prior::Dirichlet { symbols, alpha, .. } = *self {
             check_symbols(symbols)?;
-            if !(alpha > 0.0 && alpha.is_finite()) {
-                return Err(Error::invalid("alpha", alpha.to_string(), "finite, > 0"));
-            }
+            check_alpha(alpha)?;
         }
         Ok(())
     }

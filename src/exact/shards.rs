@@ -5,7 +5,7 @@
 //! are added in order, so the result does not depend on the number of threads.
 
 use super::{Cost, FinitePrior, Prior, Progress, RootLaw};
-use crate::num::Sum;
+use crate::num::{Sum, check_eps, check_total};
 use crate::task::Forest;
 use crate::{Error, Result};
 use popgrad_kernels::prefix_tree::{Accumulator, Plan, Shape, Walk, Weights};
@@ -84,9 +84,7 @@ impl<E: Elem> Shards<E> {
     /// All words (`canonical`: one of each orbit, of query 0 alone) of a forest.
     pub(super) fn new(forest: &Forest, prior: &Prior, eps: f64, canonical: bool) -> Result<Self> {
         prior.check()?;
-        if !(eps >= 0.0 && eps.is_finite()) {
-            return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
-        }
+        check_eps(eps)?;
         let (symbols, len) = (prior.symbols(), forest.seq_len());
         if symbols > MAX_SYMBOLS {
             return Err(Error::invalid("S", symbols.to_string(), format!("at most {MAX_SYMBOLS} here")));
@@ -205,6 +203,9 @@ impl<E: Elem> Shards<E> {
 
     /// Sums over all words of the queries below `queries`, given M (T, T) and A2 (S, S). Allocates
     /// nothing in later calls inside the same pool.
+    ///
+    /// # Errors
+    /// A row of A2 of too large a range; M, which is finite, has none.
     pub(super) fn sum(
         &mut self,
         mix: &[f64],
@@ -212,6 +213,17 @@ impl<E: Elem> Shards<E> {
         queries: usize,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<()> {
+        let most = Walk::<E>::MOST_RANGE;
+        for (k, row) in a2.chunks_exact(self.symbols).take(queries).enumerate() {
+            let (lo, hi) =
+                row.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
+            if !(hi - lo <= most) {
+                let found = format!("row {k} has a range of {}", hi - lo);
+                let allowed =
+                    format!("a range of at most {most} in {}; enumeration (brute) takes any", E::NAME);
+                return Err(Error::invalid("A2", found, allowed));
+            }
+        }
         self.mix.iter_mut().zip(mix).for_each(|(to, x)| *to = E::from_f64(*x));
         self.table.iter_mut().zip(a2).for_each(|(to, x)| *to = E::from_f64(*x));
         let total = self.words() * queries as u64;
@@ -317,14 +329,24 @@ pub const MAX_SYMBOLS: usize = 255;
 /// 2 GB.
 const MOST_KEY_BYTES: f64 = 2e9;
 
-/// Refuses a sum whose weights did not add up to 1: a Dirichlet density that overflows its type.
+/// Refuses a sum whose weights did not add up to 1.
 pub(super) fn check_weight<E: Elem>(weight: f64) -> Result<()> {
-    let tolerance = if size_of::<E>() == 4 { 1e-3 } else { 1e-9 };
-    if (weight - 1.0).abs() <= tolerance {
+    // Weights of f32 are rounded a few times for each token, and added in f32 within a class.
+    check_total(weight, if size_of::<E>() == 4 { 1e-3 } else { 1e-9 })
+}
+
+/// Refuses results that are not finite. The loss may be +∞ where ε = 0.
+pub(super) fn check_finite<'a>(
+    eps: f64,
+    loss: f64,
+    gradients: impl IntoIterator<Item = &'a f64>,
+) -> Result<()> {
+    let loss_is_one = loss.is_finite() || (eps == 0.0 && loss == f64::INFINITY);
+    if loss_is_one && gradients.into_iter().all(|g| g.is_finite()) {
         return Ok(());
     }
-    let found = format!("probabilities that sum to {weight} in {}", E::NAME);
-    Err(Error::invalid("alpha", found, "values whose powers the type can hold"))
+    let found = format!("loss {loss}, or a gradient that is not finite");
+    Err(Error::invalid("A1, A2", found, "values at which everything stays finite"))
 }
 
 /// Refuses what would take too long.

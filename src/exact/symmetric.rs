@@ -10,7 +10,7 @@
 //! The gradient of A2 is (∂L/∂b) (I − 11ᵀ/S) / (S − 1), so that gradient descent from such an A2
 //! stays in this family; c, which changes no attention, has no gradient.
 
-use super::shards::{Shards, affordable, check_weight, identity_and_constant, mix};
+use super::shards::{Shards, affordable, check_finite, check_weight, identity_and_constant, mix};
 use super::{Cost, Prior, Progress};
 use crate::task::Forest;
 use crate::{Error, Result};
@@ -136,6 +136,7 @@ impl<E: Elem> Orbits<E> {
         out.a1.fill(0.0);
         self.shards.add_a1(0, &self.mix, &self.a2[..s], s as f64, &mut out.a1);
         out.b = s as f64 * self.shards.a2(0, &self.mix, 0);
+        check_finite(self.shards.eps, out.loss, out.a1.iter().chain([&out.b]))?;
         Ok(&self.out)
     }
 

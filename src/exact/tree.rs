@@ -11,7 +11,7 @@
 //! are compensated across prefixes.
 
 use super::brute::Gradients;
-use super::shards::{Shards, affordable, check_weight, identity_and_constant, mix};
+use super::shards::{Shards, affordable, check_finite, check_weight, identity_and_constant, mix};
 use super::{Prior, Progress};
 use crate::task::Forest;
 use crate::{Error, Result};
@@ -71,7 +71,7 @@ impl<E: Elem> Tree<E> {
     /// prior. `force` allows an evaluation that takes longer than [`Cost::PATIENCE`].
     ///
     /// # Errors
-    /// ε negative or not finite; a prior out of range; [`Error::TooLong`]; more words than can be
+    /// ε or a prior out of range; [`Error::TooLong`]; more words than can be
     /// listed.
     pub fn new(forest: &Forest, prior: &Prior, eps: f64, force: bool) -> Result<Self> {
         prior.check()?;
@@ -97,7 +97,9 @@ impl<E: Elem> Tree<E> {
     /// gradients. Allocates nothing in later calls inside the same pool.
     ///
     /// # Errors
-    /// Operands of the wrong size or not finite; a row of A2 whose range overflows exponentials.
+    /// Operands of the wrong size or not finite; a row of A2 whose range overflows exponentials, above
+    /// [`Walk::MOST_RANGE`](popgrad_kernels::prefix_tree::Walk::MOST_RANGE); probabilities that do
+    /// not sum to 1.
     pub fn gradients(&mut self, a1: &[f64], a2: &[f64]) -> Result<&Gradients> {
         self.gradients_with(a1, a2, None)
     }
@@ -136,6 +138,7 @@ impl<E: Elem> Tree<E> {
             }
         }
         check_weight::<E>(out.weight)?;
+        check_finite(self.shards.eps, out.loss, out.a1.iter().chain(&out.a2))?;
         if alike {
             // Every row is the first with symbols renamed, and its entries off the diagonal are
             // equal.

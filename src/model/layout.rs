@@ -9,6 +9,7 @@ pub struct Block {
     shape: Vec<usize>,
     offset: usize,
     len: usize,
+    causal: bool,
 }
 
 impl Block {
@@ -27,6 +28,11 @@ impl Block {
     /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+    /// True if the model reads entry `i` of its row-major array. Entries above the diagonal of a
+    /// causal block are not read: they may hold anything, NaN included, and have gradient 0.
+    pub fn reads(&self, i: usize) -> bool {
+        !self.causal || i % self.shape[1] <= i / self.shape[1]
     }
     /// Its range in the flat vector.
     pub fn range(&self) -> std::ops::Range<usize> {
@@ -58,9 +64,19 @@ impl Layout {
         let (Some(len), Some(end)) = (len, end) else {
             return Err(Error::invalid(name, format!("shape {shape:?}"), "at most 2^31 parameters in all"));
         };
-        self.blocks.push(Block { name, shape: shape.to_vec(), offset: self.len, len });
+        self.blocks.push(Block { name, shape: shape.to_vec(), offset: self.len, len, causal: false });
         self.len = end;
         Ok(self.blocks.len() - 1)
+    }
+
+    /// Appends a block (n, n) whose entries above the diagonal are not read.
+    ///
+    /// # Errors
+    /// As [`Layout::push`].
+    pub fn push_causal(&mut self, name: impl Into<String>, n: usize) -> Result<usize> {
+        let at = self.push(name, &[n, n])?;
+        self.blocks[at].causal = true;
+        Ok(at)
     }
 
     /// Entries of the flat vector.

@@ -12,6 +12,9 @@
 //! | ℓ | losses | (n) | −Σ_{s'} y(s') ln(f(s') + ε) |
 //! | δ | `delta` | (n, T) | v_i (r(s_i) − r̄), r = w y/(f + ε), r̄ = Σ f r: minus ∂L/∂z |
 //!
+//! Where f + ε of a symbol that occurs is so small that v has lost digits of it, ln f and v_i/f are
+//! taken from z itself: ln f = ln Σ_{s_i = s'} e^{z_i} − ln Σ e^{z_i}.
+//!
 //! Queries q before the last have their z and v, a_j = A2\[s_q, s_j\] and i <= q, in reports of
 //! attention alone.
 //!
@@ -19,12 +22,12 @@
 //! position–position block of layer 1 and the token–token block of layer 2, and f read off
 //! directly.
 
-use super::layered::{add_weighted, argmax, check_capacity, check_lengths, check_sequence, next, record};
+use super::layered::{add_weighted, argmax, check_lengths, check_sequence, next, record};
 use super::{
     Draw, FirstLayerScores, Layout, Model, Report, Workspace, WorkspaceLen, check_active, check_operands,
 };
 use crate::batch::{Batch, Targets};
-use crate::num::{Sum, ln};
+use crate::num::{Sum, check_eps, exp, ln};
 use crate::{Error, Result};
 use popgrad_kernels::{Elem, Kernels, Mat, MatMut, Scratch, Write};
 use serde::{Deserialize, Serialize};
@@ -32,7 +35,7 @@ use serde::{Deserialize, Serialize};
 /// The options of a [`Simplified`]; the sizes S and T come from the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SimplifiedSpec {
-    /// ε of the loss, finite and >= 0.
+    /// ε of the loss: 0, or within the range of [`num::check_eps`](crate::num::check_eps).
     #[serde(default = "eps")]
     pub eps: f64,
     /// A2 starts at `beta0` times the identity; finite.
@@ -98,14 +101,10 @@ impl<E: Elem> Simplified<E> {
     pub fn new(vocab: usize, seq_len: usize, spec: &SimplifiedSpec) -> Result<Self> {
         check_lengths(vocab, seq_len)?;
         let SimplifiedSpec { eps, beta0 } = *spec;
-        if !(eps >= 0.0 && eps.is_finite()) {
-            return Err(Error::invalid("eps", eps.to_string(), "finite, >= 0"));
-        }
-        if !beta0.is_finite() {
-            return Err(Error::invalid("beta0", beta0.to_string(), "finite"));
-        }
+        check_eps(eps)?;
+        finite::<E>("beta0", beta0)?;
         let mut layout = Layout::new();
-        layout.push("A1", &[seq_len, seq_len])?;
+        layout.push_causal("A1", seq_len)?;
         layout.push("A2", &[vocab, vocab])?;
         Ok(Simplified { kernels: Kernels::from_env()?, vocab, seq_len, spec: spec.clone(), layout })
     }
@@ -125,10 +124,13 @@ impl<E: Elem> Simplified<E> {
     /// worst sequence.
     ///
     /// # Errors
-    /// Not T or T−1 parents; a parent that is not at an earlier position.
+    /// Not T or T−1 parents; a parent that is not at an earlier position; numbers that are not
+    /// finite in `E`.
     pub fn construction(&self, parents: &[Option<usize>], scale: f64, beta: f64) -> Result<Vec<E>> {
         let (t, s) = (self.seq_len, self.vocab);
         super::check_parents(parents, t)?;
+        finite::<E>("scale", scale)?;
+        finite::<E>("beta", beta)?;
         let mut params = vec![E::ZERO; self.layout.len()];
         let (a1, a2) = params.split_at_mut(t * t);
         for (i, p) in parents.iter().enumerate() {
@@ -163,13 +165,49 @@ impl<E: Elem> Simplified<E> {
         Ok(self.kernels.softmax_rows(MatMut::new(mix, t, t)?)?)
     }
 
-    /// Computes losses, and predictions in the arena.
+    /// f + ε below this may have lost digits: softmax sets to zero what is below e^-80 (f32) or
+    /// e^-700 (f64) of its largest entry, and T such entries must not matter beside it.
+    fn faint(&self) -> f64 {
+        let least = if size_of::<E>() == 4 { 2f64.powi(-90) } else { 2f64.powi(-956) };
+        self.seq_len as f64 * least
+    }
+
+    /// Is there a target symbol of the sequence that occurs, and whose f + ε is faint?
+    fn is_faint(&self, tokens: &[u32], y: &[f64], f: &[E]) -> bool {
+        let (least, eps) = (self.faint(), self.spec.eps);
+        // At most runs' ε nothing is.
+        if eps >= least {
+            return false;
+        }
+        let small = |(y, f): (&f64, &E)| *y != 0.0 && f.to_f64() + eps < least;
+        y.iter().zip(f).enumerate().any(|(c, x)| small(x) && tokens.contains(&(c as u32)))
+    }
+
+    /// Sequence number `i` in logarithms, with `z` (T) to work in.
+    fn in_logs<'a>(
+        &self,
+        tokens: &'a [u32],
+        act: &Activations<'_, E>,
+        i: usize,
+        z: &'a mut [f64],
+    ) -> Logs<'a> {
+        let t = self.seq_len;
+        let a = &act.a[i * t..(i + 1) * t];
+        for (q, (z, m)) in z.iter_mut().zip(act.mix.chunks_exact(t)).enumerate() {
+            *z = (0..=q).map(|j| m[j].to_f64() * a[j].to_f64()).collect::<Sum>().value();
+        }
+        let mut logs = Logs { tokens, z, all: (0.0, 0.0), eps: self.spec.eps };
+        logs.all = logs.sum(None);
+        logs
+    }
+
+    /// Computes losses, and predictions in the arena. `z` (T) is room to work in.
     fn forward(
         &self,
         params: &[E],
         batch: &Batch,
         act: &mut Activations<'_, E>,
-        losses: &mut [f64],
+        (losses, z): (&mut [f64], &mut [f64]),
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
         let (n, t, s) = (batch.seqs(), self.seq_len, self.vocab);
@@ -182,34 +220,60 @@ impl<E: Elem> Simplified<E> {
         let (a, mix) = (Mat::new(act.a, n, t)?, Mat::new(act.mix, t, t)?);
         self.kernels.gemm(Write::Set, E::ONE, a, mix.t(), MatMut::new(act.v, n, t)?, kernel)?;
         self.kernels.softmax_rows(MatMut::new(act.v, n, t)?)?;
-        let rows = batch.tokens().chunks_exact(t).zip(act.v.chunks_exact(t));
-        for (i, ((tokens, v), f)) in rows.zip(act.f.chunks_exact_mut(s)).enumerate() {
+        for (i, (tokens, loss)) in batch.tokens().chunks_exact(t).zip(losses).enumerate() {
+            let (v, f) = (&act.v[i * t..(i + 1) * t], &mut act.f[i * s..(i + 1) * s]);
             f.fill(E::ZERO);
             tokens.iter().zip(v).for_each(|(c, v)| f[*c as usize] += *v);
-            let mut loss = 0.0;
-            for (y, f) in batch.law(i).iter().zip(&*f) {
+            let y = batch.law(i);
+            *loss = 0.0;
+            if self.is_faint(tokens, y, &act.f[i * s..(i + 1) * s]) {
+                let logs = self.in_logs(tokens, act, i, z);
+                for (c, y) in y.iter().enumerate().filter(|(_, y)| **y != 0.0) {
+                    *loss -= y * logs.near(&logs.symbol(c));
+                }
+                continue;
+            }
+            for (y, f) in y.iter().zip(&act.f[i * s..(i + 1) * s]) {
                 if *y != 0.0 {
-                    loss -= y * ln(f.to_f64() + self.spec.eps);
+                    *loss -= y * ln(f.to_f64() + self.spec.eps);
                 }
             }
-            losses[i] = loss;
         }
         Ok(())
     }
 
-    /// Gradients of A1 and A2, where active.
+    /// Gradients of A1 and A2, where active. `z` (T) is room to work in.
     fn backward(
         &self,
         batch: &Batch,
         act: &mut Activations<'_, E>,
-        active: &[bool],
-        grad: &mut [E],
+        z: &mut [f64],
+        (active, grad): (&[bool], &mut [E]),
         kernel: &mut Scratch<E>,
     ) -> Result<()> {
         let (n, t, s) = (batch.seqs(), self.seq_len, self.vocab);
-        let rows = batch.tokens().chunks_exact(t).zip(act.v.chunks_exact(t));
-        for (i, ((tokens, v), delta)) in rows.zip(act.delta.chunks_exact_mut(t)).enumerate() {
+        for (i, tokens) in batch.tokens().chunks_exact(t).enumerate() {
             let (w, y, f) = (batch.weights()[i], batch.law(i), &act.f[i * s..(i + 1) * s]);
+            if w == 0.0 {
+                // It counts nothing, whatever its loss.
+                act.delta[i * t..(i + 1) * t].fill(E::ZERO);
+                continue;
+            }
+            if self.is_faint(tokens, y, f) {
+                let logs = self.in_logs(tokens, act, i, z);
+                let mut mean = Sum::new();
+                (0..s).filter(|c| y[*c] != 0.0).for_each(|c| mean.add(w * y[c] * logs.kept(&logs.symbol(c))));
+                let (mean, rows) = (mean.value(), i * t..(i + 1) * t);
+                for ((d, v), (c, z)) in
+                    act.delta[rows.clone()].iter_mut().zip(&act.v[rows]).zip(tokens.iter().zip(&*logs.z))
+                {
+                    let own = logs.symbol(*c as usize);
+                    let share = exp((z - own.0) - own.1);
+                    *d = E::from_f64(w * y[*c as usize] * logs.kept(&own) * share - v.to_f64() * mean);
+                }
+                continue;
+            }
+            let (v, delta) = (&act.v[i * t..(i + 1) * t], &mut act.delta[i * t..(i + 1) * t]);
             let mut mean = 0.0;
             for ((r, y), f) in act.r.iter_mut().zip(y).zip(f) {
                 let f = f.to_f64();
@@ -273,11 +337,76 @@ impl<E: Elem> Simplified<E> {
         Ok(self.kernels.softmax_rows(MatMut::new(v, t, t)?)?)
     }
 
+    /// Room for z (T) and the losses of `n` sequences (n).
+    fn reals<'a>(&self, reals: &'a mut [f64], n: usize) -> Result<[&'a mut [f64]; 2]> {
+        let capacity = reals.len().saturating_sub(self.seq_len);
+        if n > capacity || reals.len() < self.seq_len {
+            let allowed = format!("at most {capacity} (the workspace)");
+            return Err(Error::invalid("B", n.to_string(), allowed));
+        }
+        let (z, losses) = reals.split_at_mut(self.seq_len);
+        Ok([z, &mut losses[..n]])
+    }
+
     /// M and two more arrays (T, T) of the arena, to compute attention.
     fn squares<'a>(&self, arena: &'a mut [E]) -> [&'a mut [E]; 3] {
         let (len, mut rest) = (self.seq_len * self.seq_len, arena);
         [len; 3].map(|len| next(&mut rest, len))
     }
+}
+
+/// One sequence in logarithms.
+struct Logs<'a> {
+    tokens: &'a [u32],
+    /// z (T).
+    z: &'a mut [f64],
+    /// max z and ln Σ e^{z − max}.
+    all: (f64, f64),
+    eps: f64,
+}
+
+impl Logs<'_> {
+    /// max z and ln Σ e^{z − max} over the positions of one symbol, or all; −∞ first where there
+    /// are none.
+    fn sum(&self, of: Option<usize>) -> (f64, f64) {
+        let is_own = |c: u32| of.is_none_or(|of| of == c as usize);
+        let own = || self.z.iter().zip(self.tokens).filter(|(_, c)| is_own(**c)).map(|(z, _)| *z);
+        let max = own().fold(f64::NEG_INFINITY, f64::max);
+        (max, ln(own().map(|z| exp(z - max)).collect::<Sum>().value()))
+    }
+
+    fn symbol(&self, c: usize) -> (f64, f64) {
+        self.sum(Some(c))
+    }
+
+    /// ln f; the maxima meet first, as a logarithm would be lost beside a large one.
+    fn log_f(&self, own: &(f64, f64)) -> f64 {
+        if own.0 == f64::NEG_INFINITY { own.0 } else { (own.0 - self.all.0) + (own.1 - self.all.1) }
+    }
+
+    /// ln(f + ε).
+    fn near(&self, own: &(f64, f64)) -> f64 {
+        let log = self.log_f(own);
+        if self.eps == 0.0 { log } else { ln(exp(log) + self.eps) }
+    }
+
+    /// f/(f + ε); 0 where the symbol does not occur.
+    fn kept(&self, own: &(f64, f64)) -> f64 {
+        let f = exp(self.log_f(own));
+        match self.eps == 0.0 {
+            _ if own.0 == f64::NEG_INFINITY => 0.0,
+            true => 1.0,
+            false => f / (f + self.eps),
+        }
+    }
+}
+
+/// Refuses a number that is not finite in `E`.
+fn finite<E: Elem>(field: &str, x: f64) -> Result<()> {
+    if E::from_f64(x).is_finite() {
+        return Ok(());
+    }
+    Err(Error::invalid(field, format!("{x:e}"), format!("finite in {}", E::NAME)))
 }
 
 /// A head in each of two layers.
@@ -326,9 +455,10 @@ impl<E: Elem> Model<E> for Simplified<E> {
         let arena = self.sizes(seqs)?.into_iter().try_fold(0usize, |a, b| a.checked_add(b))?;
         // A report needs three (T, T) after the pass.
         let arena = Some(arena.max(3 * t * t)).filter(|a| *a <= isize::MAX as usize / 64)?;
+        let reals = seqs.checked_add(t)?;
         let products = [(seqs, t, t), (t, seqs, t), (t, t, t)];
         let kernel = products.into_iter().map(|(m, kk, n)| k.gemm_scratch(m, kk, n)).max()?;
-        Some(WorkspaceLen { arena, kernel, reals: seqs, ..WorkspaceLen::default() })
+        Some(WorkspaceLen { arena, kernel, reals, ..WorkspaceLen::default() })
     }
 
     fn loss_and_grad(
@@ -341,13 +471,12 @@ impl<E: Elem> Model<E> for Simplified<E> {
     ) -> Result<Sum> {
         check_operands(self, params, batch)?;
         check_active(self, active, &[], grad)?;
-        check_capacity(batch, ws)?;
         let n = batch.seqs();
+        let [z, losses] = self.reals(&mut ws.reals, n)?;
         let mut act = self.carve(n, ws.arena.as_mut_slice());
-        let losses = &mut ws.reals[..n];
-        self.forward(params, batch, &mut act, losses, &mut ws.kernel)?;
+        self.forward(params, batch, &mut act, (&mut *losses, &mut *z), &mut ws.kernel)?;
         if active.contains(&true) {
-            self.backward(batch, &mut act, active, grad, &mut ws.kernel)?;
+            self.backward(batch, &mut act, z, (active, grad), &mut ws.kernel)?;
         }
         let mut sum = Sum::new();
         add_weighted(&mut sum, losses, batch.weights());
@@ -357,10 +486,10 @@ impl<E: Elem> Model<E> for Simplified<E> {
     fn report(&self, params: &[E], batch: &Batch, ws: &mut Workspace<E>, report: &mut Report) -> Result<()> {
         check_operands(self, params, batch)?;
         report.check(batch, HEADS.iter().sum())?;
-        check_capacity(batch, ws)?;
         let (n, t) = (batch.seqs(), self.seq_len);
+        let [z, _] = self.reals(&mut ws.reals, n)?;
         let mut act = self.carve(n, ws.arena.as_mut_slice());
-        self.forward(params, batch, &mut act, &mut report.losses, &mut ws.kernel)?;
+        self.forward(params, batch, &mut act, (&mut report.losses, z), &mut ws.kernel)?;
         record(act.f, self.vocab, 0, report);
         if report.attended.is_empty() {
             return Ok(());

@@ -61,6 +61,9 @@ pub fn average_pattern(scores: &[f64], sequences: &Batch) -> Vec<f64> {
     let weights = sequences.weights().chunks_exact(sequences.outputs());
     for (tokens, weights) in sequences.tokens().chunks_exact(t).zip(weights) {
         let weight: f64 = weights.iter().sum();
+        if weight == 0.0 {
+            continue;
+        }
         for i in 0..t {
             let (by_token, by_position) =
                 (&scores[tokens[i] as usize * d..][..d], &scores[(s + i) * d..][..d]);

@@ -36,18 +36,16 @@ pub struct LogGamma {
 
 impl LogGamma {
     /// Smallest α accepted.
-    pub const MIN_ALPHA: f64 = 1e-3;
+    pub const MIN_ALPHA: f64 = crate::num::MIN_ALPHA;
     /// Largest α accepted.
-    pub const MAX_ALPHA: f64 = 1e3;
+    pub const MAX_ALPHA: f64 = crate::num::MAX_ALPHA;
 
     /// The sampler of shape `alpha`.
     ///
     /// # Errors
     /// When `alpha` is not in [`MIN_ALPHA`](Self::MIN_ALPHA)..=[`MAX_ALPHA`](Self::MAX_ALPHA).
     pub fn new(alpha: f64) -> crate::Result<Self> {
-        if !(Self::MIN_ALPHA..=Self::MAX_ALPHA).contains(&alpha) {
-            return Err(crate::Error::invalid("alpha", format!("{alpha}"), "1e-3 <= alpha <= 1e3"));
-        }
+        crate::num::check_alpha(alpha)?;
         let (a, b) = Self::tangent_points(alpha);
         let (ea, eb) = (exp(a), exp(b));
         let (p, q) = (alpha - ea, eb - alpha);

@@ -3,7 +3,7 @@
 use super::Progress;
 use crate::config::Config;
 use crate::input::{self, RECORDS};
-use crate::model::Layout;
+use crate::model::{Block, Layout};
 use crate::report::arrays::{Array, ArrayData, ArrayFile, write_arrays};
 use crate::report::checkpoint::Checkpoint;
 use crate::report::digest::{self, DIGESTS_FILE, Digest};
@@ -158,7 +158,7 @@ pub(crate) fn load<E: Elem>(
         let array = take(&format!("param.{}", block.name()), block.shape())?;
         let same_type =
             matches!((array.data(), E::NAME), (ArrayData::F32(_), "f32") | (ArrayData::F64(_), "f64"));
-        let values = array.to_f64_vec();
+        let values = read(block, array.to_f64_vec());
         if !same_type || values.iter().any(|x| !x.is_finite()) {
             let problem = format!("parameters of block `{}` are not finite {}", block.name(), E::NAME);
             return Err(Error::format(&path, problem));
@@ -193,9 +193,15 @@ pub(crate) fn read_params(folder: &Path, layout: &Layout) -> Result<Vec<f64>> {
         let array = arrays.get(&format!("param.{}", block.name())).filter(|a| a.shape() == block.shape());
         let array =
             array.ok_or_else(|| Error::format(&path, format!("block `{}` is missing", block.name())))?;
-        params[block.range()].copy_from_slice(&array.to_f64_vec());
+        params[block.range()].copy_from_slice(&read(block, array.to_f64_vec()));
     }
     Ok(params)
+}
+
+/// Values of a block with 0 where the model does not read, whatever a file holds there.
+fn read(block: &Block, mut values: Vec<f64>) -> Vec<f64> {
+    values.iter_mut().enumerate().filter(|(i, _)| !block.reads(*i)).for_each(|(_, x)| *x = 0.0);
+    values
 }
 
 /// Writes [`ATTENTION_FILE`]: patterns of `heads` heads, (t, t) each.

@@ -8,7 +8,7 @@ pub mod folder;
 mod session;
 mod view;
 
-pub use session::{bytes, check, fits, initial, run, unfreeze};
+pub use session::{Measured, bytes, check, fits, initial, measure, run, unfreeze};
 pub use view::View;
 
 use crate::Result;
@@ -119,8 +119,16 @@ pub trait Setup {
 /// The log of evaluations.
 #[derive(Debug)]
 pub struct Log<'a> {
-    metrics: &'a mut MetricsWriter,
+    metrics: Sink<'a>,
     shown: Option<(&'static str, f64)>,
+}
+
+/// Where records go.
+#[derive(Debug)]
+enum Sink<'a> {
+    Folder(&'a mut MetricsWriter),
+    /// The last record is kept.
+    Kept(Option<serde_json::Value>),
 }
 
 impl Log<'_> {
@@ -136,7 +144,10 @@ impl Log<'_> {
         shown: Option<(&'static str, f64)>,
     ) -> Result<()> {
         if loss.is_finite() {
-            self.metrics.metric(record)?;
+            match &mut self.metrics {
+                Sink::Folder(metrics) => metrics.metric(record)?,
+                Sink::Kept(kept) => *kept = serde_json::to_value(record).ok(),
+            }
             self.shown = shown;
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::folder::{self, TimingRecord};
 use super::view::At;
-use super::{Experiment, Log, Outcome, Progress, Setup};
+use super::{Experiment, Log, Outcome, Progress, Setup, Sink, View};
 use crate::batch::{Batch, Targets};
 use crate::config::{Config, Dtype};
 use crate::model::{Draw, Layout, Model, named_blocks};
@@ -185,6 +185,70 @@ pub fn run(
     })
 }
 
+/// What [`measure`] finds.
+#[derive(Debug)]
+pub struct Measured {
+    /// The record that a run would log.
+    pub record: serde_json::Value,
+    /// By layer and head: attention (T, T), rows queries, NaN where there is no key; the mean over
+    /// at most [`MEASURED`] test sequences, or of layer 1 the pattern by position alone where the
+    /// model has one.
+    pub patterns: Vec<Vec<Vec<f64>>>,
+    /// The entry of `run.json` about the task.
+    pub fact: (&'static str, serde_json::Value),
+}
+
+/// Test sequences that attention is averaged over.
+pub const MEASURED: usize = 256;
+
+/// Evaluates the model of `config` at `params`, in its layout, as a run does before its first
+/// update. In f64, on samples.
+///
+/// # Errors
+/// A configuration that cannot run or has another alphabet than `symbols`; parameters at which the
+/// loss is not finite.
+pub fn measure(
+    experiment: &dyn Experiment,
+    config: &Config,
+    symbols: usize,
+    params: &[f64],
+) -> Result<Measured> {
+    let mut setup = experiment.setup(config)?;
+    if setup.vocab() != symbols {
+        let allowed = format!("{}, the task's alphabet", setup.vocab());
+        return Err(Error::invalid("S", format!("{symbols} in the parameters"), allowed));
+    }
+    let model = config.model.build::<f64>(setup.vocab(), config.task.seq_len())?;
+    let model = model.as_ref();
+    if params.len() != model.layout().len() {
+        let allowed = format!("{} for this model", model.layout().len());
+        return Err(Error::invalid("params length", params.len().to_string(), allowed));
+    }
+    let unfreeze = unfreeze(config, model)?;
+    let plan = plan(config, setup.population()?);
+    let source = setup.train()?;
+    let mut objective = batches(setup.as_mut(), model, source.as_ref(), (&plan, config), &unfreeze)?;
+    let tests = setup.tests()?;
+    let of = tests.first().map_or(source.as_ref(), |t| t.as_ref());
+    let n = MEASURED.min(of.population().unwrap_or(config.plan.test_size));
+    let mut sequences = of.batch(n)?;
+    of.fill(0, n, &mut of.work(), &mut sequences);
+    if of.population().is_none() {
+        // Attention does not depend on which positions count.
+        sequences.parts_mut().weights.fill(1.0);
+    }
+    let at = Moment { step: 0, lr: plan.lr, train_loss: None, grad_norm: None, last: false };
+    let mut view = At::new(model, &mut objective, &unfreeze, params);
+    let mut log = Log { metrics: Sink::Kept(None), shown: None };
+    let loss = setup.evaluate(&at, &mut view, &mut log)?;
+    let Sink::Kept(Some(record)) = log.metrics else {
+        let allowed = "parameters at which it is finite";
+        return Err(Error::invalid("params", format!("the test loss is {loss}"), allowed));
+    };
+    let patterns = (0..model.heads().len()).map(|l| view.patterns(l, &sequences)).collect::<Result<_>>()?;
+    Ok(Measured { record, patterns, fact: setup.fact() })
+}
+
 struct Session<'a> {
     experiment: &'a dyn Experiment,
     config: &'a Config,
@@ -358,7 +422,7 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
         params: &[E],
     ) -> Result<Option<f64>> {
         let mut view = At::new(self.model, objective, self.unfreeze, params);
-        let mut log = Log { metrics: &mut self.logs, shown: None };
+        let mut log = Log { metrics: Sink::Folder(&mut self.logs), shown: None };
         let loss = self.setup.evaluate(at, &mut view, &mut log)?;
         let shown = log.shown;
         if loss.is_finite() {

@@ -3,8 +3,12 @@
 use super::{Source, SourceWork};
 use crate::batch::{Batch, Parts, Targets};
 use crate::exact::law::{WordLaw, advance, spell, word_count};
+use crate::num::check_total;
 use crate::{Error, Result};
 use rayon::prelude::*;
+
+/// Largest distance from 1 of the probabilities of all sequences together.
+pub(super) const SUM_TOLERANCE: f64 = 1e-9;
 
 /// All S^T sequences of a task, each with its probability. Sequence n is word n modulo S^T (see
 /// [`law`](crate::exact::law)), with weight P(s) = Σ_{s'} W(s, s') and target W(s, ·)/P(s).
@@ -32,7 +36,7 @@ impl Population {
     /// bytes.
     ///
     /// # Errors
-    /// S^T (S+1) above [`MAX_ENTRIES`](Self::MAX_ENTRIES).
+    /// S^T (S+1) above [`MAX_ENTRIES`](Self::MAX_ENTRIES); probabilities that do not sum to 1.
     pub fn new(law: &dyn WordLaw) -> Result<Self> {
         let (s, t) = (law.vocab(), law.seq_len());
         let entries = word_count(s, t).and_then(|n| n.checked_mul(s as u64 + 1));
@@ -52,7 +56,9 @@ impl Population {
                 row.iter_mut().for_each(|y| *y *= scale);
             }
         });
-        Ok(Population { seq_len: t, vocab: s, targets, probabilities })
+        let all = Population { seq_len: t, vocab: s, targets, probabilities };
+        check_total(all.weight(), SUM_TOLERANCE)?;
+        Ok(all)
     }
 
     /// P(s) of every sequence (S^T), in order of number.

@@ -1,8 +1,9 @@
 //! Every sequence of a small trigger-bigram task with its probability, as a source.
 
+use super::population::SUM_TOLERANCE;
 use super::{LossOn, Source, SourceWork};
 use crate::batch::{Batch, Parts, Targets};
-use crate::num::Sum;
+use crate::num::{Sum, check_total};
 use crate::task::TriggerBigram;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ impl TriggerPopulation {
     /// Enumerates the sequences of `task`; `loss` decides which positions have a weight > 0.
     ///
     /// # Errors
-    /// More tokens than [`MAX_TOKENS`](Self::MAX_TOKENS).
+    /// More tokens than [`MAX_TOKENS`](Self::MAX_TOKENS); probabilities that do not sum to 1.
     pub fn new(task: &TriggerBigram, loss: LossOn) -> Result<Self> {
         let (n, t) = (task.vocab(), task.seq_len());
         let most = Self::MAX_TOKENS / (t + 1);
@@ -70,7 +71,10 @@ impl TriggerPopulation {
             set_of.resize(walk.probabilities.len(), i as u32);
         }
         let Walk { words, probabilities, .. } = walk;
-        Ok(TriggerPopulation { len: t, vocab: n, loss, sets: flags, set_of, words, probabilities })
+        let all = TriggerPopulation { len: t, vocab: n, loss, sets: flags, set_of, words, probabilities };
+        // The laws of a corpus sum to 1 within 1e-9 each; a word has T + 1 of them.
+        check_total(all.weight(), SUM_TOLERANCE * (t + 2) as f64)?;
+        Ok(all)
     }
 
     /// Probability of each entry.

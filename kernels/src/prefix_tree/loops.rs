@@ -178,6 +178,8 @@ impl<E: Real> Op<E> for WalkOp<'_, E> {
             factors: factors.as_ptr(),
             vectors: vectors.as_mut_ptr(),
             fast,
+            careful: is_careful(walk),
+            ln_eps: E::from_f64(walk.eps.to_f64().ln()),
             sym: [0; MAX_LEN],
             prefix: [[0; MAX_LANES]; MAX_LEN],
             lanes: 0,
@@ -240,6 +242,18 @@ fn is_fast<E: Real>(w: &Walk<'_, E>) -> bool {
         && (w.plan.largest_class() == 1 || w.plan.largest_class() <= Plan::class_limit::<E>(eps))
 }
 
+/// May (F_s + εZ)/Z of a symbol that occurs, or εZ beside it, leave the normal numbers? Its
+/// logarithm is then taken in two parts, and a symbol that does not occur has ln ε.
+fn is_careful<E: Real>(w: &Walk<'_, E>) -> bool {
+    let most = if size_of::<E>() == 4 { 80.0 } else { 680.0 };
+    let (eps, (lo, hi)) = (w.eps.to_f64(), w.range());
+    let len = (w.plan.word_len() as f64).ln();
+    // f is at least e^-range/T, Z within e^{±range/2}, and at most T times that.
+    let faint = hi - lo + len > most && (eps == 0.0 || -eps.ln() > most);
+    let lost = eps > 0.0 && 0.5 * (hi - lo) + len + eps.ln().abs() > most;
+    faint || lost
+}
+
 /// One block of prefixes, one per lane.
 struct Block<'a, E, S> {
     s: S,
@@ -253,6 +267,10 @@ struct Block<'a, E, S> {
     vectors: *mut E,
     /// Products are safe.
     fast: bool,
+    /// Where they are not: even one quotient may leave the normal numbers.
+    careful: bool,
+    /// ln ε.
+    ln_eps: E,
     /// Symbols below the prefix, by level (from 1).
     sym: [u8; MAX_LEN],
     /// Symbols of the prefix by position and lane.

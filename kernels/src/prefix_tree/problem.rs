@@ -57,6 +57,11 @@ pub struct Walk<'a, E> {
     pub weights: Weights<'a, E>,
 }
 
+impl<E> Walk<'_, E> {
+    /// Largest range of a: e^{±range/2} times T stays a normal number.
+    pub const MOST_RANGE: f64 = if size_of::<E>() == 4 { 120.0 } else { 1200.0 };
+}
+
 impl<E: Real> Walk<'_, E> {
     /// The middle of the range of a.
     pub(crate) fn shift(&self) -> f64 {
@@ -99,9 +104,7 @@ impl<E: Real> Walk<'_, E> {
             return domain("eps", "finite, >= 0");
         }
         let (lo, hi) = self.range();
-        // e^{±range/2} times T stays a normal number.
-        let most = if size_of::<E>() == 4 { 120.0 } else { 1200.0 };
-        if !(self.table.iter().all(|a| a.is_finite()) && hi - lo <= most) {
+        if !(self.table.iter().all(|a| a.is_finite()) && hi - lo <= Self::MOST_RANGE) {
             return domain("table", "finite, range at most 120 (f32) or 1200 (f64)");
         }
         match self.weights {

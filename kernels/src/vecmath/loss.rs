@@ -65,7 +65,8 @@ impl<E: Elem> Kernels<E> {
     }
 
     /// `dlogits[i][s] = w_i (p_is Σ_s' y_is' − y_is)`, the gradient of Σᵢ wᵢ lossᵢ, computed in f64
-    /// and rounded once. probs, targets, dlogits (B, S); weights (B).
+    /// and rounded once; 0 throughout in a row of weight 0, whatever its probabilities. probs,
+    /// targets, dlogits (B, S); weights (B).
     ///
     /// # Errors
     /// Shapes that do not fit together.

@@ -75,8 +75,23 @@ fn drawn<E: Elem>(of: &Evaluator<'_, E>, x: &TreeProblem, alpha: f64, draws: u64
     })
 }
 
+/// S of the prior in a file.
+pub(super) fn symbols(path: &Path) -> Result<usize> {
+    let file = ArrayFile::open(path)?;
+    let pi = take(&mut file.read(&["pi"])?, &held_names(&file), path, "pi")?;
+    match *pi.shape() {
+        [_, s, _] => Ok(s),
+        _ => Err(shape_error(path, "pi", &pi, "(Q, S, S)")),
+    }
+}
+
 /// A finite prior from a file.
 pub(super) fn read(path: &Path, x: &TreeProblem, s: usize) -> Result<Prior> {
+    finite(path, x, s).map(|(prior, _)| Prior::Finite(prior))
+}
+
+/// A finite prior from a file, and whether the file gives the laws of roots.
+pub(super) fn finite(path: &Path, x: &TreeProblem, s: usize) -> Result<(FinitePrior, bool)> {
     const NAMES: [&str; 3] = ["pi", "weight", "roots"];
     let file = ArrayFile::open(path)?;
     let (mut arrays, held) = (file.read(&NAMES)?, held_names(&file));
@@ -102,7 +117,8 @@ pub(super) fn read(path: &Path, x: &TreeProblem, s: usize) -> Result<Prior> {
         None if x.stationary => AtomRoots::Stationary,
         None => AtomRoots::Uniform,
     };
+    let given = matches!(roots, AtomRoots::Given(_));
     let prior = FinitePrior::new(s, weight.to_f64_vec(), pi.to_f64_vec(), roots);
     // The error is in the file; the message names the entry.
-    Ok(Prior::Finite(prior.map_err(|e| Error::format(path, e.to_string()))?))
+    Ok((prior.map_err(|e| Error::format(path, e.to_string()))?, given))
 }

@@ -137,6 +137,11 @@ impl Problem {
 /// Most numbers that `--predictions` writes.
 const MOST_PREDICTIONS: u64 = 1 << 26;
 
+/// Words over the forest that the keys describe, for quantities of the task.
+pub(super) fn of_tree(args: &ExactArgs, table: &Table, symbols: usize) -> Result<TreeProblem> {
+    tree(args, config::typed(table)?, symbols)
+}
+
 fn tree(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<TreeProblem> {
     let seed = keys.seed.unwrap_or(0);
     let forest = match (keys.graph, &keys.parents) {
@@ -166,7 +171,7 @@ fn tree(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<TreeProblem> {
             return Err(Error::unknown("roots", Roots::Shared.name(), ["stationary", "uniform"]));
         }
     };
-    if keys.draws.is_some() && (!stationary || args.prior.is_some()) {
+    if keys.draws.is_some() && (!stationary && args.quantities.is_empty() || args.prior.is_some()) {
         let found = "given with uniform roots or a prior file";
         return Err(Error::invalid("draws", found, "stationary roots of a Dirichlet prior only"));
     }

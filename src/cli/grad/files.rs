@@ -95,10 +95,23 @@ impl<'a> Params<'a> {
         <[usize; 2]>::try_from(array.shape()).map_err(|_| shape_error(self.path, name, &array, expected))
     }
 
-    /// The blocks of `layout`; no other array of numbers may be there.
+    /// T, where an array has a row for each position.
     ///
     /// # Errors
-    /// Arrays that are missing, of another shape, or too many; values that are not finite.
+    /// An array that cannot be read.
+    pub(in crate::cli) fn positions(&self, symbols: usize) -> Result<Option<usize>> {
+        const ROWS: [&str; 4] = ["A1", "wpe", "pe", "pos_embeddings.weight"];
+        let arrays = self.file.read(&[&ROWS[..], &["A.0"]].concat())?;
+        let rows = |name: &str| arrays.get(name)?.shape().first().copied();
+        let of_width = || arrays.get("A.0")?.shape().last()?.checked_sub(symbols);
+        Ok(ROWS.into_iter().find_map(rows).or_else(of_width))
+    }
+
+    /// The blocks of `layout`; no other array of numbers may be there. Entries that the model does
+    /// not read are 0, whatever the file holds.
+    ///
+    /// # Errors
+    /// Arrays that are missing, of another shape, or too many; values that are read and not finite.
     pub(in crate::cli) fn into_blocks<E: Elem>(self, layout: &Layout) -> Result<Vec<E>> {
         let (path, held) = (self.path, held_names(&self.file));
         let names: Vec<&str> = layout.blocks().iter().map(|b| b.name()).collect();
@@ -109,7 +122,8 @@ impl<'a> Params<'a> {
             if array.shape() != block.shape() {
                 return Err(shape_error(path, name, &array, &format!("{:?}", block.shape())));
             }
-            for (i, (p, x)) in params[block.range()].iter_mut().zip(array.to_f64_vec()).enumerate() {
+            let entries = params[block.range()].iter_mut().zip(array.to_f64_vec()).enumerate();
+            for (i, (p, x)) in entries.filter(|(i, _)| block.reads(*i)) {
                 *p = E::from_f64(x);
                 if !p.is_finite() {
                     let problem = format!("array `{name}`, entry {i} (C order) is {x}");

@@ -86,7 +86,12 @@ fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
     };
     let copy = |first: usize, piece: &mut Batch| copy_rows(&batch, first, piece);
     let result = pool(args.threads)?.install(|| evaluation.run(&copy))?;
-    if !result.loss.is_finite() || result.grad.iter().any(|g| !g.is_finite()) {
+    // Losses of outputs that do not count may be anything.
+    let counted = result.losses.iter().zip(batch.weights()).filter(|(_, w)| **w > 0.0);
+    if !result.loss.is_finite()
+        || result.grad.iter().any(|g| !g.is_finite())
+        || counted.into_iter().any(|(l, _)| !l.is_finite())
+    {
         let found = format!("loss {} or a gradient that is not finite", result.loss);
         let field = format!("params, {}", files::weights_name(batch.kind()));
         return Err(Error::invalid(field, found, "values at which everything stays finite"));

@@ -83,7 +83,15 @@ impl<E: Elem> Evaluation<'_, E> {
         fill(rows.start, &mut batch);
         let mut ws = model.workspace(self.kind, n)?;
         let mut grad = vec![E::ZERO; self.params.len()];
-        let loss = model.loss_and_grad(self.params, &batch, self.active, &mut ws, &mut grad)?;
+        let mut loss = model.loss_and_grad(self.params, &batch, self.active, &mut ws, &mut grad)?;
+        let all_finite =
+            |loss: &Sum, grad: &[E]| loss.value().is_finite() && grad.iter().all(|g| g.is_finite());
+        // What overflows in sequences that do not count must not reach the gradient.
+        if !all_finite(&loss, &grad)
+            && let Some(counting) = counting(&batch)?
+        {
+            loss = model.loss_and_grad(self.params, &counting, self.active, &mut ws, &mut grad)?;
+        }
         let mut report = None;
         if self.keep {
             let mut wanted = Report::new(model, self.kind, n, false, true);
@@ -133,4 +141,32 @@ impl<E: Elem> Evaluation<'_, E> {
             }
         }
     }
+}
+
+/// The sequences of `batch` with an output that counts, each position after its last such output
+/// holding the token of that: no earlier position sees it. `None` if there is nothing to leave out.
+fn counting(batch: &Batch) -> Result<Option<Batch>> {
+    let (t, s, o) = (batch.len_tokens(), batch.vocab(), batch.outputs());
+    let last = |b: usize| batch.weights()[b * o..(b + 1) * o].iter().rposition(|w| *w > 0.0);
+    let rows: Vec<(usize, usize)> = (0..batch.seqs()).filter_map(|b| Some((b, last(b)? + t - o))).collect();
+    if rows.len() == batch.seqs() && rows.iter().all(|(_, last)| last + 1 == t) {
+        return Ok(None);
+    }
+    let mut out = Batch::with_capacity(batch.kind(), rows.len(), t, s)?;
+    out.set_seqs(rows.len());
+    let parts = out.parts_mut();
+    for (to, (from, last)) in rows.into_iter().enumerate() {
+        let tokens = &mut parts.tokens[to * t..(to + 1) * t];
+        tokens.copy_from_slice(batch.sequence(from));
+        let token = tokens[last];
+        tokens[last + 1..].fill(token);
+        match batch.kind() {
+            Targets::Law => parts.laws[to * s..(to + 1) * s].copy_from_slice(batch.law(from)),
+            Targets::Labels => {
+                parts.labels[to * t..(to + 1) * t].copy_from_slice(&batch.labels()[from * t..(from + 1) * t]);
+            }
+        }
+        parts.weights[to * o..(to + 1) * o].copy_from_slice(&batch.weights()[from * o..(from + 1) * o]);
+    }
+    Ok(Some(out))
 }

@@ -99,6 +99,29 @@ impl std::fmt::Debug for Trained {
     }
 }
 
+impl Outcome {
+    /// Refuses numbers that are not finite. The loss may be +∞ where a model's ε is 0.
+    fn check(&self) -> Result<()> {
+        let numbers = [
+            ("rho", self.rho),
+            ("t_eff", self.t_eff),
+            ("loss", if self.loss == f64::INFINITY { 0.0 } else { self.loss }),
+            ("bayes_counts", self.bayes_counts),
+            ("entropy", self.entropy),
+            ("mean_error", self.mean_error),
+            ("sup_error", self.sup_error),
+            ("worst_query", self.worst_query),
+        ];
+        match numbers.iter().find(|(_, x)| !x.is_finite()) {
+            None => Ok(()),
+            Some((name, x)) => {
+                let found = format!("{name} is {x} on transitions of kind {}", self.kind);
+                Err(Error::invalid("params", found, "parameters at which everything stays finite"))
+            }
+        }
+    }
+}
+
 struct Silent;
 
 impl Progress for Silent {
@@ -315,7 +338,7 @@ pub fn evaluate(trained: &Trained, kind: &'static str, sizes: &Sizes) -> Result<
         1 => ((square - mean * mean).max(0.0) / (n - 1.0)).sqrt(),
         _ => (means.iter().map(|m| (m - mean) * (m - mean)).sum::<f64>() / (q * (q - 1.0))).sqrt(),
     };
-    Ok(Outcome {
+    let outcome = Outcome {
         kind,
         matrices: number,
         rho: rho.value() / q,
@@ -329,7 +352,9 @@ pub fn evaluate(trained: &Trained, kind: &'static str, sizes: &Sizes) -> Result<
         sup_error_se: se(&means[1], sup, sup2),
         counts_sup_error: counts_sup,
         worst_query: worst,
-    })
+    };
+    outcome.check()?;
+    Ok(outcome)
 }
 
 fn under(trained: &Trained, pi: &[f64], m: usize, sizes: &Sizes) -> Result<Sums> {

@@ -202,9 +202,12 @@ fn mean_loss(vocab: usize, batches: &[&Batch], mut predict: impl FnMut(&[u32], &
     let (mut f, mut sum, mut weight) = (vec![0.0; vocab], Sum::new(), Sum::new());
     for batch in batches {
         for i in 0..batch.seqs() {
-            predict(batch.sequence(i), &mut f);
-            sum.add(batch.weights()[i] * cross_entropy(batch.law(i), &f));
-            weight.add(batch.weights()[i]);
+            let w = batch.weights()[i];
+            if w > 0.0 {
+                predict(batch.sequence(i), &mut f);
+                sum.add(w * cross_entropy(batch.law(i), &f));
+                weight.add(w);
+            }
         }
     }
     sum.value() / divisor(weight.value())

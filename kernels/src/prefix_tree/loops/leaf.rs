@@ -125,14 +125,21 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                 }
             } else {
                 rz = s.div(one, z);
+                let ln_z = if self.careful { ln::<E, S>(s, z) } else { zero };
+                let ln_eps = s.splat(self.ln_eps);
                 for b in 0..used {
                     let (w, f) = (self.get(class + b), self.get(mass + b));
                     let d = s.fma(eps, z, f);
-                    // ε = 0 and a symbol that does not occur: nothing pulls at it, and the loss is
+                    // A symbol that does not occur: nothing pulls at it, and at ε = 0 the loss is
                     // infinite if it has weight.
-                    let g = s.select_lt(zero, d, s.div(w, d), zero);
+                    let g = s.select_lt(zero, f, s.div(w, d), zero);
                     mean = s.fma(f, g, mean);
-                    let lost = s.mul(w, ln::<E, S>(s, s.mul(d, rz)));
+                    let ln_f = if self.careful {
+                        s.select_lt(zero, f, s.sub(ln::<E, S>(s, d), ln_z), ln_eps)
+                    } else {
+                        ln::<E, S>(s, s.mul(d, rz))
+                    };
+                    let lost = s.mul(w, ln_f);
                     loss = s.add(loss, s.select_lt(zero, w, lost, zero));
                     self.put(pulls + b, g);
                 }

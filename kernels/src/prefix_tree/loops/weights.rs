@@ -8,6 +8,20 @@ use crate::prefix_tree::problem::Weights;
 use crate::simd::Simd;
 use crate::vecmath::log::ln;
 
+/// Multiplies the numerator and the denominator of a weight by those of one step. In f32 a product
+/// of many α or Sα leaves the type long before the weight does: there the quotient goes into the
+/// numerator, step by step.
+#[inline(always)]
+fn step<E: Real, S: Simd<E>>(s: S, (num, den): (S::V, S::V), (up, down): (S::V, S::V)) -> (S::V, S::V) {
+    if size_of::<E>() == 4 { (s.mul(num, s.div(up, down)), den) } else { (s.mul(num, up), s.mul(den, down)) }
+}
+
+/// The same of one lane.
+#[inline(always)]
+fn step_lane<E: Real>((num, den): (E, E), (up, down): (E, E)) -> (E, E) {
+    if size_of::<E>() == 4 { (num * (up / down), den) } else { (num * up, den * down) }
+}
+
 /// Words that a relabelling makes of one with query 0 and `used` symbols: (S − 1)(S − 2) .. (S −
 /// used + 1).
 fn orbit(symbols: usize, used: usize) -> f64 {
@@ -144,15 +158,13 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                                     let a = self.prefix[q][l] as usize;
                                     let count = self.lane(ws.counts + a * n + b, l);
                                     let total = self.lane(ws.totals + a, l);
-                                    num *= alpha + *count;
-                                    den *= row + *total;
+                                    (num, den) = step_lane((num, den), (alpha + *count, row + *total));
                                     *count += E::ONE;
                                     *total += E::ONE;
                                 }
                                 None if shared_roots => {
                                     let count = self.lane(ws.root_counts + b, l);
-                                    num *= alpha + *count;
-                                    den *= row + roots;
+                                    (num, den) = step_lane((num, den), (alpha + *count, row + roots));
                                     *count += E::ONE;
                                     roots += E::ONE;
                                 }
@@ -206,8 +218,8 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                             let a = self.sym[q - p + 1] as usize;
                             let (count, total) = (ws.counts + a * n + b, ws.totals + a);
                             let (x, y) = (self.get(count), self.get(total));
-                            num = s.mul(num, s.add(alpha_v, x));
-                            den = s.mul(den, s.add(row, y));
+                            let of = (s.add(alpha_v, x), s.add(row, y));
+                            (num, den) = step(s, (num, den), of);
                             self.put(count, s.add(x, one));
                             self.put(total, s.add(y, one));
                         }
@@ -224,15 +236,14 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                                 self.put(count, s.add(x, hot));
                                 self.put(total, s.add(y, hot));
                             }
-                            num = s.mul(num, up);
-                            den = s.mul(den, down);
+                            (num, den) = step(s, (num, den), (up, down));
                         }
                         None if shared_roots => {
                             let earlier = self.parents[..j].iter().filter(|p| p.is_none()).count();
                             let count = ws.root_counts + b;
                             let x = self.get(count);
-                            num = s.mul(num, s.add(alpha_v, x));
-                            den = s.mul(den, s.add(row, s.splat(E::from_f64(earlier as f64))));
+                            let down = s.add(row, s.splat(E::from_f64(earlier as f64)));
+                            (num, den) = step(s, (num, den), (s.add(alpha_v, x), down));
                             self.put(count, s.add(x, one));
                         }
                         None => {}

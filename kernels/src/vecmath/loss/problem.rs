@@ -20,8 +20,19 @@ compiled_once! {
     }
 }
 
-/// Softmax of a row of n >= 1 logits; returns the logarithm of the sum of their exponentials. The
-/// exponentials have the logits' type, their sum and its logarithm are f64.
+/// lse − z, where lse = max + log. Beside a large maximum its logarithm would be lost in rounding:
+/// the maximum then meets z first. Below that the order is the one that recorded numbers have.
+#[inline(always)]
+fn above((max, log): (f64, f64), z: f64) -> f64 {
+    if max.abs() < LARGE { max + log - z } else { (max - z) + log }
+}
+
+/// Largest logit whose sum with a logarithm keeps 33 bits of it.
+const LARGE: f64 = (1u64 << 20) as f64;
+
+/// Softmax of a row of n >= 1 logits; returns the largest logit, and the logarithm of the sum of
+/// the exponentials of logits less that. The exponentials have the logits' type, their sum and its
+/// logarithm are f64.
 ///
 /// # Safety
 /// `z` is readable at i * zs and `p` writable at i * ps, i < n.
@@ -33,7 +44,7 @@ unsafe fn probs_row<E: Real, S: Simd<E>>(
     zs: usize,
     p: *mut E,
     ps: usize,
-) -> f64 {
+) -> (f64, f64) {
     // SAFETY: the caller's promise; UNIT only where both strides are 1.
     unsafe {
         let unit = zs == 1 && ps == 1;
@@ -48,7 +59,7 @@ unsafe fn probs_row<E: Real, S: Simd<E>>(
         } else {
             softmax::scale_row::<E, S, false>(s, n, p, ps, E::from_f64(1.0 / total));
         }
-        max.to_f64() + total.ln()
+        (max.to_f64(), total.ln())
     }
 }
 
@@ -78,9 +89,9 @@ impl<E: Real> Op<E> for LogSoftmaxRows<'_, E> {
                 } else {
                     softmax::exp_row::<E, S, false>(s, n, xi, xs, oi, os)
                 };
-                let lse = max.to_f64() + sum(n, oi, os).ln();
+                let lse = (max.to_f64(), sum(n, oi, os).ln());
                 for j in 0..n {
-                    *oi.add(j * os) = E::from_f64((*xi.add(j * xs)).to_f64() - lse);
+                    *oi.add(j * os) = E::from_f64(0.0 - above(lse, (*xi.add(j * xs)).to_f64()));
                 }
             }
         }
@@ -113,7 +124,7 @@ impl<E: Real> Op<E> for LabelCrossEntropy<'_, E> {
                 let pi = self.probs.ptr().add(i * prs);
                 let lse = probs_row::<E, S>(s, n, zi, zs, pi, ps);
                 self.losses[i] =
-                    if label == IGNORED { 0.0 } else { lse - (*zi.add(label as usize * zs)).to_f64() };
+                    if label == IGNORED { 0.0 } else { above(lse, (*zi.add(label as usize * zs)).to_f64()) };
             }
         }
     }
@@ -198,7 +209,7 @@ impl<E: Real> Op<E> for CrossEntropy<'_, E> {
                 for j in 0..n {
                     let yij = *yi.add(j * ys);
                     if yij != 0.0 {
-                        loss += yij * (lse - (*zi.add(j * zs)).to_f64());
+                        loss += yij * above(lse, (*zi.add(j * zs)).to_f64());
                     }
                 }
                 self.losses[i] = loss;
@@ -231,11 +242,17 @@ impl<E: Real> Op<E> for CrossEntropyBackward<'_, E> {
                 let pi = p.ptr().add(i * p.row_stride());
                 let yi = y.ptr().add(i * y.row_stride());
                 let di = self.dlogits.ptr().add(i * drs);
+                let w = self.weights[i];
+                if w == 0.0 {
+                    for j in 0..n {
+                        *di.add(j * ds) = E::ZERO;
+                    }
+                    continue;
+                }
                 let mut mass = 0.0;
                 for j in 0..n {
                     mass += *yi.add(j * ys);
                 }
-                let w = self.weights[i];
                 // The two branches are the same loop: with constant strides the compiler vectorises
                 // it.
                 if ps == 1 && ys == 1 && ds == 1 {
