@@ -107,7 +107,9 @@ fn complete(
     task: &str,
     positions: Option<usize>,
 ) -> Result<()> {
-    let mut set = |key: &str, value: toml::Value| drop(table.entry(key).or_insert(value));
+    let mut set = |key: &str, value: toml::Value| {
+        table.entry(key).or_insert(value);
+    };
     let count = |n: usize| toml::Value::Integer(n as i64);
     set("model", model.into());
     set("dtype", Dtype::F64.name().into());

@@ -8,7 +8,7 @@ pub mod folder;
 mod session;
 mod view;
 
-pub use session::{Measured, bytes, check, fits, initial, measure, run, unfreeze};
+pub use session::{MEASURED, Measured, bytes, check, fits, initial, measure, run, unfreeze};
 pub use view::View;
 
 use crate::Result;

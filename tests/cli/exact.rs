@@ -231,6 +231,10 @@ fn bad_input_is_refused() {
         ("p.npz", format!("{TASK} alpha=0.3"), 2, &["roots: stationary with S=3", "draws=N"]),
         ("p.npz", format!("{uniform} alpha=-1"), 2, &["alpha: -1"]),
         ("p.npz", format!("{uniform} eps=-1"), 2, &["eps"]),
+        ("p.npz", format!("{uniform} eps=1e20 --dtype f32"), 2, &["eps", "0 <= eps <= 1"]),
+        ("p.npz", format!("{uniform} eps=1e-306 method=brute"), 2, &["eps: 1e-306", "1e-30 <= eps <= 1"]),
+        ("p.npz", format!("{uniform} eps=1e-306"), 2, &["eps: 1e-306", "1e-30 <= eps <= 1"]),
+        ("p.npz", format!("{uniform} alpha=1e300 method=brute"), 2, &["alpha", "0.001 <= alpha <= 1000"]),
         ("p.npz", format!("{uniform} method=tre"), 2, &["unknown method `tre`", "did you mean `tree`"]),
         ("p.npz", format!("{uniform} method=orbit"), 2, &["A2", "method=tree"]),
         ("p.npz", format!("{uniform} graph=chain"), 2, &["parents", "not both"]),
@@ -257,11 +261,11 @@ fn bad_input_is_refused() {
     ] {
         case.refused("p.npz", &format!("{uniform} {keys}"), code, words);
     }
-    // α^count leaves f32 long before it leaves f64.
+    // α^count leaves f32 long before it leaves f64; the weights do not.
     case.write("two.npz", &[("A1", &[14, 14], vec![0.0; 196]), ("A2", &[2, 2], numbers(4, 9))]);
     let large = "--model simplified S=2 T=14 alpha=1000 roots=uniform eps=0.01";
-    case.refused("two.npz", &format!("{large} --dtype f32"), 2, &["alpha", "sum to 0", "f32"]);
-    case.exact("two.npz", large);
+    let single = case.exact("two.npz", &format!("{large} --dtype f32"));
+    close("f32", &case.exact("two.npz", large), &single, 1e-4);
     std::fs::remove_file(case.path("out.npz")).unwrap();
     let d = "--model disentangled heads=1,1 S=3 T=4 alpha=1 roots=uniform eps=0.1";
     case.refused("d.npz", d, 2, &["unknown key `eps`"]);
@@ -469,4 +473,219 @@ fn several_parents_are_summed_over_every_word() {
         assert!(got.status.code() == Some(2) && err.contains(expected), "{keys}: {err}");
         assert!(!out.exists());
     }
+}
+
+/// Entries above A1's diagonal are not read: whatever they are, nothing changes, on either type.
+#[test]
+fn entries_that_are_not_read_may_be_anything() {
+    let case = Case::new();
+    let (a1, a2) = (numbers(25, 1), numbers(9, 2));
+    let (batch, out) = (case.path("b.npz"), case.path("g.npz"));
+    let tokens = Array::new(&[2, 5], vec![0i64, 1, 2, 1, 0, 2, 2, 1, 0, 1]).unwrap();
+    let targets = Array::new(&[2, 3], vec![0.2, 0.3, 0.5, 1.0, 0.0, 0.0]).unwrap();
+    write_arrays(&batch, &[("tokens", &tokens), ("targets", &targets)], None).unwrap();
+    for dtype in ["f32", "f64"] {
+        let [mut exact, mut grad] = [Vec::new(), Vec::new()];
+        for above in [0.0, f64::NAN, f64::NEG_INFINITY, f64::INFINITY, 1e300] {
+            let own = |(i, x): (usize, &f64)| if i % 5 > i / 5 { above } else { *x };
+            let poisoned = a1.iter().enumerate().map(own).collect();
+            case.write("above.npz", &[("A1", &[5, 5], poisoned), ("A2", &[3, 3], a2.clone())]);
+            for method in ["tree", "brute"] {
+                let keys = format!("{TASK} alpha=0.3 roots=uniform method={method} --dtype {dtype}");
+                exact.push(case.exact("above.npz", &keys));
+            }
+            let params = case.path("above.npz");
+            let files = ["--params", text(&params), "--batch", text(&batch), "--out", text(&out)];
+            let done = popgrad(&[&["grad", "--model", "simplified", "--dtype", dtype], &files[..]].concat());
+            assert!(done.status.success(), "{above}: {}", String::from_utf8_lossy(&done.stderr));
+            grad.push(read_arrays(&out).unwrap());
+        }
+        for (i, found) in exact.iter().enumerate() {
+            assert!(found.iter().all(|(name, a)| a.same_bits(&exact[i % 2][name])), "{dtype} {i}");
+        }
+        for found in &grad {
+            assert!(found.iter().all(|(name, a)| a.same_bits(&grad[0][name])), "{dtype}");
+            let a1 = found["A1"].to_f64_vec();
+            assert!((0..25).all(|i| (i % 5 > i / 5) <= (a1[i] == 0.0)) && a1.iter().any(|g| *g != 0.0));
+        }
+    }
+    // On the diagonal and below it must be a number, and is named.
+    let mut below = a1;
+    below[5] = f64::NAN;
+    case.write("below.npz", &[("A1", &[5, 5], below), ("A2", &[3, 3], a2)]);
+    std::fs::remove_file(case.path("out.npz")).unwrap();
+    case.refused("below.npz", &format!("{TASK} alpha=0.3 roots=uniform"), 1, &["`A1`, entry 5", "finite"]);
+}
+
+fn quantities(args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&crate::support::ok(&[&["exact", "--quantities"], args].concat())).unwrap()
+}
+
+fn rows(of: &serde_json::Value) -> Vec<f64> {
+    match of {
+        serde_json::Value::Array(all) => all.iter().flat_map(rows).collect(),
+        x => vec![x.as_f64().unwrap_or(f64::INFINITY)],
+    }
+}
+
+#[track_caller]
+fn near(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (x, y)) in got.iter().zip(want).enumerate() {
+        assert!((x - y).abs() <= tolerance, "{what}[{i}]: {x} for {y}");
+    }
+}
+
+/// g, χ², ĝ and μ of a prior file, summed over all words as their definitions say.
+#[test]
+fn quantities_of_a_graph_are_their_definitions() {
+    let case = Case::new();
+    let (s, t, parents) = (3usize, 5usize, [None, Some(0), Some(0), None, None]);
+    let pi = vec![0.2, 0.3, 0.5, 0.5, 0.2, 0.3, 0.3, 0.5, 0.2, 0.6, 0.2, 0.2, 0.1, 0.8, 0.1, 0.3, 0.3, 0.4];
+    let (weight, eps) = ([0.25, 0.75], 0.05);
+    case.write("prior.npz", &[("pi", &[2, 3, 3], pi.clone()), ("weight", &[2], weight.to_vec())]);
+    let (prior, out) = (case.path("prior.npz"), case.path("q.npz"));
+    let keys = ["--prior", text(&prior), "--out", text(&out), "parents=-1,0,0,-1", "eps=0.05"];
+    for roots in ["stationary", "uniform"] {
+        let of_roots = format!("roots={roots}");
+        let found = quantities(&[&["mu,chi2,g,ghat", of_roots.as_str()], &keys[..]].concat());
+        let of = |name: &str| rows(&found["quantities"][name]);
+        let (mut mus, mut g, mut ghat, mut chi2) = (Vec::new(), vec![0.0; 25], vec![0.0; 25], vec![0.0; 4]);
+        for (pi, w) in pi.chunks(9).zip(weight) {
+            let mut mu = vec![1.0 / 3.0; 3];
+            for _ in 0..500 {
+                mu = (0..3).map(|b| (0..3).map(|a| mu[a] * pi[a * 3 + b]).sum()).collect();
+            }
+            let root = if roots == "uniform" { vec![1.0 / 3.0; 3] } else { mu.clone() };
+            let mut joint = vec![[0.0; 9]; 25];
+            for code in 0..s.pow(5) {
+                let word: Vec<usize> = (0..t).map(|i| code / s.pow(i as u32) % s).collect();
+                let mut p = w / 3.0;
+                for i in 0..4 {
+                    p *= parents[i].map_or(root[word[i]], |q: usize| pi[word[q] * 3 + word[i]]);
+                }
+                let query = &pi[word[4] * 3..][..3];
+                let share = |b: usize| word.iter().filter(|c| **c == b).count() as f64 / 5.0;
+                let mean: f64 = (0..3).map(|b| query[b] * share(b) / (share(b) + eps)).sum();
+                for i in 0..t {
+                    for j in 0..=i {
+                        joint[i * t + j][word[j] * 3 + word[i]] += p / w;
+                        if word[j] == word[4] {
+                            ghat[i * t + j] += 3.0 * p * (query[word[i]] / (share(word[i]) + eps) - mean);
+                        }
+                    }
+                }
+            }
+            for (e, joint) in joint.iter().enumerate() {
+                let (i, j) = (e / t, e % t);
+                if j <= i {
+                    let sum: f64 = (0..9).map(|x| pi[x] / mu[x % 3] * joint[x]).sum();
+                    // Of [T, T] the sum alone, which is taken off below.
+                    g[e] += w * (sum - f64::from(u8::from(e != 24)));
+                }
+                if i < 4 && parents[i] == Some(j) {
+                    let law = |x: usize, end: usize| -> f64 {
+                        (0..9).filter(|y| [y / 3, y % 3][end] == x).map(|y| joint[y]).sum()
+                    };
+                    let ratio = |x: usize| joint[x] * joint[x] / (law(x / 3, 0) * law(x % 3, 1));
+                    chi2[i] += w * ((0..9).map(ratio).sum::<f64>() - 1.0);
+                }
+            }
+            // The query's own entry: Σ_s π(s|s)/μ(s) − S.
+            let own: f64 = (0..3).map(|x| pi[x * 4] / mu[x]).sum::<f64>() - 3.0;
+            let sum: f64 = (0..9).map(|x| pi[x] / mu[x % 3] * joint[24][x]).sum();
+            g[24] += w * (own - sum);
+            mus.extend(mu);
+        }
+        near("mu", &of("mu"), &mus, 1e-13);
+        near("g", &of("g"), &g, 1e-12);
+        near("chi2", &of("chi2"), &chi2, 1e-13);
+        near("ghat", &of("ghat"), &ghat, 1e-12);
+        let arrays = read_arrays(&out).unwrap();
+        assert_eq!(
+            (arrays["g"].shape(), arrays["chi2"].shape(), arrays["mu"].shape()),
+            (&[5, 5][..], &[4][..], &[2, 3][..])
+        );
+        near("file", &arrays["ghat"].to_f64_vec(), &ghat, 1e-12);
+    }
+}
+
+#[test]
+fn quantities_of_dirichlet_priors_and_what_is_refused() {
+    // Theory, 1.3: the parent's entry is 1/(2(1 + 2α)) at S = 2; the diagonal is 0; [T, T] endless.
+    let found = quantities(&["g,chi2,t_eff", "S=2", "T=6", "graph=chain", "alpha=0.5"]);
+    let g = rows(&found["quantities"]["g"]);
+    near("g", &[g[6], g[13], g[20], g[7], g[14]], &[0.25, 0.25, 0.25, 0.0, 0.0], 1e-9);
+    assert!(found["quantities"]["g"][5][5].is_null());
+    near("chi2", &rows(&found["quantities"]["chi2"]), &[0.0, 0.25, 0.25, 0.25, 0.25], 1e-9);
+    let drawn = quantities(&["g", "S=2", "T=6", "alpha=0.5", "draws=2000", "seed=3"]);
+    let (x, error) = (&drawn["quantities"]["g"][2][1], &drawn["standard_errors"]["g"][2][1]);
+    let (x, error) = (x.as_f64().unwrap(), error.as_f64().unwrap());
+    assert!(error > 0.0 && (x - 0.25).abs() < 4.5 * error, "{x} {error}");
+    for (args, words) in [
+        (&["nu", "S=2"][..], &["unknown quantity `nu`", "chi2"][..]),
+        (&["g,c_v", "S=2", "T=5"], &["quantities", "task=causal_tree"]),
+        (&["g", "T=5"], &["S: missing"]),
+        (&["g", "S=3", "T=5", "alpha=0.1"], &["S: 3", "draws=N"]),
+        (&["g", "S=2", "T=5"], &["alpha: missing"]),
+        (&["ghat", "S=2", "T=5", "alpha=0.1", "eps=1e-40"], &["eps: 1e-40", "1e-30"]),
+        (&["c_v", "N=4"], &["T: missing"]),
+        (&["c_v", "N=4", "T=6", "S=3"], &["S: 3"]),
+        (&["c_v", "N=4", "T=2"], &["T: 2"]),
+        (&["g", "S=2", "T=5", "alpha=0.1", "--model", "simplified"], &["model", "given with quantities"]),
+    ] {
+        crate::support::refused(&[&["exact", "--quantities"], args].concat(), 2, words);
+    }
+}
+
+/// c_v, c_k, c_x by enumeration of every sequence, as theory 2.5 states them.
+#[test]
+fn quantities_of_triggers_are_their_definitions() {
+    use popgrad::exact::trigger_chain::words;
+    let (n, t) = (4usize, 6usize);
+    let law = vec![1.0 / n as f64; n];
+    // All pairs (q, o) are alike.
+    let all = words(&law, &law.repeat(n), 0, 1, t).unwrap();
+    let hot = |x: bool| f64::from(u8::from(x));
+    let share =
+        |z: &[usize], t: usize, v: usize| z[..=t].iter().filter(|x| **x == v).count() as f64 / (t + 1) as f64;
+    let mean = |f: &dyn Fn(&[usize]) -> f64| -> f64 { all.iter().map(|w| w.weight * f(&w.tokens)).sum() };
+    let gap = |f: &dyn Fn(&[usize], usize) -> f64| -> f64 {
+        (0..t).map(|i| mean(&|z| f(z, i)) - 1.0 / n as f64).sum::<f64>() / ((n - 1) * t) as f64
+    };
+    let a = gap(&|z, i| hot(z[i] == 1));
+    let prime = gap(&|z, i| share(z, i, 1));
+    let worth = |z: &[usize], i: usize| a * hot(z[i] == 1) + prime * share(z, i, 1);
+    let level =
+        |f: &dyn Fn(&[usize], usize) -> f64, z: &[usize]| (0..t).map(|i| f(z, i)).sum::<f64>() / t as f64;
+    let (mut v, mut k, mut x) = (vec![0.0; t * t], vec![0.0; t * t], vec![0.0; t * t]);
+    for i in 0..t {
+        let scale = 1.0 / (t * (i + 1)) as f64;
+        for s in 0..=i {
+            v[i * t + s] = scale * prime * (mean(&|z| hot(z[s] == 1)) - mean(&|z| share(z, i, 1)));
+            k[i * t + s] =
+                scale * mean(&|z| (worth(z, i) - level(&worth, z)) * (hot(z[s] == 0) - share(z, i, 0)));
+            x[i * t + s] = scale
+                * prime
+                * mean(&|z| {
+                    (share(z, i, 0) - level(&|z, i| share(z, i, 0), z)) * (hot(z[s] == 1) - share(z, i, 1))
+                });
+        }
+    }
+    let case = Case::new();
+    case.write("bigrams.npz", &[("start", &[n], law.clone()), ("bigram", &[n, n], law.repeat(n))]);
+    let (file, out) = (case.path("bigrams.npz"), case.path("c.npz"));
+    let found = quantities(&["c_v,c_k,c_x,a,a_prime", "N=4", "T=6", "--out", text(&out)]);
+    let given = quantities(&["c_v,c_k,c_x", "T=6", "--prior", text(&file)]);
+    for (name, want) in [("c_v", &v), ("c_k", &k), ("c_x", &x)] {
+        near(name, &rows(&found["quantities"][name]), want, 1e-15);
+        near(name, &rows(&given["quantities"][name]), want, 1e-15);
+        near(name, &read_arrays(&out).unwrap()[name].to_f64_vec(), want, 1e-15);
+    }
+    near(
+        "a",
+        &[rows(&found["quantities"]["a"])[0], rows(&found["quantities"]["a_prime"])[0]],
+        &[a, prime],
+        1e-15,
+    );
 }

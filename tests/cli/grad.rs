@@ -527,3 +527,88 @@ fn bad_arrays_are_refused_in_one_line() {
     case.params.remove("W");
     refused(&case, &keys[..2], 1, "array `W` is missing");
 }
+
+/// A sequence of weight 0 counts nothing, whatever overflows in it: the gradient is that of the
+/// file without it.
+#[test]
+fn what_has_no_weight_counts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let tokens = |rows: &[[i64; 4]]| Array::new(&[rows.len(), 4], rows.concat()).unwrap();
+    let (good, bad) = ([[0i64, 1, 1, 0], [1, 0, 1, 1]], [2i64, 2, 2, 2]);
+    let write = |name: &str, arrays: &[(&str, Array)]| {
+        let named: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, a)).collect();
+        write_arrays(&at(name), &named, None).unwrap();
+    };
+    let laws = [0.5, 0.25, 0.25, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+    write(
+        "one.npz",
+        &[("tokens", tokens(&good)), ("targets", Array::new(&[2, 3], laws[..6].to_vec()).unwrap())],
+    );
+    write(
+        "two.npz",
+        &[
+            ("tokens", tokens(&[good[0], good[1], bad])),
+            ("targets", Array::new(&[3, 3], laws.to_vec()).unwrap()),
+            ("weights", Array::vector(vec![1.0, 1.0, 0.0])),
+        ],
+    );
+    // Labels: the last two positions of the second sequence do not count, and overflow.
+    let labels = Array::new(&[2, 4], vec![1i64, 1, 0, 2, 0, 1, 1, 0]).unwrap();
+    let mask = Array::new(&[2, 4], vec![1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 0.0, 0.0]).unwrap();
+    for (name, last) in [("plain.npz", [1i64, 0, 1, 1]), ("padded.npz", [1, 0, 2, 2])] {
+        let all = [("tokens", tokens(&[good[0], last])), ("labels", labels.clone()), ("mask", mask.clone())];
+        write(name, &all);
+    }
+    let memory = MemorySpec { dim: D, ..MemorySpec::default() };
+    let transformer = TransformerSpec { dim: D, heads: vec![2], norm: false, ..TransformerSpec::default() };
+    for (keys, spec) in [
+        (vec!["simplified"], Spec::Simplified(SimplifiedSpec::new(0.0))),
+        (vec!["disentangled"], Spec::Disentangled(DisentangledSpec::new(&[1, 1]))),
+        (vec!["mlp_transformer"], Spec::MlpTransformer(MlpTransformerSpec::new(&[1, 1]))),
+        (vec!["memory"], Spec::Memory(memory)),
+        (vec!["transformer", "heads=2", "norm=false"], Spec::Transformer(transformer)),
+    ] {
+        let model = spec.build::<f64>(3, 4).unwrap();
+        let mut draw = noise(5);
+        let mut params: Vec<f64> = (0..model.layout().len()).map(|_| draw()).collect();
+        let huge = 1.5e308;
+        for block in model.layout().blocks() {
+            let (d, of) = (*block.shape().last().unwrap(), block.range().start);
+            let mut set = |row: usize| params[of + row * d..of + (row + 1) * d].fill(huge);
+            match block.name() {
+                "tok_embeddings.weight" | "wte" => set(2),
+                // Rows that read symbol 2 directly and through either layer.
+                "W" if spec.name() == "disentangled" => {
+                    [2, 7 + 2, 14 + 2, 21 + 2].into_iter().for_each(&mut set)
+                }
+                _ => {}
+            }
+        }
+        let arrays: Vec<(&str, Array)> = model
+            .layout()
+            .blocks()
+            .iter()
+            .map(|b| (b.name(), Array::new(b.shape(), params[b.range()].to_vec()).unwrap()))
+            .collect();
+        write("p.npz", &arrays);
+        let mut pairs = vec![("one.npz", "two.npz")];
+        if spec.name() != "simplified" {
+            pairs.push(("plain.npz", "padded.npz"));
+        }
+        for (without, with) in pairs {
+            let want = grad(&keys, &at("p.npz"), &at(without), &at("g.npz"));
+            let got = grad(&keys, &at("p.npz"), &at(with), &at("g.npz"));
+            if with == "two.npz" {
+                let lost = got["losses"].to_f64_vec()[2];
+                assert!(!lost.is_finite(), "{keys:?}: {lost}");
+            }
+            for (name, array) in want.iter().filter(|(n, _)| !["losses", "predictions"].contains(&n.as_str()))
+            {
+                let (x, y) = (got[name].to_f64_vec(), array.to_f64_vec());
+                assert!(x.iter().all(|x| x.is_finite()), "{keys:?} {with} {name}");
+                close(&x, &y, 1e-13);
+            }
+        }
+    }
+}

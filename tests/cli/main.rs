@@ -11,4 +11,5 @@ mod grad;
 mod info_bench;
 mod input;
 mod ood;
+mod probe;
 mod verify;

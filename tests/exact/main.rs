@@ -5,6 +5,7 @@
 mod support;
 
 mod marginals;
+mod ranges;
 mod source;
 mod tree;
 mod trigger_chain;

@@ -291,9 +291,95 @@ fn the_command_computes_its_gradient() {
         let err = String::from_utf8(out.stderr).unwrap();
         assert!(out.status.code() == Some(2) && err.contains(words), "{err}");
     };
-    refused(&["eps=x"], "eps: `x`; allowed: eps >= 0");
+    refused(&["eps=x"], "eps: `x`; allowed: 0 <= eps <= 1");
     refused(&["eps=-1"], "eps: -1");
     refused(&["heads=1,1"], "unknown key `heads`");
     // Targets with mass on what does not occur.
     refused(&[], "loss inf");
+}
+
+/// M = I, so that z is A2 itself: two of five positions hold the target, at e^-b beside the others.
+#[test]
+fn a_probability_below_every_number_has_a_loss_and_a_gradient() {
+    fn check<E: Elem>(b: f64, eps: f64) {
+        let model = Simplified::<E>::new(3, 5, &SimplifiedSpec::new(eps)).unwrap();
+        let mut params = vec![E::ZERO; 34];
+        (0..5).for_each(|i| params[i * 6] = E::from_f64(1000.0));
+        (0..3).for_each(|i| params[25 + i * 4] = E::from_f64(b));
+        let mut one = batch(1, 3, 5, 0, 1);
+        one.parts_mut().tokens.copy_from_slice(&[0, 1, 1, 0, 0]);
+        one.parts_mut().laws.copy_from_slice(&[0.0, 1.0, 0.0]);
+        one.parts_mut().weights[0] = 1.0;
+        let (losses, _, grad) = run(&model, &params, &one);
+        // f = 2 e^-b/(3 + 2 e^-b); dL/dA2[0, ·] = (1 − f) f/(f + ε) (1, −1, 0).
+        let f = 2.0 * (-b).exp() / (3.0 + 2.0 * (-b).exp());
+        let (loss, kept) = match eps {
+            0.0 => (b + (1.5 + (-b).exp()).ln(), 1.0),
+            _ => (-(f + eps).ln(), f / (f + eps)),
+        };
+        assert!((losses[0] - loss).abs() <= 4.0 * f64::EPSILON * loss + 1e-15, "{b}: {} {loss}", losses[0]);
+        let want = (1.0 - f) * kept;
+        for (c, w) in [want, -want, 0.0].into_iter().enumerate() {
+            let got = grad[25 + c].to_f64();
+            assert!(
+                (got - w).abs() <= 4.0 * (2.0 * E::UNIT_ROUNDOFF) * want,
+                "{} {b} {eps}: {got:e} {w:e}",
+                E::NAME
+            );
+        }
+        assert!(grad[..25].iter().all(|g| g.to_f64() == 0.0));
+    }
+    for b in [81.0, 100.0, 701.0, 800.0, 1e4, 2f64.powi(100)] {
+        check::<f32>(b, 0.0);
+        check::<f64>(b, 0.0);
+    }
+    for (b, eps) in [(60.0, 1e-30), (75.0, 1e-30), (100.0, 1e-30), (650.0, 1e-30), (81.0, 0.01)] {
+        check::<f32>(b, eps);
+        check::<f64>(b, eps);
+    }
+    check::<f64>(1e300, 0.0);
+}
+
+/// In f32 the logarithms take over where f64 does not need them yet.
+#[test]
+fn gradients_in_logs_are_those_of_more_digits() {
+    let (s, t) = (3, 6);
+    for (seed, scale) in [(1, 60.0), (2, 90.0), (3, 120.0)] {
+        let wide = gaussian(seed, t * t + s * s, 1.0);
+        let wide: Vec<f64> =
+            wide.iter().enumerate().map(|(i, x)| if i < t * t { 3.0 * x } else { scale * x }).collect();
+        let single: Vec<f32> = wide.iter().map(|x| *x as f32).collect();
+        let rounded: Vec<f64> = single.iter().map(|x| f64::from(*x)).collect();
+        let words = batch(seed + 9, s, t, 0, 729);
+        let of = SimplifiedSpec::new(0.0);
+        let (double, float) =
+            (Simplified::<f64>::new(s, t, &of).unwrap(), Simplified::<f32>::new(s, t, &of).unwrap());
+        let (l, _, g) = run(&double, &rounded, &words);
+        let (m, _, h) = run(&float, &single, &words);
+        let deep = l.iter().filter(|l| l.is_finite() && **l > 90.0).count();
+        assert!(scale < 80.0 || deep > 5, "{deep} words need logarithms");
+        for (l, m) in l.iter().zip(&m) {
+            assert!(l == m || (l - m).abs() <= 1e-4 * l.max(1.0), "{l} {m}");
+        }
+        let largest = g.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        for (at, (g, h)) in g.iter().zip(&h).enumerate() {
+            assert!((g - f64::from(*h)).abs() <= 1e-4 * largest, "{scale} {at}: {g} {h}");
+        }
+    }
+}
+
+/// Numbers that f32 does not have are refused, not made infinite.
+#[test]
+fn constructions_are_finite_in_their_type() {
+    let parents = [None, Some(0), Some(1), Some(2)];
+    let model = Simplified::<f32>::new(3, 5, &SimplifiedSpec::new(0.1)).unwrap();
+    for (scale, beta, field) in
+        [(1e300, 1.0, "scale: 1e300"), (1.0, f64::NAN, "beta: NaN"), (1.0, 1e39, "beta: 1e39")]
+    {
+        let e = model.construction(&parents, scale, beta).unwrap_err().to_string();
+        assert!(e.starts_with(field) && e.contains("finite in f32"), "{e}");
+    }
+    let spec = SimplifiedSpec { beta0: 1e300, ..SimplifiedSpec::default() };
+    assert!(Simplified::<f64>::new(3, 5, &spec).is_ok());
+    assert!(Simplified::<f32>::new(3, 5, &spec).unwrap_err().to_string().starts_with("beta0: 1e300"));
 }
