@@ -1,7 +1,7 @@
 //! The paper's explicit solutions as parameters of the disentangled transformer. That of the
 //! simplified model is [`Simplified::construction`](super::Simplified::construction).
 
-use super::{Disentangled, Model, check_parents};
+use super::{Disentangled, Model, check_finite, check_parents};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
@@ -19,7 +19,7 @@ use popgrad_kernels::Elem;
 ///
 /// # Errors
 /// A model with other heads; another number of lists; a list of another length; a parent that is
-/// not at an earlier position.
+/// not at an earlier position; numbers that are not finite in `E`.
 pub fn induction_heads<E: Elem>(
     model: &Disentangled<E>,
     parents: &[Vec<Option<usize>>],
@@ -37,6 +37,9 @@ pub fn induction_heads<E: Elem>(
         if list.len() != t && h > 1 {
             return Err(Error::invalid("parents", format!("{} entries", list.len()), format!("{t}")));
         }
+    }
+    for (field, x) in [("scale", scale), ("beta", beta), ("readout", readout)] {
+        check_finite::<E>(field, x)?;
     }
     let layout = model.layout();
     let mut params = vec![E::ZERO; layout.len()];

@@ -238,6 +238,14 @@ pub(crate) fn check_active<E: Elem>(
     }
 }
 
+/// Refuses a number that is not finite in `E`.
+pub(crate) fn check_finite<E: Elem>(field: &str, x: f64) -> Result<()> {
+    if E::from_f64(x).is_finite() {
+        return Ok(());
+    }
+    Err(Error::invalid(field, format!("{x:e}"), format!("finite in {}", E::NAME)))
+}
+
 /// Checks the parents of a construction: one per position, with or without the query's. A parent
 /// lies at an earlier position; the query's may lie at any position.
 pub(crate) fn check_parents(parents: &[Option<usize>], t: usize) -> Result<()> {

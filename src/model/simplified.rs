@@ -24,7 +24,8 @@
 
 use super::layered::{add_weighted, argmax, check_lengths, check_sequence, next, record};
 use super::{
-    Draw, FirstLayerScores, Layout, Model, Report, Workspace, WorkspaceLen, check_active, check_operands,
+    Draw, FirstLayerScores, Layout, Model, Report, Workspace, WorkspaceLen, check_active, check_finite,
+    check_operands,
 };
 use crate::batch::{Batch, Targets};
 use crate::num::{Sum, check_eps, exp, ln};
@@ -102,7 +103,7 @@ impl<E: Elem> Simplified<E> {
         check_lengths(vocab, seq_len)?;
         let SimplifiedSpec { eps, beta0 } = *spec;
         check_eps(eps)?;
-        finite::<E>("beta0", beta0)?;
+        check_finite::<E>("beta0", beta0)?;
         let mut layout = Layout::new();
         layout.push_causal("A1", seq_len)?;
         layout.push("A2", &[vocab, vocab])?;
@@ -129,8 +130,8 @@ impl<E: Elem> Simplified<E> {
     pub fn construction(&self, parents: &[Option<usize>], scale: f64, beta: f64) -> Result<Vec<E>> {
         let (t, s) = (self.seq_len, self.vocab);
         super::check_parents(parents, t)?;
-        finite::<E>("scale", scale)?;
-        finite::<E>("beta", beta)?;
+        check_finite::<E>("scale", scale)?;
+        check_finite::<E>("beta", beta)?;
         let mut params = vec![E::ZERO; self.layout.len()];
         let (a1, a2) = params.split_at_mut(t * t);
         for (i, p) in parents.iter().enumerate() {
@@ -399,14 +400,6 @@ impl Logs<'_> {
             false => f / (f + self.eps),
         }
     }
-}
-
-/// Refuses a number that is not finite in `E`.
-fn finite<E: Elem>(field: &str, x: f64) -> Result<()> {
-    if E::from_f64(x).is_finite() {
-        return Ok(());
-    }
-    Err(Error::invalid(field, format!("{x:e}"), format!("finite in {}", E::NAME)))
 }
 
 /// A head in each of two layers.

@@ -578,10 +578,15 @@ fn quantities_of_a_graph_are_their_definitions() {
             }
             for (e, joint) in joint.iter().enumerate() {
                 let (i, j) = (e / t, e % t);
-                if j <= i {
+                if i == 4 && j < 4 {
+                    // The symbol at the query is the query.
+                    let at = |x: usize| -> f64 { (0..3).map(|y| joint[x * 3 + y]).sum() };
+                    g[e] += w * ((0..3).map(|x| at(x) * pi[x * 4] / mu[x]).sum::<f64>() - 1.0);
+                } else if j <= i {
                     let sum: f64 = (0..9).map(|x| pi[x] / mu[x % 3] * joint[x]).sum();
-                    // Of [T, T] the sum alone, which is taken off below.
-                    g[e] += w * (sum - f64::from(u8::from(e != 24)));
+                    // The query's own entry: Σ_s π(s|s)/μ(s) − S.
+                    let own = (0..3).map(|x| pi[x * 4] / mu[x]).sum::<f64>() - 3.0;
+                    g[e] += w * if e == 24 { own } else { sum - 1.0 };
                 }
                 if i < 4 && parents[i] == Some(j) {
                     let law = |x: usize, end: usize| -> f64 {
@@ -591,10 +596,6 @@ fn quantities_of_a_graph_are_their_definitions() {
                     chi2[i] += w * ((0..9).map(ratio).sum::<f64>() - 1.0);
                 }
             }
-            // The query's own entry: Σ_s π(s|s)/μ(s) − S.
-            let own: f64 = (0..3).map(|x| pi[x * 4] / mu[x]).sum::<f64>() - 3.0;
-            let sum: f64 = (0..9).map(|x| pi[x] / mu[x % 3] * joint[24][x]).sum();
-            g[24] += w * (own - sum);
             mus.extend(mu);
         }
         near("mu", &of("mu"), &mus, 1e-13);

@@ -540,7 +540,7 @@ fn what_has_no_weight_counts_nothing() {
         let named: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, a)).collect();
         write_arrays(&at(name), &named, None).unwrap();
     };
-    let laws = [0.5, 0.25, 0.25, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+    let laws = [0.5, 0.5, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
     write(
         "one.npz",
         &[("tokens", tokens(&good)), ("targets", Array::new(&[2, 3], laws[..6].to_vec()).unwrap())],

@@ -115,7 +115,7 @@ fn what_cannot_be_probed_is_refused() {
     refused(&with(&["source=exact"]), 2, &["source"]);
     refused(&with(&["S=4"]), 1, &["`A2`", "[4, 4]"]);
     refused(&with(&["grpah=icl"]), 2, &["unknown key `grpah`", "graph"]);
-    refused(&with(&["task=trigger_bigram"]), 2, &["S", "alphabet"]);
+    refused(&with(&["task=trigger_bigram"]), 2, &["model: simplified"]);
     refused(
         &["probe", "--model", "memory", "--params", text(&path)],
         1,

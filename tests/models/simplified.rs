@@ -317,12 +317,16 @@ fn a_probability_below_every_number_has_a_loss_and_a_gradient() {
             0.0 => (b + (1.5 + (-b).exp()).ln(), 1.0),
             _ => (-(f + eps).ln(), f / (f + eps)),
         };
-        assert!((losses[0] - loss).abs() <= 4.0 * f64::EPSILON * loss + 1e-15, "{b}: {} {loss}", losses[0]);
+        assert!(
+            (losses[0] - loss).abs() <= 4.0 * f64::EPSILON * loss + 32.0 * E::UNIT_ROUNDOFF,
+            "{b}: {} {loss}",
+            losses[0]
+        );
         let want = (1.0 - f) * kept;
         for (c, w) in [want, -want, 0.0].into_iter().enumerate() {
             let got = grad[25 + c].to_f64();
             assert!(
-                (got - w).abs() <= 4.0 * (2.0 * E::UNIT_ROUNDOFF) * want,
+                (got - w).abs() <= 32.0 * E::UNIT_ROUNDOFF * want,
                 "{} {b} {eps}: {got:e} {w:e}",
                 E::NAME
             );
@@ -378,6 +382,12 @@ fn constructions_are_finite_in_their_type() {
     {
         let e = model.construction(&parents, scale, beta).unwrap_err().to_string();
         assert!(e.starts_with(field) && e.contains("finite in f32"), "{e}");
+    }
+    let dense = Disentangled::<f32>::new(3, 5, &DisentangledSpec::new(&[1, 1])).unwrap();
+    for (at, field) in ["scale", "beta", "readout"].into_iter().enumerate() {
+        let x = |i: usize| if i == at { -1e39 } else { 2.0 };
+        let e = induction_heads(&dense, &[parents.to_vec()], x(0), x(1), x(2)).unwrap_err().to_string();
+        assert!(e.starts_with(&format!("{field}: -1e39")), "{e}");
     }
     let spec = SimplifiedSpec { beta0: 1e300, ..SimplifiedSpec::default() };
     assert!(Simplified::<f64>::new(3, 5, &spec).is_ok());

@@ -26,6 +26,8 @@ const OF_TRIGGERS: [&str; 5] = ["c_v", "c_k", "c_x", "a", "a_prime"];
 /// Largest change of a number, relative to the largest of its kind and 1, at which quadrature has
 /// converged.
 const CONVERGED: f64 = 1e-10;
+/// The same for ρ = |1 − p − q|, whose kink lets quadrature converge slowly.
+const CONVERGED_RHO: f64 = 1e-5;
 
 /// Named numbers with their shapes.
 struct Quantity {
@@ -291,6 +293,12 @@ fn with_roots(prior: FinitePrior, x: &TreeProblem) -> Result<FinitePrior> {
 fn by_quadrature(of: &OfGraph<'_>, alpha: f64) -> Result<(usize, Vec<f64>, FinitePrior)> {
     let t = of.problem.forest.seq_len();
     let endless = (of.wants("g") && alpha <= 1.0).then_some(t * t - 1);
+    let counted = |name: &str, n: usize| if of.wants(name) { n } else { 0 };
+    let rho = counted("g", t * t) + counted("chi2", t - 1);
+    let has_rho = ["g", "chi2", "rho", "t_eff"].iter().any(|n| of.wants(n));
+    // ρ is a by-product where it is not wanted.
+    let slow = ["rho", "t_eff"].iter().any(|n| of.wants(n)).then_some(CONVERGED_RHO / CONVERGED);
+    let weight = |at: usize| if has_rho && at == rho { slow.map_or(0.0, f64::recip) } else { 1.0 };
     let mut last: Option<Vec<f64>> = None;
     let mut nodes = 8;
     loop {
@@ -301,8 +309,8 @@ fn by_quadrature(of: &OfGraph<'_>, alpha: f64) -> Result<(usize, Vec<f64>, Finit
         }
         let scale = now.iter().filter(|x| x.is_finite()).fold(1.0, |m: f64, x| m.max(x.abs()));
         let moved = last.as_ref().map(|old| {
-            let both = old.iter().zip(&now).filter(|(a, b)| !(a.is_infinite() && b.is_infinite()));
-            both.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+            let both = old.iter().zip(&now).enumerate().filter(|(_, (a, _))| a.is_finite());
+            both.map(|(at, (a, b))| weight(at) * (a - b).abs()).fold(0.0, f64::max)
         });
         match moved {
             Some(moved) if moved <= CONVERGED * scale => return Ok((nodes, now, prior)),

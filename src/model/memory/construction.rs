@@ -37,9 +37,20 @@ impl<E: Elem> Memory<E> {
     ///
     /// # Errors
     /// Rotary positions, which have no vectors; a trigger or a table that does not fit; a floor or
-    /// gaps that are not finite and > 0; embeddings or images of them that are all 0. `params` is
-    /// then unchanged.
+    /// gaps that are not finite and > 0; embeddings or images of them that are all 0; memories that
+    /// leave `E`. `params` is then unchanged.
     pub fn write_memories(&self, params: &mut [E], what: &Memories<'_>) -> Result<()> {
+        let mut written = params.to_vec();
+        self.write(&mut written, what)?;
+        if written.iter().zip(&*params).any(|(new, old)| old.is_finite() && !new.is_finite()) {
+            let found = format!("{:?}: a memory is not finite in {}", what.gaps, E::NAME);
+            return Err(Error::invalid("gaps", found, "gaps of a size that it can hold"));
+        }
+        params.copy_from_slice(&written);
+        Ok(())
+    }
+
+    fn write(&self, params: &mut [E], what: &Memories<'_>) -> Result<()> {
         let (n, t, d) = (self.shape.vocab, self.shape.len, self.shape.dim);
         let Some(pe) = self.blocks.pe else {
             return Err(Error::invalid("positions", "rotary", "positions that are vectors"));
