@@ -323,10 +323,12 @@ fn a_probability_below_every_number_has_a_loss_and_a_gradient() {
             losses[0]
         );
         let want = (1.0 - f) * kept;
+        // e^-80 beside 1 is no number of an f32 softmax: f/ε of such an f is lost.
+        let least = if E::NAME == "f32" { 1e-32 } else { 0.0 };
         for (c, w) in [want, -want, 0.0].into_iter().enumerate() {
             let got = grad[25 + c].to_f64();
             assert!(
-                (got - w).abs() <= 32.0 * E::UNIT_ROUNDOFF * want,
+                (got - w).abs() <= 32.0 * E::UNIT_ROUNDOFF * want + least,
                 "{} {b} {eps}: {got:e} {w:e}",
                 E::NAME
             );
