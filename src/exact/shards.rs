@@ -217,7 +217,7 @@ impl<E: Elem> Shards<E> {
         for (k, row) in a2.chunks_exact(self.symbols).take(queries).enumerate() {
             let (lo, hi) =
                 row.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
-            if !(hi - lo <= most) {
+            if !(lo..=lo + most).contains(&hi) {
                 let found = format!("row {k} has a range of {}", hi - lo);
                 let allowed =
                     format!("a range of at most {most} in {}; enumeration (brute) takes any", E::NAME);
