@@ -76,6 +76,14 @@ pub enum Error {
         /// Updates done.
         step: u64,
     },
+    /// Figures that could not be drawn; everything else was written.
+    #[error("figures: {source}; all else is written in {}", folder.display())]
+    Figures {
+        /// Folder of the run or study.
+        folder: PathBuf,
+        /// Why the first of them could not.
+        source: Box<Error>,
+    },
     /// A kernel rejected its operands, or an instruction set is unknown or unavailable.
     #[error("kernel: {0}")]
     Kernel(#[from] KernelError),
@@ -136,6 +144,16 @@ impl Error {
     /// An I/O failure while doing `action` to `path`.
     pub fn io(path: impl AsRef<Path>, action: &'static str, source: std::io::Error) -> Self {
         Error::Io { path: path.as_ref().to_path_buf(), action, source }
+    }
+
+    /// That the figures of the run or study in `folder` failed by `self`, all else being written.
+    pub fn of_figures(self, folder: impl AsRef<Path>) -> Self {
+        Error::Figures { folder: folder.as_ref().to_path_buf(), source: Box::new(self) }
+    }
+
+    /// True for [`Error::Figures`].
+    pub fn is_of_figures(&self) -> bool {
+        matches!(self, Error::Figures { .. })
     }
 
     /// True for [`Error::Diverged`].

@@ -35,6 +35,8 @@ pub enum Purpose {
     Probe = 6,
     /// Fixed parts of a task (triggers, frozen embeddings).
     Task = 7,
+    /// Permutations of tests.
+    Permutation = 8,
 }
 
 const M0: u64 = 0xD251_1F53;
@@ -234,12 +236,13 @@ mod tests {
             Purpose::Prior,
             Purpose::Probe,
             Purpose::Task,
+            Purpose::Permutation,
         ];
-        assert_eq!(purposes.map(|p| p as u64), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(purposes.map(|p| p as u64), [1, 2, 3, 4, 5, 6, 7, 8]);
         let mut keys: Vec<_> = (0..50).flat_map(|s| purposes.map(|p| Key::new(s, p).0)).collect();
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 350);
+        assert_eq!(keys.len(), 400);
         // The upper half of the seed counts.
         assert_ne!(Key::new(1, Purpose::Train), Key::new(1 | 1 << 32, Purpose::Train));
     }

@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("source", &["task", "batch", "rng", "exact"]),
     ("model", &["batch"]),
     ("optim", &[]),
-    ("discover", &[]),
+    ("discover", &["rng"]),
     ("train", &["source", "model", "optim", "batch"]),
     ("probe", &["task", "batch", "rng", "source", "model"]),
     // Theory may ask the probes: a construction is recalled, or it is none.

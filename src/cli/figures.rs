@@ -91,15 +91,19 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
     let threads = pool.current_num_threads();
     // Each run has its own pool.
     drop(pool);
+    let mut figures = Ok(());
     for study in &all {
         say(&format!("{}: {}", study.name, study.title));
         let sub = folder.join(&study.name);
-        let summary = study.run(&sub, threads, progress::of_study().as_ref())?;
-        tell(&study.as_text(&sub, &summary)?)?;
+        let outcome = study.outcome(&sub, threads, progress::of_study().as_ref())?;
+        tell(&study.as_text(&sub, &outcome.summary)?)?;
+        // The other studies and the page are worth having without it.
+        figures = figures.and(outcome.figures);
     }
     let page = page(&folder, &plan, &all)?;
     page.save(&folder.join(INDEX_FILE))?;
-    tell(&format!("page: {}\n", folder.join(INDEX_FILE).display()))
+    tell(&format!("page: {}\n", folder.join(INDEX_FILE).display()))?;
+    figures
 }
 
 fn make_plan(args: &FiguresArgs) -> Result<Plan> {

@@ -111,7 +111,7 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
         if runs.len() < 2 {
             say("one run: no figure; it takes runs of several T");
         } else {
-            save_figure(dir, "ood", &figure(&runs, &kinds).into())?;
+            save_figure(dir, "ood", &figure(&runs, &kinds).into()).map_err(|e| e.of_figures(dir))?;
         }
     }
     Ok(())

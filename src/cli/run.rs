@@ -144,8 +144,9 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             if args.quick {
                 say_changes(&study.runs[0].config)?;
             }
-            let summary = study.run(&folder, threads, progress::of_study().as_ref())?;
-            tell(&format!("{}folder: {}\n", study.as_text(&folder, &summary)?, folder.display()))
+            let outcome = study.outcome(&folder, threads, progress::of_study().as_ref())?;
+            tell(&format!("{}folder: {}\n", study.as_text(&folder, &outcome.summary)?, folder.display()))?;
+            outcome.figures
         }
     }
 }

@@ -152,11 +152,12 @@ pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
     let mut report = Report { version, isa, threads, overrides, points, fits, recovery: Vec::new() };
     // Before recovery, so that a failure there leaves what was measured.
     report.write(&folder)?;
-    save_figure(&folder, "scaling", &figure(&report))?;
+    let drawn = save_figure(&folder, "scaling", &figure(&report)).map_err(|e| e.of_figures(&folder));
     report.recovery = recovery(args, &report.points, &folder, threads)?;
     report.write(&folder)?;
     tell(&table(&report))?;
-    tell(&format!("folder: {}\n", folder.display()))
+    tell(&format!("folder: {}\n", folder.display()))?;
+    drawn.map(drop)
 }
 
 impl Report {
@@ -359,7 +360,8 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
         study.check()?;
         let sub = folder.join(format!("recovery-{key}"));
         create_run_dir(&sub)?;
-        study.run(&sub, threads, progress::of_study().as_ref())?;
+        // Its own figures are not among what is measured.
+        study.outcome(&sub, threads, progress::of_study().as_ref())?;
         let section = study.drawing.cells(&study, &sub)?;
         out.extend(sizes.iter().zip(section).map(|(size, (runs, recovered, attention))| Recovery {
             key: key.into(),

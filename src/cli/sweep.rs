@@ -73,12 +73,13 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
     };
     let threads = pool.current_num_threads();
     drop(pool);
-    let summary = study.run(&folder, threads, progress::of_study().as_ref())?;
+    let outcome = study.outcome(&folder, threads, progress::of_study().as_ref())?;
     let mut section = study.section(&folder, ".")?;
     section.text.push(format!("Common to all runs: {}.", study.common_keys()));
     let page = Page { title: study.title.clone(), summary: String::new(), sections: vec![section] };
     page.save(&folder.join("sweep.html"))?;
-    tell(&format!("{summary}folder: {}\n", folder.display()))
+    tell(&format!("{}folder: {}\n", outcome.summary, folder.display()))?;
+    outcome.figures
 }
 
 fn resolve(args: &SweepArgs) -> Result<Study> {

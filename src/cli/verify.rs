@@ -75,7 +75,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     if let Some(dir) = &args.out {
         write_bytes_atomic(&dir.join("verify.json"), json.as_bytes())?;
         page(&outcomes).save(&dir.join("verify.html"))?;
-        save_figures(&outcomes, &dir.join("figures"))?;
+        save_figures(&outcomes, &dir.join("figures")).map_err(|e| e.of_figures(dir))?;
     }
     let failed = outcomes.iter().any(|o| o.verdict() == Verdict::Fail);
     Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })

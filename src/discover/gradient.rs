@@ -18,8 +18,13 @@
 //! has a parent is tested on the residual of ĝ after its finite-T bias is removed, see
 //! [`super::null`].
 
-use super::{Graph, Labels, Leaders, Position, Sample, Score, Table, check_level, leaders, null};
-use crate::num::Sum;
+use super::independence;
+use super::tails;
+use super::{
+    Found, Graph, Labels, Leaders, Rule, Sample, Score, Test, check_level, leaders, null, positions,
+};
+use crate::num::{Sum, ln};
+use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -32,6 +37,13 @@ const MIN_ROWS: usize = 6;
 
 /// Fewest sequences whose means are taken for normal.
 const MIN_SEQS: usize = 30;
+
+/// Columns whose laws differ by more than this, in mean χ² distance from the law of all, have a
+/// bias that is no sum of effects of row and column.
+const UNEQUAL: f64 = 0.02;
+
+/// Samples with unrelated columns that this bias is measured on.
+const UNRELATED: u64 = 8;
 
 /// Moments over sequences.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,9 +205,10 @@ pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
     let tested = n >= MIN_ROWS && sample.seqs >= MIN_SEQS;
     let (z, heavy, spread) = if tested {
         let led: Vec<Option<usize>> = leaders.iter().map(|(best, _)| *best).collect();
-        let rest = null::polish(&m.g, n, &led);
+        let (g, noise) = without_bias(sample, eps, &m)?;
+        let rest = null::polish(&g, n, &led);
         let spread = null::spread(&rest, &m.se, n);
-        let widening = null::widening(n);
+        let widening = null::widening(n) * noise;
         // An error of 0 is no certainty: nothing varies, so nothing is known.
         let z = |(r, se): (&f64, &f64)| match *se > 0.0 {
             true => r / (widening * se * se + spread * spread).sqrt(),
@@ -205,8 +218,15 @@ pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
     } else {
         (vec![f64::NAN; n * n], Vec::new(), 0.0)
     };
-    let table = Table { rows: n, scores, z };
     let errors = errors(sample, eps, &leaders)?;
+    let of = |(i, (leaders, e)): (usize, (&Leaders, &Errors))| {
+        // k contributions of one size and sign have z = √k: fewer cannot reach the level, and their
+        // mean is not normal.
+        let least = tails::normal_quantile(ln(level / i as f64)).powi(2);
+        let test = leaders.0.map(|j| z[i * n + j]).filter(|z| !z.is_nan() && e.contributing >= least);
+        Found { leaders: *leaders, test: test.map_or(Test::NONE, Test::of_z), errors: [e.score, e.margin] }
+    };
+    let found: Vec<Found> = leaders.iter().zip(&errors).enumerate().map(of).collect();
     Ok(Graph {
         score: Score::Gradient,
         sequences: sample.seqs,
@@ -216,67 +236,94 @@ pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
         tested,
         heavy,
         spread,
-        positions: positions(&table, &leaders, &errors, level, tested),
-        scores: table.scores,
+        positions: positions(&scores, &found, Rule { level, tested, positive: true }),
+        scores,
     })
 }
 
-/// Standard errors of (score of the best, margin to the second) of each row.
-fn errors(sample: &Sample, eps: f64, leaders: &[Leaders]) -> Result<Vec<[f64; 2]>> {
+/// ĝ without the bias that unequal columns give it, and the factor of its variance: where they are
+/// alike, as it is. Else the mean of ĝ over samples in which every column but the query's is
+/// permuted is taken off: there all positions are unrelated, and have the same laws.
+fn without_bias(sample: &Sample, eps: f64, m: &Moments) -> Result<(Vec<f64>, f64)> {
+    if inequality(sample) <= UNEQUAL {
+        return Ok((m.g.clone(), 1.0));
+    }
+    let mut g = m.g.clone();
+    for round in 0..UNRELATED {
+        let mut tokens = sample.tokens.clone();
+        for i in 0..m.rows {
+            let key = Key::new(i as u64, Purpose::Permutation);
+            let mut column: Vec<u32> = tokens[i..].iter().step_by(sample.len).copied().collect();
+            independence::shuffle(&mut column, &key, round);
+            tokens[i..].iter_mut().step_by(sample.len).zip(column).for_each(|(to, c)| *to = c);
+        }
+        let labels = sample.labels.clone();
+        let unrelated = moments(&Sample { tokens, labels, ..*sample }, eps)?;
+        g.iter_mut().zip(&unrelated.g).for_each(|(g, x)| *g -= x / UNRELATED as f64);
+    }
+    Ok((g, 1.0 + 1.0 / UNRELATED as f64))
+}
+
+/// Mean over the positions but the query's of Σ_s (p_i(s) − p(s))²/p(s), p_i the law of position i
+/// and p that of all, beyond what equal laws would show.
+fn inequality(sample: &Sample) -> f64 {
+    let (t, s, rows) = (sample.len, sample.symbols, sample.len - 1);
+    let mut counts = vec![0u32; rows * s];
+    for tokens in sample.tokens.chunks_exact(t) {
+        tokens[..rows].iter().enumerate().for_each(|(i, c)| counts[i * s + *c as usize] += 1);
+    }
+    let (mut total, mut symbols) = (0.0, 0.0);
+    for c in 0..s {
+        let column: Vec<f64> = counts[c..].iter().step_by(s).map(|n| f64::from(*n)).collect();
+        let mean = column.iter().sum::<f64>() / rows as f64;
+        if mean > 0.0 {
+            symbols += 1.0;
+            total += column.iter().map(|n| (n - mean) * (n - mean)).sum::<f64>() / mean;
+        }
+    }
+    let n = sample.seqs as f64;
+    (total / rows as f64 - (symbols - 1.0)) / n
+}
+
+/// What is known of the leader of a row besides its score.
+struct Errors {
+    /// Standard error of its score, and of the margin to the second.
+    score: f64,
+    margin: f64,
+    /// How many sequences its tested entry comes from: (Σ x²)²/Σ x⁴ over their contributions x.
+    contributing: f64,
+}
+
+fn errors(sample: &Sample, eps: f64, leaders: &[Leaders]) -> Result<Vec<Errors>> {
     let labels = labels(sample)?;
     let (rows, n) = (leaders.len(), sample.seqs as f64);
-    let sums = fold(sample, 4 * rows, |range, out| {
+    let sums = fold(sample, 6 * rows, |range, out| {
         let mut terms = Terms::new(sample);
         let mut hit = vec![0.0; rows];
         for k in range {
             terms.fill(sample, labels, k, eps);
             hit.fill(0.0);
             terms.hits.iter().for_each(|j| hit[*j] = 1.0);
+            let mean_hit = terms.hits.len() as f64 / rows as f64;
+            let mean = terms.u[..rows].iter().sum::<f64>() / rows as f64;
             let mut before = 0.0;
             for (i, (best, second)) in leaders.iter().enumerate() {
                 before += hit[i];
                 let (Some(best), u) = (best, terms.u[i]) else { continue };
                 let x = u * (hit[*best] - before / (i + 1) as f64);
                 let d = u * (hit[*best] - second.map_or(0.0, |s| hit[s]));
-                let sums = &mut out[4 * i..][..4];
-                sums.iter_mut().zip([x, x * x, d, d * d]).for_each(|(o, x)| *o += x);
+                let square = ((u - mean) * (hit[*best] - mean_hit)).powi(2);
+                let sums = &mut out[6 * i..][..6];
+                let all = [x, x * x, d, d * d, square, square * square];
+                sums.iter_mut().zip(all).for_each(|(o, x)| *o += x);
             }
         }
     });
     let se = |sum: f64, squares: f64| ((squares / n - (sum / n) * (sum / n)).max(0.0) / (n - 1.0)).sqrt();
-    Ok(sums.chunks_exact(4).map(|s| [se(s[0], s[1]), se(s[2], s[3])]).collect())
-}
-
-/// One record per row: a parent where the best candidate's score is positive and its tail, times
-/// the number of candidates, at most `level`; none at all where nothing is `tested`.
-pub(super) fn positions(
-    table: &Table,
-    leaders: &[Leaders],
-    errors: &[[f64; 2]],
-    level: f64,
-    tested: bool,
-) -> Vec<Position> {
-    let n = table.rows;
-    let of = |(i, ((best, second), [score_se, margin_se])): (usize, (&Leaders, &[f64; 2]))| {
-        let at = |j: &Option<usize>, x: &[f64]| j.map_or(f64::NAN, |j| x[i * n + j]);
-        let (score, z) = (at(best, &table.scores), at(best, &table.z));
-        let p = match z.is_nan() {
-            _ if !tested => f64::NAN,
-            true => 1.0,
-            false => (null::upper_tail(z) * i as f64).min(1.0),
-        };
-        Position {
-            position: i,
-            parent: best.filter(|_| p <= level && score > 0.0),
-            best: *best,
-            score,
-            score_se: if best.is_some() { *score_se } else { f64::NAN },
-            second: *second,
-            margin: score - at(second, &table.scores),
-            margin_se: if second.is_some() { *margin_se } else { f64::NAN },
-            z,
-            p,
-        }
+    let of = |s: &[f64]| Errors {
+        score: se(s[0], s[1]),
+        margin: se(s[2], s[3]),
+        contributing: if s[5] > 0.0 { s[4] * s[4] / s[5] } else { 0.0 },
     };
-    leaders.iter().zip(errors).enumerate().map(of).collect()
+    Ok(sums.chunks_exact(6).map(of).collect())
 }

@@ -14,7 +14,9 @@
 
 pub mod chi2;
 pub mod gradient;
+mod independence;
 pub mod null;
+mod tails;
 pub mod tokens;
 
 use crate::{Error, Result};
@@ -122,25 +124,35 @@ pub enum Score {
 pub struct Position {
     /// i, from 0.
     pub position: usize,
-    /// The parent: `best` where p is at most the level and the score positive; else none.
+    /// The parent: `best` where p is at most the level (and, of [`Score::Gradient`], the score
+    /// positive); else none.
     pub parent: Option<usize>,
-    /// The candidate of the highest score, significant or not; none at position 0.
+    /// True if there was a test that could have found a parent. If not, `parent` is none whatever
+    /// the graph: nothing varies, or what varies is too rare. False at position 0.
+    pub tested: bool,
+    /// The candidate of the highest score, significant or not; none at position 0. Of
+    /// [`Score::Chi2`], of those that are significant if there are any, else of those that could
+    /// have been.
     pub best: Option<usize>,
     /// Its score.
     pub score: f64,
     /// Standard error of the score.
     pub score_se: f64,
-    /// The candidate of the second highest score.
+    /// The candidate of the highest score among the others.
     pub second: Option<usize>,
     /// How much lower that is.
     pub margin: f64,
     /// Standard error of the margin.
     pub margin_se: f64,
-    /// The test statistic: standard normal for a position without parent.
+    /// The test statistic: standard normal for a position without parent, or the normal quantile
+    /// of an exact p; NaN where `tested` is false.
     pub z: f64,
-    /// P(any of the candidates reaches z | no parent), at most: a tail of the normal law times
-    /// their number; 1 where nothing varies, NaN where [`Graph::tested`] is false.
+    /// P(any of the candidates reaches z | no parent), at most: the tail of one of them times
+    /// their number; 0 where that is below the smallest f64, 1 where `tested` is false, NaN where
+    /// [`Graph::tested`] is.
     pub p: f64,
+    /// log10 of p, which never underflows; NaN where `tested` is false.
+    pub log10_p: f64,
 }
 
 /// A graph with what supports it.
@@ -178,11 +190,78 @@ impl Graph {
     }
 }
 
-/// Scores and test statistics (rows, rows), read at j < i.
-pub(crate) struct Table {
-    pub(crate) rows: usize,
-    pub(crate) scores: Vec<f64>,
-    pub(crate) z: Vec<f64>,
+/// The test of one candidate: z, p and its logarithm, all NaN if there was none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Test {
+    pub(crate) z: f64,
+    pub(crate) p: f64,
+    pub(crate) ln_p: f64,
+}
+
+impl Test {
+    pub(crate) const NONE: Test = Test { z: f64::NAN, p: f64::NAN, ln_p: f64::NAN };
+
+    /// Of a statistic that is standard normal; none of NaN.
+    pub(crate) fn of_z(z: f64) -> Self {
+        Test { z, p: null::upper_tail(z), ln_p: tails::ln_normal_tail(z) }
+    }
+
+    pub(crate) fn of_tail(ln_p: f64) -> Self {
+        Test { z: tails::normal_quantile(ln_p), p: crate::num::exp(ln_p), ln_p }
+    }
+}
+
+/// What a row holds: the candidates to report, the test of the first, and standard errors of score
+/// and margin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) leaders: Leaders,
+    pub(crate) test: Test,
+    pub(crate) errors: [f64; 2],
+}
+
+/// What a parent takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rule {
+    /// p, over all candidates, at most this.
+    pub(crate) level: f64,
+    /// False if the sample is too small for any test.
+    pub(crate) tested: bool,
+    /// A positive score, too.
+    pub(crate) positive: bool,
+}
+
+/// A record for each row of `scores` (rows, rows).
+pub(crate) fn positions(scores: &[f64], found: &[Found], rule: Rule) -> Vec<Position> {
+    let n = found.len();
+    let of = |(i, found): (usize, &Found)| {
+        let Found { leaders: (best, second), test, errors: [score_se, margin_se] } = *found;
+        let at = |j: Option<usize>| j.map_or(f64::NAN, |j| scores[i * n + j]);
+        let tested = rule.tested && !test.p.is_nan();
+        let test = if tested { test } else { Test::NONE };
+        let p = match tested {
+            true => (test.p * i as f64).min(1.0),
+            false if rule.tested => 1.0,
+            false => f64::NAN,
+        };
+        let enough = tested && p <= rule.level && (!rule.positive || at(best) > 0.0);
+        Position {
+            position: i,
+            parent: best.filter(|_| enough),
+            tested,
+            best,
+            score: at(best),
+            score_se: if best.is_some() { score_se } else { f64::NAN },
+            second,
+            margin: at(best) - at(second),
+            margin_se: if second.is_some() { margin_se } else { f64::NAN },
+            z: test.z,
+            p,
+            log10_p: (test.ln_p + crate::num::ln(i as f64)).min(0.0) / std::f64::consts::LN_10
+                + if tested { 0.0 } else { f64::NAN },
+        }
+    };
+    found.iter().enumerate().map(of).collect()
 }
 
 /// Highest and second highest candidate of a row.

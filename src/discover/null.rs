@@ -98,36 +98,5 @@ pub(super) fn median(x: &mut [f64]) -> f64 {
 
 /// P(N(0, 1) > z).
 pub fn upper_tail(z: f64) -> f64 {
-    0.5 * erfc(z / std::f64::consts::SQRT_2)
-}
-
-/// erfc(x) = 1 − erf(x): the series of erf below 2, the continued fraction of Laplace above
-/// (modified Lentz).
-fn erfc(x: f64) -> f64 {
-    if x.is_nan() {
-        return x;
-    }
-    if x < 0.0 {
-        return 2.0 - erfc(-x);
-    }
-    let gauss = (-x * x).exp() / std::f64::consts::PI.sqrt();
-    if x < 2.0 {
-        // erf x = 2/√π e^{−x²} Σ_n 2^n x^{2n+1} / (2n+1)!!: positive terms.
-        let (mut term, mut total, mut n) = (x, x, 1.0);
-        while term > total * 1e-17 {
-            term *= 2.0 * x * x / (2.0 * n + 1.0);
-            total += term;
-            n += 1.0;
-        }
-        return 1.0 - 2.0 * gauss * total;
-    }
-    if x > 27.0 {
-        return 0.0;
-    }
-    // x + (1/2)/(x + 1/(x + (3/2)/(x + ..))), from far inside.
-    let mut f = x;
-    for k in (1..=120).rev() {
-        f = x + 0.5 * f64::from(k) / f;
-    }
-    gauss / f
+    0.5 * super::tails::erfc(z / std::f64::consts::SQRT_2)
 }

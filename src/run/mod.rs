@@ -159,8 +159,8 @@ impl Log<'_> {
 pub struct Outcome {
     /// The summary, also written to the run folder.
     pub summary: Summary,
-    /// Whether the figures were drawn. A failure here does not fail the run, whose training may
-    /// have taken hours.
+    /// Whether the figures were drawn; [`crate::Error::Figures`] if not all were. A failure here
+    /// does not fail the run, whose training may have taken hours.
     pub figures: Result<()>,
 }
 

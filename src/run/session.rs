@@ -330,6 +330,7 @@ impl Session<'_> {
         summary.set("run_folder", folder.display().to_string())?;
         folder::write_summary(folder, &summary)?;
         let figures = if wants_figures { setup.draw(&mut view, folder) } else { Ok(()) };
+        let figures = figures.map_err(|e| e.of_figures(folder));
         Ok(Outcome { summary, figures })
     }
 

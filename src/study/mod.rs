@@ -16,7 +16,7 @@ use crate::report::files::{claim_folder, create_run_dir, lock_folder};
 use crate::report::metrics::{SUMMARY_FILE, Summary};
 use crate::report::page::{Image, Row, Section};
 use crate::run::folder::FIGURES_FOLDER;
-use crate::run::{self, Experiment, Progress, folder};
+use crate::run::{self, Experiment, Outcome, Progress, folder};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -41,11 +41,11 @@ pub trait Drawing: Sync {
     /// True if it can draw runs of this configuration.
     fn takes(&self, config: &Config) -> bool;
     /// Writes tables and figures of finished runs into the study's folder; returns the summary,
-    /// which is also written.
+    /// which is also written, and whether the figures were.
     ///
     /// # Errors
-    /// Runs that are not over, damaged files, files that cannot be written.
-    fn write(&self, study: &Study, folder: &Path) -> Result<Summary>;
+    /// Runs that are not over, damaged files, files that cannot be written but for figures.
+    fn write(&self, study: &Study, folder: &Path) -> Result<Outcome>;
     /// The key numbers: a row for each run, or for each group of repetitions.
     ///
     /// # Errors
@@ -264,8 +264,18 @@ impl Study {
     ///
     /// # Errors
     /// The first run that failed, once those that had started are over; a folder that holds anything
-    /// else or that another process writes into; files that cannot be written.
+    /// else or that another process writes into; files that cannot be written; [`Error::Figures`]
+    /// once everything else is written.
     pub fn run(&self, folder: &Path, threads: usize, watcher: &dyn Watcher) -> Result<Summary> {
+        let outcome = self.outcome(folder, threads, watcher)?;
+        outcome.figures.map(|()| outcome.summary)
+    }
+
+    /// As [`Study::run`], with the summary even where figures failed.
+    ///
+    /// # Errors
+    /// As [`Study::run`] but for figures.
+    pub fn outcome(&self, folder: &Path, threads: usize, watcher: &dyn Watcher) -> Result<Outcome> {
         // The lock before the first file: of two processes, one changes nothing.
         let _lock = if folder.join(STUDY_FILE).exists() {
             let lock = lock_folder(folder)?;
@@ -293,9 +303,13 @@ impl Study {
         let workers = self.workers(threads.min(left.len()), &left)?;
         // The last runs, fewer than the threads, share the threads.
         let (side_by_side, rest) = left.split_at(left.len() - left.len() % workers);
-        self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?;
-        self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?;
-        self.drawing.write(self, folder)
+        let undrawn = [
+            self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?,
+            self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?,
+        ];
+        let Outcome { summary, figures } = self.drawing.write(self, folder)?;
+        let figures = undrawn.into_iter().flatten().next().map_or(figures, Err);
+        Ok(Outcome { summary, figures })
     }
 
     /// Refuses a folder of another study.
@@ -382,7 +396,7 @@ impl Study {
     }
 
     /// Executes `runs` on `workers` threads, each with its own pool, so that a thread waiting in
-    /// one run never executes a task of another.
+    /// one run never executes a task of another. Returns the first failure of a run's figures.
     fn side_by_side(
         &self,
         folder: &Path,
@@ -390,15 +404,24 @@ impl Study {
         workers: usize,
         threads: usize,
         watcher: &dyn Watcher,
-    ) -> Result<()> {
+    ) -> Result<Option<Error>> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        let (failed, undrawn) = (Mutex::new(None), Mutex::new(None));
+        let first = |of: &Mutex<Option<(usize, Error)>>, at: usize, e: Error| {
+            let mut held = of.lock().unwrap_or_else(|p| p.into_inner());
+            if held.as_ref().is_none_or(|(first, _)| at < *first) {
+                *held = Some((at, e));
+            }
+        };
         let work = || -> std::result::Result<(), (usize, Error)> {
             let pool = pool(threads).map_err(|e| (usize::MAX, e))?;
             while !stop.load(Ordering::Relaxed) {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(member) = runs.get(at) else { break };
-                self.one(folder, member, &pool, watcher).map_err(|e| (at, e))?;
+                match self.one(folder, member, &pool, watcher) {
+                    Err(e) if e.is_of_figures() => first(&undrawn, at, e),
+                    other => other.map_err(|e| (at, e))?,
+                }
             }
             Ok(())
         };
@@ -407,17 +430,14 @@ impl Study {
                 scope.spawn(|| {
                     if let Err((at, e)) = work() {
                         stop.store(true, Ordering::Relaxed);
-                        let mut failed = failed.lock().unwrap_or_else(|p| p.into_inner());
-                        if failed.as_ref().is_none_or(|(first, _)| at < *first) {
-                            *failed = Some((at, e));
-                        }
+                        first(&failed, at, e);
                     }
                 });
             }
         });
         match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {
             Some((_, e)) => Err(e),
-            None => Ok(()),
+            None => Ok(undrawn.into_inner().unwrap_or_else(|p| p.into_inner()).map(|(_, e)| e)),
         }
     }
 
@@ -437,9 +457,8 @@ impl Study {
         let experiment = self.registry.experiment(&member.config)?;
         match run::run(experiment, &member.config, &run, resumed, pool, &mut progress) {
             Ok(outcome) => {
-                outcome.figures?;
                 watcher.finished(member, &outcome.summary);
-                Ok(())
+                outcome.figures
             }
             // In a grid, divergence is the result of a cell.
             Err(e) if self.drawing.allows_divergence() && e.is_divergence() => {

@@ -5,6 +5,7 @@
 mod support;
 
 mod discover;
+mod discover_rare;
 mod errors;
 mod exact;
 mod grad;

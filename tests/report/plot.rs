@@ -456,7 +456,7 @@ fn contradictory_records_are_typed_errors() {
         ("heat map values", HeatMap { rows: 3, ..good.clone() }.into()),
         ("heat map values", HeatMap { rows: usize::MAX, cols: 2, ..good.clone() }.into()),
         ("heat map values", HeatMap::default().into()),
-        ("heat map size", square(600, |_| 0.0).into()),
+        ("heat map values", HeatMap { pool: 2, ..square(600, |_| 0.0) }.into()),
         ("row_blocks", HeatMap { row_blocks: stream(&[("a", 3)]), ..good.clone() }.into()),
         ("col_blocks", HeatMap { col_blocks: stream(&[("a", usize::MAX), ("b", 3)]), ..good.clone() }.into()),
         ("col_ticks", HeatMap { col_ticks: Ticks::Labels(vec!["a".into()]), ..good.clone() }.into()),
@@ -467,8 +467,7 @@ fn contradictory_records_are_typed_errors() {
         ("size", LineChart { size: (f64::NAN, 100.0), ..LineChart::default() }.into()),
         ("panels", Panels { title: String::new(), columns: 0, figures: vec![good.clone().into()] }.into()),
         ("panels", Panels { title: String::new(), columns: 2, figures: vec![] }.into()),
-        ("figure size", Panels { title: String::new(), columns: 1, figures: vec![loss().into(); 25] }.into()),
-        ("figure size", HeatMap { title: "w".repeat(2000), ..good }.into()),
+        ("figure size", HeatMap { row_ticks: Ticks::Labels(vec!["w".repeat(2000); 2]), ..good }.into()),
     ];
     let dir = tempfile::tempdir().unwrap();
     for (name, figure) in wrong {
@@ -478,4 +477,147 @@ fn contradictory_records_are_typed_errors() {
         }
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing may be left behind");
+}
+
+/// Images of an SVG: their boxes in px, and their pixels.
+fn images(svg: &str) -> Vec<(usvg::Rect, Pixmap)> {
+    fn walk(group: &usvg::Group, out: &mut Vec<(usvg::Rect, Pixmap)>) {
+        for node in group.children() {
+            match node {
+                usvg::Node::Group(g) => walk(g, out),
+                usvg::Node::Image(image) => {
+                    let usvg::ImageKind::PNG(data) = image.kind() else { panic!("no PNG") };
+                    out.push((image.abs_bounding_box(), Pixmap::decode_png(data).unwrap()));
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk(tree(svg).root(), &mut out);
+    out
+}
+
+fn count(image: &Pixmap, (r, g, b): (u8, u8, u8)) -> usize {
+    image.pixels().iter().filter(|p| (p.red(), p.green(), p.blue()) == (r, g, b)).count()
+}
+
+#[test]
+fn many_cells_are_one_image_with_the_colours_of_few() {
+    let value = |i: usize, j: usize| match (i + 2 * j) % 6 {
+        4 => f64::NAN,
+        k => k as f64 / 5.0,
+    };
+    let map = |n: usize| HeatMap { range: Some((0.0, 1.0)), ..square(n, |e| value(e / n, e % n)) };
+    let [few, many] = [64, 66].map(|n| Figure::from(map(n)));
+    check("64 x 64", &few);
+    check("66 x 66", &many);
+    let (small, large) = (few.to_svg().unwrap(), many.to_svg().unwrap());
+    assert!(images(&small).is_empty() && images(&large).len() == 1, "which is an image");
+    let [(place, image)] = images(&large).try_into().unwrap();
+    assert_eq!((image.width(), image.height()), (66, 66));
+    let first = cells(&small)[1].0;
+    assert_eq!((place.left(), place.top()), (first.left(), first.top()), "where the cells begin");
+    let [few, many] = [few, many].map(|f| Pixmap::decode_png(&f.to_png().unwrap()).unwrap());
+    let size = 5.0;
+    for (i, j) in [(0, 0), (0, 63), (63, 0), (63, 63), (17, 40), (40, 17), (31, 5), (2, 1)] {
+        let at = |k: usize| size * (k as f64 + 0.5);
+        let at = (f64::from(first.left()) + at(j), f64::from(first.top()) + at(i));
+        assert_eq!(probe(&few, at), probe(&many, at), "{i} {j}");
+        let pixel = image.pixel(j as u32, i as u32).unwrap();
+        assert_eq!((pixel.red(), pixel.green(), pixel.blue()), probe(&many, at), "{i} {j}");
+    }
+    // Equally wide cells to the last.
+    assert_eq!((place.width(), place.height()), (66.0 * size as f32, 66.0 * size as f32));
+}
+
+#[test]
+fn large_maps_are_bounded_and_keep_a_single_cell() {
+    const HOT: (u8, u8, u8) = (253, 231, 37);
+    let random = noise(4096);
+    for (rows, cols) in [(400, 400), (401, 401), (1024, 3000), (4096, 4096), (4096, 3), (3, 4096)] {
+        let values: Vec<f64> = (0..rows * cols).map(|i| random[i * 31 % 4096]).collect();
+        let svg = Figure::from(HeatMap { values, rows, cols, ..HeatMap::default() }).to_svg().unwrap();
+        assert!(svg.len() < 1 << 20, "{rows} x {cols}: {} bytes", svg.len());
+    }
+    let n = 4096;
+    for (i, j) in [(0, 0), (4095, 4095), (1234, 77), (10, 4095)] {
+        let mut values = vec![0.0; n * n];
+        values[i * n + j] = 1.0;
+        let whole = HeatMap { row_ticks: Ticks::From(1), ..HeatMap::default() };
+        let pooled = HeatMap { row_ticks: Ticks::From(1), ..HeatMap::of(&values, n, n) };
+        assert_eq!(pooled.values.len(), 373 * 373);
+        let figure = Figure::from(pooled);
+        let svg = figure.to_svg().unwrap();
+        let [(_, image)] = images(&svg).try_into().unwrap();
+        assert_eq!(count(&image, HOT), 1, "{i} {j}");
+        let pixel = image.pixel((j / 11) as u32, (i / 11) as u32).unwrap();
+        assert_eq!((pixel.red(), pixel.green(), pixel.blue()), HOT, "{i} {j}");
+        let texts = check("pooled", &figure);
+        assert!(texts.contains(&"(largest of each 11 x 11)".to_string()), "{texts:?}");
+        assert!(texts.contains(&"4000".to_string()), "rows keep their numbers: {texts:?}");
+        if (i, j) == (1234, 77) {
+            assert_eq!(svg, Figure::from(HeatMap { values, rows: n, cols: n, ..whole }).to_svg().unwrap());
+        }
+    }
+    // So many panels that there is less than a pixel for a cell: one that stands out stays.
+    let hot = HeatMap { range: Some((0.0, 1.0)), ..square(400, |e| f64::from(u8::from(e == 201 * 400 + 7))) };
+    let cold = HeatMap { range: Some((0.0, 1.0)), ..square(400, |_| 0.0) };
+    let figures = std::iter::once(hot).chain(vec![cold; 299]).map(Figure::from).collect();
+    let figure = Figure::from(Panels { title: String::new(), columns: 20, figures });
+    let png = Pixmap::decode_png(&figure.to_png().unwrap()).unwrap();
+    assert!(u64::from(png.width()) * u64::from(png.height()) <= 20 << 20, "{} px", png.width());
+    // In the map, beside the colour bars.
+    let corner = |x: u32, y: u32| png.pixel(x, y).map(|p| (p.red(), p.green(), p.blue())) == Some(HOT);
+    let found = (0..230).flat_map(|x| (0..230).map(move |y| (x, y))).filter(|(x, y)| corner(*x, *y)).count();
+    assert!(found > 0, "the one cell is gone");
+}
+
+#[test]
+fn any_number_of_panels_is_drawn_and_what_is_left_out_is_said() {
+    let of = |figures: Vec<Figure>, columns: usize| {
+        Figure::from(Panels { title: "panels".into(), columns, figures })
+    };
+    let said = |texts: &[String]| texts.iter().find(|t| t.ends_with("are left out")).cloned();
+    for (number, columns, all) in
+        [(9, 3, true), (25, 1, false), (65, 65, true), (200, 2, false), (900, 900, false)]
+    {
+        let texts = check("many panels", &of(vec![pattern().into(); number], columns));
+        let shown = texts.iter().filter(|t| t.starts_with("softmax")).count();
+        assert_eq!(shown == number, all, "{number} in {columns}: {shown}");
+        let expected = format!("the first {shown} of {number} panels; the others are left out");
+        assert_eq!(said(&texts), (!all).then_some(expected));
+    }
+    // Rows of unequal length: each wraps by itself.
+    let rows = (1..30).map(|n| of(vec![pattern().into(); 3 * n], 3 * n)).collect();
+    assert!(said(&check("rows", &of(rows, 1))).is_some());
+    // Words without end.
+    let titled = HeatMap { title: "w".repeat(5000), ..square(2, |i| i as f64) };
+    let texts = check("long title", &of(vec![titled.into()], 1));
+    assert!(texts.contains(&format!("{}…", "w".repeat(200))), "{texts:?}");
+    // More curves than a legend holds.
+    let series = (0..700).map(|i| Series::new(format!("curve {i}"), vec![(0.0, f64::from(i))], i as usize));
+    let texts = check("legend", &LineChart { series: series.collect(), ..LineChart::default() }.into());
+    let named = texts.iter().filter(|t| t.starts_with("curve")).count();
+    assert!(texts.contains(&format!("and {} more curves", 700 - named)) && named > 50, "{named}");
+}
+
+#[test]
+fn one_figure_that_fails_keeps_no_other_from_being_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut gallery = Gallery::new(&dir.path().join("figures")).unwrap();
+    gallery.save("first", &loss().into());
+    gallery.save("bad", &HeatMap::default().into());
+    gallery.save("last", &loss().into());
+    let mut files: Vec<_> = std::fs::read_dir(dir.path().join("figures"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["first.png", "first.svg", "last.png", "last.svg"]);
+    let error = gallery.finish().unwrap_err();
+    assert!(error.to_string().starts_with("heat map values"), "{error}");
+    let error = error.of_figures(dir.path());
+    assert!(error.is_of_figures() && error.exit_code() == 1, "{error}");
+    assert!(error.to_string().starts_with("figures: heat map values"), "{error}");
 }

@@ -5,7 +5,7 @@ mod input;
 mod show;
 mod sweep;
 
-use super::{integer, pool, real, say, tell};
+use super::{integer, pool, real, tell};
 use crate::config::{self, Key, Kind};
 use crate::discover::tokens::MAX_SYMBOLS;
 use crate::discover::{Graph, Labels, Sample, check_level, chi2, gradient};
@@ -142,11 +142,7 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
     tell(&if args.json { json.clone() } else { table(&graph, verdict.as_ref()) })?;
     if let Some(dir) = &args.out {
         write_bytes_atomic(&dir.join("discover.json"), json.as_bytes())?;
-        if graph.positions.len() > 512 {
-            say("no figure: more than 512 positions");
-        } else {
-            save_figure(dir, "discover", &figure(&graph))?;
-        }
+        save_figure(dir, "discover", &figure(&graph)).map_err(|e| e.of_figures(dir))?;
     }
     Ok(())
 }

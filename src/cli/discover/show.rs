@@ -1,6 +1,6 @@
 //! The result as a table, as JSON and as a figure.
 
-use crate::discover::Graph;
+use crate::discover::{Graph, Position};
 use crate::report::plot::{Figure, HeatMap, Panels, Ticks};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -77,9 +77,9 @@ pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
     );
     text += "position  parent    best      score   +-       second     margin   +-             z        p\n";
     let name = |j: Option<usize>, none: &str| j.map_or(none.to_string(), |j| j.to_string());
-    let none = |i: usize| if graph.tested || i == 0 { "root" } else { "?" };
+    let none = |p: &Position| if p.tested || p.position == 0 { "root" } else { "?" };
     for p in &graph.positions {
-        let row = format!("{:>8}  {:>6}", p.position, name(p.parent, none(p.position)));
+        let row = format!("{:>8}  {:>6}", p.position, name(p.parent, none(p)));
         text += &row;
         if p.best.is_some() {
             text += &format!("  {:>6} {:>10.4}  {:<9.2e}", name(p.best, ""), p.score, p.score_se);
@@ -87,16 +87,17 @@ pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
                 Some(second) => text += &format!(" {second:>4} {:>10.4}  {:<9.2e}", p.margin, p.margin_se),
                 None => text += &format!(" {:>4} {:>10}  {:<9}", "-", "-", "-"),
             }
-            text += &match p.z.is_nan() {
-                true => format!(" {:>8} {:>8}", "-", "-"),
-                false => format!(" {:>8.1} {:>8.1e}", p.z, p.p),
-            };
+            let z = if p.z.is_finite() { format!("{:.1}", p.z) } else { "-".into() };
+            text += &format!(" {z:>8} {:>8}", if p.tested { scientific(p) } else { "-".into() });
         }
         text.push('\n');
     }
     if !graph.tested {
         text +=
             &format!("no test: {UNTESTED}; `best` is the candidate of the highest score, parent or not\n");
+    }
+    if graph.tested && graph.positions.iter().skip(1).any(|p| !p.tested) {
+        text += "?: no test; nothing varies there, or too rarely to be significant at this level\n";
     }
     for j in &graph.heavy {
         text += &format!(
@@ -115,20 +116,28 @@ pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
     text
 }
 
+/// p, also where it is below what f64 holds.
+fn scientific(p: &Position) -> String {
+    if p.p > 0.0 {
+        return format!("{:.1e}", p.p);
+    }
+    let exponent = p.log10_p.floor();
+    // 9.96 is 10.0 in one digit.
+    let digits = (10f64.powf(p.log10_p - exponent) * 10.0).floor() / 10.0;
+    format!("{digits:.1}e{exponent}")
+}
+
 /// Scores beside the edges found.
 pub(super) fn figure(graph: &Graph) -> Figure {
     let n = graph.positions.len();
     let map = |title: &str, values: Vec<f64>| -> Figure {
         HeatMap {
             title: title.into(),
-            values,
-            rows: n,
-            cols: n,
             row_ticks: Ticks::From(0),
             col_ticks: Ticks::From(0),
             x_label: "candidate j".into(),
             y_label: "position i".into(),
-            ..HeatMap::default()
+            ..HeatMap::of(&values, n, n)
         }
         .into()
     };

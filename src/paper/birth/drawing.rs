@@ -2,15 +2,16 @@
 //! `summary.json`, without seconds and paths) and figures.
 
 use super::figures::{self, ACCURACY, Curve, KEYS, RECALL as RECALL_CURVES, Record, number};
+use crate::Result;
 use crate::config::{Config, Task};
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{SUMMARY_FILE, Summary};
-use crate::report::plot::{Figure, LineChart, Panels, Series, save_figure};
+use crate::report::plot::{Figure, Gallery, LineChart, Panels, Series};
+use crate::run::Outcome;
 use crate::run::folder::{self, FIGURES_FOLDER};
 use crate::study::gather::{OfMember, Spread, groups, read_json, spread};
 use crate::study::tables::{Numbers, of, quoted, runs};
 use crate::study::{Drawing, Member, ShortTable, Study};
-use crate::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ impl Drawing for OfTriggers {
         matches!(config.task, Task::TriggerBigram(_))
     }
 
-    fn write(&self, study: &Study, folder: &Path) -> Result<Summary> {
+    fn write(&self, study: &Study, folder: &Path) -> Result<Outcome> {
         write(self.0, study, folder)
     }
 
@@ -134,11 +135,11 @@ fn step_reached(f: &Found<'_>, key: &str) -> Option<f64> {
     points.iter().find(|p| there(p.1) && !(falls && last >= first)).map(|p| p.0)
 }
 
-/// Writes everything; returns the summary.
+/// Writes everything; returns the summary, and whether the figures were drawn.
 ///
 /// # Errors
 /// Runs that are not over, damaged files, files that cannot be written.
-fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Summary> {
+fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Outcome> {
     let found = read(study, folder)?;
     let put = |name: &str, text: String| write_bytes_atomic(&folder.join(name), text.as_bytes());
     put("runs.csv", runs(found.iter().map(|f| (f.member, &f.summary))))?;
@@ -165,8 +166,8 @@ fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Summary> {
     }
     put("curves.csv", curves)?;
     summary.write(folder)?;
-    draw(kind, study, folder, &found)?;
-    Ok(summary)
+    let figures = draw(kind, study, folder, &found).map_err(|e| e.of_figures(folder));
+    Ok(Outcome { summary, figures })
 }
 
 /// Columns and rows of a short table: a row for each group.
@@ -251,9 +252,8 @@ fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
 }
 
 fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
-    let dir = folder.join(FIGURES_FOLDER);
-    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
-    let save = |stem: &str, columns: usize, mut figures: Vec<Figure>| {
+    let mut gallery = Gallery::new(&folder.join(FIGURES_FOLDER))?;
+    let mut save = |stem: &str, columns: usize, mut figures: Vec<Figure>| {
         if figures.is_empty() {
             // The page refers to this figure in any case.
             figures.push(panel(
@@ -263,7 +263,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
                 Some((0.0, 1.0)),
             ));
         }
-        save_figure(&dir, stem, &Panels { title: study.title.clone(), columns, figures }.into()).map(drop)
+        gallery.save(stem, &Panels { title: study.title.clone(), columns, figures }.into());
     };
     let groups = groups(found);
     let (share, unit) = ("mean, one standard deviation", Some((0.0, 1.0)));
@@ -285,7 +285,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
                 maps.extend(figures::attention(&symbols.symbols, &f.folder, &f.member.name)?);
             }
             let columns = (maps.len() / found.len().max(1)).max(1);
-            save("attention", columns, maps)?;
+            save("attention", columns, maps);
             let both = groups.iter().flat_map(|g| [of_group(g, &ACCURACY), of_group(g, &RECALL_CURVES)]);
             save("accuracy", 2, some(both.collect()))
         }
@@ -294,7 +294,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
                 by_group("accuracy in context, training batch", "acc_end", share, unit),
                 by_group("accuracy in context, held out", "acc_end_test", share, unit),
             ];
-            save("accuracy", 2, some(accuracy))?;
+            save("accuracy", 2, some(accuracy));
             save("recall", 2, some(groups.iter().map(|g| of_group(g, &RECALL_CURVES)).collect()))
         }
         Kind::Losses => {
@@ -302,13 +302,13 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
                 by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
                 by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
             ];
-            save("losses", 2, some(losses))?;
+            save("losses", 2, some(losses));
             let laws = vec![
                 by_group("uniform outputs, held out", "acc_end_test_uniform", share, unit),
                 by_group("bigram outputs, held out", "acc_end_test_bigram", share, unit),
                 by_group("accuracy in context, training batch", "acc_end", share, unit),
             ];
-            save("laws", 2, some(laws))?;
+            save("laws", 2, some(laws));
             let recall = vec![
                 by_group("W_O of layer 2 (wo1)", "wo1_acc", share, unit),
                 by_group("feed-forward of layer 2 (ff1)", "ff1_loss", nats, None),
@@ -320,7 +320,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
                 by_group("accuracy in context, training batch", "acc_end", share, unit),
                 by_group("accuracy in context, held out", "acc_end_test", share, unit),
             ];
-            save("accuracy", 2, some(accuracy))?;
+            save("accuracy", 2, some(accuracy));
             let losses = vec![
                 by_group("bigrams: loss where no trigger is, held out", "loss_bigram_test", nats, None),
                 by_group("in context: loss at triggers seen before, held out", "loss_head_test", nats, None),
@@ -328,6 +328,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
             save("losses", 2, some(losses))
         }
     }
+    gallery.finish()
 }
 
 fn line(label: &str, curve: &[(u64, Spread)], color: usize) -> Series {

@@ -5,7 +5,7 @@ use crate::config::task::{LossOn, TriggerKind};
 use crate::config::{Config, Task};
 use crate::report::arrays::ArrayFile;
 use crate::report::metrics::METRICS_FILE;
-use crate::report::plot::{Figure, HeatMap, LineChart, Panels, Series, Ticks, save_figure};
+use crate::report::plot::{Figure, Gallery, HeatMap, LineChart, Panels, Series, Ticks};
 use crate::run::folder::{ATTENTION_FILE, FIGURES_FOLDER};
 use crate::study::gather::read_records;
 use crate::{Error, Result};
@@ -79,8 +79,7 @@ const LOSSES: [Curve; 2] = [("loss_head", "in context"), ("loss_bigram", "bigram
 
 /// Draws everything from the logs and the sample's attention.
 pub(super) fn draw(config: &Config, symbols: &[String], folder: &Path) -> Result<()> {
-    let dir = folder.join(FIGURES_FOLDER);
-    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+    let mut gallery = Gallery::new(&folder.join(FIGURES_FOLDER))?;
     let records = records(folder)?;
     let unit = Some((0.0, 1.0));
     let charts = vec![
@@ -91,14 +90,10 @@ pub(super) fn draw(config: &Config, symbols: &[String], folder: &Path) -> Result
     let charts: Vec<Figure> = charts.into_iter().flatten().map(Figure::from).collect();
     let charts = if charts.is_empty() { vec![LineChart::default().into()] } else { charts };
     let maps = attention(symbols, folder, "")?;
-    save_figure(
-        &dir,
-        "curves",
-        &Panels { title: String::new(), columns: 2, figures: charts.clone() }.into(),
-    )?;
+    gallery.save("curves", &Panels { title: String::new(), columns: 2, figures: charts.clone() }.into());
     let columns = maps.len().clamp(1, 2);
     let maps: Figure = Panels { title: String::new(), columns, figures: maps }.into();
-    save_figure(&dir, "attention", &maps)?;
+    gallery.save("attention", &maps);
     let title = match &config.task {
         Task::TriggerBigram(keys) => {
             let triggers = match keys.triggers {
@@ -115,7 +110,8 @@ pub(super) fn draw(config: &Config, symbols: &[String], folder: &Path) -> Result
         other => other.name().into(),
     };
     let charts = Panels { title: String::new(), columns: 2, figures: charts }.into();
-    save_figure(&dir, "overview", &Panels { title, columns: 1, figures: vec![charts, maps] }.into()).map(drop)
+    gallery.save("overview", &Panels { title, columns: 1, figures: vec![charts, maps] }.into());
+    gallery.finish()
 }
 
 /// Curves of one run; `None` if it has none of them.
@@ -162,7 +158,11 @@ pub(super) fn attention(symbols: &[String], folder: &Path, name: &str) -> Result
         }
         let all = array.to_f64_vec();
         for h in 0..heads.min(MOST_HEADS) {
-            let which = if heads > 1 { format!(", head {}", h + 1) } else { String::new() };
+            let which = match heads {
+                1 => String::new(),
+                2..=MOST_HEADS => format!(", head {}", h + 1),
+                _ => format!(", head {} of {heads}", h + 1),
+            };
             let lead = if name.is_empty() { String::new() } else { format!("{name}: ") };
             let at = |i: usize, j: usize| if j > i { f64::NAN } else { all[(h * t + i) * t + j] };
             maps.push(

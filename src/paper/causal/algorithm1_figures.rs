@@ -2,19 +2,17 @@
 //! over time, β, and the final matrices.
 
 use super::algorithm1::MetricRecord;
-use super::figures::{fit, graph, pattern};
+use super::figures::{graph, pattern};
 use super::task::title_of;
+use crate::Result;
 use crate::config::Config;
 use crate::model::Layout;
 use crate::probe::attention::causal_pattern;
 use crate::report::metrics::METRICS_FILE;
-use crate::report::plot::{
-    Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure,
-};
+use crate::report::plot::{Colormap, Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Series, Ticks};
 use crate::run::folder::FIGURES_FOLDER;
 use crate::study::gather::read_records;
 use crate::task::{CausalTree, Task};
-use crate::{Error, Result};
 use std::path::Path;
 
 /// The records of the run in `folder`.
@@ -36,24 +34,20 @@ impl Drawn<'_> {
     /// Draws everything.
     pub(super) fn draw(&self, layout: &Layout, params: &[f64], folder: &Path) -> Result<()> {
         let records = read_metrics(folder)?;
-        let dir = folder.join(FIGURES_FOLDER);
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+        let mut gallery = Gallery::new(&folder.join(FIGURES_FOLDER))?;
         let block = |name: &str| layout.find(name).map(|b| params[b.range()].to_vec()).unwrap_or_default();
         let (s, t) = (self.task.vocab(), self.task.seq_len());
         let graph = graph(self.task);
         let pattern = pattern("softmax of A1", 1, 0, &causal_pattern(&block("A1"), t), t);
-        let a2 = fit(HeatMap {
+        let a2 = HeatMap {
             title: "A2".into(),
-            values: block("A2"),
-            rows: s,
-            cols: s,
             colormap: Colormap::Diverging,
             row_ticks: Ticks::From(1),
             col_ticks: Ticks::From(1),
             x_label: "token of attn1".into(),
             y_label: "query token".into(),
-            ..HeatMap::default()
-        });
+            ..HeatMap::of(&block("A2"), s, s)
+        };
         let charts = [
             ("loss", self.loss(&records)),
             ("attention_over_time", over_time(&records)),
@@ -62,18 +56,18 @@ impl Drawn<'_> {
         ];
         let mut all: Vec<Figure> = Vec::new();
         for (stem, chart) in charts {
-            save_figure(&dir, stem, &chart.clone().into())?;
+            gallery.save(stem, &chart.clone().into());
             all.push(chart.into());
         }
         for (stem, map) in [("graph", graph), ("attention", pattern), ("A2", a2)] {
-            save_figure(&dir, stem, &map.clone().into())?;
+            gallery.save(stem, &map.clone().into());
             all.push(map.into());
         }
         let (graph, alpha) = title_of(self.config).unwrap_or(("", f64::NAN));
         let source = self.config.plan.source.name();
         let title = format!("Algorithm 1, {source} ({graph} graph, S = {s}, T = {t}, alpha = {alpha})");
-        save_figure(&dir, "overview", &Panels { title, columns: 3, figures: all }.into())?;
-        Ok(())
+        gallery.save("overview", &Panels { title, columns: 3, figures: all }.into());
+        gallery.finish()
     }
 
     fn loss(&self, records: &[MetricRecord]) -> LineChart {

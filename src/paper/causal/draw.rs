@@ -1,18 +1,20 @@
 //! The figures of a study of causal graphs.
 
 use super::drawing::Kind;
-use super::figures::{Matrices, fit};
+use super::figures::{MOST_HEADS, Matrices};
 use super::gather::{Found, Point, by_position, curve};
 use super::tables::{Cell, cells};
-use crate::report::plot::{Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure};
+use crate::Result;
+use crate::report::plot::{Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Series, Ticks};
 use crate::run::folder::FIGURES_FOLDER;
 use crate::study::gather::{Spread, groups};
 use crate::study::{Study, value_text};
-use crate::{Error, Result};
 use std::path::Path;
 
 /// Runs that a figure with a row or a panel for each can show.
 const MOST_ROWS: usize = 8;
+/// Curves of one run's heads.
+const MOST_CURVES: usize = 14;
 /// Graphs shown as examples.
 const EXAMPLES: usize = 3;
 
@@ -57,18 +59,17 @@ pub(super) fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
 
 /// Draws everything.
 pub(super) fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result<()> {
-    let dir = folder.join(FIGURES_FOLDER);
-    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
-    let save = |stem: &str, figure: Figure| save_figure(&dir, stem, &figure).map(drop);
+    let mut gallery = Gallery::new(&folder.join(FIGURES_FOLDER))?;
+    let mut save = |stem: &str, figure: Figure| gallery.save(stem, &figure);
     let shown = &found[..found.len().min(MOST_ROWS)];
     match kind {
         Kind::Matrices => {
-            save("loss", losses(shown))?;
+            save("loss", losses(shown));
             let rows = shown.iter().map(|f| matrices(f)).collect::<Result<Vec<_>>>()?;
             save("matrices", grid(&study.title, rows))
         }
         Kind::Patterns => {
-            save("loss", losses(shown))?;
+            save("loss", losses(shown));
             // Two runs to a row where that keeps the columns in line.
             let rows: Vec<Vec<Figure>> = shown.iter().map(patterns).collect();
             let pairs = rows.len() > 2 && rows.len().is_multiple_of(2) && rows.iter().all(|r| r.len() == 2);
@@ -76,22 +77,23 @@ pub(super) fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]
             save("attention", grid(&study.title, rows))
         }
         Kind::Heads => {
-            save("loss", losses(shown))?;
-            save("attention", grid(&study.title, shown.iter().map(patterns).collect()))?;
+            save("loss", losses(shown));
+            save("attention", grid(&study.title, shown.iter().map(patterns).collect()));
             save("heads", grid(&study.title, vec![shown.iter().map(heads).collect()]))
         }
         Kind::Positions => {
-            save("positions", positions(study, found).into())?;
-            save("loss", curves(study, found))?;
+            save("positions", positions(study, found).into());
+            save("loss", curves(study, found));
             let rows = shown.iter().take(EXAMPLES).map(patterns).collect();
             save("examples", grid(&study.title, rows))
         }
         Kind::Seeds => {
-            save("curves", curves(study, found))?;
+            save("curves", curves(study, found));
             save("positions", positions(study, found).into())
         }
         Kind::Grid => save("phase", phase(study, &cells(study, found))),
     }
+    gallery.finish()
 }
 
 /// Rows of figures as one; shorter rows end early.
@@ -137,42 +139,41 @@ fn losses(found: &[Found<'_>]) -> Figure {
     Panels { title: String::new(), columns: 2, figures: found.iter().map(chart).collect() }.into()
 }
 
-fn square(title: String, values: Vec<f64>, t: usize, (x_label, y_label): (&str, &str)) -> Figure {
-    fit(HeatMap {
+fn square(title: String, matrix: HeatMap, (x_label, y_label): (&str, &str)) -> Figure {
+    HeatMap {
         title,
-        values,
-        rows: t,
-        cols: t,
         range: Some((0.0, 1.0)),
         row_ticks: Ticks::From(1),
         col_ticks: Ticks::From(1),
         x_label: x_label.into(),
         y_label: y_label.into(),
-        ..HeatMap::default()
-    })
+        ..matrix
+    }
     .into()
 }
 
 /// 1 at parents; with several, the last in order is 1 and the ones before it less.
 fn graph(f: &Found<'_>) -> Figure {
     let t = f.seq_len();
-    let mut values = vec![0.0; t * t];
-    for (i, parents) in f.graph.iter().enumerate() {
-        for (k, p) in parents.iter().enumerate() {
-            values[i * t + p] = (k + 1) as f64 / parents.len() as f64;
-        }
-    }
-    square(format!("{}: true graph", name(f)), values, t, ("parent position", "position"))
+    let edges = f.graph.iter().enumerate().flat_map(|(i, parents)| {
+        parents.iter().enumerate().map(move |(k, p)| (i, *p, (k + 1) as f64 / parents.len() as f64))
+    });
+    let title = format!("{}: true graph", name(f));
+    square(title, HeatMap::sparse(t, t, edges), ("parent position", "position"))
 }
 
 /// Graph and first-layer pattern of each head.
 fn patterns(f: &Found<'_>) -> Vec<Figure> {
     let t = f.seq_len();
     let mut row = vec![graph(f)];
-    for (h, values) in f.patterns.iter().enumerate() {
-        let which = if f.patterns.len() > 1 { format!(", head {}", h + 1) } else { String::new() };
+    for (h, values) in f.patterns.iter().enumerate().take(MOST_HEADS) {
+        let which = match f.patterns.len() {
+            1 => String::new(),
+            2..=MOST_HEADS => format!(", head {}", h + 1),
+            heads => format!(", head {} of {heads}", h + 1),
+        };
         let title = format!("{}: layer 1 attention{which}", name(f));
-        row.push(square(title, values.clone(), t, ("key position", "query position")));
+        row.push(square(title, HeatMap::of(values, t, t), ("key position", "query position")));
     }
     row
 }
@@ -191,9 +192,18 @@ fn matrices(f: &Found<'_>) -> Result<Vec<Figure>> {
 fn heads(f: &Found<'_>) -> Figure {
     let t = f.seq_len();
     let most = f.parents.iter().map(Vec::len).max().unwrap_or(0);
+    let on = |a: &[f64], k: usize| -> f64 {
+        f.parents.iter().enumerate().filter_map(|(i, p)| Some(a[i * t + p.get(k)?])).sum()
+    };
+    // As many as can be told apart: all, or for each parent the head that attends to it most.
+    let all = f.patterns.len() * most <= MOST_CURVES;
+    let best = |k: usize| {
+        let heads = 0..f.patterns.len();
+        heads.max_by(|g, h| on(&f.patterns[*g], k).total_cmp(&on(&f.patterns[*h], k)))
+    };
     let mut series = Vec::new();
     for (h, a) in f.patterns.iter().enumerate() {
-        for k in 0..most {
+        for k in (0..most).filter(|k| all || best(*k) == Some(h)) {
             let at = |(i, p): (usize, &Vec<usize>)| Some(((i + 1) as f64, a[i * t + *p.get(k)?]));
             let points = f.parents.iter().enumerate().filter_map(at).collect();
             let label = format!("head {} on parent {}", h + 1, k + 1);
@@ -201,7 +211,11 @@ fn heads(f: &Found<'_>) -> Figure {
         }
     }
     LineChart {
-        title: format!("{}: which head attends to which parent", name(f)),
+        title: format!(
+            "{}: {} attends to which parent",
+            name(f),
+            if all { "which head" } else { "which head most" }
+        ),
         x_label: "position".into(),
         y_label: "attention".into(),
         series,

@@ -3,7 +3,7 @@
 use super::{draw, gather, tables};
 use crate::Result;
 use crate::config::{Config, Rule, Task};
-use crate::report::metrics::Summary;
+use crate::run::Outcome;
 use crate::study::{Drawing, ShortTable, Study};
 use std::path::Path;
 
@@ -51,11 +51,11 @@ impl Drawing for OfGraphs {
         causal && !matches!(config.optimizer, Rule::Staged { .. })
     }
 
-    fn write(&self, study: &Study, folder: &Path) -> Result<Summary> {
+    fn write(&self, study: &Study, folder: &Path) -> Result<Outcome> {
         let found = gather::read(study, folder)?;
         let summary = tables::write(self.0, study, folder, &found)?;
-        draw::draw(self.0, study, folder, &found)?;
-        Ok(summary)
+        let figures = draw::draw(self.0, study, folder, &found).map_err(|e| e.of_figures(folder));
+        Ok(Outcome { summary, figures })
     }
 
     fn key_numbers(&self, study: &Study, folder: &Path) -> Result<ShortTable> {

@@ -2,18 +2,18 @@
 
 use super::task::title_of;
 use super::{CausalTask, MetricRecord, Probe, References};
+use crate::Result;
 use crate::config::Config;
 use crate::model::Layout;
 use crate::model::mlp_transformer::one_hot_coordinates;
 use crate::probe::attention::HeadAssignment;
 use crate::report::metrics::METRICS_FILE;
 use crate::report::plot::{
-    Block, Colormap, Figure, HeatMap, LineChart, Panels, RefLine, Series, Ticks, save_figure,
+    Block, Colormap, Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Series, Ticks,
 };
 use crate::run::folder::FIGURES_FOLDER;
 use crate::study::gather::read_records;
 use crate::task::{CausalTree, Task};
-use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -34,106 +34,70 @@ pub(super) struct Drawn<'a> {
 impl Drawn<'_> {
     /// Draws everything from the logs and the final parameters.
     pub(super) fn draw(&self, folder: &Path) -> Result<()> {
-        let dir = folder.join(FIGURES_FOLDER);
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot create", e))?;
+        let mut gallery = Gallery::new(&folder.join(FIGURES_FOLDER))?;
         let (t, s) = (self.task.seq_len(), self.task.vocab());
         let loss = loss_curve(s, self.references, &read_records::<MetricRecord>(&folder.join(METRICS_FILE))?);
-        save_figure(&dir, "loss", &loss.clone().into())?;
+        gallery.save("loss", &loss.clone().into());
         let graph = match self.task {
             CausalTask::Tree(task) => graph(task),
             CausalTask::Dag(task) => graph_of(&task.dag().sets(), task.seq_len()),
         };
-        save_figure(&dir, "graph", &graph.clone().into())?;
+        gallery.save("graph", &graph.clone().into());
 
         let matrices = Matrices::new(self.layout, self.params, (s, t), self.heads)?;
         let title = matrices.pattern_title();
-        let heads = || {
-            let one = |(h, values): (usize, &Vec<f64>)| pattern(title, self.heads[0], h, values, t).into();
-            self.patterns.iter().enumerate().take(MOST_HEADS).map(one)
-        };
+        let one = |(h, values): (usize, &Vec<f64>)| pattern(title, self.heads[0], h, values, t).into();
+        let heads: Vec<Figure> = self.patterns.iter().enumerate().take(MOST_HEADS).map(one).collect();
         let mut beside = vec![Figure::from(graph.clone())];
-        beside.extend(heads());
+        beside.extend(heads.iter().cloned());
         let columns = beside.len().min(3);
-        save_figure(&dir, "attention", &Panels { title: String::new(), columns, figures: beside }.into())?;
+        let title = only(heads.len(), self.heads[0]);
+        gallery.save("attention", &Panels { title, columns, figures: beside }.into());
 
         let assigned = self.probe.assignment(self.patterns).map(|a| by_position(&a));
         if let Some(chart) = &assigned {
-            save_figure(&dir, "heads", &chart.clone().into())?;
+            gallery.save("heads", &chart.clone().into());
         }
         let layers: Vec<(usize, Figure)> =
             (0..self.heads.len()).filter_map(|l| Some((l, matrices.layer(l)?))).collect();
         for (l, figure) in &layers {
-            save_figure(&dir, &format!("A{}", l + 1), figure)?;
+            gallery.save(&format!("A{}", l + 1), figure);
         }
         let w = matrices.readout();
         if let Some(w) = &w {
-            save_figure(&dir, "W", &w.clone().into())?;
+            gallery.save("W", &w.clone().into());
         }
 
         let mut all = vec![loss.into(), graph.into()];
         let few = |layer: usize| self.heads[layer] <= OVERVIEW_HEADS;
         if few(0) {
-            all.extend(heads());
+            all.extend(heads);
         }
         all.extend(assigned.map(Figure::from));
         all.extend(layers.into_iter().filter(|(l, _)| few(*l)).map(|(_, figure)| figure));
         all.extend(w.map(Figure::from));
         let (graph, alpha) = title_of(self.config).unwrap_or(("", f64::NAN));
-        let title = format!("{graph} graph, S = {s}, T = {t}, alpha = {alpha}");
-        save_figure(&dir, "overview", &Panels { title, columns: 3, figures: all }.into())?;
-        Ok(())
-    }
-}
-
-/// Largest number of rows or columns of a figure; larger matrices are pooled.
-const MOST_CELLS: usize = 400;
-
-/// Pools cells of a map that is too large to draw: each new cell is the entry of largest size among
-/// the k x k that it covers, so that thin structure (a sub-diagonal) survives. Says so in the
-/// title.
-pub(super) fn fit(map: HeatMap) -> HeatMap {
-    let k = map.rows.max(map.cols).div_ceil(MOST_CELLS);
-    if k <= 1 {
-        return map;
-    }
-    let (rows, cols) = (map.rows.div_ceil(k), map.cols.div_ceil(k));
-    let mut values = vec![f64::NAN; rows * cols];
-    for (i, row) in map.values.chunks(map.cols).enumerate() {
-        for (j, x) in row.iter().enumerate() {
-            let cell = &mut values[i / k * cols + j / k];
-            if cell.is_nan() || x.abs() > cell.abs() {
-                *cell = *x;
-            }
-        }
-    }
-    // A block ends at the pooled cell that holds its last row.
-    let pool = |blocks: &[Block]| -> Vec<Block> {
-        let (mut end, mut before) = (0, 0);
-        let pooled = blocks.iter().map(|b| {
-            end += b.size;
-            let size = end.div_ceil(k) - before;
-            before += size;
-            Block::new(b.label.clone(), size)
-        });
-        pooled.filter(|b| b.size > 0).collect()
-    };
-    HeatMap {
-        title: format!("{} (largest of each {k} x {k})", map.title),
-        values,
-        rows,
-        cols,
-        row_blocks: pool(&map.row_blocks),
-        col_blocks: pool(&map.col_blocks),
-        row_ticks: Ticks::None,
-        col_ticks: Ticks::None,
-        ..map
+        let many = (0..self.heads.len()).filter(|l| !few(*l)).map(|l| (l + 1).to_string());
+        let without = match many.collect::<Vec<_>>().as_slice() {
+            [] => String::new(),
+            [one] => format!("; without the {} heads of layer {one}", self.heads.iter().max().unwrap_or(&0)),
+            several => format!("; without the heads of layers {}", several.join(", ")),
+        };
+        let title = format!("{graph} graph, S = {s}, T = {t}, alpha = {alpha}{without}");
+        gallery.save("overview", &Panels { title, columns: 3, figures: all }.into());
+        gallery.finish()
     }
 }
 
 /// Layers of more heads stay out of the overview, and no figure shows more than [`MOST_HEADS`] of a
 /// layer.
 const OVERVIEW_HEADS: usize = 4;
-const MOST_HEADS: usize = 9;
+pub(super) const MOST_HEADS: usize = 9;
+
+/// Heading of panels of the first `shown` of a layer's `heads`; none where they are all.
+fn only(shown: usize, heads: usize) -> String {
+    if shown < heads { format!("the first {shown} of {heads} heads") } else { String::new() }
+}
 
 fn loss_curve(symbols: usize, references: &References, records: &[MetricRecord]) -> LineChart {
     let points = |f: fn(&MetricRecord) -> Option<f64>| -> Vec<(f64, f64)> {
@@ -164,23 +128,17 @@ pub(super) fn graph(task: &CausalTree) -> HeatMap {
 
 /// The parents of each row among `t` positions; a row beyond them is the target's.
 fn graph_of(rows: &[Vec<usize>], t: usize) -> HeatMap {
-    let mut values = vec![0.0; rows.len() * t];
-    for (i, p) in rows.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p))) {
-        values[i * t + p] = 1.0;
-    }
+    let edges = rows.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p, 1.0)));
     let y_label = if rows.len() > t { "position (last row: target)" } else { "position" };
-    fit(HeatMap {
+    HeatMap {
         title: "True graph".into(),
-        values,
-        rows: rows.len(),
-        cols: t,
         range: Some((0.0, 1.0)),
         row_ticks: Ticks::From(1),
         col_ticks: Ticks::From(1),
         x_label: "parent position".into(),
         y_label: y_label.into(),
-        ..HeatMap::default()
-    })
+        ..HeatMap::sparse(rows.len(), t, edges)
+    }
 }
 
 /// Attention of each head on each parent, position by position: solid where the parent is the
@@ -214,18 +172,15 @@ fn by_position(a: &HeadAssignment) -> LineChart {
 
 pub(super) fn pattern(title: &str, heads: usize, head: usize, values: &[f64], t: usize) -> HeatMap {
     let which = if heads > 1 { format!(", head {}", head + 1) } else { String::new() };
-    fit(HeatMap {
+    HeatMap {
         title: format!("{title}{which}"),
-        values: values.to_vec(),
-        rows: t,
-        cols: t,
         range: Some((0.0, 1.0)),
         row_ticks: Ticks::From(1),
         col_ticks: Ticks::From(1),
         x_label: "key position".into(),
         y_label: "query position".into(),
-        ..HeatMap::default()
-    })
+        ..HeatMap::of(values, t, t)
+    }
 }
 
 /// The matrices of a model in the coordinates of one-hot tokens and positions; none for models
@@ -297,70 +252,106 @@ impl<'a> Matrices<'a> {
         let one = |(h, a): (usize, &[f64])| {
             let which = if self.heads[l] > 1 { format!(", head {}", h + 1) } else { String::new() };
             let name = if self.embedded { "E A1 E'".into() } else { format!("A{}", l + 1) };
-            fit(HeatMap {
+            HeatMap {
                 title: name + &which,
-                values: a.to_vec(),
-                rows: d,
-                cols: d,
                 row_blocks: blocks.clone(),
                 col_blocks: blocks.clone(),
                 colormap: Colormap::Diverging,
                 x_label: "key".into(),
                 y_label: "query".into(),
-                ..HeatMap::default()
-            })
+                ..HeatMap::of(a, d, d)
+            }
             .into()
         };
         let mut figures: Vec<Figure> = values.chunks(d * d).enumerate().take(MOST_HEADS).map(one).collect();
         if figures.len() == 1 {
             return Some(figures.remove(0));
         }
-        Some(Panels { title: String::new(), columns: figures.len().min(3), figures }.into())
+        let title = only(figures.len(), self.heads[l]);
+        Some(Panels { title, columns: figures.len().min(3), figures }.into())
     }
 
     /// W; none where the model has no such matrix.
     pub(super) fn readout(&self) -> Option<HeatMap> {
         let w = self.layout.find("W")?;
         let blocks = self.stream(if self.embedded { 0 } else { self.heads.len() });
-        Some(fit(HeatMap {
+        let rows = blocks.iter().map(|b| b.size).sum();
+        Some(HeatMap {
             title: if self.embedded { "E W" } else { "W" }.into(),
-            values: self.params[w.range()].to_vec(),
-            rows: blocks.iter().map(|b| b.size).sum(),
-            cols: self.sizes.0,
             row_blocks: blocks,
             colormap: Colormap::Diverging,
             col_ticks: Ticks::From(1),
             x_label: "next symbol".into(),
             y_label: "residual stream at the query".into(),
-            ..HeatMap::default()
-        }))
+            ..HeatMap::of(&self.params[w.range()], rows, self.sizes.0)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::task::task;
     use super::*;
+    use crate::config;
+
+    /// Draws a run that was never trained; returns the names of its figures.
+    fn draw(words: &[&str]) -> Vec<String> {
+        let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
+        let chain = crate::paper::preset("chain", false).unwrap();
+        let layers = [chain, vec![config::parse_overrides(&words).unwrap()]].concat();
+        let config = config::resolve(&layers).unwrap();
+        let task = task(&config).unwrap();
+        let model = config.model.build::<f64>(task.vocab(), task.seq_len()).unwrap();
+        let (heads, layout) = (model.heads().to_vec(), model.layout());
+        let wave = |n: usize| (0..n).map(|i| (i as f64 * 0.7).sin()).collect::<Vec<_>>();
+        let t = task.seq_len();
+        let drawn = Drawn {
+            config: &config,
+            task: &task,
+            layout,
+            heads: &heads,
+            params: &wave(layout.len()),
+            patterns: &vec![wave(t * t); heads[0]],
+            probe: &Probe::new(0, &task, None).unwrap(),
+            references: &References { counts: f64::NAN, all: Vec::new() },
+        };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(METRICS_FILE), "").unwrap();
+        drawn.draw(dir.path()).unwrap();
+        let files = std::fs::read_dir(dir.path().join(FIGURES_FOLDER)).unwrap();
+        let mut names = Vec::new();
+        for file in files {
+            let file = file.unwrap();
+            assert!(file.metadata().unwrap().len() < 4 << 20, "{words:?}: {:?}", file.path());
+            names.push(file.file_name().into_string().unwrap());
+        }
+        names.sort();
+        names
+    }
 
     #[test]
-    fn pooling_keeps_thin_structure_and_block_edges() {
-        let n = 900;
-        let mut values = vec![0.1; n * n];
-        (1..n).for_each(|i| values[i * n + i - 1] = -5.0);
-        let blocks = vec![Block::new("token", 100), Block::new("one", 1), Block::new("position", 799)];
-        let map = HeatMap {
-            values,
-            rows: n,
-            cols: n,
-            row_blocks: blocks.clone(),
-            col_blocks: blocks,
-            ..HeatMap::default()
-        };
-        let small = fit(map);
-        assert_eq!((small.rows, small.cols), (300, 300));
-        assert!((1..300).all(|i| small.values[i * 300 + i] == -5.0));
-        assert_eq!(small.values[299], 0.1);
-        assert_eq!(small.row_blocks.iter().map(|b| b.size).sum::<usize>(), 300);
-        assert_eq!(small.row_blocks[0].size, 34);
-        assert!(Figure::from(small).to_svg().is_ok());
+    fn any_heads_and_sizes_are_drawn() {
+        for words in [
+            &["heads=5,8", "S=20", "T=40"][..],
+            &["heads=64", "S=3", "T=8"],
+            &["heads=16,16", "S=2", "T=3"],
+            &["heads=1,1,1,1,1", "S=2", "T=3"],
+            &["S=300", "T=20"],
+            &["S=3", "T=900"],
+            &["model=transformer", "layers=2", "heads=16", "dim=32", "S=3", "T=8"],
+        ] {
+            let names = draw(words);
+            for stem in ["attention", "graph", "loss", "overview"] {
+                for kind in ["png", "svg"] {
+                    assert!(names.contains(&format!("{stem}.{kind}")), "{words:?}: {names:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_that_are_left_out_are_said_to_be() {
+        assert_eq!(only(9, 9), "");
+        assert_eq!(only(9, 64), "the first 9 of 64 heads");
     }
 }

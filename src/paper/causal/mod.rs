@@ -102,6 +102,7 @@ impl Experiment for Causal {
             references: References { counts: f64::NAN, all: Vec::new() },
             probe: None,
             test_loss: None,
+            patterns: Vec::new(),
         }))
     }
 }
@@ -113,6 +114,8 @@ struct CausalSetup {
     probe: Option<Probe>,
     /// Of the last evaluation of this session.
     test_loss: Option<f64>,
+    /// Of the final parameters, kept for the figures.
+    patterns: Vec<Vec<f64>>,
 }
 
 impl CausalSetup {
@@ -220,11 +223,11 @@ impl Setup for CausalSetup {
             summary.set("attention_of_heads", heads.mean.chunks(heads.slots).collect::<Vec<_>>())?;
             summary.set("heads_split_parents", heads.split)?;
         }
+        self.patterns = patterns;
         Ok(())
     }
 
     fn draw(&mut self, view: &mut dyn View, folder: &Path) -> Result<()> {
-        let patterns = self.patterns(view)?;
         let probe = self.probe()?;
         let drawn = figures::Drawn {
             config: &self.config,
@@ -232,7 +235,7 @@ impl Setup for CausalSetup {
             layout: view.layout(),
             heads: view.heads(),
             params: view.params(),
-            patterns: &patterns,
+            patterns: &self.patterns,
             probe,
             references: &self.references,
         };

@@ -5,12 +5,14 @@
 
 use std::sync::{Arc, OnceLock};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use resvg::tiny_skia::{Pixmap, Transform};
+use resvg::tiny_skia::{Color as Rgba, FilterQuality, Pixmap, PixmapPaint, Transform};
 use resvg::usvg::{self, fontdb};
 
+use super::cells::Cells;
 use super::font::FAMILY;
 use crate::error::{Error, Result};
 
@@ -19,6 +21,8 @@ use crate::error::{Error, Result};
 const SCALE: f64 = 4.0;
 /// PNG pixels per px: legible on dense screens and in print at column width.
 const PNG_SCALE: f32 = 2.0;
+/// Most pixels of a PNG, 80 MB while it is made: a larger figure gets fewer a px.
+const MAX_PIXELS: f64 = 20_971_520.0;
 /// Largest side of a figure, in px.
 const MAX_SIDE: f64 = 8000.0;
 /// What plotters divides font sizes by before writing them.
@@ -102,8 +106,30 @@ pub(super) fn writable(text: &str) -> String {
     text.chars().map(|c| if banned(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// The SVG document of `size` px that `draw` fills.
-pub(super) fn svg_of((width, height): Point, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String> {
+/// Cells that are an image instead of a rectangle each.
+pub(super) struct Image {
+    /// Upper left corner, and size, in canvas units.
+    pub(super) at: (i32, i32),
+    pub(super) size: (i32, i32),
+    pub(super) cells: Cells,
+}
+
+/// A drawn figure: what plotters wrote, between a white ground and the images that lie on it.
+pub(super) struct Picture {
+    size: Point,
+    /// Opening tag and style.
+    head: String,
+    ground: String,
+    images: Vec<Image>,
+    /// The rest of the document.
+    body: String,
+}
+
+/// The picture of `size` px that `draw` fills.
+pub(super) fn picture(
+    (width, height): Point,
+    draw: impl FnOnce(&Area<'_>, &mut Vec<Image>) -> Drawn,
+) -> Result<Picture> {
     let (width, height) = (whole(width), whole(height));
     if !(width <= MAX_SIDE && height <= MAX_SIDE) {
         return Err(Error::invalid(
@@ -113,29 +139,83 @@ pub(super) fn svg_of((width, height): Point, draw: impl FnOnce(&Area<'_>) -> Dra
         ));
     }
     let (w, h) = (units(width), units(height));
-    let mut svg = String::new();
+    let (mut svg, mut images) = (String::new(), Vec::new());
     {
         let root = SVGBackend::with_string(&mut svg, (w as u32, h as u32)).into_drawing_area();
-        root.fill(&WHITE).and_then(|()| draw(&root)).and_then(|()| root.present()).map_err(|e| failed(&e))?;
+        root.fill(&WHITE)
+            .and_then(|()| draw(&root, &mut images))
+            .and_then(|()| root.present())
+            .map_err(|e| failed(&e))?;
     }
     // plotters' own first line, with the size in px instead of canvas units, and cells without
     // seams between them.
-    let (_, body) = svg.split_once('\n').unwrap_or_default();
-    Ok(format!(
+    let (_, rest) = svg.split_once('\n').unwrap_or_default();
+    let (ground, body) = rest.split_once('\n').unwrap_or_default();
+    let head = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {w} {h}\">\n\
-         <style>rect {{ shape-rendering: crispEdges }}</style>\n{body}"
-    ))
+         <style>rect {{ shape-rendering: crispEdges }}</style>\n"
+    );
+    Ok(Picture { size: (width, height), head, ground: format!("{ground}\n"), images, body: body.into() })
 }
 
-/// Render an SVG made by [`svg_of`] to PNG bytes, with the embedded typeface only.
-pub(super) fn png_of(svg: &str) -> Result<Vec<u8>> {
-    let options = usvg::Options { fontdb: fonts(), font_family: "DejaVu Sans".into(), ..Default::default() };
-    let tree = usvg::Tree::from_str(svg, &options).map_err(|e| failed(&e))?;
-    let side = |length: f32| (length * PNG_SCALE).ceil() as u32;
-    let mut pixels = Pixmap::new(side(tree.size().width()), side(tree.size().height()))
-        .ok_or_else(|| failed(&"no memory for its pixels"))?;
-    resvg::render(&tree, Transform::from_scale(PNG_SCALE, PNG_SCALE), &mut pixels.as_mut());
-    pixels.encode_png().map_err(|e| failed(&e))
+impl Picture {
+    /// The SVG document.
+    pub(super) fn svg(&self) -> Result<String> {
+        let mut out = format!("{}{}", self.head, self.ground);
+        for Image { at: (x, y), size: (w, h), cells } in &self.images {
+            let png = cells.pixels(1).and_then(|p| p.encode_png().ok()).ok_or_else(|| failed(&"an image"))?;
+            out += &format!(
+                "<image x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" preserveAspectRatio=\"none\" \
+                 image-rendering=\"optimizeSpeed\" style=\"image-rendering:pixelated\" \
+                 href=\"data:image/png;base64,{}\"/>\n",
+                BASE64_STANDARD.encode(png)
+            );
+        }
+        out += &self.body;
+        Ok(out)
+    }
+
+    /// PNG bytes of the same, drawn with the embedded typeface only.
+    pub(super) fn png(&self) -> Result<Vec<u8>> {
+        let options =
+            usvg::Options { fontdb: fonts(), font_family: "DejaVu Sans".into(), ..Default::default() };
+        // resvg would need decoders of every format to show an image: they are laid down before it
+        // draws, on the ground that it then leaves out.
+        let ground = if self.images.is_empty() { self.ground.as_str() } else { "" };
+        let document = [&self.head, ground, &self.body].concat();
+        let tree = usvg::Tree::from_str(&document, &options).map_err(|e| failed(&e))?;
+        drop(document);
+        let area = self.size.0 * self.size.1;
+        let mut scale = PNG_SCALE;
+        while area * f64::from(scale * scale) > MAX_PIXELS {
+            scale /= 2.0;
+        }
+        let side = |length: f32| (length * scale).ceil() as u32;
+        let mut pixels = Pixmap::new(side(tree.size().width()), side(tree.size().height()))
+            .ok_or_else(|| failed(&"no memory for its pixels"))?;
+        if !self.images.is_empty() {
+            pixels.fill(Rgba::WHITE);
+        }
+        let unit = scale / SCALE as f32;
+        for Image { at: (x, y), size: (w, h), cells } in &self.images {
+            // No cell may fall between two pixels.
+            let pool = (cells.cols as f32 / (*w as f32 * unit)).max(cells.rows as f32 / (*h as f32 * unit));
+            let image = cells.pixels(pool.ceil().max(1.0) as usize).ok_or_else(|| failed(&"an image"))?;
+            let paint = PixmapPaint { quality: FilterQuality::Nearest, ..PixmapPaint::default() };
+            let place = Transform::from_row(
+                *w as f32 * unit / image.width() as f32,
+                0.0,
+                0.0,
+                *h as f32 * unit / image.height() as f32,
+                *x as f32 * unit,
+                *y as f32 * unit,
+            );
+            pixels.draw_pixmap(0, 0, image.as_ref(), &paint, place, None);
+        }
+        resvg::render(&tree, Transform::from_scale(scale, scale), &mut pixels.as_mut());
+        drop(tree);
+        pixels.encode_png().map_err(|e| failed(&e))
+    }
 }
 
 fn failed(e: &dyn std::fmt::Display) -> Error {

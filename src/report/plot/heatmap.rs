@@ -2,11 +2,14 @@
 //!
 //! From the inside out, each edge carries: the cells, tick labels, block names, the axis label.
 
+use std::borrow::Cow;
+
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::axis::{Axis, spread};
-use super::canvas::{AXIS, Area, Drawn, Lettering, Point, path, stroke, text, units};
+use super::canvas::{AXIS, Area, Drawn, Image, Lettering, Point, path, stroke, text, units};
+use super::cells::{Cells, factor, pooled};
 use super::color::{Colormap, LEVELS, NAN_COLOR};
 use super::edge::{Block, Ticks, block_centres, half_bracket, inner_edges};
 use super::font::text_width;
@@ -18,12 +21,14 @@ use crate::error::{Error, Result};
 pub struct HeatMap {
     /// Heading; empty for none.
     pub title: String,
-    /// Values, row-major, `rows` x `cols`. NaN cells are grey.
+    /// Values, row-major, `rows` x `cols`, or pooled. NaN cells are grey.
     pub values: Vec<f64>,
     /// Number of rows; row 0 is drawn on top.
     pub rows: usize,
     /// Number of columns.
     pub cols: usize,
+    /// Rows and columns that each of `values` stands for, see [`HeatMap::of`]; 0 is 1.
+    pub pool: usize,
     /// Blocks of rows from the top; empty, or of `rows` rows in all.
     pub row_blocks: Vec<Block>,
     /// Blocks of columns from the left; empty, or of `cols` columns in all.
@@ -47,8 +52,10 @@ const SAMPLE_LANES: f64 = 330.0;
 const LONG_SIDE: f64 = 480.0;
 /// Largest cell, px.
 const MAX_CELL: f64 = 32.0;
-/// Most rows or columns: every cell is a rectangle of the SVG, about 90 bytes.
-const MAX_COUNT: usize = 512;
+/// Most cells that are a rectangle of the SVG each, about 90 bytes; more are one image.
+const RECTANGLES: usize = 64 * 64;
+/// Least room of a block, px, for a line beside it to be told from the next.
+const MIN_BLOCK: f64 = 3.0;
 const BAR_WIDTH: f64 = 12.0;
 const MIN_BAR: f64 = 90.0;
 const LINE_HEIGHT: f64 = 13.0;
@@ -58,7 +65,12 @@ const BRACKET: RGBColor = RGBColor(0x88, 0x88, 0x88);
 
 /// Sizes of the parts around the cells, px.
 struct Layout {
+    /// A row or column.
     cell: f64,
+    /// Rows and columns that a drawn cell stands for.
+    pool: usize,
+    /// Drawn cells a column and a row.
+    drawn: (usize, usize),
     range: (f64, f64),
     bar: Axis,
     /// Width of the row tick labels.
@@ -79,18 +91,63 @@ struct Layout {
 }
 
 impl HeatMap {
+    /// A matrix (`rows`, `cols`) without names. If it is too large to be drawn cell by cell, it is
+    /// pooled: each cell is then the entry of largest size among the k x k that it covers, so that
+    /// thin structure survives, and the heading says so. Larger matrices in `values` are pooled
+    /// likewise when they are drawn; this does not copy them first.
+    pub fn of(values: &[f64], rows: usize, cols: usize) -> HeatMap {
+        let fits = rows > 0 && cols > 0 && rows.checked_mul(cols) == Some(values.len());
+        let pool = if fits { factor(rows, cols) } else { 1 };
+        let values = pooled(values, cols.max(1), pool).into_owned();
+        HeatMap { values, rows, cols, pool, ..HeatMap::default() }
+    }
+
+    /// As [`HeatMap::of`] for a matrix of zeros but for `entries` (row, column, value); those outside
+    /// are left out. The matrix itself is never made.
+    pub fn sparse(
+        rows: usize,
+        cols: usize,
+        entries: impl IntoIterator<Item = (usize, usize, f64)>,
+    ) -> HeatMap {
+        let pool = factor(rows, cols);
+        let width = cols.div_ceil(pool);
+        let mut values = vec![0.0_f64; rows.div_ceil(pool) * width];
+        for (i, j, x) in entries {
+            if i < rows && j < cols && x.abs() > values[i / pool * width + j / pool].abs() {
+                values[i / pool * width + j / pool] = x;
+            }
+        }
+        HeatMap { values, rows, cols, pool, ..HeatMap::default() }
+    }
+
+    /// `values` pooled as they are drawn, and by how much.
+    fn drawn_values(&self) -> (Cow<'_, [f64]>, usize) {
+        match self.pool.max(1) {
+            1 => {
+                let k = factor(self.rows, self.cols);
+                (pooled(&self.values, self.cols, k), k)
+            }
+            k => (Cow::Borrowed(&self.values), k),
+        }
+    }
+
+    fn heading(&self) -> String {
+        match if self.pool > 1 { self.pool } else { factor(self.rows, self.cols) } {
+            1 => self.title.clone(),
+            k => format!("{} (largest of each {k} x {k})", self.title).trim_start().into(),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let Self { rows, cols, .. } = *self;
-        if rows == 0 || cols == 0 || rows.checked_mul(cols) != Some(self.values.len()) {
+        let k = self.pool.max(1);
+        let held = rows.div_ceil(k).checked_mul(cols.div_ceil(k));
+        if rows == 0 || cols == 0 || held != Some(self.values.len()) {
             return Err(Error::invalid(
                 "heat map values",
-                format!("{} values for {rows} x {cols}", self.values.len()),
-                "rows x cols values, at least one",
+                format!("{} values for {rows} x {cols} in cells of {k}", self.values.len()),
+                "rows x cols values, at least one, or as pooled",
             ));
-        }
-        if rows.max(cols) > MAX_COUNT {
-            let problem = format!("{rows} x {cols}");
-            return Err(Error::invalid("heat map size", problem, format!("at most {MAX_COUNT} a side")));
         }
         for (name, blocks, tick, count) in [
             ("row", &self.row_blocks, &self.row_ticks, rows),
@@ -124,11 +181,11 @@ impl HeatMap {
         self.layout().size
     }
 
-    pub(super) fn draw(&self, area: &Area<'_>) -> Drawn {
+    pub(super) fn draw(&self, area: &Area<'_>, images: &mut Vec<Image>) -> Drawn {
         let l = self.layout();
         let ((x, y), (w, h)) = (l.at, l.cells);
-        draw_title(area, &self.title, x + w / 2.0, l.size.0)?;
-        self.draw_cells(area, &l)?;
+        draw_title(area, &self.heading(), x + w / 2.0, l.size.0)?;
+        self.draw_cells(area, &l, images)?;
         self.draw_separators(area, &l)?;
         self.draw_row_names(area, &l)?;
         self.draw_col_names(area, &l)?;
@@ -144,8 +201,8 @@ impl HeatMap {
 
     /// The cells, in coordinates where cell (i, j) is the unit square around the point with these
     /// numbers, and plotters' tick labels at them. Neighbours of a row that share a colour are one
-    /// rectangle.
-    fn draw_cells(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+    /// rectangle; many cells are an image.
+    fn draw_cells(&self, area: &Area<'_>, l: &Layout, images: &mut Vec<Image>) -> Drawn {
         let (first_row, first_col) = (self.row_ticks.first(), self.col_ticks.first());
         let (left, below) = (units(l.row_ticks), units(l.col_ticks));
         // plotters' last unit is the far edge, not the one beyond it: a canvas unit more.
@@ -155,12 +212,22 @@ impl HeatMap {
             .set_label_area_size(LabelAreaPosition::Left, left)
             .set_label_area_size(LabelAreaPosition::Bottom, below)
             .build_cartesian_2d(
-                first_col - 0.5..first_col - 0.5 + self.cols as f64,
-                first_row - 0.5 + self.rows as f64..first_row - 0.5,
+                first_col - 0.5..first_col - 0.5 + (l.drawn.1 * l.pool) as f64,
+                first_row - 0.5 + (l.drawn.0 * l.pool) as f64..first_row - 0.5,
             )?;
+        let values = self.drawn_values().0;
+        let many = values.len() > RECTANGLES;
+        if many {
+            let (x, y) = area.get_base_pixel();
+            let (colormap, range) = (self.colormap, l.range);
+            let cells = Cells { values: values.to_vec(), rows: l.drawn.0, cols: l.drawn.1, range, colormap };
+            let at = (x + units(l.at.0), y + units(l.at.1));
+            images.push(Image { at, size: (units(l.cells.0), units(l.cells.1)), cells });
+        }
         let level = |v: f64| Colormap::level(v, l.range).unwrap_or(LEVELS);
         let mut cells = Vec::new();
-        for (i, row) in self.values.chunks(self.cols).enumerate() {
+        // Few cells are never pooled, so these are single rows and columns.
+        for (i, row) in values.chunks(self.cols).enumerate().filter(|_| !many) {
             let (mut j, i) = (0, i as f64 + first_row);
             for run in row.chunk_by(|&a, &b| level(a) == level(b)) {
                 let color =
@@ -181,7 +248,13 @@ impl HeatMap {
             .x_labels(l.col_labels)
             .y_labels(l.row_labels)
             .y_label_offset(lettering.drop());
-        let (rows, cols) = (|v: &f64| self.row_ticks.label(*v), |v: &f64| self.col_ticks.label(*v));
+        // The last pooled cells may reach beyond the matrix.
+        let inside = |ticks: &Ticks, count: usize, v: f64| match v - ticks.first() < count as f64 - 0.5 {
+            true => ticks.label(v),
+            false => String::new(),
+        };
+        let rows = |v: &f64| inside(&self.row_ticks, self.rows, *v);
+        let cols = |v: &f64| inside(&self.col_ticks, self.cols, *v);
         mesh.x_label_formatter(&cols).y_label_formatter(&rows).draw()
     }
 
@@ -189,11 +262,11 @@ impl HeatMap {
         let ((x, y), (w, h)) = (l.at, l.cells);
         // White under dark shows on either end of a colour map.
         for style in [stroke(WHITE, 1.5), stroke(AXIS, 0.75)] {
-            for row in inner_edges(&self.row_blocks) {
+            for row in inner_edges(&self.row_blocks).filter(|_| distinct(&self.row_blocks, h)) {
                 let y = y + row as f64 * l.cell;
                 path(area, &[(x, y), (x + w, y)], style)?;
             }
-            for col in inner_edges(&self.col_blocks) {
+            for col in inner_edges(&self.col_blocks).filter(|_| distinct(&self.col_blocks, w)) {
                 let x = x + col as f64 * l.cell;
                 path(area, &[(x, y), (x, y + h)], style)?;
             }
@@ -202,6 +275,9 @@ impl HeatMap {
     }
 
     fn draw_row_names(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        if !distinct(&self.row_blocks, l.cells.1) {
+            return Ok(());
+        }
         let x = l.at.0 - l.row_ticks - 4.0;
         let centres = block_centres(&self.row_blocks, l.at.1, l.cell);
         let placed = spread(&centres, LINE_HEIGHT, l.at.1 - 2.0, l.at.1 + l.content.1 + 2.0);
@@ -215,6 +291,9 @@ impl HeatMap {
     }
 
     fn draw_col_names(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        if !distinct(&self.col_blocks, l.cells.0) {
+            return Ok(());
+        }
         let y = l.at.1 + l.cells.1 + l.col_ticks + 4.0;
         let centres = block_centres(&self.col_blocks, l.at.0, l.cell);
         let placed = if l.col_names_upward {
@@ -258,7 +337,7 @@ impl HeatMap {
             path(area, &[(right, y), (right + 3.0, y)], stroke(AXIS, 1.0))?;
             text(area, (right + 6.0, y), &l.bar.label(tick), style)?;
         }
-        if self.values.iter().any(|v| v.is_nan()) {
+        if self.drawn_values().0.iter().any(|v| v.is_nan()) {
             let y = y + size.1 + 8.0;
             let corners = [(units(x), units(y)), (units(x + BAR_WIDTH), units(y + BAR_WIDTH))];
             area.draw(&Rectangle::new(corners, NAN_COLOR.filled()))?;
@@ -276,7 +355,9 @@ impl HeatMap {
     }
 
     fn layout(&self) -> Layout {
-        let (rows, cols) = (self.rows as f64, self.cols as f64);
+        let (values, pool) = self.drawn_values();
+        let drawn = (self.rows.div_ceil(pool), self.cols.div_ceil(pool));
+        let (rows, cols) = (drawn.0 as f64, drawn.1 as f64);
         let (long, short) = (rows.max(cols), rows.min(cols));
         let side = if long >= 4.0 * short { LONG_SIDE } else { SAMPLE_LANES };
         // Whole px, so that cells of one matrix are all equally large; half px still are in the
@@ -288,7 +369,7 @@ impl HeatMap {
         let lettered = |ticks: &Ticks| matches!(ticks, Ticks::Letters(_));
         let cell =
             if lettered(&self.row_ticks) || lettered(&self.col_ticks) { cell.max(LINE_HEIGHT) } else { cell };
-        let range = self.range.unwrap_or_else(|| self.colormap.range_of(&self.values));
+        let range = self.range.unwrap_or_else(|| self.colormap.range_of(&values));
         let width_of = |t: &str| text_width(t, TICK_SIZE, false);
         let widest = |ticks: &Ticks, count: usize| match ticks {
             Ticks::None => 0.0,
@@ -313,7 +394,8 @@ impl HeatMap {
         let name_width = |b: &Block| width_of(&b.label);
         let widest_name = |blocks: &[Block]| blocks.iter().map(name_width).fold(0.0, f64::max);
         let row_names = if self.row_blocks.is_empty() { 0.0 } else { widest_name(&self.row_blocks) + 12.0 };
-        let col_names_upward = self.col_blocks.iter().any(|b| name_width(b) + 6.0 > b.size as f64 * cell);
+        let step = cell / pool as f64;
+        let col_names_upward = self.col_blocks.iter().any(|b| name_width(b) + 6.0 > b.size as f64 * step);
         let col_names = match widest_name(&self.col_blocks) {
             _ if self.col_blocks.is_empty() => 0.0,
             w if col_names_upward => w + 12.0,
@@ -321,8 +403,10 @@ impl HeatMap {
         };
         let col_ticks = if shown(&self.col_ticks) { 17.0 } else { 0.0 };
 
-        let spread_width = if col_names_upward { self.col_blocks.len() as f64 * LINE_HEIGHT } else { 0.0 };
-        let spread_height = self.row_blocks.len() as f64 * LINE_HEIGHT;
+        let named = |blocks: &[Block], side: f64| if distinct(blocks, side) { blocks.len() } else { 0 };
+        let spread_width =
+            if col_names_upward { named(&self.col_blocks, cells.0) as f64 * LINE_HEIGHT } else { 0.0 };
+        let spread_height = named(&self.row_blocks, cells.1) as f64 * LINE_HEIGHT;
         let content = (
             cells.0.max(spread_width - LINE_HEIGHT),
             cells.1.max(MIN_BAR).max(self.y_label_width()).max(spread_height - LINE_HEIGHT),
@@ -339,7 +423,9 @@ impl HeatMap {
         let below_bar = cells.1.max(MIN_BAR) + 8.0 + BAR_WIDTH;
         let height = top + (cells.1 + col_ticks + col_names + x_name).max(content.1).max(below_bar) + PAD;
         Layout {
-            cell,
+            cell: step,
+            pool,
+            drawn,
             range,
             bar,
             row_ticks,
@@ -351,9 +437,14 @@ impl HeatMap {
             at: (left, top),
             cells,
             content,
-            size: (width.max(title_width(&self.title)).max(self.x_label_width()), height),
+            size: (width.max(title_width(&self.heading())).max(self.x_label_width()), height),
         }
     }
+}
+
+/// True if lines between these blocks of a side of `length` px can be told apart.
+fn distinct(blocks: &[Block], length: f64) -> bool {
+    blocks.len() as f64 * MIN_BLOCK <= length
 }
 
 fn frame(area: &Area<'_>, (x, y): Point, (w, h): Point) -> Drawn {

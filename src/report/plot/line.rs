@@ -110,6 +110,8 @@ impl LineChart {
 }
 
 const LINE_HEIGHT: f64 = 16.0;
+/// Most lines of a legend.
+const LEGEND_LINES: usize = 24;
 const SWATCH: f64 = 22.0;
 const LEADER: f64 = 18.0;
 /// Dash and gap, px.
@@ -286,7 +288,10 @@ impl LineChart {
             }
             y += LINE_HEIGHT;
         }
-        Ok(())
+        match self.unnamed(&l.legend) {
+            Some(more) => text(area, (l.left, y), &more, Lettering::new(TICK_SIZE, HPos::Left)),
+            None => Ok(()),
+        }
     }
 
     /// Consecutive drawable points.
@@ -344,7 +349,9 @@ impl LineChart {
         let left = widest(&y) + 2.0 * TICK + 1.0 + if self.y_label.is_empty() { 0.0 } else { 20.0 };
         let legend = self.legend_rows(width + right);
         let heading = if self.title.is_empty() { 0.0 } else { TITLE_HEIGHT };
-        let legend_height = if legend.is_empty() { 0.0 } else { legend.len() as f64 * LINE_HEIGHT + 6.0 };
+        let more = self.unnamed(&legend).is_some();
+        let lines = legend.len() + usize::from(more);
+        let legend_height = if legend.is_empty() { 0.0 } else { lines as f64 * LINE_HEIGHT + 6.0 };
         Layout {
             x,
             y,
@@ -374,7 +381,15 @@ impl LineChart {
             }
             x += entry + GAP;
         }
+        rows.truncate(LEGEND_LINES);
         rows
+    }
+
+    /// What is said of the curves that the legend has no room for.
+    fn unnamed(&self, legend: &[Vec<(usize, f64)>]) -> Option<String> {
+        let named = legend.iter().map(Vec::len).sum::<usize>();
+        let all = self.series.iter().filter(|s| !s.label.is_empty()).count();
+        (named < all).then(|| format!("and {} more curves", all - named))
     }
 }
 

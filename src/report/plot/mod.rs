@@ -10,6 +10,7 @@
 
 mod axis;
 mod canvas;
+mod cells;
 mod color;
 mod curve;
 mod edge;
@@ -17,6 +18,7 @@ mod font;
 mod heatmap;
 mod line;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 pub use color::Colormap;
@@ -28,7 +30,7 @@ use plotters::style::text_anchor::HPos;
 
 use super::files::write_bytes_atomic;
 use crate::error::{Error, Result};
-use canvas::{Area, Drawn, Lettering, Point, text, units, whole};
+use canvas::{Area, Drawn, Image, Lettering, Picture, Point, text, units, whole};
 
 /// White rim of every figure, px.
 const PAD: f64 = 10.0;
@@ -38,6 +40,13 @@ const TITLE_SIZE: f64 = 13.0;
 const TITLE_HEIGHT: f64 = 24.0;
 const LABEL_SIZE: f64 = 12.0;
 const TICK_SIZE: f64 = 10.5;
+
+/// Largest side of panels together, px, and their largest area: what is beyond is left out, and
+/// said to be.
+const MAX_SIDE: f64 = 7600.0;
+const MAX_AREA: f64 = 2.4e7;
+/// Most characters of a title.
+const MAX_TITLE: usize = 200;
 
 /// Anything that can be drawn.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,18 +93,23 @@ impl Figure {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the record contradicts itself (sizes that do not match) or the
-    /// figure would exceed 8000 px a side.
+    /// figure would exceed 8000 px a side, which panels never do.
     pub fn to_svg(&self) -> Result<String> {
-        self.check()?;
-        canvas::svg_of(self.natural_size(), |area| self.draw(area))
+        self.picture()?.svg()
     }
 
-    /// The figure as a PNG image of two pixels per px, rendered from [`Figure::to_svg`].
+    /// The same as a PNG image, of two pixels per px, or fewer where those would be more than 20
+    /// million.
     ///
     /// # Errors
     /// As [`Figure::to_svg`].
     pub fn to_png(&self) -> Result<Vec<u8>> {
-        canvas::png_of(&self.to_svg()?)
+        self.picture()?.png()
+    }
+
+    fn picture(&self) -> Result<Picture> {
+        self.check()?;
+        canvas::picture(self.natural_size(), |area, images| self.draw(area, images))
     }
 
     fn check(&self) -> Result<()> {
@@ -114,11 +128,11 @@ impl Figure {
         }
     }
 
-    fn draw(&self, area: &Area<'_>) -> Drawn {
+    fn draw(&self, area: &Area<'_>, images: &mut Vec<Image>) -> Drawn {
         match self {
             Figure::Line(f) => f.draw(area),
-            Figure::Heat(f) => f.draw(area),
-            Figure::Panels(f) => f.draw(area),
+            Figure::Heat(f) => f.draw(area, images),
+            Figure::Panels(f) => f.draw(area, images),
         }
     }
 }
@@ -135,17 +149,37 @@ impl Panels {
         self.figures.iter().try_for_each(Figure::check)
     }
 
-    /// Widths of the columns and heights of the rows.
-    fn grid(&self) -> (Vec<f64>, Vec<f64>) {
-        let columns = self.columns.min(self.figures.len());
-        let mut widths = vec![0.0_f64; columns];
-        let mut heights = vec![0.0_f64; self.figures.len().div_ceil(columns)];
-        for (i, figure) in self.figures.iter().enumerate() {
-            let (w, h) = figure.natural_size();
-            widths[i % columns] = widths[i % columns].max(whole(w));
-            heights[i / columns] = heights[i / columns].max(whole(h));
-        }
-        (widths, heights)
+    /// Widths of the columns and heights of the rows, in as many columns as fit the page.
+    fn grid(&self) -> Grid {
+        let sizes: Vec<Point> = self.figures.iter().map(|f| f.natural_size()).collect();
+        let most = self.columns.min(sizes.len());
+        let of = |columns: usize| {
+            let mut widths = vec![0.0_f64; columns];
+            let mut heights = vec![0.0_f64; sizes.len().div_ceil(columns)];
+            for (i, (w, h)) in sizes.iter().enumerate() {
+                widths[i % columns] = widths[i % columns].max(whole(*w));
+                heights[i / columns] = heights[i / columns].max(whole(*h));
+            }
+            (widths, heights)
+        };
+        let fits = |columns: &usize| *columns == 1 || of(*columns).0.iter().sum::<f64>() <= MAX_SIDE;
+        let (widths, mut heights) = of((1..=most).rev().find(fits).unwrap_or(1));
+        let width: f64 = widths.iter().sum::<f64>().max(title_width(&self.title));
+        let mut height = self.heading();
+        let inside = |h: &&f64| {
+            height += **h;
+            height <= MAX_SIDE && height * width <= MAX_AREA
+        };
+        let rows = heights.iter().take_while(inside).count().max(1);
+        heights.truncate(rows);
+        let shown = (rows * widths.len()).min(sizes.len());
+        Grid { widths, heights, sizes, shown }
+    }
+
+    /// What is said of figures that are left out, and the height of it.
+    fn note(&self, grid: &Grid) -> Option<String> {
+        let (shown, all) = (grid.shown, self.figures.len());
+        (shown < all).then(|| format!("the first {shown} of {all} panels; the others are left out"))
     }
 
     fn heading(&self) -> f64 {
@@ -153,14 +187,18 @@ impl Panels {
     }
 
     fn natural_size(&self) -> Point {
-        let (widths, heights) = self.grid();
-        let width: f64 = widths.iter().sum();
-        (width.max(title_width(&self.title)), heights.iter().sum::<f64>() + self.heading())
+        let grid = self.grid();
+        let note = self.note(&grid);
+        let width: f64 = grid.widths.iter().sum();
+        let width = width.max(title_width(&self.title)).max(note.as_deref().map_or(0.0, title_width));
+        let below = if note.is_some() { TITLE_HEIGHT } else { 0.0 };
+        (width, grid.heights.iter().sum::<f64>() + self.heading() + below)
     }
 
-    fn draw(&self, area: &Area<'_>) -> Drawn {
-        let (widths, heights) = self.grid();
-        let total = self.natural_size().0;
+    fn draw(&self, area: &Area<'_>, images: &mut Vec<Image>) -> Drawn {
+        let grid = self.grid();
+        let Grid { widths, heights, sizes, shown } = &grid;
+        let (total, whole_height) = self.natural_size();
         draw_title(area, &self.title, total / 2.0, total)?;
         let left = (total - widths.iter().sum::<f64>()) / 2.0;
         let below = area.margin(units(self.heading()), 0, units(left), 0);
@@ -172,16 +210,32 @@ impl Panels {
             ends.collect()
         };
         // The last break is the far edge, or short of it where the title is wider than the grid.
-        let cells = below.split_by_breakpoints(breaks(&widths), breaks(&heights));
+        let cells = below.split_by_breakpoints(breaks(widths), breaks(heights));
         let per_row = cells.len() / (heights.len() + 1);
-        for (i, figure) in self.figures.iter().enumerate() {
+        for (i, figure) in self.figures[..*shown].iter().enumerate() {
             let cell = cells[i / widths.len() * per_row + i % widths.len()].clone();
-            let (width, height) = figure.natural_size();
+            let (width, height) = sizes[i];
             let aside = units((widths[i % widths.len()] - whole(width)) / 2.0);
-            figure.draw(&cell.shrink((aside, 0), (units(whole(width)), units(whole(height)))))?;
+            let place = cell.shrink((aside, 0), (units(whole(width)), units(whole(height))));
+            figure.draw(&place, images)?;
+        }
+        if let Some(note) = self.note(&grid) {
+            let middle = (total / 2.0, whole_height - TITLE_HEIGHT / 2.0);
+            text(area, middle, &note, Lettering::new(LABEL_SIZE, HPos::Center))?;
         }
         Ok(())
     }
+}
+
+/// Panels in rows and columns.
+struct Grid {
+    widths: Vec<f64>,
+    /// Of the rows that are shown.
+    heights: Vec<f64>,
+    /// Of every panel.
+    sizes: Vec<Point>,
+    /// Panels that are shown.
+    shown: usize,
 }
 
 /// Write `figure` as `<stem>.svg` and `<stem>.png` into the folder `dir`, each atomically, and
@@ -191,12 +245,45 @@ impl Panels {
 /// [`Error::Invalid`] as [`Figure::to_svg`], before anything is written; [`Error::Io`] naming the
 /// file.
 pub fn save_figure(dir: &Path, stem: &str, figure: &Figure) -> Result<(PathBuf, PathBuf)> {
-    let svg = figure.to_svg()?;
-    let png = canvas::png_of(&svg)?;
+    let picture = figure.picture()?;
+    let (svg, png) = (picture.svg()?, picture.png()?);
     let paths = (dir.join(format!("{stem}.svg")), dir.join(format!("{stem}.png")));
     write_bytes_atomic(&paths.0, svg.as_bytes())?;
     write_bytes_atomic(&paths.1, &png)?;
     Ok(paths)
+}
+
+/// Writes figures into one folder: one that fails does not keep the others from being drawn.
+#[derive(Debug)]
+pub struct Gallery {
+    dir: PathBuf,
+    failed: Option<Error>,
+}
+
+impl Gallery {
+    /// In the folder `dir`, which is created if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be created.
+    pub fn new(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot create", e))?;
+        Ok(Gallery { dir: dir.into(), failed: None })
+    }
+
+    /// As [`save_figure`]; the first failure is kept for [`Gallery::finish`].
+    pub fn save(&mut self, stem: &str, figure: &Figure) {
+        if let Err(e) = save_figure(&self.dir, stem, figure) {
+            self.failed.get_or_insert(e);
+        }
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn finish(self) -> Result<()> {
+        self.failed.map_or(Ok(()), Err)
+    }
 }
 
 /// True if `v` can be placed on an axis: it and sums or differences of such values are finite.
@@ -206,7 +293,15 @@ fn drawable(v: f64) -> bool {
 
 /// Width a figure needs for its title.
 fn title_width(title: &str) -> f64 {
-    if title.is_empty() { 0.0 } else { font::text_width(title, TITLE_SIZE, true) + 2.0 * PAD }
+    if title.is_empty() { 0.0 } else { font::text_width(&shortened(title), TITLE_SIZE, true) + 2.0 * PAD }
+}
+
+/// `title`, or what fits of it.
+fn shortened(title: &str) -> Cow<'_, str> {
+    match title.char_indices().nth(MAX_TITLE) {
+        Some((end, _)) => format!("{}…", &title[..end]).into(),
+        None => title.into(),
+    }
 }
 
 /// Draw a title centred on `centre`, moved sideways as far as staying inside the figure's `width`
@@ -214,7 +309,7 @@ fn title_width(title: &str) -> f64 {
 fn draw_title(area: &Area<'_>, title: &str, centre: f64, width: f64) -> Drawn {
     let centre = keep_inside(centre, title_width(title), 0.0, width);
     let lettering = Lettering { bold: true, ..Lettering::new(TITLE_SIZE, HPos::Center) };
-    text(area, (centre, PAD + TITLE_HEIGHT / 2.0 - 3.0), title, lettering)
+    text(area, (centre, PAD + TITLE_HEIGHT / 2.0 - 3.0), &shortened(title), lettering)
 }
 
 /// The centre nearest to `centre` for something `size` long inside `[start, start + width]`.
