@@ -38,6 +38,10 @@ const MIN_ROWS: usize = 6;
 /// Fewest sequences whose means are taken for normal.
 const MIN_SEQS: usize = 30;
 
+/// Fewest sequences that a tested entry must come from for its mean to be taken for normal: below,
+/// up to 13% of unrelated positions were given a parent at level .01.
+const MIN_CONTRIBUTING: f64 = 15.0;
+
 /// Columns whose laws differ by more than this, in mean χ² distance from the law of all, have a
 /// bias that is no sum of effects of row and column.
 const UNEQUAL: f64 = 0.02;
@@ -220,9 +224,8 @@ pub fn discover(sample: &Sample, eps: f64, level: f64) -> Result<Graph> {
     };
     let errors = errors(sample, eps, &leaders)?;
     let of = |(i, (leaders, e)): (usize, (&Leaders, &Errors))| {
-        // k contributions of one size and sign have z = √k: fewer cannot reach the level, and their
-        // mean is not normal.
-        let least = tails::normal_quantile(ln(level / i as f64)).powi(2);
+        // z² of k contributions is k at most: fewer cannot reach the level.
+        let least = tails::normal_quantile(ln(level / i as f64)).powi(2).max(MIN_CONTRIBUTING);
         let test = leaders.0.map(|j| z[i * n + j]).filter(|z| !z.is_nan() && e.contributing >= least);
         Found { leaders: *leaders, test: test.map_or(Test::NONE, Test::of_z), errors: [e.score, e.margin] }
     };
@@ -290,7 +293,7 @@ struct Errors {
     /// Standard error of its score, and of the margin to the second.
     score: f64,
     margin: f64,
-    /// How many sequences its tested entry comes from: (Σ x²)²/Σ x⁴ over their contributions x.
+    /// How many sequences its tested entry comes from: (Σ |x|)²/Σ x² over their contributions x.
     contributing: f64,
 }
 
@@ -312,9 +315,9 @@ fn errors(sample: &Sample, eps: f64, leaders: &[Leaders]) -> Result<Vec<Errors>>
                 let (Some(best), u) = (best, terms.u[i]) else { continue };
                 let x = u * (hit[*best] - before / (i + 1) as f64);
                 let d = u * (hit[*best] - second.map_or(0.0, |s| hit[s]));
-                let square = ((u - mean) * (hit[*best] - mean_hit)).powi(2);
+                let tested = (u - mean) * (hit[*best] - mean_hit);
                 let sums = &mut out[6 * i..][..6];
-                let all = [x, x * x, d, d * d, square, square * square];
+                let all = [x, x * x, d, d * d, tested.abs(), tested * tested];
                 sums.iter_mut().zip(all).for_each(|(o, x)| *o += x);
             }
         }

