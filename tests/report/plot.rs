@@ -456,7 +456,7 @@ fn contradictory_records_are_typed_errors() {
         ("heat map values", HeatMap { rows: 3, ..good.clone() }.into()),
         ("heat map values", HeatMap { rows: usize::MAX, cols: 2, ..good.clone() }.into()),
         ("heat map values", HeatMap::default().into()),
-        ("heat map values", HeatMap { pool: 2, ..square(600, |_| 0.0) }.into()),
+        ("heat map values", HeatMap { pool: (2, 2), ..square(600, |_| 0.0) }.into()),
         ("row_blocks", HeatMap { row_blocks: stream(&[("a", 3)]), ..good.clone() }.into()),
         ("col_blocks", HeatMap { col_blocks: stream(&[("a", usize::MAX), ("b", 3)]), ..good.clone() }.into()),
         ("col_ticks", HeatMap { col_ticks: Ticks::Labels(vec!["a".into()]), ..good.clone() }.into()),
@@ -560,6 +560,16 @@ fn large_maps_are_bounded_and_keep_a_single_cell() {
             assert_eq!(svg, Figure::from(HeatMap { values, rows: n, cols: n, ..whole }).to_svg().unwrap());
         }
     }
+    // Long ones keep their short side.
+    let long = HeatMap::of(&vec![0.0; 3240 * 20], 3240, 20);
+    assert_eq!((long.pool, long.values.len()), ((9, 1), 360 * 20));
+    // Blocks too many to be named take no room.
+    let blocks = vec![Block::new("", 10); 324];
+    let texts =
+        check("long", &HeatMap { row_blocks: blocks.clone(), title: "W".into(), ..long.clone() }.into());
+    assert!(texts.contains(&"W (largest of each 9 x 1)".to_string()), "{texts:?}");
+    let height = |map: HeatMap| tree(&Figure::from(map).to_svg().unwrap()).size().height();
+    assert_eq!(height(HeatMap { row_blocks: blocks, ..long.clone() }), height(long));
     // So many panels that there is less than a pixel for a cell: one that stands out stays.
     let hot = HeatMap { range: Some((0.0, 1.0)), ..square(400, |e| f64::from(u8::from(e == 201 * 400 + 7))) };
     let cold = HeatMap { range: Some((0.0, 1.0)), ..square(400, |_| 0.0) };

@@ -9,7 +9,7 @@ use plotters::style::text_anchor::HPos;
 
 use super::axis::{Axis, spread};
 use super::canvas::{AXIS, Area, Drawn, Image, Lettering, Point, path, stroke, text, units};
-use super::cells::{Cells, factor, pooled};
+use super::cells::{Cells, factors, pooled};
 use super::color::{Colormap, LEVELS, NAN_COLOR};
 use super::edge::{Block, Ticks, block_centres, half_bracket, inner_edges};
 use super::font::text_width;
@@ -27,8 +27,8 @@ pub struct HeatMap {
     pub rows: usize,
     /// Number of columns.
     pub cols: usize,
-    /// Rows and columns that each of `values` stands for, see [`HeatMap::of`]; 0 is 1.
-    pub pool: usize,
+    /// Rows and columns that each of `values` stands for, see [`HeatMap::of`]; none of (0, 0).
+    pub pool: (usize, usize),
     /// Blocks of rows from the top; empty, or of `rows` rows in all.
     pub row_blocks: Vec<Block>,
     /// Blocks of columns from the left; empty, or of `cols` columns in all.
@@ -65,10 +65,11 @@ const BRACKET: RGBColor = RGBColor(0x88, 0x88, 0x88);
 
 /// Sizes of the parts around the cells, px.
 struct Layout {
-    /// A row or column.
-    cell: f64,
+    /// A row and a column.
+    row: f64,
+    col: f64,
     /// Rows and columns that a drawn cell stands for.
-    pool: usize,
+    pool: (usize, usize),
     /// Drawn cells a column and a row.
     drawn: (usize, usize),
     range: (f64, f64),
@@ -92,12 +93,12 @@ struct Layout {
 
 impl HeatMap {
     /// A matrix (`rows`, `cols`) without names. If it is too large to be drawn cell by cell, it is
-    /// pooled: each cell is then the entry of largest size among the k x k that it covers, so that
+    /// pooled: each cell is then the entry of largest size among the k x l that it covers, so that
     /// thin structure survives, and the heading says so. Larger matrices in `values` are pooled
     /// likewise when they are drawn; this does not copy them first.
     pub fn of(values: &[f64], rows: usize, cols: usize) -> HeatMap {
         let fits = rows > 0 && cols > 0 && rows.checked_mul(cols) == Some(values.len());
-        let pool = if fits { factor(rows, cols) } else { 1 };
+        let pool = if fits { factors(rows, cols) } else { (1, 1) };
         let values = pooled(values, cols.max(1), pool).into_owned();
         HeatMap { values, rows, cols, pool, ..HeatMap::default() }
     }
@@ -109,43 +110,50 @@ impl HeatMap {
         cols: usize,
         entries: impl IntoIterator<Item = (usize, usize, f64)>,
     ) -> HeatMap {
-        let pool = factor(rows, cols);
-        let width = cols.div_ceil(pool);
-        let mut values = vec![0.0_f64; rows.div_ceil(pool) * width];
+        let pool = factors(rows, cols);
+        let width = cols.div_ceil(pool.1);
+        let mut values = vec![0.0_f64; rows.div_ceil(pool.0) * width];
         for (i, j, x) in entries {
-            if i < rows && j < cols && x.abs() > values[i / pool * width + j / pool].abs() {
-                values[i / pool * width + j / pool] = x;
+            let at = i / pool.0 * width + j / pool.1;
+            if i < rows && j < cols && x.abs() > values[at].abs() {
+                values[at] = x;
             }
         }
         HeatMap { values, rows, cols, pool, ..HeatMap::default() }
     }
 
+    /// Rows and columns that a cell of `values` stands for.
+    fn pool(&self) -> (usize, usize) {
+        (self.pool.0.max(1), self.pool.1.max(1))
+    }
+
     /// `values` pooled as they are drawn, and by how much.
-    fn drawn_values(&self) -> (Cow<'_, [f64]>, usize) {
-        match self.pool.max(1) {
-            1 => {
-                let k = factor(self.rows, self.cols);
-                (pooled(&self.values, self.cols, k), k)
+    fn drawn_values(&self) -> (Cow<'_, [f64]>, (usize, usize)) {
+        match self.pool() {
+            (1, 1) => {
+                let pool = factors(self.rows, self.cols);
+                (pooled(&self.values, self.cols, pool), pool)
             }
-            k => (Cow::Borrowed(&self.values), k),
+            pool => (Cow::Borrowed(&self.values), pool),
         }
     }
 
     fn heading(&self) -> String {
-        match if self.pool > 1 { self.pool } else { factor(self.rows, self.cols) } {
-            1 => self.title.clone(),
-            k => format!("{} (largest of each {k} x {k})", self.title).trim_start().into(),
+        let own = Some(self.pool()).filter(|p| *p != (1, 1));
+        match own.unwrap_or_else(|| factors(self.rows, self.cols)) {
+            (1, 1) => self.title.clone(),
+            (k, l) => format!("{} (largest of each {k} x {l})", self.title).trim_start().into(),
         }
     }
 
     pub(super) fn check(&self) -> Result<()> {
         let Self { rows, cols, .. } = *self;
-        let k = self.pool.max(1);
-        let held = rows.div_ceil(k).checked_mul(cols.div_ceil(k));
+        let (k, l) = self.pool();
+        let held = rows.div_ceil(k).checked_mul(cols.div_ceil(l));
         if rows == 0 || cols == 0 || held != Some(self.values.len()) {
             return Err(Error::invalid(
                 "heat map values",
-                format!("{} values for {rows} x {cols} in cells of {k}", self.values.len()),
+                format!("{} values for {rows} x {cols} in cells of {k} x {l}", self.values.len()),
                 "rows x cols values, at least one, or as pooled",
             ));
         }
@@ -212,8 +220,8 @@ impl HeatMap {
             .set_label_area_size(LabelAreaPosition::Left, left)
             .set_label_area_size(LabelAreaPosition::Bottom, below)
             .build_cartesian_2d(
-                first_col - 0.5..first_col - 0.5 + (l.drawn.1 * l.pool) as f64,
-                first_row - 0.5 + (l.drawn.0 * l.pool) as f64..first_row - 0.5,
+                first_col - 0.5..first_col - 0.5 + (l.drawn.1 * l.pool.1) as f64,
+                first_row - 0.5 + (l.drawn.0 * l.pool.0) as f64..first_row - 0.5,
             )?;
         let values = self.drawn_values().0;
         let many = values.len() > RECTANGLES;
@@ -263,11 +271,11 @@ impl HeatMap {
         // White under dark shows on either end of a colour map.
         for style in [stroke(WHITE, 1.5), stroke(AXIS, 0.75)] {
             for row in inner_edges(&self.row_blocks).filter(|_| distinct(&self.row_blocks, h)) {
-                let y = y + row as f64 * l.cell;
+                let y = y + row as f64 * l.row;
                 path(area, &[(x, y), (x + w, y)], style)?;
             }
             for col in inner_edges(&self.col_blocks).filter(|_| distinct(&self.col_blocks, w)) {
-                let x = x + col as f64 * l.cell;
+                let x = x + col as f64 * l.col;
                 path(area, &[(x, y), (x, y + h)], style)?;
             }
         }
@@ -279,10 +287,10 @@ impl HeatMap {
             return Ok(());
         }
         let x = l.at.0 - l.row_ticks - 4.0;
-        let centres = block_centres(&self.row_blocks, l.at.1, l.cell);
+        let centres = block_centres(&self.row_blocks, l.at.1, l.row);
         let placed = spread(&centres, LINE_HEIGHT, l.at.1 - 2.0, l.at.1 + l.content.1 + 2.0);
         for ((block, wish), y) in self.row_blocks.iter().zip(&centres).zip(placed) {
-            let half = half_bracket(block, l.cell);
+            let half = half_bracket(block, l.row);
             let (top, bottom) = (wish - half, wish + half);
             path(area, &[(x, top), (x - 3.0, top), (x - 3.0, bottom), (x, bottom)], stroke(BRACKET, 0.75))?;
             text(area, (x - 8.0, y), &block.label, Lettering::new(TICK_SIZE, HPos::Right))?;
@@ -295,14 +303,14 @@ impl HeatMap {
             return Ok(());
         }
         let y = l.at.1 + l.cells.1 + l.col_ticks + 4.0;
-        let centres = block_centres(&self.col_blocks, l.at.0, l.cell);
+        let centres = block_centres(&self.col_blocks, l.at.0, l.col);
         let placed = if l.col_names_upward {
             spread(&centres, LINE_HEIGHT, l.at.0 - 2.0, l.at.0 + l.content.0 + 2.0)
         } else {
             centres.clone()
         };
         for ((block, wish), x) in self.col_blocks.iter().zip(&centres).zip(placed) {
-            let half = half_bracket(block, l.cell);
+            let half = half_bracket(block, l.col);
             let (left, right) = (wish - half, wish + half);
             path(area, &[(left, y), (left, y + 3.0), (right, y + 3.0), (right, y)], stroke(BRACKET, 0.75))?;
             let style = Lettering::new(TICK_SIZE, HPos::Center);
@@ -356,7 +364,7 @@ impl HeatMap {
 
     fn layout(&self) -> Layout {
         let (values, pool) = self.drawn_values();
-        let drawn = (self.rows.div_ceil(pool), self.cols.div_ceil(pool));
+        let drawn = (self.rows.div_ceil(pool.0), self.cols.div_ceil(pool.1));
         let (rows, cols) = (drawn.0 as f64, drawn.1 as f64);
         let (long, short) = (rows.max(cols), rows.min(cols));
         let side = if long >= 4.0 * short { LONG_SIDE } else { SAMPLE_LANES };
@@ -394,8 +402,8 @@ impl HeatMap {
         let name_width = |b: &Block| width_of(&b.label);
         let widest_name = |blocks: &[Block]| blocks.iter().map(name_width).fold(0.0, f64::max);
         let row_names = if self.row_blocks.is_empty() { 0.0 } else { widest_name(&self.row_blocks) + 12.0 };
-        let step = cell / pool as f64;
-        let col_names_upward = self.col_blocks.iter().any(|b| name_width(b) + 6.0 > b.size as f64 * step);
+        let (row, col) = (cell / pool.0 as f64, cell / pool.1 as f64);
+        let col_names_upward = self.col_blocks.iter().any(|b| name_width(b) + 6.0 > b.size as f64 * col);
         let col_names = match widest_name(&self.col_blocks) {
             _ if self.col_blocks.is_empty() => 0.0,
             w if col_names_upward => w + 12.0,
@@ -403,7 +411,10 @@ impl HeatMap {
         };
         let col_ticks = if shown(&self.col_ticks) { 17.0 } else { 0.0 };
 
-        let named = |blocks: &[Block], side: f64| if distinct(blocks, side) { blocks.len() } else { 0 };
+        let named = |blocks: &[Block], side: f64| {
+            let some = blocks.iter().any(|b| !b.label.is_empty());
+            if some && distinct(blocks, side) { blocks.len() } else { 0 }
+        };
         let spread_width =
             if col_names_upward { named(&self.col_blocks, cells.0) as f64 * LINE_HEIGHT } else { 0.0 };
         let spread_height = named(&self.row_blocks, cells.1) as f64 * LINE_HEIGHT;
@@ -417,13 +428,14 @@ impl HeatMap {
 
         let y_name = if self.y_label.is_empty() { 0.0 } else { 20.0 };
         let left = PAD + y_name + row_names + row_ticks + if row_names + row_ticks > 0.0 { 0.0 } else { 2.0 };
-        let top = PAD + if self.title.is_empty() { 0.0 } else { TITLE_HEIGHT };
+        let top = PAD + if self.heading().is_empty() { 0.0 } else { TITLE_HEIGHT };
         let x_name = if self.x_label.is_empty() { 0.0 } else { 22.0 };
         let width = left + content.0 + GAP + BAR_WIDTH + 6.0 + bar_text + PAD;
         let below_bar = cells.1.max(MIN_BAR) + 8.0 + BAR_WIDTH;
         let height = top + (cells.1 + col_ticks + col_names + x_name).max(content.1).max(below_bar) + PAD;
         Layout {
-            cell: step,
+            row,
+            col,
             pool,
             drawn,
             range,
