@@ -11,9 +11,9 @@
 //! sees: X² sums over all cells, so one pair of symbols is lost in a large alphabet; a cell shows
 //! nothing of an association that is spread thin; pooling may join symbols that act differently.
 //!
-//! - **Cells.** n_ab given its margins is hypergeometric: the tail is exact. With K(t) the number of
-//!   tails that could be t or less at all, p is t K(t) for the smallest tail t (Tarone 1990): rare
-//!   symbols that cannot be significant cost nothing.
+//! - **Cells.** n_ab given its margins is hypergeometric: the tail is exact. With K(t) the number
+//!   of tails that could be t or less at all, p is t K(t) for the smallest tail t (Tarone 1990):
+//!   rare symbols that cannot be significant cost nothing.
 //! - **X².** Mean and variance over permutations are exact (Haldane 1940, Dawson 1954); p is the
 //!   tail of a scaled χ² of the same two moments. Two moments do not hold the tail of a table with
 //!   nearly empty cells, so symbols are pooled, the two rarest of a column first, until no expected

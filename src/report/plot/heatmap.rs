@@ -103,8 +103,8 @@ impl HeatMap {
         HeatMap { values, rows, cols, pool, ..HeatMap::default() }
     }
 
-    /// As [`HeatMap::of`] for a matrix of zeros but for `entries` (row, column, value); those outside
-    /// are left out. The matrix itself is never made.
+    /// As [`HeatMap::of`] for a matrix of zeros but for `entries` (row, column, value); those
+    /// outside are left out. The matrix itself is never made.
     pub fn sparse(
         rows: usize,
         cols: usize,
