@@ -327,3 +327,33 @@ fn several_parents_run_resume_and_split() {
     run("ngram", "steps=1 graph=ngram order=3 heads=3,1");
     run("fewer", "steps=1 heads=1,1");
 }
+
+#[test]
+fn figures_that_fail_lose_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    run(&folder, &["S=2", "T=3", "steps=2", "batch=4", "test_size=4", "heads=64"]);
+    let summary = std::fs::read(folder.join("summary.json")).unwrap();
+    // A file where the folder of figures should be.
+    let figures = folder.join("figures");
+    std::fs::remove_dir_all(&figures).unwrap();
+    std::fs::write(&figures, "").unwrap();
+    std::fs::remove_file(folder.join("summary.json")).unwrap();
+    let resume = || {
+        Command::new(env!("CARGO_BIN_EXE_popgrad")).args(["run", "--resume"]).arg(&folder).output().unwrap()
+    };
+    let out = resume();
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{error}");
+    let last = error.trim_end().lines().last().unwrap();
+    assert!(last.starts_with("error: figures: ") && last.contains("all else is written in"), "{error}");
+    assert!(String::from_utf8_lossy(&out.stdout).contains("test_loss"), "the summary is printed");
+    let again = std::fs::read(folder.join("summary.json")).unwrap();
+    let field = |bytes: &[u8]| {
+        let value: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        value["test_loss"].clone()
+    };
+    assert_eq!(field(&again), field(&summary));
+    std::fs::remove_file(&figures).unwrap();
+    assert!(resume().status.success() && figures.join("overview.png").exists());
+}
