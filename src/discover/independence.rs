@@ -35,8 +35,8 @@ const EXPECTED: u64 = 5;
 /// Permutations reaching X² after which p is known well enough.
 const REACHED: u64 = 10;
 
-/// Most symbols that are shuffled for one pair: about a second.
-const SHUFFLED: f64 = 67_108_864.0;
+/// Most symbols that are shuffled for one pair: about a quarter of a second.
+const SHUFFLED: f64 = 16_777_216.0;
 
 /// A column: its symbols numbered without gaps, in their order, and how often each occurs.
 #[derive(Debug, Clone)]
