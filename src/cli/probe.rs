@@ -64,7 +64,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
         None if memories && !graph => "trigger_bigram".into(),
         None => config::task_of(&table).to_string(),
     };
-    complete(&mut table, &args.model, (&spec, symbols), &task, file.positions(symbols))?;
+    complete(&mut table, &args.model, (&spec, symbols), &task, file.positions(symbols)?)?;
     let of_triggers = task == "trigger_bigram";
     table.insert("task".into(), task.into());
     let mut layers = paper::preset(if of_triggers { "birth" } else { "chain" }, false)?;

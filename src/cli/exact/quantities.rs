@@ -12,7 +12,7 @@ use crate::exact::transition::Transition;
 use crate::exact::trigger_chain::{Averaged, Steps};
 use crate::exact::{FinitePrior, counts, quadrature};
 use crate::num::{Sum, check_eps};
-use crate::report::arrays::{Array, read_arrays, write_arrays};
+use crate::report::arrays::{Array, ArrayFile, write_arrays};
 use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -367,8 +367,8 @@ fn of_triggers(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Resu
 
 /// `start` (N) and `bigram` (N, N) of a file.
 fn bigrams(path: &Path) -> Result<[Vec<f64>; 2]> {
-    let mut arrays = read_arrays(path)?;
-    let held = held_names(&arrays);
+    let file = ArrayFile::open(path)?;
+    let (mut arrays, held) = (file.read(&["start", "bigram"])?, held_names(&file));
     let [start, bigram] = ["start", "bigram"].map(|name| take(&mut arrays, &held, path, name));
     let (start, bigram) = (start?, bigram?);
     let &[n] = start.shape() else { return Err(shape_error(path, "start", &start, "(N)")) };
