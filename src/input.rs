@@ -144,7 +144,7 @@ mod tests {
         assert!(refused(b"\xFE\xFF\0a").starts_with("t: UTF-16"));
         assert!(refused(b"\xFF\xFE\0\0a\0\0\0").starts_with("t: UTF-32"));
         assert!(refused(b"\0\0\xFE\xFF\0\0\0a").starts_with("t: UTF-32"));
-        assert_eq!(refused(b"a\rb\r\nc\xFF"), "t: line 3: byte 5: not UTF-8; expected text in UTF-8");
+        assert_eq!(refused(b"a\rb\r\nc\xFF"), "t: line 3: byte 6: not UTF-8; expected text in UTF-8");
     }
 
     #[test]

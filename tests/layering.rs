@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Room (top-level module) and the rooms it may name. `error`, `num`, `input` and `ram` are open to all.
+/// Room (top-level module) and the rooms it may name. `error`, `num`, `input` and `ram` are open to
+/// all.
 const TABLE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("num", &[]),

@@ -39,8 +39,8 @@ pub(super) struct ExactArgs {
     /// Output file for loss, weight and +dL/dblock, or for the quantities, .npz or .safetensors.
     #[arg(long, value_name = "FILE", required_unless_present = "quantities")]
     out: Option<PathBuf>,
-    /// Instead of a model's loss, quantities of the task as JSON: mu, chi2, g, ghat, rho, t_eff of a graph;
-    /// c_v, c_k, c_x, a, a_prime of trigger sequences (N=.. T=..).
+    /// Instead of a model's loss, quantities of the task as JSON: mu, chi2, g, ghat, rho, t_eff of
+    /// a graph; c_v, c_k, c_x, a, a_prime of trigger sequences (N=.. T=..).
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     quantities: Vec<String>,
     /// A finite prior: `pi` (Q,S,S), `weight` (Q), optionally the root laws `roots` (Q,S). With

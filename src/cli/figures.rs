@@ -174,8 +174,8 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-/// Claims the folder and writes the files of all studies and then the plan, so that a process killed
-/// at any later time can be resumed.
+/// Claims the folder and writes the files of all studies and then the plan, so that a process
+/// killed at any later time can be resumed.
 fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<FolderLock> {
     let lock = claim_folder(folder)?;
     for study in all {

@@ -17,7 +17,8 @@ pub(super) struct ProbeArgs {
     /// Model: disentangled, simplified, mlp_transformer, memory or transformer.
     #[arg(long)]
     model: String,
-    /// Keys of the model and the task, as for run: T=20 graph=chain; task=trigger_bigram K=5; test_size, seed.
+    /// Keys of the model and the task, as for run: T=20 graph=chain; task=trigger_bigram K=5;
+    /// test_size, seed.
     #[arg(value_name = "KEY=VALUE")]
     keys: Vec<String>,
     /// Parameters: one array per block, as for grad, .npz or .safetensors.

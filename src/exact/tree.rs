@@ -97,9 +97,9 @@ impl<E: Elem> Tree<E> {
     /// gradients. Allocates nothing in later calls inside the same pool.
     ///
     /// # Errors
-    /// Operands of the wrong size or not finite; a row of A2 whose range overflows exponentials, above
-    /// [`Walk::MOST_RANGE`](popgrad_kernels::prefix_tree::Walk::MOST_RANGE); probabilities that do
-    /// not sum to 1.
+    /// Operands of the wrong size or not finite; a row of A2 whose range overflows exponentials,
+    /// above [`Walk::MOST_RANGE`](popgrad_kernels::prefix_tree::Walk::MOST_RANGE); probabilities
+    /// that do not sum to 1.
     pub fn gradients(&mut self, a1: &[f64], a2: &[f64]) -> Result<&Gradients> {
         self.gradients_with(a1, a2, None)
     }

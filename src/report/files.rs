@@ -165,8 +165,8 @@ pub struct FolderLock {
 /// its folder of figures.
 ///
 /// # Errors
-/// [`Error::Invalid`] when another process holds the lock, before anything is changed; [`Error::Io`]
-/// when the system refuses.
+/// [`Error::Invalid`] when another process holds the lock, before anything is changed;
+/// [`Error::Io`] when the system refuses.
 pub fn lock_folder(folder: &Path) -> Result<FolderLock> {
     let path = folder.join(LOCK_FILE);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -295,8 +295,8 @@ impl JsonlWriter {
 
 /// Cut the log at `path` back to `mark`, after a check that it begins as it did then.
 ///
-/// Resuming from a checkpoint replays the steps after it; their old records must go first. An absent
-/// file counts as empty.
+/// Resuming from a checkpoint replays the steps after it; their old records must go first. An
+/// absent file counts as empty.
 ///
 /// # Errors
 /// [`Error::Format`] when the log is shorter or begins with other bytes: it is left as it was;

@@ -106,8 +106,8 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
 /// Prefix of the line of a fingerprint with the digest of the data.
 const DATA: &str = "# data ";
 
-/// The state in `folder` and the mark of its metrics; `None` for a new run or one that stopped before
-/// its first checkpoint.
+/// The state in `folder` and the mark of its metrics; `None` for a new run or one that stopped
+/// before its first checkpoint.
 pub(crate) fn load<E: Elem>(
     folder: &Path,
     resumed: bool,
@@ -316,8 +316,8 @@ pub(crate) fn check_results(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Drops the records of both logs after the checkpoint at `step`, whose mark of the metrics this is,
-/// and opens the logs.
+/// Drops the records of both logs after the checkpoint at `step`, whose mark of the metrics this
+/// is, and opens the logs.
 ///
 /// # Errors
 /// Logs that are damaged, or lack records from before the checkpoint.

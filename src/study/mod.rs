@@ -263,9 +263,9 @@ impl Study {
     /// and be empty or hold an earlier session of the same study.
     ///
     /// # Errors
-    /// The first run that failed, once those that had started are over; a folder that holds anything
-    /// else or that another process writes into; files that cannot be written; [`Error::Figures`]
-    /// once everything else is written.
+    /// The first run that failed, once those that had started are over; a folder that holds
+    /// anything else or that another process writes into; files that cannot be written;
+    /// [`Error::Figures`] once everything else is written.
     pub fn run(&self, folder: &Path, threads: usize, watcher: &dyn Watcher) -> Result<Summary> {
         let outcome = self.outcome(folder, threads, watcher)?;
         outcome.figures.map(|()| outcome.summary)

@@ -567,7 +567,7 @@ fn refused_options_leave_nothing_behind() {
     let run = popgrad(&["--tokens", &wide, "--score", "chi2", "--out", out.to_str().unwrap()]);
     assert_eq!(run.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&run.stderr).contains("S <= 2048 for score=chi2") && !out.exists());
-    let sweep = popgrad(&["graph=chain", "S=3", "T=8", "--sweep", "18446744073709551615"]);
+    let sweep = popgrad(&["graph=chain", "S=3", "T=8", "--sweep", "1048576", "samples=2^20"]);
     assert_eq!(sweep.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&sweep.stderr).contains("seeds * samples * T <= 2^34"));
 }

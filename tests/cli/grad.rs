@@ -500,7 +500,7 @@ fn bad_arrays_are_refused_in_one_line() {
         (&["transformer", "block=pre"], "unknown block `pre`; known: public, standard, postnorm"),
         (&["transformer", "ff=rleu"], "unknown ff `rleu`, did you mean `relu`?"),
         (&["transformer", "norm=1"], "norm: `1`; allowed: true or false"),
-        (&["transformer", "layers=0"], "layers: 0; allowed: 1 <= layers <= 64"),
+        (&["transformer", "layers=0"], "layers: 0; allowed: integers, 1 <= layers <= 64"),
         (&["transformer", "ff1=relu"], "unknown key `ff1`"),
         (&["memory", "heads=1"], "unknown key `heads`"),
         (&["transformer", "positions=rotary"], "positions"),

@@ -1,5 +1,5 @@
-//! What every command does with the files it reads: marks and line ends of text, limits, folders and
-//! pipes, extensions in capitals, arrays that nobody asks for.
+//! What every command does with the files it reads: marks and line ends of text, limits, folders
+//! and pipes, extensions in capitals, arrays that nobody asks for.
 
 use crate::support::{ok, refused, text};
 use popgrad::report::arrays::{Array, read_arrays, write_arrays};

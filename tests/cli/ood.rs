@@ -168,9 +168,9 @@ fn the_command_on_run_folders() {
         (vec!["ood"], "required"),
         (vec!["ood", &empty], "has no config.toml"),
         (vec!["ood", &a, "--kinds", "lazzy"], "unknown kind `lazzy`, did you mean `lazy`"),
-        (vec!["ood", &a, "--matrices", "0"], "matrices: 0; allowed: 1 to"),
+        (vec!["ood", &a, "--matrices", "0"], "matrices: 0; allowed: integers, 1 to"),
         (vec!["ood", &a, "--matrices", "65536", "--sequences", "67108864"], "<= 2^30"),
-        (vec!["ood", &a, "--sequences", "1"], "sequences: 1; allowed: 2 to"),
+        (vec!["ood", &a, "--sequences", "1"], "sequences: 1; allowed: integers, 2 to"),
         (vec!["ood", &a, "--out", &b], "is not empty"),
     ] {
         let out = popgrad(&args);

@@ -2,7 +2,7 @@
 //! bits for any thread count and after a kill, frozen blocks, the order of learning, and what is
 //! refused.
 
-use crate::support::{popgrad, refused, stop_at, text};
+use crate::support::{last_of_each, popgrad, refused, stop_at, text};
 use popgrad::report::arrays::read_arrays;
 use popgrad::report::checkpoint::Checkpoint;
 use serde_json::{Map, Value};
@@ -28,7 +28,7 @@ fn run(preset: &str, folder: &Path, extra: &[&str]) -> String {
     args.extend(TINY);
     args.extend(extra);
     args.extend(["--out", text(folder)]);
-    let out = popgrad(&args);
+    let out = popgrad(&last_of_each(&args));
     assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
@@ -385,7 +385,7 @@ fn bad_input_is_refused_before_a_folder_appears() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["run", "birht"], &["unknown preset `birht`", "did you mean `birth`"]),
         (&["run", "birth", "S=4"], &["S: 4", "task=causal_tree|causal_dag only"]),
-        (&["run", "birth", "K=66", "corpus=dirichlet", "N=65", "alpha=1"], &["K: 66", "1 to 65 triggers"]),
+        (&["run", "birth", "K=66", "corpus=dirichlet", "N=65", "alpha=1"], &["K: 66", "1 to 65: 65 symbols"]),
         (&["run", "birth", "K=30", "offset=60"], &["K: 30"]),
         (&["run", "birth", "T=1"], &["T: 1"]),
         (&["run", "birth", "frozen=embeddings,output,wk0,wk1,wo1"], &["frozen: every block"]),

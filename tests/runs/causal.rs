@@ -1,6 +1,7 @@
 //! Whole runs of the binary: the same bits for any thread count and after a kill, and what the run
 //! folder holds.
 
+use crate::support::last_of_each;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -23,7 +24,8 @@ const SMALL: [&str; 9] = [
 ];
 
 fn run(folder: &Path, extra: &[&str]) -> Output {
-    let out = popgrad().args(SMALL).args(extra).arg("--out").arg(folder).output().unwrap();
+    let out =
+        popgrad().args(last_of_each(&[&SMALL, extra].concat())).arg("--out").arg(folder).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     out
 }
@@ -147,7 +149,12 @@ fn divergence_is_reported_and_keeps_the_last_good_checkpoint() {
         ("in_the_test_loss", &["lr=1e30", "schedule=constant", "eval_every=1", "steps=2"], false),
     ] {
         let folder = dir.path().join(name);
-        let out = popgrad().args(SMALL).args(args).arg("--out").arg(&folder).output().unwrap();
+        let out = popgrad()
+            .args(last_of_each(&[&SMALL, args].concat()))
+            .arg("--out")
+            .arg(&folder)
+            .output()
+            .unwrap();
         let err = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(2), "{name}: {err}");
         assert!(err.lines().last().unwrap().contains("training diverged"), "{name}: {err}");
@@ -283,6 +290,10 @@ fn several_parents_run_resume_and_split() {
     let run = |name: &str, extra: &str| {
         let folder = dir.path().join(name);
         let words: Vec<&str> = args.split(' ').chain(extra.split(' ')).collect();
+        let words: Vec<&str> = last_of_each(&words);
+        let exact = words.contains(&"source=exact");
+        let words =
+            words.into_iter().filter(|w| !exact || !w.starts_with("batch") && !w.starts_with("test_size"));
         let out = popgrad().args(words).arg("--out").arg(&folder).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         folder

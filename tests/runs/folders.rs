@@ -101,8 +101,8 @@ fn results(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// One changed bit in one file of a run, at a dense sample of places: the run is resumed to the same
-/// results, or refused by an error that names the file.
+/// One changed bit in one file of a run, at a dense sample of places: the run is resumed to the
+/// same results, or refused by an error that names the file.
 fn every_change(folder: &Path, expected: &BTreeMap<PathBuf, Vec<u8>>) -> [usize; 2] {
     let pool = pool();
     let whole = contents(folder);

@@ -1,6 +1,7 @@
 //! Whole runs with AdamW, with momentum and with `mlp_transformer`: the same bits for any thread
 //! count and after a stop, the files that belong to a run, and what is refused.
 
+use crate::support::last_of_each;
 use popgrad::report::checkpoint::Checkpoint;
 use popgrad::report::digest::write_with;
 use std::fs;
@@ -42,7 +43,7 @@ fn popgrad(args: &[&str], folder: &Path) -> Output {
 }
 
 fn run(kind: &[&str], folder: &Path, extra: &[&str]) {
-    let out = popgrad(&[kind, &SMALL, extra].concat(), folder);
+    let out = popgrad(&last_of_each(&[kind, &SMALL, extra].concat()), folder);
     assert!(out.status.success(), "{kind:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 

@@ -34,6 +34,13 @@ pub(crate) fn refused(args: &[&str], code: i32, words: &[&str]) -> String {
     err
 }
 
+/// `args` where of equal keys (`S=3`, `S=4`) only the last is left: a command takes each once.
+pub(crate) fn last_of_each<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let key = |a: &str| a.split_once('=').map(|(k, _)| k.to_string());
+    let later = |i: usize| args[i + 1..].iter().any(|b| key(b).is_some() && key(b) == key(args[i]));
+    (0..args.len()).filter(|i| !later(*i)).map(|i| args[i]).collect()
+}
+
 /// A path as an argument.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()

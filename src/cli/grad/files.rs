@@ -163,8 +163,8 @@ pub(super) fn weights_name(kind: Targets) -> &'static str {
 /// A batch from a file: its arrays decide what its sequences are scored on.
 ///
 /// # Errors
-/// Arrays that are missing, of another shape, or of numbers that nobody expects; values out of range; weights that sum to
-/// 0.
+/// Arrays that are missing, of another shape, or of numbers that nobody expects; values out of
+/// range; weights that sum to 0.
 pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
     let file = ArrayFile::open(path)?;
     let held = held_names(&file);

@@ -12,8 +12,8 @@
 //! | bool, u1, u2, u4, u8 | [`ArrayData::U64`] |
 //!
 //! Elements are always delivered in C order (last index fastest) and in this machine's byte order,
-//! whatever the file's. [`ArrayFile`] decodes only the arrays that are taken: what else a file holds,
-//! texts or dates, does not matter.
+//! whatever the file's. [`ArrayFile`] decodes only the arrays that are taken: what else a file
+//! holds, texts or dates, does not matter.
 
 mod npy;
 mod npz;
@@ -272,8 +272,8 @@ impl ArrayFile {
         Ok(found)
     }
 
-    /// The first array of numbers that is none of `expected`. A name that nobody expects is likely a
-    /// slip; an array of texts or dates is not taken for one.
+    /// The first array of numbers that is none of `expected`. A name that nobody expects is likely
+    /// a slip; an array of texts or dates is not taken for one.
     ///
     /// # Errors
     /// [`Error::Format`] when the file cannot be read.

@@ -1,8 +1,8 @@
 //! One `.npy` array: NumPy's NEP 1 format, versions 1 to 3, either byte order; written by npyz.
 //!
-//! Headers are not trusted: their grammar (py_literal) recurses as deep as the input nests, so depth
-//! is checked first, and an array is read only where its header describes exactly the bytes that
-//! follow.
+//! Headers are not trusted: their grammar (py_literal) recurses as deep as the input nests, so
+//! depth is checked first, and an array is read only where its header describes exactly the bytes
+//! that follow.
 
 use npyz::{DType, Serialize, WriteOptions, WriterBuilder};
 use py_literal::Value;
@@ -226,8 +226,8 @@ fn without_long_marks(header: &str) -> String {
 }
 
 /// A NumPy type string such as `<f4`: the type without its byte order, and whether that is
-/// big-endian. Without one, or with `=` or `|`, it is that of the machine, as in NumPy: little-endian
-/// on all that this program runs on.
+/// big-endian. Without one, or with `=` or `|`, it is that of the machine, as in NumPy:
+/// little-endian on all that this program runs on.
 fn check_descr(value: &Value) -> Result<(&'static str, bool), Problem> {
     let Value::String(descr) = value else {
         return Err("structured element type; expected plain numbers".to_string());

@@ -129,7 +129,7 @@ fn what_cannot_be_sampled_is_refused() {
     };
     let fixed = |count, offset| Triggers::Fixed { count, offset };
     assert_eq!(message(1, fixed(1, 0), ANY), "T: 1; allowed: 2 <= T <= 65536");
-    assert_eq!(message(9, fixed(0, 0), ANY), format!("K: 0; allowed: 1 to {n} triggers"));
+    assert_eq!(message(9, fixed(0, 0), ANY), format!("K: 0; allowed: 1 to {n}: {n} symbols less offset = 0"));
     assert!(message(9, fixed(5, n - 4), ANY).starts_with("K: 5; allowed: 1 to 4"));
     assert!(message(9, Triggers::Random { count: n + 1 }, ANY).starts_with("K: "));
     let none = OutputLaw { allowed: vec![false; n], ..ANY };
