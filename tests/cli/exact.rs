@@ -275,7 +275,7 @@ fn bad_input_is_refused() {
     }
     for (keys, code, words) in [
         ("draws=5", 2, &["draws", "stationary roots"][..]),
-        ("roots=stationary draws=1", 2, &["draws: 1", ">= 2"]),
+        ("roots=stationary draws=1", 2, &["draws: 1", "2 <= draws"]),
         ("heads=1,1", 2, &["unknown key `heads`"]),
         ("alpha=1e200", 2, &["alpha: 1", "0.001 <= alpha <= 1000"]),
     ] {
