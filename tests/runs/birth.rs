@@ -97,6 +97,7 @@ fn batches_that_count_nothing_pass() {
         "K=1",
         "T=12",
         "batch=2",
+        "shards=2",
         "steps=60",
         "eval_every=1",
         "lr=0.05",
@@ -429,6 +430,7 @@ fn bad_input_is_refused_before_a_folder_appears() {
     none.extend([
         "T=2",
         "batch=2",
+        "shards=2",
         "test_size=2",
         "corpus=dirichlet",
         "N=500",
@@ -436,7 +438,7 @@ fn bad_input_is_refused_before_a_folder_appears() {
         "--out",
         text(&folder),
     ]);
-    refused(&none, 2, &["no position of the test set"]);
+    refused(&last_of_each(&none), 2, &["no position of the test set"]);
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn any_number_of_heads_can_be_drawn() {
     let dir = tempfile::tempdir().unwrap();
     for heads in ["heads=64", "heads=1,12", "heads=12,1"] {
         let folder = dir.path().join(heads);
-        run(&folder, &["S=2", "T=3", "steps=2", "batch=4", "test_size=4", heads]);
+        run(&folder, &["S=2", "T=3", "steps=2", "batch=4", "shards=4", "test_size=4", heads]);
         assert!(folder.join("figures/overview.png").exists());
     }
 }
@@ -343,7 +343,7 @@ fn several_parents_run_resume_and_split() {
 fn figures_that_fail_lose_no_result() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");
-    run(&folder, &["S=2", "T=3", "steps=2", "batch=4", "test_size=4", "heads=64"]);
+    run(&folder, &["S=2", "T=3", "steps=2", "batch=4", "shards=4", "test_size=4", "heads=64"]);
     let summary = std::fs::read(folder.join("summary.json")).unwrap();
     // A file where the folder of figures should be.
     let figures = folder.join("figures");
