@@ -63,6 +63,9 @@ fn per_block(rule: &Rule) -> Box<dyn Optimizer<f64>> {
     Box::new(PerBlock::new(rule, 0.0, vec![block(0, 0), block(1, 4)]).unwrap())
 }
 
+/// Builds an optimiser.
+type Make<'a> = dyn Fn() -> Box<dyn Optimizer<f64>> + 'a;
+
 fn staged() -> Box<dyn Optimizer<f64>> {
     let stage = |until, i: usize, lr| Stage { until, range: i..i + 1, lr };
     Box::new(Staged::new(vec![stage(4, 0, 1.0), stage(STEPS, 1, 1.0)]).unwrap())
@@ -71,7 +74,7 @@ fn staged() -> Box<dyn Optimizer<f64>> {
 #[test]
 fn the_applied_rate_is_the_logged_one() {
     let adam = Rule::AdamW { beta1: 0.9, beta2: 0.999, adam_eps: 1e-30 };
-    let optimizers: [(&str, &dyn Fn() -> Box<dyn Optimizer<f64>>); 3] = [
+    let optimizers: [(&str, &Make<'_>); 3] = [
         ("sgd", &|| per_block(&Rule::Sgd { momentum: 0.0 })),
         // Constant gradients: both means are 1, and a step is the rate.
         ("adamw", &|| per_block(&adam)),
