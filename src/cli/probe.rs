@@ -28,7 +28,7 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
 }
 

@@ -10,7 +10,7 @@
 //! transitions drawn anew for each sequence, as in the in-context task, the pooled counts carry no
 //! information. For a Markov chain or tree the parent has the highest score of all earlier
 //! positions (data processing). Whether the two are independent at all is another question, which
-//! [`super::independence`] answers from the same counts.
+//! `independence.rs` answers from the same counts.
 
 use super::independence::{self, Column};
 use super::{Found, Graph, Leaders, Rule, Sample, Score, Test, check_level, positions};

@@ -115,7 +115,7 @@ pub fn weights(forest: &Forest, prior: &Prior, tokens: &[u32]) -> Vec<f64> {
 /// z_i), −∂L/∂A2\[k, l\] = Σ_s 1\[s_T = k\] Σ_i δ_i Σ_{j<=i} M_ij 1\[s_j = l\].
 ///
 /// At ε = 0 a symbol that does not occur is left out of r̄; L is then +inf where its W is positive.
-/// Where f + ε of one that occurs is below [`FAINT`], the word is summed in logarithms: δ_i = W
+/// Where f + ε of one that occurs is below `FAINT`, the word is summed in logarithms: δ_i = W
 /// f/(f + ε) e^(z_i − ln Σ e^z over its positions) − v_i r̄.
 ///
 /// # Errors

@@ -41,7 +41,7 @@ impl Checkpoint {
     /// bytes.
     ///
     /// # Errors
-    /// As [`write_arrays`].
+    /// As [`write_arrays`](super::arrays::write_arrays).
     pub fn save(&self, path: &Path) -> Result<()> {
         require_extension(path)?;
         let mut metadata: BTreeMap<String, String> =

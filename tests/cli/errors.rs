@@ -112,6 +112,7 @@ fn what_the_parser_refuses_is_one_line_too() {
         (&["discover", "--text", "f", "--level", "x"], ["level: x", "a number"]),
         (&["scaling", "--seconds", "-1"], ["seconds: -1", "0 < seconds <= 60"]),
         (&["verify", "--threads", "-2"], ["threads: -2", "integers, 1 to"]),
+        (&["probe", "--threads", "5000"], ["threads: 5000", "integers, 1 to"]),
         (&["sweep", "--threads", "1.5"], ["threads: 1.5", "integers, 1 to"]),
     ] {
         refused(args, 2, &words);

@@ -1,7 +1,7 @@
 //! Folders of runs: a changed bit is noticed, one process writes at a time, what a kill left goes,
 //! and a signal leaves no file half-written.
 
-use crate::support::{StopsAt, ok, popgrad, refused, stop_at, text};
+use crate::support::{StopsAt, files, ok, popgrad, refused, stop_at, text};
 use popgrad::paper::{self, Papers};
 use popgrad::report::files::{LOCK_FILE, claim_folder, lock_folder};
 use popgrad::run::{self, Progress, folder};
@@ -32,19 +32,8 @@ fn command(args: &[&str]) -> Command {
 
 /// Contents of every file below a folder but its lock.
 fn contents(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut out = BTreeMap::new();
-    let mut left = vec![root.to_path_buf()];
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                left.push(path)
-            } else if path.file_name().unwrap() != LOCK_FILE {
-                out.insert(path.strip_prefix(root).unwrap().to_path_buf(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    out
+    let kept = files(root).into_iter().filter(|p| p.file_name().unwrap() != LOCK_FILE);
+    kept.map(|p| (p.clone(), fs::read(root.join(p)).unwrap())).collect()
 }
 
 /// Makes `root` hold these files and no others.

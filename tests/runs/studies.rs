@@ -1,7 +1,7 @@
 //! Experiments made of several runs, through the binary: the same bits side by side, alone and
 //! after a kill; pages whose links lead somewhere; grids; and what is refused.
 
-use crate::support::{ok, popgrad, refused, stop_at, text};
+use crate::support::{files, ok, popgrad, refused, stop_at, text};
 use popgrad::config::Config;
 use popgrad::report::checkpoint::Checkpoint;
 use popgrad::report::digest::write_with;
@@ -18,24 +18,6 @@ fn study(name: &str, folder: &Path, extra: &[&str]) -> String {
     args.extend(extra);
     args.extend(["--out", text(folder)]);
     ok(&args)
-}
-
-/// Every file below a folder, path from it first.
-fn files(root: &Path) -> Vec<PathBuf> {
-    let mut out = Vec::new();
-    let mut left = vec![root.to_path_buf()];
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                left.push(path)
-            } else {
-                out.push(path.strip_prefix(root).unwrap().to_path_buf())
-            }
-        }
-    }
-    out.sort();
-    out
 }
 
 /// The same files with the same bytes, those aside that hold times, machines and paths.

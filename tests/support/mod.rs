@@ -5,7 +5,7 @@ pub(crate) mod tape;
 use popgrad::model::Draw;
 use popgrad::rng::{Key, Purpose};
 use popgrad::run::Progress;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The binary with these arguments.
@@ -39,6 +39,24 @@ pub(crate) fn last_of_each<'a>(args: &[&'a str]) -> Vec<&'a str> {
     let key = |a: &str| a.split_once('=').map(|(k, _)| k.to_string());
     let later = |i: usize| args[i + 1..].iter().any(|b| key(b).is_some() && key(b) == key(args[i]));
     (0..args.len()).filter(|i| !later(*i)).map(|i| args[i]).collect()
+}
+
+/// Every file below a folder, as paths from it, in order.
+pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    let mut left = vec![root.to_path_buf()];
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path)
+            } else {
+                out.push(path.strip_prefix(root).unwrap().to_path_buf())
+            }
+        }
+    }
+    out.sort();
+    out
 }
 
 /// A path as an argument.

@@ -125,7 +125,7 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
             (drawn.sample(0)?, Some(drawn.forest(0)?.parents().to_vec()))
         }
     };
-    // Pair counts are made of columns and of columns of classes, 4 bytes an entry each.
+    // Columns of 4 bytes an entry, and as much again for what is pooled or shuffled.
     let columns = if score == Score::Chi2 { sample.tokens.len().saturating_mul(8) } else { 0 };
     fits_memory(sample.len, columns)?;
     match score {
