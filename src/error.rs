@@ -96,7 +96,8 @@ fn suggestion(near: &Option<String>) -> String {
 /// Most digits of a number in a message: those of the largest u64.
 const DIGITS: usize = 20;
 
-/// `text` with numbers of more digits, such as 1 followed by 300 zeros, in the form 1e300.
+/// `text` with numbers of more digits, such as 1 followed by 300 zeros, in the form 1e300. Digits
+/// within a name, such as that of a file, stay.
 fn brief(text: String) -> String {
     if text.len() <= DIGITS {
         return text;
@@ -106,9 +107,10 @@ fn brief(text: String) -> String {
     while !rest.is_empty() {
         let digit = |c: char| c.is_ascii_digit() || c == '.';
         let (run, after) = rest.split_at(rest.find(|c| !digit(c)).unwrap_or(rest.len()));
+        let in_name = ends_in_name(&out) || after.starts_with(|c| of_name(c) || c == '-');
         match run.parse::<f64>() {
-            Ok(x) if run.len() > DIGITS && x.is_finite() => out += &format!("{x:e}"),
-            Ok(_) if run.len() > DIGITS => out += &format!("{}..", &run[..DIGITS]),
+            Ok(x) if !in_name && run.len() > DIGITS && x.is_finite() => out += &format!("{x:e}"),
+            Ok(_) if !in_name && run.len() > DIGITS => out += &format!("{}..", &run[..DIGITS]),
             _ => out += run,
         }
         let (other, after) = after.split_at(after.find(digit).unwrap_or(after.len()));
@@ -116,6 +118,20 @@ fn brief(text: String) -> String {
         rest = after;
     }
     out
+}
+
+fn of_name(c: char) -> bool {
+    c.is_alphanumeric() || "/\\_".contains(c)
+}
+
+/// Whether digits after `text` go on with a name. A minus sign before them is no such sign, unless a
+/// name ends before it.
+fn ends_in_name(text: &str) -> bool {
+    let mut back = text.chars().rev();
+    match back.next() {
+        Some('-') => back.next().is_some_and(of_name),
+        last => last.is_some_and(of_name),
+    }
 }
 
 impl Error {
@@ -191,6 +207,10 @@ mod tests {
             (0.1f64.to_string(), "0.1"),
             ("9".repeat(400), "99999999999999999999.."),
             ("1.2.3".repeat(9), &*"1.2.3".repeat(9)),
+            (format!("`{}`", 1e60), "`1e60`"),
+            (format!("runs/{}", 1e60), &*format!("runs/{}", 1e60)),
+            (format!("chain-{} or", 1e60), &*format!("chain-{} or", 1e60)),
+            (format!("{}.csv", 1e60), &*format!("{}.csv", 1e60)),
         ] {
             let e = Error::invalid("alpha", value, "1 to 2");
             assert_eq!(e.to_string(), format!("alpha: {shown}; allowed: 1 to 2"));

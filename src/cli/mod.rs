@@ -176,7 +176,11 @@ fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
             Error::invalid(VARIABLE, text.as_ref(), format!("1 to {}, or 0 for all cores", most_threads()))
         })?;
     }
-    rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build().map_err(|e| {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build().map_err(|e| {
         Error::io(PathBuf::from("thread pool"), "cannot start threads", std::io::Error::other(e.to_string()))
-    })
+    })?;
+    // An allocator reserves address space at a thread's first allocation: let all of them have
+    // theirs before anyone asks what is left of it.
+    pool.broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
+    Ok(pool)
 }

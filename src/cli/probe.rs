@@ -40,7 +40,7 @@ The task is trigger_bigram for memory and transformer unless a key of a graph is
 the presets chain and birth, but test_size=4096, batch=512, in f64; S, dim and T follow from the parameters. See docs/formats.md.";
 
 /// Keys that only tasks over a graph have.
-const OF_GRAPHS: [&str; 5] = ["graph", "parents", "parent_sets", "roots", "S"];
+const OF_GRAPHS: [&str; 6] = ["graph", "order", "parents", "parent_sets", "roots", "S"];
 
 /// Numbers of a record that say where a run is, which has no meaning here.
 const OF_RUNS: [&str; 5] = ["step", "iter", "lr", "train_loss", "grad_norm"];

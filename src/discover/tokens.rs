@@ -140,6 +140,9 @@ pub fn parse_labels(path: &Path, bytes: &[u8], seqs: usize, symbols: usize) -> R
     Ok(Labels::Soft(soft))
 }
 
+/// Least positions of a window.
+const LEAST_WINDOW: usize = 3;
+
 /// Characters of `text` as symbols, numbered by their code points, in windows of `len` that do not
 /// overlap; the last, incomplete one is left out. Also the alphabet.
 ///
@@ -151,8 +154,12 @@ pub fn windows(path: &Path, bytes: &[u8], len: usize) -> Result<(Rows, Vec<char>
     let count = alphabet.len();
     alphabet.sort_unstable();
     alphabet.dedup();
-    if len < 3 || count / len < 2 {
-        let allowed = format!("3 to {} for this text of {count} characters", count / 2);
+    if count < 2 * LEAST_WINDOW {
+        let problem = format!("{count} characters; expected two windows of at least {LEAST_WINDOW}");
+        return Err(Error::format(path, problem));
+    }
+    if len < LEAST_WINDOW || count / len < 2 {
+        let allowed = format!("{LEAST_WINDOW} to {} for this text of {count} characters", count / 2);
         return Err(Error::invalid("window", len.to_string(), allowed));
     }
     if !(2..=MAX_SYMBOLS).contains(&alphabet.len()) {

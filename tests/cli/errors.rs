@@ -150,9 +150,9 @@ fn limits_of_memory_are_kept() {
     };
     for args in [
         "discover graph=chain S=10 T=20 samples=2^22 --threads 2",
-        "discover graph=chain S=10 T=20 samples=2^21 --score chi2 --threads 2",
+        "discover graph=chain S=10 T=20 samples=2^22 --score chi2 --threads 2",
         "run chain batch=2^20 steps=1 --threads 2",
-        "run birth batch=2^15 steps=1 --threads 2",
+        "run birth batch=2^17 steps=1 --threads 2",
         "sweep chain batch=2^20,2^21 --threads 2",
     ] {
         let (code, err) = with(600_000, args);
@@ -161,6 +161,12 @@ fn limits_of_memory_are_kept() {
     }
     let (code, err) = with(600_000, "discover graph=chain S=10 T=20 samples=2^12 --threads 2");
     assert_eq!(code, Some(0), "{err}");
+    // What passes the check does not fail later, wherever the border lies.
+    for kilobytes in (400_000..900_000).step_by(50_000) {
+        let (code, err) = with(kilobytes, "discover graph=chain S=10 T=3 samples=2^22 --threads 2");
+        let refused = code == Some(2) && err.starts_with("error: memory (") && err.lines().count() == 1;
+        assert!(code == Some(0) || refused, "{kilobytes}: {code:?} {err}");
+    }
 }
 
 #[test]

@@ -305,6 +305,9 @@ fn bad_input_is_refused() {
         2,
         &["words", "unless forced"],
     );
+    // The same by the number of matrices: the first of them tell.
+    let drawn = format!("{TASK} alpha=0.3 draws=10^12");
+    case.refused("p.npz", &drawn, 2, &["draws: 1000000000000: about ", " s by the first ", "(3600 s)"]);
     // Priors.
     let pi = |x: f64| vec![x, 0.3, 0.5, 0.5, 0.2, 0.3, 0.3, 0.5, 0.2];
     let prior = case.path("prior.npz");
@@ -657,6 +660,8 @@ fn quantities_of_dirichlet_priors_and_what_is_refused() {
         (&["c_v", "N=4"], &["T: missing"]),
         (&["c_v", "N=4", "T=6", "S=3"], &["S: 3"]),
         (&["c_v", "N=4", "T=2"], &["T: 2"]),
+        (&["g", "S=3", "T=5", "alpha=0.1", "draws=10^12"], &["draws: 1000000000000: about ", "--force"]),
+        (&["mu", "S=3", "T=5", "alpha=0.1", "draws=10^12"], &["pi: ", "at most"]),
         (&["g", "S=2", "T=5", "alpha=0.1", "--model", "simplified"], &["model", "given with quantities"]),
     ] {
         crate::support::refused(&[&["exact", "--quantities"], args].concat(), 2, words);

@@ -56,6 +56,12 @@ fn token_and_label_files_of_any_system_are_the_same() {
     let blank = files.put("blank", b"0 1 2\r\r1 0 2\r");
     refused(&["discover", "--tokens", &blank], 1, &["line 2: empty row"]);
     let wide: Vec<u8> = [0xFF, 0xFE].into_iter().chain(tokens.bytes().flat_map(|b| [b, 0])).collect();
+    let short = files.put("short.txt", b"abcde");
+    refused(
+        &["discover", "--text", &short],
+        1,
+        &["short.txt: 5 characters; expected two windows of at least 3"],
+    );
     for name in ["wide.txt", "wide"] {
         refused(
             &["discover", "--tokens", &files.put(name, &wide)],

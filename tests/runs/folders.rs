@@ -3,6 +3,8 @@
 
 use crate::support::{StopsAt, files, ok, popgrad, refused, stop_at, text};
 use popgrad::paper::{self, Papers};
+use popgrad::report::arrays::{Array, ArrayData};
+use popgrad::report::checkpoint::Checkpoint;
 use popgrad::report::files::{LOCK_FILE, claim_folder, lock_folder};
 use popgrad::run::{self, Progress, folder};
 use popgrad::study::{Member, Study, Watcher};
@@ -478,4 +480,31 @@ fn a_stopped_run_frees_its_folder() {
     }));
     assert!(again.is_err(), "it was locked or ran to its end");
     ok(&["run", "--resume", text(&folder)]);
+}
+
+/// Entries of a checkpoint that the model does not read, above the diagonal of A1, may be anything:
+/// the run goes on to the same results.
+#[test]
+fn a_checkpoint_may_hold_anything_where_nothing_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    ok(&[&TINY[..], &["model=simplified", "steps=6", "--out", text(&folder)]].concat());
+    let whole = results(&folder);
+    for strange in [f32::NAN, f32::NEG_INFINITY, 1e38] {
+        stop_at(&folder, 5);
+        let path = folder.join("checkpoint.safetensors");
+        let mut checkpoint = Checkpoint::load(&path).unwrap();
+        assert_eq!(checkpoint.step, 4);
+        let a1 = checkpoint.state.get_mut("param.A1").unwrap();
+        let ArrayData::F32(values) = a1.data() else { panic!("f32") };
+        let above = |i: usize| i % 4 > i / 4;
+        let values: Vec<f32> =
+            values.iter().enumerate().map(|(i, x)| if above(i) { strange } else { *x }).collect();
+        *a1 = Array::new(&[4, 4], values).unwrap();
+        checkpoint.save(&path).unwrap();
+        ok(&["run", "--resume", text(&folder)]);
+        let now = results(&folder);
+        assert_eq!(now.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+        whole.iter().for_each(|(name, bytes)| assert!(now[name] == *bytes, "{strange}: {}", name.display()));
+    }
 }

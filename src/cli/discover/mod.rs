@@ -113,14 +113,17 @@ impl Score {
 pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
     let score = Score::named(&args.score)?;
     check_options(args, score)?;
-    let pool = pool(args.threads)?;
+    pool(args.threads)?.install(|| read_and_find(args, score))
+}
+
+fn read_and_find(args: &DiscoverArgs, score: Score) -> Result<()> {
     let (sample, truth) = match (&args.tokens, &args.text) {
         (Some(path), _) => (input::from_file(path, args, score)?, None),
         (None, Some(path)) => (input::from_text(path, args, score)?, None),
         (None, None) => {
             let drawn = Drawn::of(&args.keys, score)?;
             if let Some(seeds) = args.sweep {
-                return pool.install(|| sweep::sweep(&drawn, seeds, args, score));
+                return sweep::sweep(&drawn, seeds, args, score);
             }
             (drawn.sample(0)?, Some(drawn.forest(0)?.parents().to_vec()))
         }
@@ -136,7 +139,7 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
     if let Some(path) = &args.save {
         save(path, &sample)?;
     }
-    let graph = pool.install(|| find(&sample, args, score))?;
+    let graph = find(&sample, args, score)?;
     let verdict = truth.as_ref().map(|t| Verdict::of(&graph, t));
     let json = json(&graph, verdict.as_ref())?;
     tell(&if args.json { json.clone() } else { table(&graph, verdict.as_ref()) })?;

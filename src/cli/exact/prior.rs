@@ -4,12 +4,13 @@ use super::Found;
 use super::methods::Evaluator;
 use super::problem::TreeProblem;
 use crate::cli::grad::{held_names, missing, shape_error, take};
-use crate::exact::{AtomRoots, FinitePrior, Prior, RootLaw, quadrature};
+use crate::exact::{AtomRoots, Cost, FinitePrior, Prior, RootLaw, quadrature};
 use crate::report::arrays::ArrayFile;
 use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Evaluates over the prior that the keys or the file name. Also returns the prior, unless matrices
 /// were drawn from it.
@@ -49,10 +50,48 @@ pub(super) fn over<E: Elem>(
     Ok((found, Some(prior)))
 }
 
+/// Refuses `draws` evaluations when the first of them show that all would take too long.
+pub(super) struct Watch {
+    draws: u64,
+    done: u64,
+    start: Instant,
+    /// None once the estimate was made, or where any length is allowed.
+    after: Option<Duration>,
+}
+
+impl Watch {
+    pub(super) fn new(draws: u64, force: bool) -> Self {
+        let after = (!force).then_some(Duration::from_millis(200));
+        Watch { draws, done: 0, start: Instant::now(), after }
+    }
+
+    /// To be called after every evaluation. Its first error comes as soon as enough time has passed
+    /// for an estimate.
+    pub(super) fn one_more(&mut self) -> Result<()> {
+        self.done += 1;
+        let Some(after) = self.after else { return Ok(()) };
+        let spent = self.start.elapsed();
+        if spent < after {
+            return Ok(());
+        }
+        self.after = None;
+        let each = spent.as_secs_f64() / self.done as f64;
+        let seconds = each * self.draws as f64;
+        if seconds <= Cost::PATIENCE {
+            return Ok(());
+        }
+        let found = format!("{}: about {seconds:.0} s by the first {}", self.draws, self.done);
+        let most = (Cost::PATIENCE / each) as u64;
+        let allowed = format!("about {most} ({} s), or --force", Cost::PATIENCE);
+        Err(Error::invalid("draws", found, allowed))
+    }
+}
+
 /// The mean over matrices drawn from the prior; the population of each matrix is exact.
 fn drawn<E: Elem>(of: &Evaluator<'_, E>, x: &TreeProblem, alpha: f64, draws: u64) -> Result<Found> {
     let key = Key::new(x.seed, Purpose::Prior);
     let (mut last, mut words) = (None, 0.0);
+    let mut watch = Watch::new(draws, of.force);
     let mean = quadrature::monte_carlo(x.symbols, alpha, &key, draws, 2 + of.params.len(), |p, out| {
         let found = of.over(x, &Prior::Finite(p.clone()))?;
         if !found.loss.is_finite() {
@@ -63,7 +102,7 @@ fn drawn<E: Elem>(of: &Evaluator<'_, E>, x: &TreeProblem, alpha: f64, draws: u64
         (out[0], out[1]) = (found.loss, found.weight);
         out[2..].copy_from_slice(&found.grad);
         last = Some(found.method);
-        Ok(())
+        watch.one_more()
     })?;
     Ok(Found {
         loss: mean.mean[0],

@@ -239,21 +239,22 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
                     let key = Key::new(x.seed, Purpose::Prior);
                     let one = with_roots(quadrature::draws(symbols, alpha, &key, 0, 1)?, x)?;
                     let len = of.of_atom(&one, 0)?.len();
+                    laws = match (of.wants("mu"), usize::try_from(draws)) {
+                        (true, Ok(n)) => {
+                            Some(stationary_laws(&quadrature::draws(symbols, alpha, &key, 0, n)?)?)
+                        }
+                        (true, Err(_)) => {
+                            return Err(Error::invalid("draws", draws.to_string(), "fewer with mu"));
+                        }
+                        (false, _) => None,
+                    };
+                    let mut watch = prior::Watch::new(draws, args.force);
                     let mean = monte_carlo(symbols, alpha, &key, draws, len, |p, out| {
                         out.copy_from_slice(&of.of_atom(&with_roots(p.clone(), x)?, 0)?);
-                        Ok(())
+                        watch.one_more()
                     })?;
                     (means, errors) = (mean.mean, of.named(&mean.standard_error, true));
                     method = format!("{draws} matrices drawn");
-                    let all = || usize::try_from(draws).ok();
-                    laws = match of.wants("mu") {
-                        true => {
-                            let n =
-                                all().ok_or_else(|| Error::invalid("draws", draws.to_string(), "fewer"))?;
-                            Some(stationary_laws(&quadrature::draws(symbols, alpha, &key, 0, n)?)?)
-                        }
-                        false => None,
-                    };
                 }
                 None if symbols == 2 => {
                     let (nodes, found, prior) = by_quadrature(&of, alpha)?;
