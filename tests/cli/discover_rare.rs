@@ -151,6 +151,31 @@ fn a_rare_symbol_is_seen_among_many() {
     assert!(p.parent == Some(0) && p.log10_p < -8.0, "{p:?}");
 }
 
+/// Thirty symbols in two rows each, on both sides: one of the 900 pairs that could fall together
+/// does. Its chance counts 901 times, the most extreme pair of the common symbols included, and thrice
+/// for the tests of the table.
+#[test]
+fn a_rare_pair_is_one_of_many_that_could_have_been() {
+    let n = 1000;
+    let rare = |from: usize| -> Vec<u32> {
+        let mut column = vec![0; n];
+        (2..=60).for_each(|k| column[from + k] = k as u32 / 2);
+        column[0] = 1;
+        column[1] = 1;
+        column[from + 2] = 0;
+        column[from + 3] = 0;
+        column[from + 61] = 30;
+        column
+    };
+    let columns = [rare(100), rare(500)];
+    for column in &columns {
+        (1..=30).for_each(|c| assert_eq!(column.iter().filter(|x| **x == c).count(), 2, "{c}"));
+    }
+    let p = position(&columns, 1);
+    let pairs = choose(n as u64, 2).to_string().parse::<f64>().unwrap();
+    assert!((p.p * pairs / 2703.0 - 1.0).abs() < 1e-9 && p.parent == Some(0), "{p:?}");
+}
+
 #[test]
 fn dependence_that_pooling_would_mix_is_seen() {
     // The parity of one of 200 symbols, seen about once each.
