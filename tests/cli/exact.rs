@@ -661,6 +661,10 @@ fn quantities_of_dirichlet_priors_and_what_is_refused() {
         (&["c_v", "N=4", "T=6", "S=3"], &["S: 3"]),
         (&["c_v", "N=4", "T=2"], &["T: 2"]),
         (&["g", "S=3", "T=5", "alpha=0.1", "draws=10^12"], &["draws: 1000000000000: about ", "--force"]),
+        (
+            &["g", "S=2", "T=5", "alpha=0.001", "draws=10000"],
+            &["alpha: 0.001; of a drawn matrix, pi: symbol", "stationary probability 0", "fewer draws"],
+        ),
         (&["mu", "S=3", "T=5", "alpha=0.1", "draws=10^12"], &["pi: ", "at most"]),
         (&["g", "S=2", "T=5", "alpha=0.1", "--model", "simplified"], &["model", "given with quantities"]),
     ] {

@@ -215,3 +215,32 @@ fn engines_agree_at_the_ends_of_alpha() {
         }
     }
 }
+
+/// Where many factors α or Sα meet in one word, f32 keeps the quotient: (Sα)^T is beyond its range.
+#[test]
+fn weights_of_long_words_stay_in_range() {
+    let (s, t) = (20, 10);
+    let a1 = normals(9, t * t, 1.0);
+    // A prefix of the first positions is drawn before lanes part: both orders of parents.
+    let star = Forest::from_parents(&[-1, 0, 0, 1, 0, 2, 1, 3, 0]).unwrap();
+    for forest in [Forest::chain(t).unwrap(), star] {
+        for (alpha, roots) in [
+            (MAX_ALPHA, RootLaw::Uniform),
+            (MAX_ALPHA, RootLaw::SharedDirichlet),
+            (MIN_ALPHA, RootLaw::Uniform),
+        ] {
+            let prior = Prior::dirichlet(s, alpha, roots).unwrap();
+            let mut exact = Orbits::<f64>::new(&forest, &prior, 0.01, false).unwrap();
+            let want = exact.gradients(&a1, 1.5).unwrap();
+            let mut orbits = Orbits::<f32>::new(&forest, &prior, 0.01, false).unwrap();
+            let got = orbits.gradients(&a1, 1.5).unwrap();
+            assert!((want.weight - 1.0).abs() < 1e-12, "{}", want.weight);
+            assert!((got.weight - 1.0).abs() < 1e-5, "{alpha}: {}", got.weight);
+            assert!((got.loss - want.loss).abs() < 1e-5 * want.loss, "{alpha}: {} {}", got.loss, want.loss);
+            let scale = want.a1.iter().fold(1e-4, |m: f64, g| m.max(g.abs()));
+            for (x, y) in got.a1.iter().zip(&want.a1) {
+                assert!((x - y).abs() < 1e-3 * scale, "{alpha}: {x:e} for {y:e}");
+            }
+        }
+    }
+}

@@ -149,6 +149,36 @@ fn small_cases_by_hand() {
     by_hand::<f64>();
 }
 
+/// Three equal logits of size 2^40, of either sign: the loss is ln 3, which is lost where it is added
+/// to a logit first.
+fn large_logits_keep_their_logarithm<E: Elem>() {
+    let near = |what: &str, got: f64, want: f64| {
+        assert!((got - want).abs() <= 4.0 * E::UNIT_ROUNDOFF * want.abs(), "{what}: {got} for {want}");
+    };
+    for k in every_isa::<E>() {
+        for size in [1.0, 2f64.powi(20), -(2f64.powi(20)), 2f64.powi(40), -(2f64.powi(40))] {
+            let z = [E::from_f64(size); 3];
+            let view = Mat::new(&z, 1, 3).unwrap();
+            let (mut loss, mut p) = ([9.0], [E::ONE; 3]);
+            k.cross_entropy_labels(view, &[1], &mut loss, MatMut::new(&mut p, 1, 3).unwrap()).unwrap();
+            near("label", loss[0], 3f64.ln());
+            let y = [0.25, 0.0, 0.5];
+            let y = Mat::new(&y, 1, 3).unwrap();
+            k.cross_entropy(view, y, &mut loss, MatMut::new(&mut p, 1, 3).unwrap()).unwrap();
+            near("law", loss[0], 0.75 * 3f64.ln());
+            let mut out = [E::ONE; 3];
+            k.log_softmax_rows(view, MatMut::new(&mut out, 1, 3).unwrap()).unwrap();
+            out.iter().for_each(|x| near("log softmax", x.to_f64(), -(3f64.ln())));
+        }
+    }
+}
+
+#[test]
+fn large_logits() {
+    large_logits_keep_their_logarithm::<f32>();
+    large_logits_keep_their_logarithm::<f64>();
+}
+
 /// Many steps of AdamW against the twin's, started from zero: errors add up at most linearly.
 #[test]
 fn adamw_follows_its_twin_over_many_steps() {

@@ -250,7 +250,12 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
                     };
                     let mut watch = prior::Watch::new(draws, args.force);
                     let mean = monte_carlo(symbols, alpha, &key, draws, len, |p, out| {
-                        out.copy_from_slice(&of.of_atom(&with_roots(p.clone(), x)?, 0)?);
+                        let one = with_roots(p.clone(), x).and_then(|p| of.of_atom(&p, 0));
+                        // The first draw went through: this one is too near to a reducible chain.
+                        out.copy_from_slice(&one.map_err(|e| {
+                            let found = format!("{alpha}; of a drawn matrix, {e}");
+                            Error::invalid("alpha", found, "larger ones, or fewer draws")
+                        })?);
                         watch.one_more()
                     })?;
                     (means, errors) = (mean.mean, of.named(&mean.standard_error, true));
