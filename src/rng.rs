@@ -37,6 +37,8 @@ pub enum Purpose {
     Task = 7,
     /// Permutations of tests.
     Permutation = 8,
+    /// Labels drawn from the laws of samples.
+    Label = 9,
 }
 
 const M0: u64 = 0xD251_1F53;

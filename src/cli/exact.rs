@@ -65,7 +65,7 @@ pub(super) const AFTER_HELP: &str = "\
 Keys: S, T, graph=NAME or parents=-1,0,1,.., alpha, roots=uniform|stationary (the default), method=auto|tree|orbit|brute \
 (brute: f64 whatever --dtype says), draws, seed, and those of the model, as for grad. Stationary roots: S=2 by quadrature, \
 its nodes doubled until the loss moves by less than 1e-12; S>2 by draws=N matrices from the prior, exact given each, with \
-`loss_standard_error`; or a prior file. Several parents (task=causal_dag): graph=two_parents, graph=ngram order=2, or \
+`loss_standard_error`; or a prior file. prior=floored gamma=..: likewise. Several parents (task=causal_dag): graph=two_parents, graph=ngram order=2, or \
 parent_sets=\"-;0;0,1;..\", roots=shared (the default)|uniform.
 Output: `loss` (), `weight` () (the sum of all probabilities, 1 up to rounding) and one array per block that has a \
 gradient. See docs/formats.md.";
@@ -91,9 +91,12 @@ fn task_keys(tasks: &'static [&'static str]) -> Vec<Key> {
         "T",
         "graph",
         "order",
+        "k",
         "parents",
         "parent_sets",
+        "prior",
         "alpha",
+        "gamma",
         "roots",
         "seed",
     ]));
@@ -101,7 +104,7 @@ fn task_keys(tasks: &'static [&'static str]) -> Vec<Key> {
     keys.push(Key::of_command("task", tasks, "task; follows `graph` if it is not given"));
     keys.push(Key::of_command("method", Kind::Word(&METHODS), "how the sum over all sequences is computed"));
     let most = i64::MAX as u64;
-    let help = "matrices drawn from the prior for stationary roots with S > 2, >= 2";
+    let help = "matrices drawn from the prior for stationary roots or prior=floored, where S > 2; >= 2";
     keys.push(Key::of_command("draws", Kind::Count(2, most), help));
     keys
 }

@@ -42,12 +42,28 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "graph",
-        word(&["chain", "icl", "random", "many_graphs", "manual", "two_parents", "ngram", "custom"]),
+        word(&[
+            "chain",
+            "icl",
+            "random",
+            "many_graphs",
+            "manual",
+            "two_parents",
+            "ngram",
+            "random_parents",
+            "custom",
+        ]),
         Task(&[("causal_tree", Needed), ("causal_dag", Needed)]),
         "latent graph; causal_tree: chain, icl, random, many_graphs, manual, or custom (then `parents`); causal_dag: two_parents, \
-         ngram, or custom (then `parent_sets`)",
+         ngram, random_parents, or custom (then `parent_sets`)",
     ),
     key("order", count(1, 4096), Task(&[("causal_dag", Absent)]), "graph=ngram: parents of a position"),
+    key(
+        "k",
+        count(1, 4096),
+        Task(&[("causal_dag", Absent)]),
+        "graph=random_parents: parents of a position, drawn with the seed [2]",
+    ),
     key(
         "parent_sets",
         Text,
@@ -75,10 +91,24 @@ pub const KEYS: &[Key] = &[
         "Dirichlet parameter of the transition rows; trigger_bigram: with corpus=dirichlet",
     ),
     key(
+        "prior",
+        word(&["dirichlet", "floored"]),
+        Task(&[("causal_tree", Absent)]),
+        "prior of the transition rows: dirichlet, or floored (gamma/S plus 1 - gamma times a Dirichlet row: no entry below gamma/S) \
+         [dirichlet]",
+    ),
+    key("gamma", real(0.0, 1.0), Task(&[("causal_tree", Absent)]), "prior=floored: its gamma, > 0"),
+    key(
         "roots",
         word(&["stationary", "uniform", "shared"]),
         Task(&[("causal_tree", Is("'stationary'")), ("causal_dag", Is("'shared'"))]),
         "law of the roots; causal_tree: stationary or uniform; causal_dag: shared (one draw of a law) or uniform",
+    ),
+    key(
+        "labels",
+        word(&["soft", "symbol"]),
+        Task(&[("causal_tree", Absent), ("causal_dag", Absent)]),
+        "target of a training sequence: soft (the law of what follows the query) or symbol (one draw from it) [soft]",
     ),
     key(
         "corpus",

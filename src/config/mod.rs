@@ -192,9 +192,10 @@ pub fn keys_with(table: &Table) -> Vec<Key> {
 }
 
 /// Keys of earlier layers that a layer removes when it gives key `by` another value.
-const UNDONE: [(&str, &[&str]); 4] = [
+const UNDONE: [(&str, &[&str]); 5] = [
     ("corpus", &["N", "alpha"]),
     ("triggers", &["offset"]),
+    ("prior", &["gamma"]),
     ("model", &["frozen", "freeze_until"]),
     ("task", &["roots"]),
 ];
@@ -297,7 +298,7 @@ fn set_graph(layer: &mut Table, merged: &mut Table) -> Result<()> {
     if !layer.contains_key("graph") && !lists.iter().any(|k| layer.contains_key(*k)) {
         return Ok(());
     }
-    for key in lists.into_iter().chain(["order"]) {
+    for key in lists.into_iter().chain(["order", "k"]) {
         merged.remove(key);
     }
     if !layer.contains_key("graph") {
@@ -312,7 +313,7 @@ fn set_graph(layer: &mut Table, merged: &mut Table) -> Result<()> {
 pub fn task_of(table: &Table) -> &str {
     let word = |name: &str| table.get(name).and_then(Value::as_str);
     let of_graph = || {
-        let dag = ["two_parents", "ngram"].map(Some).contains(&word("graph"));
+        let dag = task::Graph::DAGS.iter().any(|g| Some(g.name()) == word("graph"));
         if dag || table.contains_key("parent_sets") { "causal_dag" } else { "causal_tree" }
     };
     word("task").unwrap_or_else(of_graph)
@@ -422,20 +423,40 @@ impl Config {
     }
 
     fn check_task(&self, table: &Table) -> Result<()> {
+        if self.plan.source != Source::Sampled && self.task.labels() == Some(task::Labels::Symbol) {
+            let found = format!("symbol with source={}", self.plan.source.name());
+            return Err(Error::invalid("labels", found, "soft, or source=sampled"));
+        }
         match &self.task {
             Task::CausalTree(t) if t.graph != task::Graph::Custom && !t.parents.is_empty() => {
                 let found = format!("{:?} with graph={}", t.parents, t.graph.name());
                 Err(Error::invalid("parents", found, "graph=custom only"))
             }
-            Task::CausalTree(_) => Ok(()),
+            Task::CausalTree(t) => match (t.prior, t.gamma) {
+                (task::RowPrior::Dirichlet, Some(gamma)) => {
+                    Err(Error::invalid("gamma", gamma.to_string(), "prior=floored only"))
+                }
+                (task::RowPrior::Floored, None) => {
+                    Err(Error::invalid("gamma", "missing", "0 < gamma <= 1 with prior=floored"))
+                }
+                (task::RowPrior::Floored, Some(0.0)) => {
+                    Err(Error::invalid("gamma", "0", "0 < gamma <= 1 with prior=floored"))
+                }
+                _ => Ok(()),
+            },
             Task::CausalDag(t) => {
                 if let Some(sets) = t.parent_sets.as_ref().filter(|_| t.graph != task::Graph::Custom) {
                     return Err(Error::invalid("parent_sets", sets, "graph=custom only"));
                 }
-                match t.order.filter(|_| t.graph != task::Graph::Ngram) {
-                    Some(order) => Err(Error::invalid("order", order.to_string(), "graph=ngram only")),
-                    None => Ok(()),
+                for (key, value, of) in
+                    [("order", t.order, task::Graph::Ngram), ("k", t.k, task::Graph::RandomParents)]
+                {
+                    if let Some(value) = value.filter(|_| t.graph != of) {
+                        let allowed = format!("graph={} only", of.name());
+                        return Err(Error::invalid(key, value.to_string(), allowed));
+                    }
                 }
+                Ok(())
             }
             Task::TriggerBigram(t) => {
                 let random = t.corpus == "dirichlet";

@@ -27,6 +27,15 @@ impl Task {
         }
     }
 
+    /// Labels of training sequences; those of trigger bigrams are symbols of the sequence.
+    pub fn labels(&self) -> Option<Labels> {
+        match self {
+            Task::CausalTree(t) => Some(t.labels),
+            Task::CausalDag(t) => Some(t.labels),
+            Task::TriggerBigram(_) => None,
+        }
+    }
+
     /// Tokens per sequence (T).
     pub fn seq_len(&self) -> usize {
         match self {
@@ -49,10 +58,14 @@ pub enum Graph {
     Manual,
     TwoParents,
     Ngram,
+    RandomParents,
     Custom,
 }
 
 impl Graph {
+    /// The named ones in which positions may have several parents.
+    pub const DAGS: [Graph; 3] = [Graph::TwoParents, Graph::Ngram, Graph::RandomParents];
+
     /// Its name in files.
     pub fn name(self) -> &'static str {
         match self {
@@ -63,13 +76,14 @@ impl Graph {
             Graph::Manual => "manual",
             Graph::TwoParents => "two_parents",
             Graph::Ngram => "ngram",
+            Graph::RandomParents => "random_parents",
             Graph::Custom => "custom",
         }
     }
 
     /// True if positions may have several parents.
     pub fn is_dag(self) -> bool {
-        matches!(self, Graph::TwoParents | Graph::Ngram)
+        Graph::DAGS.contains(&self)
     }
 }
 
@@ -96,6 +110,33 @@ impl Roots {
     }
 }
 
+/// What a training sequence of a causal task is labelled with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Labels {
+    /// The law of the next symbol.
+    #[default]
+    Soft,
+    /// One symbol drawn from that law.
+    Symbol,
+}
+
+/// Prior of the rows of π.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowPrior {
+    /// Dirichlet(α).
+    #[default]
+    Dirichlet,
+    /// γ/S + (1 − γ) Dirichlet(α): no entry below γ/S.
+    Floored,
+}
+
+/// True for what a key is without being given, so that files need not hold it.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Keys of `causal_tree`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(non_snake_case)]
@@ -109,10 +150,19 @@ pub struct CausalTree {
     pub S: usize,
     /// Sequence length, query included.
     pub T: usize,
+    /// Prior of the rows of π.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prior: RowPrior,
     /// Dirichlet parameter of the rows of π.
     pub alpha: f64,
+    /// γ of a floored prior.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gamma: Option<f64>,
     /// Law of the roots.
     pub roots: Roots,
+    /// Labels of training sequences.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
 }
 
 /// Keys of `causal_dag`.
@@ -124,6 +174,9 @@ pub struct CausalDag {
     /// Parents of a position in an n-gram graph.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<usize>,
+    /// Parents of a position in a random graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<usize>,
     /// Parent tuples of a custom graph.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_sets: Option<String>,
@@ -135,6 +188,9 @@ pub struct CausalDag {
     pub alpha: f64,
     /// Law of the roots.
     pub roots: Roots,
+    /// Labels of training sequences.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
 }
 
 /// Fixed or random triggers.

@@ -9,6 +9,7 @@
 
 use crate::num::{check_alpha, ln, sum};
 use crate::task::CausalTree;
+use crate::task::dirichlet::raised;
 use crate::task::stationary::{StationaryScratch, stationary};
 use crate::{Error, Result};
 
@@ -190,6 +191,18 @@ impl FinitePrior {
             return Err(Error::invalid("weight", "no atoms", "at least one"));
         }
         check_entries(atoms.checked_mul(symbols * symbols), "pi")
+    }
+
+    /// Every row p replaced by γ/S + (1 − γ) p, with the root laws `roots`.
+    ///
+    /// # Errors
+    /// γ outside [0, 1]; root laws that do not fit.
+    pub fn floored(&self, gamma: f64, roots: AtomRoots) -> Result<Self> {
+        if !(0.0..=1.0).contains(&gamma) {
+            return Err(Error::invalid("gamma", gamma.to_string(), "0 <= gamma <= 1"));
+        }
+        let pi = self.pi.iter().map(|p| raised(*p, gamma, self.symbols)).collect();
+        Self::new(self.symbols, self.weight.clone(), pi, roots)
     }
 
     /// S.

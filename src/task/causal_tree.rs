@@ -10,7 +10,7 @@
 //! | μ | `mu`: stationary law of π | (S) |
 //! | p | `forest`: parents of the positions 0..T-2 | (T-1) |
 
-use super::dirichlet::{DirichletRows, kernels};
+use super::dirichlet::{DirichletRows, kernels, raised};
 use super::graph::Forest;
 use super::stationary::{LINEAR_FLOOR, StationaryScratch, stationary};
 use super::{Sampler, Task, Work};
@@ -36,6 +36,8 @@ pub struct CausalTree {
     vocab: usize,
     roots: Roots,
     gamma: LogGamma,
+    /// γ of rows γ/S + (1 − γ) Dirichlet(α).
+    floor: Option<f64>,
 }
 
 /// Variate of π(b|a) is this plus aS + b; the tokens use the variates below it, two positions to a
@@ -59,7 +61,24 @@ impl CausalTree {
             let allowed = format!("{} <= S <= {}", Self::MIN_VOCAB, Self::MAX_VOCAB);
             return Err(Error::invalid("S", vocab.to_string(), allowed));
         }
-        Ok(CausalTree { forest, vocab, roots, gamma: LogGamma::new(alpha)? })
+        Ok(CausalTree { forest, vocab, roots, gamma: LogGamma::new(alpha)?, floor: None })
+    }
+
+    /// The same with rows γ/S + (1 − γ) Dirichlet(α), no entry of which is below γ/S: what Theorems
+    /// 1 and 2 assume of π, and constant mean with it.
+    ///
+    /// # Errors
+    /// γ outside (0, 1].
+    pub fn floored(self, gamma: f64) -> Result<Self> {
+        if !(gamma > 0.0 && gamma <= 1.0) {
+            return Err(Error::invalid("gamma", gamma.to_string(), "0 < gamma <= 1"));
+        }
+        Ok(CausalTree { floor: Some(gamma), ..self })
+    }
+
+    /// γ of a floored prior.
+    pub fn floor(&self) -> Option<f64> {
+        self.floor
     }
 
     /// The forest.
@@ -160,6 +179,11 @@ impl CausalTree {
             for (p, y) in row.iter_mut().zip(log_row.iter_mut()) {
                 *p *= scale;
                 *y -= log_total;
+            }
+            if let Some(gamma) = self.floor {
+                row.iter_mut().for_each(|p| *p = raised(*p, gamma, s));
+                let log_total = ln(cumulate(row, cumulated));
+                log_row.iter_mut().zip(&*row).for_each(|(y, p)| *y = ln(*p) - log_total);
             }
         }
     }
@@ -291,6 +315,9 @@ impl CausalTree {
         let (s, t) = (self.vocab, self.seq_len());
         let sample: [u64; SAMPLE_LANES] = std::array::from_fn(|l| first.wrapping_add(l as u64));
         lanes.rows.draw(&self.gamma, key, sample, [PI_VARIATES; SAMPLE_LANES]);
+        if let Some(gamma) = self.floor {
+            lanes.rows.raise(gamma);
+        }
         let at = Addresses { key: key.words(), sample, variate: [0; SAMPLE_LANES] };
         lanes.kernels.philox_words(&at, &mut lanes.words).expect("whole blocks");
         // The query, and roots that do not depend on π.

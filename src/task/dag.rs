@@ -2,10 +2,11 @@
 //! `InContextDAG` in its code).
 
 use super::Forest;
+use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
 
 /// The names [`Dag::named`] knows.
-pub const DAG_NAMES: [&str; 2] = ["two_parents", "ngram"];
+pub const DAG_NAMES: [&str; 3] = ["two_parents", "ngram", "random_parents"];
 
 /// Ordered parent tuples of the positions 0..T-1 and, as entry T, of the target: the tokens that
 /// the target symbol is drawn from. Every parent comes before its child and none is named twice; a
@@ -112,14 +113,46 @@ impl Dag {
         Self::build(t, |i| (i.saturating_sub(order)..i).collect())
     }
 
-    /// A graph by name, see [`DAG_NAMES`]; `order` belongs to `ngram`.
+    /// `k` distinct earlier positions, uniform among all sets of them and in ascending order, for
+    /// every entry i >= k, the target's included; the first k positions are roots. `index` numbers
+    /// the graphs of one key. At k = 2 the law of the public notebook's other graph.
     ///
     /// # Errors
-    /// An unknown name, a bad `t`, `ngram` without an order, another graph with one.
-    pub fn named(name: &str, t: usize, order: Option<usize>) -> Result<Self> {
-        match (name, order) {
+    /// As [`two_parents`](Self::two_parents); when k is not in 1..=T.
+    pub fn random_parents(t: usize, k: usize, key: &Key, index: u64) -> Result<Self> {
+        check_len(t)?;
+        if !(1..=t).contains(&k) {
+            return Err(Error::invalid("k", k.to_string(), format!("1 to T = {t}")));
+        }
+        Self::build(t, |i| {
+            if i < k {
+                return Vec::new();
+            }
+            // Floyd's sample: uniform over the sets, by k draws.
+            let mut set: Vec<usize> = Vec::with_capacity(k);
+            for last in i - k..i {
+                let variate = (i * Self::MAX_LEN + last + k - i) as u32;
+                let draw = key.below(last as u64 + 1, index, variate, 0) as usize;
+                set.push(if set.contains(&draw) { last } else { draw });
+            }
+            set.sort_unstable();
+            set
+        })
+    }
+
+    /// A graph by name, see [`DAG_NAMES`]. `count` is the number of parents: `ngram` needs it,
+    /// `random_parents` has 2 without it, `two_parents` has its own. `seed` matters for the random
+    /// ones (graph 0 of purpose `Graph`).
+    ///
+    /// # Errors
+    /// An unknown name, a bad `t`, a count missing or out of place.
+    pub fn named(name: &str, t: usize, count: Option<usize>, seed: u64) -> Result<Self> {
+        match (name, count) {
             ("two_parents", None) => Self::two_parents(t),
             ("ngram", Some(k)) => Self::ngram(t, k),
+            ("random_parents", k) => {
+                Self::random_parents(t, k.unwrap_or(2), &Key::new(seed, Purpose::Graph), 0)
+            }
             ("ngram", None) => {
                 Err(Error::invalid("order", "missing", "parents per position of graph `ngram`"))
             }
@@ -211,8 +244,8 @@ mod tests {
         assert_eq!(text(Dag::ngram(4, 1)), "-;0;1;2;3");
         assert_eq!(text(Dag::ngram(4, 2)), "-;0;0,1;1,2;2,3");
         assert_eq!(text(Dag::ngram(3, 3)), "-;0;0,1;0,1,2");
-        assert_eq!(text(Dag::named("ngram", 2, Some(2))), "-;0;0,1");
-        let d = Dag::named("two_parents", 32, None).unwrap();
+        assert_eq!(text(Dag::named("ngram", 2, Some(2), 0)), "-;0;0,1");
+        let d = Dag::named("two_parents", 32, None, 0).unwrap();
         assert_eq!(
             (d.seq_len(), d.parents(31), d.target(), d.max_arity()),
             (32, &[15, 30][..], &[15, 31][..], 2)
@@ -220,6 +253,36 @@ mod tests {
         assert_eq!(Dag::from_sets(&d.sets()).unwrap(), d);
         assert_eq!(Dag::parse(&d.to_string()).unwrap(), d);
         assert_eq!(Dag::parse(" - ; 0 ;1 , 0").unwrap().target(), [1, 0], "the order is kept");
+    }
+
+    #[test]
+    fn random_parents_have_their_law() {
+        let key = Key::new(1, Purpose::Graph);
+        let (n, t) = (6000, 5);
+        // The ten pairs of five positions are the target's.
+        let mut pairs = [0u32; 25];
+        for g in 0..n {
+            let dag = Dag::random_parents(t, 2, &key, g).unwrap();
+            assert!((0..=t).all(|i| dag.parents(i).len() == if i < 2 { 0 } else { 2 }));
+            assert!((2..=t).all(|i| dag.parents(i).is_sorted()));
+            pairs[dag.target()[0] * 5 + dag.target()[1]] += 1;
+        }
+        let seen: Vec<f64> = pairs.iter().filter(|c| **c > 0).map(|c| f64::from(*c)).collect();
+        let (mean, square) = (n as f64 / 10.0, |c: &f64| (c - n as f64 / 10.0).powi(2));
+        // 9 degrees of freedom: P(chi² > 45) = 1e-6.
+        assert!(seen.len() == 10 && seen.iter().map(square).sum::<f64>() / mean < 45.0, "{seen:?}");
+        for k in 1..=4 {
+            let dag = Dag::named("random_parents", 9, Some(k), 3).unwrap();
+            assert_eq!((dag.max_arity(), dag.parents(k).len(), dag.parents(k - 1).len()), (k, k, 0));
+            assert_eq!(dag.parents(k), (0..k).collect::<Vec<_>>());
+            assert_ne!(dag, Dag::named("random_parents", 9, Some(k), 4).unwrap());
+        }
+        let two = |seed| Dag::named("random_parents", 9, None, seed).unwrap();
+        assert_eq!(two(3), Dag::named("random_parents", 9, Some(2), 3).unwrap());
+        for k in [0, 5] {
+            let message = Dag::named("random_parents", 4, Some(k), 0).unwrap_err().to_string();
+            assert_eq!(message, format!("k: {k}; allowed: 1 to T = 4"));
+        }
     }
 
     #[test]
@@ -262,8 +325,8 @@ mod tests {
         }
         assert_eq!(message(Dag::ngram(4, 0)), "order: 0; allowed: 1 to T = 4");
         assert_eq!(message(Dag::ngram(4, 5)), "order: 5; allowed: 1 to T = 4");
-        assert!(message(Dag::named("ngram", 4, None)).starts_with("order: missing"));
-        assert!(message(Dag::named("two_parents", 4, Some(2))).starts_with("order: 2"));
-        assert!(message(Dag::named("two_parent", 4, None)).contains("did you mean `two_parents`?"));
+        assert!(message(Dag::named("ngram", 4, None, 0)).starts_with("order: missing"));
+        assert!(message(Dag::named("two_parents", 4, Some(2), 0)).starts_with("order: 2"));
+        assert!(message(Dag::named("two_parent", 4, None, 0)).contains("did you mean `two_parents`?"));
     }
 }

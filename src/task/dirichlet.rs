@@ -11,6 +11,11 @@ pub fn kernels() -> Kernels<f64> {
     Kernels::from_env().unwrap_or_else(|_| Kernels::new(Isa::Portable).expect("available everywhere"))
 }
 
+/// γ/S + (1 − γ) p.
+pub fn raised(p: f64, gamma: f64, symbols: usize) -> f64 {
+    (1.0 - gamma) * p + gamma / symbols as f64
+}
+
 /// `rows` rows of S probabilities for each of [`SAMPLE_LANES`] samples, by normalising gamma
 /// variates on the log scale: at α = 10⁻³ most of them underflow as plain numbers, and a whole row
 /// would be 0/0 now and then. Allocated once.
@@ -56,6 +61,23 @@ impl DirichletRows {
         k.log_gamma(&gamma.envelope(), &at, &mut self.logs, &mut self.pending).expect("sizes fit");
         let (p, sums) = (&mut self.p, &mut self.sums);
         k.simplex_rows(s, &mut self.logs, p, sums, &mut self.table, self.stride).expect("sizes fit");
+    }
+
+    /// Every row p becomes γ/S + (1 − γ) p, in the table too.
+    pub fn raise(&mut self, gamma: f64) {
+        let s = self.vocab;
+        let mut sums = std::mem::take(&mut self.sums);
+        for row in 0..self.p.len() / (s * SAMPLE_LANES) {
+            let at = row * s * SAMPLE_LANES;
+            for i in 0..s * SAMPLE_LANES {
+                let p = raised(self.p[at + i], gamma, s);
+                self.p[at + i] = p;
+                self.logs[at + i] = ln(p);
+                sums[i] = if i < SAMPLE_LANES { p } else { sums[i - SAMPLE_LANES] + p };
+            }
+            self.set_row(row, &sums);
+        }
+        self.sums = sums;
     }
 
     /// The probabilities (rows, S, SAMPLE_LANES).

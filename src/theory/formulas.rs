@@ -40,6 +40,10 @@ pub struct Formulas {
     pub predictor: fn(f64, &[f64]) -> Vec<f64>,
     /// Σ_{k,l} of T_eff counts ρ^d: what a pair at distance d adds.
     pub overlap: fn(f64, usize) -> f64,
+    /// E[y yᵀ] of a Dirichlet row of total A as [A/(A + 1), 1/(A + 1)] of (ȳȳᵀ, diag ȳ).
+    pub row_moments: fn(f64) -> [f64; 2],
+    /// The parent that head h of layer 1 attends to, of a position's parents.
+    pub slot: fn(&[usize], usize) -> Option<usize>,
     /// Those of the second paper.
     pub memory: MemoryFormulas,
 }
@@ -68,6 +72,8 @@ impl Default for Formulas {
                 counts.iter().map(|n| (alpha + n) / total).collect()
             },
             overlap: |rho, d| rho.powi(d as i32),
+            row_moments: |total| [total / (total + 1.0), 1.0 / (total + 1.0)],
+            slot: |parents, h| parents.get(h).copied(),
             memory: MemoryFormulas::default(),
         }
     }

@@ -26,6 +26,9 @@ pub struct MemoryFormulas {
     /// moves them together. n/d² of the other pairs; 2/d of the overlaps with the wrong pair; 1/d
     /// of the two lengths.
     pub noise: fn(usize, usize) -> [f64; 2],
+    /// From (N, T, samples), for one step of rate 1 on x = w_E(y) + p_t: the lead 1/N of the right
+    /// output, and the root mean square of an output's answer to p_t.
+    pub filter: fn(usize, usize, usize) -> [f64; 2],
 }
 
 impl Default for MemoryFormulas {
@@ -40,6 +43,11 @@ impl Default for MemoryFormulas {
             noise: |n, d| {
                 let (n, d) = (n as f64, d as f64);
                 [(n - 2.0) / (d * d) + 2.0 / d, (n - 1.0) / (d * d) + 1.0 / d]
+            },
+            filter: |n, t, samples| {
+                let (n, t, samples) = (n as f64, t as f64, samples as f64);
+                // Of each sample at t, 1[y = k] − 1/N.
+                [1.0 / n, ((n - 1.0) / (n * n * t * samples)).sqrt()]
             },
         }
     }

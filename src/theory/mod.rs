@@ -19,13 +19,16 @@ mod first_steps;
 mod formulas;
 mod gradients;
 mod key_gap;
+mod label_noise;
 mod leading;
 mod lemmas;
 mod memory_formulas;
 mod memory_model;
+mod noise_filter;
 mod nonlinear_step;
 pub mod plain;
 mod population;
+mod several_parents;
 mod support;
 mod symmetry;
 mod theorem1;
@@ -77,7 +80,10 @@ pub const CLAIMS: &[Claim] = &[
     algorithm::CLAIM,
     theorem1::CLAIM,
     theorem2::CLAIM,
+    several_parents::CLAIM,
+    label_noise::CLAIM,
     lemmas::CLAIM,
+    noise_filter::CLAIM,
     capacity::CLAIM,
     first_steps::CLAIM,
     key_gap::CLAIM,

@@ -27,18 +27,24 @@ pub(super) const CLAIM: Claim = Claim {
 /// Transitions no atom of the training prior has.
 const FRESH: [[f64; 4]; 3] = [[0.9, 0.1, 0.2, 0.8], [0.3, 0.7, 0.6, 0.4], [0.5, 0.5, 0.95, 0.05]];
 
+/// γ of a training prior with rows of at least γ/S; so have those of [`FRESH`].
+const FLOOR: f64 = 0.1;
+
 const GRAPHS: [Graphs; 2] = [("chain", Forest::chain), ("icl", Forest::icl)];
 
 fn run(settings: &Settings) -> Result<Vec<Check>> {
-    let mut checks = learned(settings)?;
+    let dirichlet = stationary_pairs(0.5, 6)?;
+    let floored = dirichlet.floored(FLOOR, AtomRoots::Stationary)?;
+    let mut checks = learned(settings, "Dirichlet(1/2)", dirichlet)?;
+    checks.extend(learned(settings, "γ = 1/10, floored Dirichlet(1/2)", floored)?);
     checks.extend(long(settings)?);
     checks.extend(construction(settings)?);
     Ok(checks)
 }
 
 /// Exactly, on parameters that Algorithm 1 learned on the whole population.
-fn learned(settings: &Settings) -> Result<Vec<Check>> {
-    let prior = stationary_pairs(0.5, 6)?.into();
+fn learned(settings: &Settings, name: &str, prior: FinitePrior) -> Result<Vec<Check>> {
+    let prior = prior.into();
     let lengths: &[usize] = if settings.thorough { &[5, 8, 11, 14, 17] } else { &[5, 8, 11, 14] };
     let (mut checks, mut points) = (Vec::new(), vec![Vec::new(); FRESH.len()]);
     for &t in lengths {
@@ -57,13 +63,14 @@ fn learned(settings: &Settings) -> Result<Vec<Check>> {
             let t_eff = effective_length(&forest, rho);
             points.push((t_eff, error.value()));
             let c = Check::noted("E sup |f − π̃|, learned parameters", error.value());
-            checks.push(c.with("π̃", format!("{pi:?}")).with("T", t).with("T_eff", format!("{t_eff:.2}")));
+            let c = c.with("π̃", format!("{pi:?}")).with("T", t).with("T_eff", format!("{t_eff:.2}"));
+            checks.push(c.with("prior", name));
         }
     }
     for (pi, points) in FRESH.iter().zip(points) {
         let fit = Fit::new("T_eff", "E sup |f − π̃|", points);
         let c = Check::at_most("order of E sup |f − π̃| in T_eff, learned", -0.25, fit.slope).plotted(fit);
-        checks.push(c.with("π̃", format!("{pi:?}")).with("graph", "chain"));
+        checks.push(c.with("π̃", format!("{pi:?}")).with("graph", "chain").with("prior", name));
     }
     Ok(checks)
 }

@@ -2,6 +2,7 @@
 //! documented.
 
 use crate::support::{popgrad, text};
+use popgrad::exact::quadrature::stationary_pairs;
 use popgrad::report::arrays::{Array, read_arrays, write_arrays};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -130,6 +131,52 @@ fn a_prior_file_and_quadrature_and_draws() {
     let (loss, error) = (sampled["loss"].to_f64_vec()[0], sampled["loss_standard_error"].to_f64_vec()[0]);
     let distance = (loss - exact["loss"].to_f64_vec()[0]).abs();
     assert!(error > 0.0 && distance < 4.5 * error, "{distance} against {error}");
+}
+
+/// Rows γ/S + (1 − γ) Dirichlet(α): the quadrature is that of its atoms in a file, the draws agree
+/// within their error, with either law of the roots.
+#[test]
+fn a_floored_prior_by_quadrature_by_file_and_by_draws() {
+    let case = Case::new();
+    case.write("two.npz", &[("A1", &[5, 5], numbers(25, 8)), ("A2", &[2, 2], numbers(4, 9))]);
+    let rows = stationary_pairs(0.2, 32).unwrap();
+    let q = rows.atoms();
+    let raised: Vec<f64> = rows.pi().iter().map(|p| 0.3 / 2.0 + 0.7 * p).collect();
+    case.write("prior.npz", &[("pi", &[q, 2, 2], raised), ("weight", &[q], rows.weight().to_vec())]);
+    let task = "--model simplified S=2 T=5 eps=0.01 alpha=0.2";
+    for (keys, words) in [
+        ("gamma=0.3".to_string(), "gamma: 0.3; allowed: prior=floored only"),
+        ("prior=floored".into(), "gamma: missing; allowed: 0 < gamma <= 1"),
+        ("prior=floored gamma=0".into(), "gamma: 0; allowed: 0 < gamma <= 1"),
+        ("roots=uniform draws=9".into(), "stationary roots or a floored prior"),
+    ] {
+        case.refused("two.npz", &format!("{task} {keys}"), 2, &[words]);
+    }
+    let floored = format!("{TASK} alpha=0.2 roots=uniform prior=floored gamma=0.3");
+    case.refused("p.npz", &floored, 2, &["prior: floored with S=3", "draws=N"]);
+    let beside = format!("{task} prior=floored gamma=0.3 --prior {}", text(&case.path("prior.npz")));
+    case.refused(
+        "two.npz",
+        &beside.replace("alpha=0.2 ", ""),
+        2,
+        &["prior, gamma: given beside a prior file"],
+    );
+    for roots in ["stationary", "uniform"] {
+        let of = |more: &str| {
+            let model = "--model simplified S=2 T=5 graph=chain eps=0.01";
+            case.exact("two.npz", &format!("{model} roots={roots} {more}"))
+        };
+        let exact = of("alpha=0.2 prior=floored gamma=0.3");
+        close("file", &exact, &of(&format!("--prior {}", text(&case.path("prior.npz")))), 1e-10);
+        let plain = of("alpha=0.2")["loss"].to_f64_vec()[0];
+        let sampled = of("alpha=0.2 prior=floored gamma=0.3 draws=4000");
+        let (loss, error) = (sampled["loss"].to_f64_vec()[0], sampled["loss_standard_error"].to_f64_vec()[0]);
+        let distance = (loss - exact["loss"].to_f64_vec()[0]).abs();
+        assert!(error > 0.0 && distance < 4.5 * error, "{distance} against {error}");
+        assert!((plain - loss).abs() > 20.0 * error, "the floor matters: {plain} {loss} {error}");
+    }
+    let drawn = case.exact("p.npz", &format!("{floored} draws=200"));
+    assert!(drawn["loss_standard_error"].to_f64_vec()[0] > 0.0);
 }
 
 #[test]

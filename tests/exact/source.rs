@@ -316,6 +316,11 @@ fn sampled_gradients_approach_the_exact_one_like_one_over_root_b() {
     let predicted = noise.critical_batch().sqrt() * noise.norm / b.sqrt();
     let level = noise.levels[4];
     assert!((level.error / predicted).ln().abs() < 5.0 * level.log_error_se);
+    // Labels that are symbols have the same mean, and more noise.
+    let symbols = sampled.clone().with_labels(Key::new(3, Purpose::Label));
+    let more = gradient_noise(model.as_ref(), &params, &exact, &symbols, &batches, 200).unwrap();
+    assert!((more.slope + 0.5).abs() < 3.3 * more.slope_se, "{} ± {}", more.slope, more.slope_se);
+    assert!(more.critical_batch() > 1.1 * noise.critical_batch(), "{}", more.critical_batch());
     // Another population: the error levels off, and the slope says so.
     let other = TreeLaw::new(forest, Prior::dirichlet(2, 2.0, RootLaw::Uniform).unwrap()).unwrap();
     let wrong = Population::new(&other).unwrap();

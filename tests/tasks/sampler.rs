@@ -213,6 +213,79 @@ fn a_sample_does_not_depend_on_its_batch() {
     assert_eq!(part.sequence(1), whole.sequence(0));
 }
 
+/// Rows γ/S + (1 − γ) Dirichlet(α): the same draws of the Dirichlet rows, floored, and μ is theirs.
+#[test]
+fn floored_rows_are_the_dirichlet_rows_raised() {
+    let key = Key::new(3, Purpose::Train);
+    for (s, alpha, gamma) in [(2, 0.1, 0.5), (5, 0.01, 0.1), (10, 1.0, 1.0)] {
+        let plain = CausalTree::new(Forest::chain(6).unwrap(), s, alpha, Roots::Stationary).unwrap();
+        let task = plain.clone().floored(gamma).unwrap();
+        assert_eq!((task.floor(), plain.floor(), task.alpha()), (Some(gamma), None, alpha));
+        let (mut of, mut raised, mut target) = (plain.work(), task.work(), vec![0.0; s]);
+        let mut tokens = vec![0; 6];
+        let mut mean = vec![0.0; s];
+        for n in 0..2000 {
+            plain.sample(&key, n, &mut of, &mut tokens, &mut target);
+            task.sample(&key, n, &mut raised, &mut tokens, &mut target);
+            let query = tokens[5] as usize * s;
+            assert_eq!(target, raised.pi()[query..query + s]);
+            for ((p, y), x) in raised.pi().iter().zip(raised.log_pi()).zip(of.pi()) {
+                assert!((p - (gamma / s as f64 + (1.0 - gamma) * x)).abs() < 1e-15);
+                assert!(*p >= gamma / s as f64 * (1.0 - 1e-15) && (p.ln() - y).abs() < 1e-14, "{p} {y}");
+            }
+            let mu = raised.mu().unwrap();
+            for b in 0..s {
+                let image: f64 = (0..s).map(|a| mu[a] * raised.pi()[a * s + b]).sum();
+                assert!((image - mu[b]).abs() < 1e-13, "{image} {}", mu[b]);
+                mean[b] += raised.pi()[b] / 2000.0;
+            }
+        }
+        // Constant mean, 1/S: 2000 draws of a number below 1.
+        assert!(mean.iter().all(|m| (m - 1.0 / s as f64).abs() < 5.0 * 0.5 / 2000f64.sqrt()), "{mean:?}");
+    }
+    let task = CausalTree::new(Forest::chain(6).unwrap(), 2, 0.1, Roots::Uniform).unwrap();
+    for bad in [0.0, -0.1, 1.1, f64::NAN] {
+        let message = task.clone().floored(bad).unwrap_err().to_string();
+        assert!(message.ends_with("allowed: 0 < gamma <= 1"), "{message}");
+    }
+}
+
+/// Labels that are symbols: the same sequences, each with one symbol of its law, however the batch
+/// is cut.
+#[test]
+fn symbols_are_drawn_from_the_laws_of_the_samples() {
+    let (s, n) = (4, 6000);
+    let task = CausalTree::new(Forest::chain(5).unwrap(), s, 0.5, Roots::Stationary).unwrap();
+    let soft = Sampled::new(task, Key::new(5, Purpose::Train));
+    let hard = soft.clone().with_labels(Key::new(5, Purpose::Label));
+    let other = soft.clone().with_labels(Key::new(6, Purpose::Label));
+    let fill = |source: &Sampled, first, count| {
+        let mut batch = source.batch(count).unwrap();
+        source.fill(first, count, &mut source.work(), &mut batch);
+        batch
+    };
+    let (laws, labels) = (fill(&soft, 0, n), fill(&hard, 0, n));
+    assert_eq!(laws.tokens(), labels.tokens());
+    let later = fill(&hard, 4000, 2000);
+    let (mut off, mut spread) = (0.0, 0.0);
+    for i in 0..n {
+        let (p, y) = (laws.law(i), labels.law(i));
+        let at = y.iter().position(|x| *x == 1.0).unwrap();
+        assert!(y.iter().enumerate().all(|(b, x)| *x == f64::from(u8::from(b == at))) && p[at] > 0.0);
+        // Symbol by symbol the share of labels is the mean of the laws: of a random function too.
+        let f = |b: usize| ((b * 7 + laws.sequence(i)[4] as usize * 3) % 5) as f64;
+        let mean: f64 = (0..s).map(|b| p[b] * f(b)).sum();
+        off += f(at) - mean;
+        spread += (0..s).map(|b| p[b] * (f(b) - mean).powi(2)).sum::<f64>();
+        if i >= 4000 {
+            assert_eq!(later.law(i - 4000), y);
+        }
+    }
+    assert!(off.abs() < 4.5 * spread.sqrt(), "{off} {spread}");
+    let differ = (0..n).filter(|i| fill(&other, *i as u64, 1).law(0) != labels.law(*i)).count();
+    assert!(differ > n / 10, "{differ}");
+}
+
 #[test]
 fn seeds_and_purposes_give_other_samples() {
     let task = CausalTree::new(Forest::chain(20).unwrap(), 10, 1.0, Roots::Uniform).unwrap();

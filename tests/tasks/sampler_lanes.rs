@@ -50,8 +50,10 @@ fn alphabets_on_both_sides_of_the_largest_in_lanes() {
     let key = Key::new(4, Purpose::Test);
     for s in [2, 3, 64, 127, 128, 129] {
         let task = CausalTree::new(Forest::icl(9).unwrap(), s, 0.3, Roots::Stationary).unwrap();
-        for k in kernels() {
-            check(&task, k, &key, 5, 11, &[11]);
+        for task in [task.clone(), task.floored(0.2).unwrap()] {
+            for k in kernels() {
+                check(&task, k, &key, 5, 11, &[11]);
+            }
         }
     }
 }
@@ -62,11 +64,15 @@ proptest! {
     #[test]
     fn lanes_draw_the_bits_of_one(
         s in 2usize..13, t in 2usize..25, log_alpha in -3f64..3.0, seed: u64, first: u64, n in 1usize..20, stationary: bool,
+        log_floor in -320f64..80.0,
     ) {
         // The ends themselves too.
         let alpha = 10f64.powf(if log_alpha < -2.5 { -3.0 } else { log_alpha }).clamp(1e-3, 1e3);
         let roots = if stationary { Roots::Stationary } else { Roots::Uniform };
-        let task = CausalTree::new(Forest::named("random", t, seed).unwrap(), s, alpha, roots).unwrap();
+        let mut task = CausalTree::new(Forest::named("random", t, seed).unwrap(), s, alpha, roots).unwrap();
+        if log_floor < 0.0 {
+            task = task.floored(10f64.powf(log_floor).max(f64::MIN_POSITIVE)).unwrap();
+        }
         let key = Key::new(seed, Purpose::Train);
         for k in kernels() {
             check(&task, k, &key, first, n, &[n]);

@@ -26,7 +26,7 @@ pub(super) fn over<E: Elem>(
         return Ok((of.over(x, &prior)?, Some(prior)));
     }
     let alpha = x.alpha.ok_or_else(|| missing("alpha"))?;
-    if !x.stationary {
+    if !x.stationary && x.gamma.is_none() {
         let prior = Prior::dirichlet(x.symbols, alpha, RootLaw::Uniform)?;
         return Ok((of.over(x, &prior)?, Some(prior)));
     }
@@ -34,20 +34,46 @@ pub(super) fn over<E: Elem>(
         return Ok((drawn(of, x, alpha, draws)?, None));
     }
     if x.symbols > 2 {
-        let allowed = "uniform, or draws=N, or a prior file: stationary roots have no quadrature beyond S=2";
-        return Err(Error::invalid("roots", format!("stationary with S={}", x.symbols), allowed));
+        return Err(no_quadrature(x));
     }
     let loss = |p: &FinitePrior| {
-        let found = of.over(x, &Prior::Finite(p.clone()))?;
+        let found = of.over(x, &Prior::Finite(of_rows(x, p)?))?;
         // An infinite loss cannot converge; use the size of the gradient, which is finite.
         let size = || found.grad.iter().map(|g| g.abs()).sum();
         Ok(if found.loss.is_finite() { found.loss } else { size() })
     };
     let nodes = quadrature::until_converged(alpha, loss)?.nodes;
-    let prior = Prior::Finite(quadrature::stationary_pairs(alpha, nodes)?);
+    let prior = Prior::Finite(of_rows(x, &quadrature::stationary_pairs(alpha, nodes)?)?);
     let mut found = of.over(x, &prior)?;
     found.method += &format!(", quadrature with {nodes} nodes per axis");
     Ok((found, Some(prior)))
+}
+
+/// A prior that is neither in closed form nor of two symbols.
+fn no_quadrature(x: &TreeProblem) -> Error {
+    let s = x.symbols;
+    match x.gamma {
+        Some(_) => {
+            let allowed =
+                "dirichlet, or draws=N, or a prior file: a floored prior has no quadrature beyond S=2";
+            Error::invalid("prior", format!("floored with S={s}"), allowed)
+        }
+        None => {
+            let allowed =
+                "uniform, or draws=N, or a prior file: stationary roots have no quadrature beyond S=2";
+            Error::invalid("roots", format!("stationary with S={s}"), allowed)
+        }
+    }
+}
+
+/// Dirichlet rows with stationary roots, turned into the rows and roots of the problem.
+pub(super) fn of_rows(x: &TreeProblem, rows: &FinitePrior) -> Result<FinitePrior> {
+    let roots = if x.stationary { AtomRoots::Stationary } else { AtomRoots::Uniform };
+    match x.gamma {
+        Some(gamma) => rows.floored(gamma, roots),
+        None if x.stationary => Ok(rows.clone()),
+        None => FinitePrior::new(rows.symbols(), rows.weight().to_vec(), rows.pi().to_vec(), roots),
+    }
 }
 
 /// Refuses `draws` evaluations when the first of them show that all would take too long.
@@ -93,7 +119,7 @@ fn drawn<E: Elem>(of: &Evaluator<'_, E>, x: &TreeProblem, alpha: f64, draws: u64
     let (mut last, mut words) = (None, 0.0);
     let mut watch = Watch::new(draws, of.force);
     let mean = quadrature::monte_carlo(x.symbols, alpha, &key, draws, 2 + of.params.len(), |p, out| {
-        let found = of.over(x, &Prior::Finite(p.clone()))?;
+        let found = of.over(x, &Prior::Finite(of_rows(x, p)?))?;
         if !found.loss.is_finite() {
             let eps = of.problem.eps.unwrap_or(0.0).to_string();
             return Err(Error::invalid("eps", eps, "eps > 0 with draws: the loss is infinite"));

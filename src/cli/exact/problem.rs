@@ -3,7 +3,7 @@
 use super::ExactArgs;
 use crate::cli::grad::missing;
 use crate::config;
-use crate::config::task::{Graph, Roots};
+use crate::config::task::{Graph, Roots, RowPrior};
 use crate::exact::{MAX_SYMBOLS, law};
 use crate::model::Spec;
 use crate::source::Population;
@@ -46,10 +46,13 @@ impl Method {
 struct Keys {
     graph: Option<Graph>,
     order: Option<usize>,
+    k: Option<usize>,
     parents: Option<Vec<i64>>,
     parent_sets: Option<String>,
     T: Option<usize>,
+    prior: Option<RowPrior>,
     alpha: Option<f64>,
+    gamma: Option<f64>,
     roots: Option<Roots>,
     seed: Option<u64>,
     method: Option<Method>,
@@ -77,6 +80,8 @@ pub(super) struct TreeProblem {
     pub(super) forest: Forest,
     pub(super) symbols: usize,
     pub(super) alpha: Option<f64>,
+    /// γ of a floored prior.
+    pub(super) gamma: Option<f64>,
     pub(super) stationary: bool,
     pub(super) roots_given: bool,
     pub(super) draws: Option<u64>,
@@ -158,8 +163,9 @@ fn tree(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<TreeProblem> {
         let found = format!("{t} with {} parents", forest.len_context());
         return Err(Error::invalid("T", found, format!("T = {}", forest.seq_len())));
     }
-    let order = keys.order.map(|k| k.to_string());
-    for (name, value) in [("order", order), ("parent_sets", keys.parent_sets)] {
+    let number = |k: Option<usize>| k.map(|k| k.to_string());
+    let of_dag = [("order", number(keys.order)), ("k", number(keys.k)), ("parent_sets", keys.parent_sets)];
+    for (name, value) in of_dag {
         if let Some(value) = value {
             return Err(Error::invalid(name, value, "task=causal_dag only"));
         }
@@ -171,14 +177,32 @@ fn tree(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<TreeProblem> {
             return Err(Error::unknown("roots", Roots::Shared.name(), ["stationary", "uniform"]));
         }
     };
-    if keys.draws.is_some() && (!stationary && args.quantities.is_empty() || args.prior.is_some()) {
+    let gamma = match (keys.prior.unwrap_or_default(), keys.gamma) {
+        (_, Some(_)) | (RowPrior::Floored, _) if args.prior.is_some() => {
+            return Err(Error::invalid("prior, gamma", "given beside a prior file", "one of them"));
+        }
+        (RowPrior::Dirichlet, Some(gamma)) => {
+            return Err(Error::invalid("gamma", gamma.to_string(), "prior=floored only"));
+        }
+        (RowPrior::Floored, gamma) => match gamma.filter(|g| *g > 0.0) {
+            Some(gamma) => Some(gamma),
+            None => {
+                let found = gamma.map_or("missing".into(), |g| g.to_string());
+                return Err(Error::invalid("gamma", found, "0 < gamma <= 1 with prior=floored"));
+            }
+        },
+        (RowPrior::Dirichlet, None) => None,
+    };
+    let closed = !stationary && gamma.is_none();
+    if keys.draws.is_some() && (closed && args.quantities.is_empty() || args.prior.is_some()) {
         let found = "given with uniform roots or a prior file";
-        return Err(Error::invalid("draws", found, "stationary roots of a Dirichlet prior only"));
+        return Err(Error::invalid("draws", found, "stationary roots or a floored prior only"));
     }
     Ok(TreeProblem {
         forest,
         symbols,
         alpha: keys.alpha,
+        gamma,
         stationary,
         roots_given: keys.roots.is_some(),
         draws: keys.draws,
@@ -191,7 +215,12 @@ fn dag(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<CausalDag> {
     if args.prior.is_some() {
         return refused("prior", "given with task=causal_dag".into(), "its Dirichlet prior, by alpha");
     }
-    for (key, given) in [("draws", keys.draws.is_some()), ("parents", keys.parents.is_some())] {
+    for (key, given) in [
+        ("draws", keys.draws.is_some()),
+        ("parents", keys.parents.is_some()),
+        ("prior", keys.prior.is_some()),
+        ("gamma", keys.gamma.is_some()),
+    ] {
         if given {
             return refused(key, "given with task=causal_dag".into(), "task=causal_tree only");
         }
@@ -202,12 +231,25 @@ fn dag(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<CausalDag> {
             return refused("parent_sets", "given with graph".into(), allowed);
         }
         (None, Some(text)) => {
-            if let Some(order) = keys.order {
-                return refused("order", order.to_string(), "graph=ngram only");
+            for (key, value, allowed) in
+                [("order", keys.order, "graph=ngram only"), ("k", keys.k, "graph=random_parents only")]
+            {
+                if let Some(value) = value {
+                    return refused(key, value.to_string(), allowed);
+                }
             }
             Dag::parse(text)?
         }
-        (Some(graph), None) => Dag::named(graph.name(), keys.T.ok_or_else(|| missing("T"))?, keys.order)?,
+        (Some(graph), None) => {
+            if let Some(k) = keys.k.filter(|_| graph != Graph::RandomParents) {
+                return refused("k", k.to_string(), "graph=random_parents only");
+            }
+            if let Some(order) = keys.order.filter(|_| graph != Graph::Ngram) {
+                return refused("order", order.to_string(), "graph=ngram only");
+            }
+            let t = keys.T.ok_or_else(|| missing("T"))?;
+            Dag::named(graph.name(), t, keys.order.or(keys.k), keys.seed.unwrap_or(0))?
+        }
         (None, None) => return Err(missing("graph")),
     };
     if let Some(t) = keys.T.filter(|t| *t != dag.seq_len()) {

@@ -237,11 +237,12 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
             match x.draws {
                 Some(draws) => {
                     let key = Key::new(x.seed, Purpose::Prior);
-                    let one = with_roots(quadrature::draws(symbols, alpha, &key, 0, 1)?, x)?;
+                    let one = prior::of_rows(x, &quadrature::draws(symbols, alpha, &key, 0, 1)?)?;
                     let len = of.of_atom(&one, 0)?.len();
                     laws = match (of.wants("mu"), usize::try_from(draws)) {
                         (true, Ok(n)) => {
-                            Some(stationary_laws(&quadrature::draws(symbols, alpha, &key, 0, n)?)?)
+                            let rows = quadrature::draws(symbols, alpha, &key, 0, n)?;
+                            Some(stationary_laws(&prior::of_rows(x, &rows)?)?)
                         }
                         (true, Err(_)) => {
                             return Err(Error::invalid("draws", draws.to_string(), "fewer with mu"));
@@ -250,7 +251,7 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
                     };
                     let mut watch = prior::Watch::new(draws, args.force);
                     let mean = monte_carlo(symbols, alpha, &key, draws, len, |p, out| {
-                        let one = with_roots(p.clone(), x).and_then(|p| of.of_atom(&p, 0));
+                        let one = prior::of_rows(x, p).and_then(|p| of.of_atom(&p, 0));
                         // The first draw went through: this one is too near to a reducible chain.
                         out.copy_from_slice(&one.map_err(|e| {
                             let found = format!("{alpha}; of a drawn matrix, {e}");
@@ -286,19 +287,11 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
     Ok(Found { about, quantities, errors })
 }
 
-/// The same matrices with the roots of the problem.
-fn with_roots(prior: FinitePrior, x: &TreeProblem) -> Result<FinitePrior> {
-    if x.stationary {
-        return Ok(prior);
-    }
-    let uniform = crate::exact::AtomRoots::Uniform;
-    FinitePrior::new(prior.symbols(), prior.weight().to_vec(), prior.pi().to_vec(), uniform)
-}
-
 /// Doubles the nodes until nothing moves. g\[T−1, T−1\] has no finite mean where α <= 1.
 fn by_quadrature(of: &OfGraph<'_>, alpha: f64) -> Result<(usize, Vec<f64>, FinitePrior)> {
     let t = of.problem.forest.seq_len();
-    let endless = (of.wants("g") && alpha <= 1.0).then_some(t * t - 1);
+    // A floor under the rows is one under μ.
+    let endless = (of.wants("g") && alpha <= 1.0 && of.problem.gamma.is_none()).then_some(t * t - 1);
     let counted = |name: &str, n: usize| if of.wants(name) { n } else { 0 };
     let rho = counted("g", t * t) + counted("chi2", t - 1);
     let has_rho = ["g", "chi2", "rho", "t_eff"].iter().any(|n| of.wants(n));
@@ -308,7 +301,7 @@ fn by_quadrature(of: &OfGraph<'_>, alpha: f64) -> Result<(usize, Vec<f64>, Finit
     let mut last: Option<Vec<f64>> = None;
     let mut nodes = 8;
     loop {
-        let prior = with_roots(stationary_pairs(alpha, nodes)?, of.problem)?;
+        let prior = prior::of_rows(of.problem, &stationary_pairs(alpha, nodes)?)?;
         let mut now = of.mean(&prior)?;
         if let Some(at) = endless {
             now[at] = f64::INFINITY;

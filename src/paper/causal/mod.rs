@@ -152,7 +152,10 @@ impl Setup for CausalSetup {
 
     fn train(&self) -> Result<Box<dyn Source>> {
         match self.config.plan.source {
-            From::Sampled => Ok(self.task.sampled(self.config.plan.seed, Purpose::Train)),
+            From::Sampled => {
+                let labels = self.config.task.labels().unwrap_or_default();
+                Ok(self.task.training(self.config.plan.seed, labels))
+            }
             From::Exact | From::Orbit => Ok(Box::new(self.task.population()?)),
         }
     }

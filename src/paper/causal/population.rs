@@ -12,13 +12,15 @@ use crate::train::Objective;
 use crate::{Error, Result};
 use std::ops::Range;
 
-/// Words up to which the Bayes loss is enumerated, by roots: a second or so.
-const fn most_bayes_words(roots: Roots) -> u64 {
-    match roots {
-        Roots::Uniform => 1 << 22,
-        // Every word is a sum over the nodes of a quadrature.
-        Roots::Stationary => 1 << 14,
-    }
+/// Words up to which the Bayes loss is enumerated: a second or so.
+fn most_bayes_words(task: &CausalTree) -> u64 {
+    // Without a closed form every word is a sum over the nodes of a quadrature.
+    if has_closed_form(task) { 1 << 22 } else { 1 << 14 }
+}
+
+/// True where the rows are integrated out in closed form.
+fn has_closed_form(task: &CausalTree) -> bool {
+    task.roots() == Roots::Uniform && task.floor().is_none()
 }
 
 /// Checks that the population can be evaluated, before anything is written.
@@ -59,9 +61,14 @@ pub(super) fn check(config: &Config, task: &CausalTree) -> Result<()> {
 /// Refuses a prior that can only be sampled.
 ///
 /// # Errors
-/// Stationary roots beyond S = 2.
+/// Stationary roots and floored priors beyond S = 2.
 pub(super) fn check_prior(task: &CausalTree) -> Result<()> {
     let symbols = task.vocab();
+    if task.floor().is_some() && symbols > 2 {
+        let allowed =
+            "dirichlet with source=exact or source=orbit, or S=2: no closed form and no quadrature else";
+        return Err(Error::invalid("prior", format!("floored with S={symbols}"), allowed));
+    }
     if task.roots() == Roots::Stationary && symbols > 2 {
         let allowed =
             "uniform with source=exact or source=orbit, or S=2: no closed form and no quadrature else";
@@ -97,7 +104,7 @@ pub(super) fn source(task: &CausalTree) -> Result<Population> {
 /// A day.
 const MOST_SECONDS: f64 = 86_400.0;
 
-/// The prior of the task. Stationary roots at S = 2: as many nodes as the Bayes loss needs where
+/// The prior of the task. Where it has no closed form: as many nodes as the Bayes loss needs where
 /// its words can be enumerated, or else the losses at the start of Algorithm 1 and at the induction
 /// head.
 ///
@@ -105,13 +112,13 @@ const MOST_SECONDS: f64 = 86_400.0;
 /// As [`check`].
 pub(super) fn prior(task: &CausalTree) -> Result<Prior> {
     check_prior(task)?;
-    match task.roots() {
-        Roots::Uniform => Prior::of_task(task, 0),
-        Roots::Stationary => {
+    match has_closed_form(task) {
+        true => Prior::of_task(task, 0),
+        false => {
             let forest = task.forest();
             let few = few_words(task);
             let found = quadrature::until_converged(task.alpha(), |p| {
-                let prior = Prior::Finite(p.clone());
+                let prior = Prior::Finite(quadrature::of_pairs(task, p)?);
                 if few {
                     return Ok(bayes_of(&TreeLaw::new(forest.clone(), prior)?));
                 }
@@ -132,7 +139,7 @@ fn few_words(task: &CausalTree) -> bool {
     u32::try_from(task.seq_len())
         .ok()
         .and_then(|t| (task.vocab() as u64).checked_pow(t))
-        .is_some_and(|n| n <= most_bayes_words(task.roots()))
+        .is_some_and(|n| n <= most_bayes_words(task))
 }
 
 /// −Σ W ln(W / Σ_{s'} W): the loss of the exact posterior.
@@ -158,7 +165,7 @@ fn bayes_of(law: &TreeLaw) -> f64 {
 /// # Errors
 /// As [`prior`].
 pub(super) fn bayes_loss(task: &CausalTree) -> Result<Option<f64>> {
-    if !few_words(task) || task.roots() == Roots::Stationary && task.vocab() > 2 {
+    if !few_words(task) || !has_closed_form(task) && task.vocab() > 2 {
         return Ok(None);
     }
     Ok(Some(bayes_of(&TreeLaw::new(task.forest().clone(), prior(task)?)?)))
@@ -179,7 +186,7 @@ pub(super) fn objective(
     let range = |name: &str| layout.find(name).map(|b| b.range()).unwrap_or_default();
     let blocks = [range("A1"), range("A2")];
     if let Prior::Finite(p) = &prior {
-        progress.note(&format!("stationary roots: quadrature with {} atoms", p.atoms()));
+        progress.note(&format!("quadrature over the prior with {} atoms", p.atoms()));
     }
     // Each step was found affordable by `check`.
     Ok(if source == Source::Orbit {

@@ -6,18 +6,18 @@ use crate::exact::{FinitePrior, quadrature};
 use crate::num::Sum;
 use crate::paper::cross_entropy;
 use crate::task::bayes::Mixture;
-use crate::task::{CausalTree, Roots, Task};
+use crate::task::{CausalTree, Task};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Kinds of sequences times atoms that the posterior may cost: some seconds.
 const MOST_POSTERIOR_TERMS: usize = 1 << 30;
 
-/// Loss of the exact posterior for stationary roots at S = 2; `None` for larger alphabets, and
-/// where the quadrature would take too long or does not converge.
+/// Loss of the exact posterior at S = 2, by quadrature over π; `None` for larger alphabets, and where
+/// the quadrature would take too long or does not converge.
 pub(super) fn loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
     let forest = task.forest();
-    if task.vocab() != 2 || task.roots() != Roots::Stationary {
+    if task.vocab() != 2 {
         return None;
     }
     // Sequences with the same counts and query have the same posterior: one of them, and Σ w y.
@@ -59,5 +59,6 @@ pub(super) fn loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
         chunks.into_iter().for_each(|s| total.merge(s));
         Ok(total.value() / by)
     };
-    Some(quadrature::until_converged(task.alpha(), loss_under).ok()?.loss)
+    let of_task = |pairs: &FinitePrior| loss_under(&quadrature::of_pairs(task, pairs)?);
+    Some(quadrature::until_converged(task.alpha(), of_task).ok()?.loss)
 }

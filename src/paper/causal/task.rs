@@ -51,7 +51,7 @@ pub struct References {
 pub fn task(config: &Config) -> Result<CausalTask> {
     match &config.task {
         Keys::CausalTree(_) => tree(config).map(CausalTask::Tree),
-        Keys::CausalDag(keys) => dag(keys).map(CausalTask::Dag),
+        Keys::CausalDag(keys) => dag(keys, config.plan.seed).map(CausalTask::Dag),
         other => Err(Error::invalid("task", other.name(), "causal_tree or causal_dag")),
     }
 }
@@ -76,17 +76,21 @@ pub fn tree(config: &Config) -> Result<CausalTree> {
             return Err(Error::invalid("roots", "shared", "stationary or uniform with task=causal_tree"));
         }
     };
-    CausalTree::new(forest, keys.S, keys.alpha, roots)
+    let task = CausalTree::new(forest, keys.S, keys.alpha, roots)?;
+    match keys.gamma {
+        Some(gamma) => task.floored(gamma),
+        None => Ok(task),
+    }
 }
 
-fn dag(keys: &keys::CausalDag) -> Result<CausalDag> {
+fn dag(keys: &keys::CausalDag, seed: u64) -> Result<CausalDag> {
     let dag = match (keys.graph, &keys.parent_sets) {
         (Graph::Custom, Some(text)) => Dag::parse(text)?,
         (Graph::Custom, None) => {
             let allowed = "parents of a custom graph, e.g. `-;0;0,1`";
             return Err(Error::invalid("parent_sets", "missing", allowed));
         }
-        (graph, _) => Dag::named(graph.name(), keys.T, keys.order)?,
+        (graph, _) => Dag::named(graph.name(), keys.T, keys.order.or(keys.k), seed)?,
     };
     check_len(keys.T, keys.graph, dag.seq_len())?;
     let roots = match keys.roots {
@@ -134,13 +138,25 @@ impl CausalTask {
         }
     }
 
-    /// Samples for `purpose`.
+    /// Samples for `purpose`, labelled with the law of the next symbol.
     pub fn sampled(&self, seed: u64, purpose: Purpose) -> Box<dyn Source> {
-        let key = Key::new(seed, purpose);
-        Box::new(match self {
+        Box::new(self.samples(Key::new(seed, purpose)))
+    }
+
+    /// Samples for training.
+    pub fn training(&self, seed: u64, labels: keys::Labels) -> Box<dyn Source> {
+        let laws = self.samples(Key::new(seed, Purpose::Train));
+        Box::new(match labels {
+            keys::Labels::Soft => laws,
+            keys::Labels::Symbol => laws.with_labels(Key::new(seed, Purpose::Label)),
+        })
+    }
+
+    fn samples(&self, key: Key) -> Sampled {
+        match self {
             CausalTask::Tree(task) => Sampled::new(task.clone(), key),
             CausalTask::Dag(task) => Sampled::new(task.clone(), key),
-        })
+        }
     }
 
     /// Refuses a prior that can only be sampled.
@@ -218,10 +234,10 @@ fn tree_references(task: &CausalTree, batches: &[&Batch]) -> Vec<Reference> {
     let counts = mean_loss(s, batches, |x, f| bayes_counts(task, x, f));
     let public = mean_loss(s, batches, |x, f| bayes_public(task, x, f));
     let posterior = match task.roots() {
-        Roots::Uniform => Some(mean_loss(s, batches, |x, f| {
+        Roots::Uniform if task.floor().is_none() => Some(mean_loss(s, batches, |x, f| {
             bayes_posterior(task, x, f);
         })),
-        Roots::Stationary => posterior::loss(task, batches),
+        _ => posterior::loss(task, batches),
     };
     vec![
         Reference { key: "bayes_counts", label: "Bayes, counts", loss: Some(counts) },
