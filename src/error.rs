@@ -98,7 +98,7 @@ const DIGITS: usize = 20;
 
 /// `text` with numbers of more digits, such as 1 followed by 300 zeros, in the form 1e300. Digits
 /// within a name, such as that of a file, stay.
-fn brief(text: String) -> String {
+pub(crate) fn brief(text: String) -> String {
     if text.len() <= DIGITS {
         return text;
     }
@@ -124,8 +124,8 @@ fn of_name(c: char) -> bool {
     c.is_alphanumeric() || "/\\_".contains(c)
 }
 
-/// Whether digits after `text` go on with a name. A minus sign before them is no such sign, unless a
-/// name ends before it.
+/// Whether digits after `text` go on with a name. A minus sign before them is no such sign, unless
+/// a name ends before it.
 fn ends_in_name(text: &str) -> bool {
     let mut back = text.chars().rev();
     match back.next() {

@@ -74,6 +74,7 @@ pub mod checks;
 mod elem;
 mod error;
 mod gemm;
+mod heap;
 mod kernels;
 mod one_hot;
 #[cfg(feature = "parallel")]
@@ -91,6 +92,7 @@ pub use attention::{Attention, AttentionGrad, Bilinear, KvGrad, Queries, Save, S
 pub use elem::{Elem, Real};
 pub use error::KernelError;
 pub use gemm::{Batch, PackedB};
+pub use heap::Heap;
 pub use kernels::Kernels;
 pub use one_hot::{OneHot, PatternTerms};
 #[cfg(feature = "parallel")]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Folders (and files beside them) that hold no operation, and what they may name.
 const FOUNDATIONS: &[(&str, &[&str])] = &[
+    ("heap", &[]),
     ("error", &[]),
     // `Elem`, the bound of public entries, lists the bodies that every operation compiles.
     ("elem", &["attention", "gemm", "one_hot", "peak", "prefix_tree", "vecmath"]),

@@ -42,6 +42,9 @@ the presets chain and birth, but test_size=4096, batch=512, in f64; S, dim and T
 /// Keys that only tasks over a graph have.
 const OF_GRAPHS: [&str; 6] = ["graph", "order", "parents", "parent_sets", "roots", "S"];
 
+/// Keys of a run that an evaluation reads.
+const EVALUATED: [&str; 5] = ["task", "seed", "test_size", "batch", "shards"];
+
 /// Numbers of a record that say where a run is, which has no meaning here.
 const OF_RUNS: [&str; 5] = ["step", "iter", "lr", "train_loss", "grad_norm"];
 
@@ -54,6 +57,13 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
     for key in ["model", "preset", "dtype", "source"] {
         if let Some(value) = table.get(key).filter(|v| v.as_str() != Some(&args.model)) {
             return Err(Error::invalid(key, value.to_string(), "no such key here: --model, f64, samples"));
+        }
+    }
+    for key in table.keys() {
+        if !config::describes(key) && !EVALUATED.contains(&key.as_str()) {
+            let allowed =
+                format!("{}, and keys of the task and the model: nothing is trained", EVALUATED.join(", "));
+            return Err(Error::invalid(key, "of a training run", allowed));
         }
     }
     let file = Params::read(&args.params)?;

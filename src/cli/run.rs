@@ -4,6 +4,7 @@
 use super::output::new_folder;
 use super::{pool, progress, say, tell};
 use crate::config::{self, Config};
+use crate::error::brief;
 use crate::paper::{self, Papers, studies};
 use crate::run::{self, folder};
 use crate::study::{STUDY_FILE, Study};
@@ -253,7 +254,7 @@ fn changes(config: &Config) -> Result<String> {
     let full = config::resolve(&paper::preset(&config.plan.preset, false)?)?.table();
     let now = config.table();
     let differs = now.iter().filter(|(k, v)| full.get(*k) != Some(*v));
-    Ok(differs.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", "))
+    Ok(differs.map(|(k, v)| format!("{k}={}", brief(v.to_string()))).collect::<Vec<_>>().join(", "))
 }
 
 /// The configuration that a run folder was made with.

@@ -110,6 +110,10 @@ fn resolve(args: &SweepArgs) -> Result<Study> {
         if let Some((_, first)) = seen.iter().find(|(k, _)| *k == key) {
             return Err(config::twice(&key, first, &text));
         }
+        if key == "seed" && values.len() > 1 {
+            let allowed = "one, the first of those in each cell: their number is seeds=K";
+            return Err(Error::invalid("seed", format!("several, {text}"), allowed));
+        }
         seen.push((key.clone(), text));
         axes.retain(|a: &Axis| a.key != key);
         if values.len() == 1 {

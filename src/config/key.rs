@@ -13,6 +13,8 @@ pub enum Kind {
     Count(u64, u64),
     /// Number between two numbers, both included unless infinite.
     Real(f64, f64),
+    /// 0, or a number between two, both included.
+    ZeroOr(f64, f64),
     /// Number from the first on and below the second.
     Below(f64, f64),
     /// Any text.
@@ -132,6 +134,7 @@ impl Key {
             }
             Kind::Count(least, most) => format!("integers, {least} <= {} <= {most}", self.name),
             Kind::Real(least, most) => bounds(real(least), real(most)),
+            Kind::ZeroOr(least, most) => format!("0, or {least:e} <= {} <= {most}", self.name),
             Kind::Below(least, end) => format!(">= {least}, < {end}"),
             Kind::Word(known) => known.join(", "),
             Kind::Flag => "true or false".into(),
@@ -181,7 +184,9 @@ impl Key {
     /// Another type; a value out of its domain.
     pub fn check(&self, value: Value) -> Result<Value> {
         let value = match (self.kind, value) {
-            (Kind::Real(..) | Kind::Below(..), Value::Integer(i)) => Value::Float(i as f64),
+            (Kind::Real(..) | Kind::ZeroOr(..) | Kind::Below(..), Value::Integer(i)) => {
+                Value::Float(i as f64)
+            }
             (Kind::Integers(_), Value::Integer(i)) => Value::Array(vec![Value::Integer(i)]),
             (_, value) => value,
         };
@@ -190,6 +195,7 @@ impl Key {
                 u64::try_from(*i).is_ok_and(|n| (least..=most).contains(&n))
             }
             (Kind::Real(least, most), Value::Float(x)) => x.is_finite() && (least..=most).contains(x),
+            (Kind::ZeroOr(least, most), Value::Float(x)) => *x == 0.0 || (least..=most).contains(x),
             (Kind::Below(least, end), Value::Float(x)) => (least..end).contains(x),
             (Kind::Word(known), Value::String(s)) => {
                 if !known.contains(&s.as_str()) {
@@ -221,7 +227,9 @@ impl Key {
                     _ => integer(text)?,
                 }
             }
-            Kind::Real(..) | Kind::Below(..) => Value::Float(text.trim().parse().map_err(|_| wrong())?),
+            Kind::Real(..) | Kind::ZeroOr(..) | Kind::Below(..) => {
+                Value::Float(text.trim().parse().map_err(|_| wrong())?)
+            }
             Kind::Text | Kind::Word(_) => Value::String(text.to_string()),
             Kind::Flag => Value::Boolean(text.trim().parse().map_err(|_| wrong())?),
             Kind::Integers(_) => {
@@ -319,7 +327,14 @@ pub fn parse_table(path: &Path, text: &str) -> Result<Table> {
         let mut problem = e.message().replace('\n', " ");
         // The parser does not name the key that is there twice.
         if let Some(key) = e.span().and_then(|s| text.get(s)).filter(|_| problem.contains("duplicate")) {
-            problem += &format!(" `{}`: every key once", key.trim());
+            let key = key.trim();
+            problem += &format!(" `{key}`");
+            let value =
+                |l: &str| Some(l.trim().strip_prefix(key)?.trim().strip_prefix('=')?.trim().to_string());
+            if let [first, second, ..] = &text.lines().filter_map(value).collect::<Vec<_>>()[..] {
+                problem += &format!(", given as {first} and {second}");
+            }
+            problem += ": every key once";
         }
         Error::format(path, format!("line {line}: {problem}"))
     })

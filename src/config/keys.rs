@@ -184,7 +184,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "eps",
-        real(0.0, crate::num::MAX_EPS),
+        Kind::ZeroOr(crate::num::MIN_EPS, crate::num::MAX_EPS),
         Model(&[("simplified", Is("0.01"))]),
         "ε of the loss -Σ y log(f + ε); in training > 0",
     ),
@@ -244,7 +244,7 @@ pub const KEYS: &[Key] = &[
         Run(Needed),
         "optimiser, a separate one for each block from its first update on; staged: Algorithm 1 on the simplified model",
     ),
-    key("momentum", real(0.0, f64::INFINITY), Optimizer(&[("sgd", Is("0.0"))]), "momentum"),
+    key("momentum", Kind::Below(0.0, 1.0), Optimizer(&[("sgd", Is("0.0"))]), "momentum"),
     key("beta1", Kind::Below(0.0, 1.0), Optimizer(&[("adamw", Is("0.9"))]), "decay of the mean gradient"),
     key("beta2", Kind::Below(0.0, 1.0), Optimizer(&[("adamw", Is("0.999"))]), "decay of the mean square"),
     key(

@@ -154,14 +154,27 @@ pub fn keys(names: &[&str]) -> Vec<Key> {
     KEYS.iter().copied().filter(|k| names.contains(&k.name)).collect()
 }
 
-/// Keys that exist only with some models, the one called `name` among them.
+/// Keys of models that say how parameters start, and nothing else.
+const AT_START: [&str; 3] = ["init", "beta0", "scale_embeddings"];
+
+/// Keys that exist only with some models, the one called `name` among them, for commands that are
+/// given parameters: without those that say how parameters start.
 ///
 /// # Errors
 /// No such model.
 pub fn model_keys(name: &str) -> Result<Vec<Key>> {
     find("model", KEYS)?.check(Value::String(name.into()))?;
-    let of_model = |k: &&Key| matches!(k.scope, Scope::Model(_)) && k.scope.default_with(name).is_some();
-    Ok(KEYS.iter().filter(of_model).copied().collect())
+    Ok(keys_of_model(name).filter(|k| !AT_START.contains(&k.name)).copied().collect())
+}
+
+fn keys_of_model(name: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |k| matches!(k.scope, Scope::Model(_)) && k.scope.default_with(name).is_some())
+}
+
+/// True if a key says what a task or a model is, not how it is trained or how parameters start.
+pub fn describes(key: &str) -> bool {
+    let of = |k: &&Key| k.name == key && matches!(k.scope, Scope::Task(_) | Scope::Model(_));
+    KEYS.iter().any(|k| of(&k)) && !AT_START.contains(&key)
 }
 
 /// The model called `name` with its keys in `table`. Keys that are not there have their defaults;
@@ -171,10 +184,11 @@ pub fn model_keys(name: &str) -> Result<Vec<Key>> {
 /// No such model; values out of range.
 pub fn model_spec(name: &str, table: &Table) -> Result<Spec> {
     let mut own = Table::from_iter([("model".to_string(), Value::String(name.into()))]);
-    for key in model_keys(name)? {
+    find("model", KEYS)?.check(Value::String(name.into()))?;
+    for key in keys_of_model(name) {
         match (table.get(key.name), key.scope.default_with(name)) {
             (Some(value), _) => drop(own.insert(key.name.into(), value.clone())),
-            (None, Some(default)) => set_default(&mut own, &key, default)?,
+            (None, Some(default)) => set_default(&mut own, key, default)?,
             (None, None) => {}
         }
     }
@@ -292,6 +306,13 @@ fn alike(merged: &Table, layer: &Table) -> bool {
     causal(merged) && causal(layer)
 }
 
+/// T of `parents` or `parent_sets`.
+fn len_of_lists(layer: &Table) -> Option<usize> {
+    let parents = layer.get("parents").and_then(Value::as_array).map(|p| p.len() + 1);
+    let sets = layer.get("parent_sets").and_then(Value::as_str).map(|s| s.split(';').count() - 1);
+    parents.or(sets)
+}
+
 /// Applies the rules of `graph`, `parents`, `parent_sets` and `order` in a layer.
 fn set_graph(layer: &mut Table, merged: &mut Table) -> Result<()> {
     let lists = ["parents", "parent_sets"];
@@ -303,6 +324,10 @@ fn set_graph(layer: &mut Table, merged: &mut Table) -> Result<()> {
     }
     if !layer.contains_key("graph") {
         layer.insert("graph".into(), "custom".into());
+        // A list of parents says how long sequences are.
+        if let Some(t) = len_of_lists(layer) {
+            layer.entry("T").or_insert(Value::Integer(t as i64));
+        }
     }
     let task = task_of(layer).to_string();
     layer.entry("task").or_insert(task.into());
@@ -463,7 +488,8 @@ impl Config {
                 for name in ["N", "alpha"] {
                     match table.get(name) {
                         None if random => {
-                            return Err(Error::invalid(name, "missing", "with corpus=dirichlet"));
+                            let allowed = format!("{} with corpus=dirichlet", find(name, KEYS)?.allowed());
+                            return Err(Error::invalid(name, "missing", allowed));
                         }
                         Some(x) if !random => {
                             return Err(Error::invalid(name, x.to_string(), "corpus=dirichlet only"));

@@ -70,6 +70,13 @@ fn overrides_take_effect_and_survive_the_round_trip() {
     );
     let table: Table = c.to_toml().parse().unwrap();
     assert_eq!(resolve(&[table]).unwrap(), c);
+    // The list says how long sequences are, unless that is said too.
+    for (words, t) in [(&["parents=-1,0,0"][..], 4), (&["parent_sets=-;0;0,1"], 2)] {
+        assert_eq!(layered("two-parents", words).unwrap().task.seq_len(), t, "{words:?}");
+        let both = [words, &["T=9"]].concat();
+        let message = super::super::paper::experiment(&layered("chain", &both).unwrap());
+        assert!(message.is_ok(), "the graph is read later");
+    }
     let refused = with("chain", &["parents=-1,0,0", "graph=chain"]).unwrap_err().to_string();
     assert!(refused.contains("parents: [-1, 0, 0] with graph=chain"), "{refused}");
 }
@@ -211,6 +218,10 @@ fn errors_name_the_key_and_what_is_allowed() {
         ("chain", &["parents=-1,0", "graph=ngram"], "parents: [-1, 0]; allowed: task=causal_tree only"),
         ("chain", &["task=causal_dga"], "unknown task `causal_dga`, did you mean `causal_dag`?"),
         ("chain", &["source=orbit"], "source: orbit; allowed: sampled or exact"),
+        ("chain", &["momentum=1"], "momentum: 1.0; allowed: >= 0, < 1"),
+        ("algorithm1", &["eps=1e-31"], "eps: 1e-31; allowed: 0, or 1e-30 <= eps <= 1"),
+        ("algorithm1", &["eps=2"], "eps: 2.0; allowed: 0, or 1e-30 <= eps <= 1"),
+        ("birth", &["frozen=bogus", "corpus="], "corpus: ``"),
         ("chain", &["beta0=1"], "beta0: 1.0; allowed: model=simplified only"),
         ("chain", &["corpus=shipped"], "corpus: \"shipped\"; allowed: task=trigger_bigram only"),
         ("algorithm1", &["model=disentangled"], "model: disentangled with optimizer=staged"),
@@ -230,7 +241,11 @@ fn errors_name_the_key_and_what_is_allowed() {
         ("birth", &["no_repeat=1"], "no_repeat: `1`; allowed: true or false"),
         ("birth", &["output_split=1"], "output_split: 1; allowed: > 0, < 1"),
         ("birth", &["N=10"], "N: 10; allowed: corpus=dirichlet only"),
-        ("birth", &["corpus=dirichlet"], "N: missing; allowed: with corpus=dirichlet"),
+        (
+            "birth",
+            &["corpus=dirichlet"],
+            "N: missing; allowed: integers, 2 <= N <= 1024 with corpus=dirichlet",
+        ),
         ("birth", &["corpus="], "corpus: `` names nothing"),
         ("birth", &["corpus=counts:"], "corpus: `counts:` names nothing"),
         ("chain", &["S=5", "S=6"], "S: given twice, 5 and 6; allowed: every key once"),
@@ -281,7 +296,7 @@ fn errors_name_the_key_and_what_is_allowed() {
         ("S = 5.0", "S: 5.0; allowed: integers"),
         ("no_repeat = 1", "no_repeat: 1; allowed: true or false"),
         ("frozen = true", "frozen: true; allowed: a text: blocks that never train"),
-        ("S = 5\nT = 9\nS = 6", "f.toml: line 3: duplicate key `S`: every key once"),
+        ("S = 5\nT = 9\nS = 6", "f.toml: line 3: duplicate key `S`, given as 5 and 6: every key once"),
         ("alpha = 1e400", "f.toml: line 1: floating-point number overflowed"),
     ] {
         let read = parse_table(Path::new("f.toml"), text).and_then(|t| check_keys(t, KEYS));

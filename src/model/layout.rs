@@ -119,7 +119,9 @@ pub fn named_blocks(key: &'static str, name: &str, layout: &Layout) -> Result<Ve
     let found = blocks_of(name, layout);
     // `frozen=output` is accepted without such a block: presets freeze the output of any model.
     if found.is_empty() && (key, name) != ("frozen", "output") {
-        let aliases = ALIASES.iter().map(|a| a.0).filter(|a| !blocks_of(a, layout).is_empty());
+        let mut aliases: Vec<&str> = ALIASES.iter().map(|a| a.0).collect();
+        aliases.dedup();
+        aliases.retain(|a| !blocks_of(a, layout).is_empty());
         return Err(Error::unknown(key, name, layout.blocks().iter().map(|b| b.name()).chain(aliases)));
     }
     Ok(found)

@@ -430,10 +430,10 @@ pub(crate) fn check_memory(what: &str, needed: Option<usize>) -> Result<()> {
     match needed {
         Some(bytes) if bytes <= free => Ok(()),
         _ => {
-            let gib = |b: usize| format!("{:.1} GiB", b as f64 / f64::from(1 << 30));
+            let mib = |b: usize| format!("{} MiB", b >> 20);
             let found =
-                needed.map_or("more memory than can be addressed".into(), |b| format!("about {}", gib(b)));
-            Err(Error::invalid(what, found, format!("{} free", gib(free))))
+                needed.map_or("more memory than can be addressed".into(), |b| format!("about {}", mib(b)));
+            Err(Error::invalid(what, found, format!("{} free", mib(free))))
         }
     }
 }

@@ -152,8 +152,8 @@ fn a_rare_symbol_is_seen_among_many() {
 }
 
 /// Thirty symbols in two rows each, on both sides: one of the 900 pairs that could fall together
-/// does. Its chance counts 901 times, the most extreme pair of the common symbols included, and thrice
-/// for the tests of the table.
+/// does. Its chance counts 901 times, the most extreme pair of the common symbols included, and
+/// thrice for the tests of the table.
 #[test]
 fn a_rare_pair_is_one_of_many_that_could_have_been() {
     let n = 1000;

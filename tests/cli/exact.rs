@@ -278,6 +278,9 @@ fn bad_input_is_refused() {
         ("p.npz", format!("{TASK} alpha=0.3"), 2, &["roots: stationary with S=3", "draws=N"]),
         ("p.npz", format!("{TASK} alpha=-1 roots=uniform"), 2, &["alpha: -1"]),
         ("p.npz", format!("{uniform} eps=-1").replace("eps=0.01 ", ""), 2, &["eps"]),
+        ("p.npz", format!("{uniform} method=brute --dtype f32"), 2, &["dtype: f32 with method=brute", "f64"]),
+        ("p.npz", format!("{uniform} seed=7"), 2, &["seed: 7", "with draws or a random graph"]),
+        ("p.npz", format!("{uniform} beta0=7"), 2, &["unknown key `beta0`"]),
         (
             "p.npz",
             format!("{uniform} eps=1e20 --dtype f32").replace("eps=0.01 ", ""),
@@ -565,6 +568,7 @@ fn entries_that_are_not_read_may_be_anything() {
             let poisoned = a1.iter().enumerate().map(own).collect();
             case.write("above.npz", &[("A1", &[5, 5], poisoned), ("A2", &[3, 3], a2.clone())]);
             for method in ["tree", "brute"] {
+                let dtype = if method == "brute" { "f64" } else { dtype };
                 let keys = format!("{TASK} alpha=0.3 roots=uniform method={method} --dtype {dtype}");
                 exact.push(case.exact("above.npz", &keys));
             }
@@ -697,6 +701,10 @@ fn quantities_of_dirichlet_priors_and_what_is_refused() {
     let (x, error) = (&drawn["quantities"]["g"][2][1], &drawn["standard_errors"]["g"][2][1]);
     let (x, error) = (x.as_f64().unwrap(), error.as_f64().unwrap());
     assert!(error > 0.0 && (x - 0.25).abs() < 4.5 * error, "{x} {error}");
+    // What has no mean has no number, whatever was drawn; above the border it has one.
+    assert!(drawn["quantities"]["g"][5][5].is_null() && drawn["standard_errors"]["g"][5][5].is_null());
+    let finite = quantities(&["g", "S=3", "T=4", "alpha=0.6", "draws=50"]);
+    assert!(finite["quantities"]["g"][3][3].is_f64());
     for (args, words) in [
         (&["nu", "S=2"][..], &["unknown quantity `nu`", "chi2"][..]),
         (&["g,c_v", "S=2", "T=5"], &["quantities", "task=causal_tree"]),
@@ -712,7 +720,13 @@ fn quantities_of_dirichlet_priors_and_what_is_refused() {
             &["g", "S=2", "T=5", "alpha=0.001", "draws=10000"],
             &["alpha: 0.001; of a drawn matrix, pi: symbol", "stationary probability 0", "fewer draws"],
         ),
-        (&["mu", "S=3", "T=5", "alpha=0.1", "draws=10^12"], &["pi: ", "at most"]),
+        (&["mu", "S=3", "T=5", "alpha=0.1", "draws=10^12"], &["draws: 1000000000000", "fewer with mu"]),
+        (&["mu", "S=2", "T=5", "alpha=0.1", "eps=0.1"], &["eps: 0.1", "with ghat only"]),
+        (&["g", "S=2", "T=5", "alpha=0.1", "seed=3"], &["seed: 3", "with draws or a random graph"]),
+        (
+            &["g", "S=3", "T=5", "alpha=0.3", "roots=uniform", "draws=50"],
+            &["alpha: 0.3", "(S - 1) alpha > 1 with uniform roots"],
+        ),
         (&["g", "S=2", "T=5", "alpha=0.1", "--model", "simplified"], &["model", "given with quantities"]),
     ] {
         crate::support::refused(&[&["exact", "--quantities"], args].concat(), 2, words);

@@ -445,9 +445,9 @@ fn bad_arrays_are_refused_in_one_line() {
     let narrow = |t: usize| Array::new(&[b, t], vec![0i64; b * t]).unwrap();
     let t = &["transformer"][..];
     for (case, words) in [
-        (with(labels, "tokens", symbols(b, 8, 5)), "tokens[1, 2] = 5; allowed: 0 <= symbol < S = 5"),
-        (with(laws, "tokens", symbols(n, 8, 5)), "tokens[1, 2] = 5; allowed: 0 <= symbol < S = 5"),
-        (with(labels, "labels", symbols(b, 0, -1)), "labels[0, 0] = -1; allowed"),
+        (with(labels, "tokens", symbols(b, 2, 5)), "tokens[0, 2] = 5; allowed: 0 <= symbol < S = 5"),
+        (with(laws, "tokens", symbols(n, 2, 5)), "tokens[0, 2] = 5; allowed: 0 <= symbol < S = 5"),
+        (with(labels, "labels", Array::new(&[b, T], vec![-1i64; b * T]).unwrap()), "] = -1; allowed"),
         (
             with(labels, "labels", narrow(5)),
             "array `labels` has shape [40, 5]; expected that of tokens, (40, 6)",
@@ -560,6 +560,19 @@ fn what_has_no_weight_counts_nothing() {
         let all = [("tokens", tokens(&[good[0], last])), ("labels", labels.clone()), ("mask", mask.clone())];
         write(name, &all);
     }
+    // What people pad with: symbols and labels that do not exist, laws that are none.
+    let nothing = [0.0, f64::NAN, 0.0];
+    write(
+        "strange.npz",
+        &[
+            ("tokens", tokens(&[good[0], good[1], [-1, 99, 3, -100]])),
+            ("targets", Array::new(&[3, 3], [&laws[..6], &nothing].concat()).unwrap()),
+            ("weights", Array::vector(vec![1.0, 1.0, 0.0])),
+        ],
+    );
+    let ignored = Array::new(&[2, 4], vec![1i64, 1, 0, 2, 0, 1, -100, 7]).unwrap();
+    let all = [("tokens", tokens(&good)), ("labels", ignored), ("mask", mask.clone())];
+    write("ignored.npz", &all);
     let memory = MemorySpec { dim: D, ..MemorySpec::default() };
     let transformer = TransformerSpec { dim: D, heads: vec![2], norm: false, ..TransformerSpec::default() };
     for (keys, spec) in [
@@ -593,13 +606,19 @@ fn what_has_no_weight_counts_nothing() {
             .map(|b| (b.name(), Array::new(b.shape(), params[b.range()].to_vec()).unwrap()))
             .collect();
         write("p.npz", &arrays);
-        let mut pairs = vec![("one.npz", "two.npz")];
+        let mut pairs = vec![("one.npz", "two.npz"), ("one.npz", "strange.npz")];
         if spec.name() != "simplified" {
-            pairs.push(("plain.npz", "padded.npz"));
+            pairs.extend([("plain.npz", "padded.npz"), ("plain.npz", "ignored.npz")]);
         }
         for (without, with) in pairs {
             let want = grad(&keys, &at("p.npz"), &at(without), &at("g.npz"));
             let got = grad(&keys, &at("p.npz"), &at(with), &at("g.npz"));
+            if with == "strange.npz" {
+                let given = got["losses"].to_f64_vec();
+                assert!(given[2].is_nan() && !given[0].is_nan() && !given[1].is_nan(), "{keys:?}: {given:?}");
+                let f = got["predictions"].to_f64_vec();
+                assert!(f[6..].iter().all(|f| f.is_nan()) && f[..6].iter().all(|f| f.is_finite()));
+            }
             if with == "two.npz" {
                 let lost = got["losses"].to_f64_vec()[2];
                 assert!(!lost.is_finite() || spec.name() == "mlp_transformer", "{keys:?}: {lost}");

@@ -88,6 +88,22 @@ fn wrong_formulas_are_seen() {
         Formulas { direction: |s| vec![1.0 / s as f64; s * s], ..right },
         &["symmetry"],
     );
+    caught("moments of a fixed row", Formulas { row_moments: |_| [1.0, 0.0], ..right }, &["label-noise"]);
+    caught(
+        "moments of a row of total A - 1",
+        Formulas { row_moments: |a| [(a - 1.0) / a, 1.0 / a], ..right },
+        &["label-noise"],
+    );
+    caught(
+        "both heads on the first parent",
+        Formulas { slot: |parents, _| parents.first().copied(), ..right },
+        &["several-parents"],
+    );
+    caught(
+        "heads exchanged",
+        Formulas { slot: |parents, h| parents.iter().rev().nth(h).copied(), ..right },
+        &["several-parents"],
+    );
     caught(
         "counts without a prior",
         Formulas {
@@ -130,7 +146,20 @@ fn wrong_formulas_of_the_memory_viewpoint_are_seen() {
     caught(
         "a residual without p̂",
         MemoryFormulas { residual: |y, _| y, ..right },
-        &["lemmas", "memory-model"],
+        &["lemmas", "memory-model", "noise-filter"],
+    );
+    caught(
+        "a lead of 1/(N - 1)",
+        MemoryFormulas {
+            filter: |n, t, m| [1.0 / (n - 1) as f64, (MemoryFormulas::default().filter)(n, t, m)[1]],
+            ..right
+        },
+        &["noise-filter"],
+    );
+    caught(
+        "noise of samples without 1 - 1/N",
+        MemoryFormulas { filter: |n, t, m| [1.0 / n as f64, ((n * t * m) as f64).powf(-0.5)], ..right },
+        &["noise-filter"],
     );
     caught(
         "attention's worth without its mean",

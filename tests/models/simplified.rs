@@ -291,7 +291,7 @@ fn the_command_computes_its_gradient() {
         let err = String::from_utf8(out.stderr).unwrap();
         assert!(out.status.code() == Some(2) && err.contains(words), "{err}");
     };
-    refused(&["eps=x"], "eps: `x`; allowed: 0 <= eps <= 1");
+    refused(&["eps=x"], "eps: `x`; allowed: 0, or 1e-30 <= eps <= 1");
     refused(&["eps=-1"], "eps: -1");
     refused(&["heads=1,1"], "unknown key `heads`");
     // Targets with mass on what does not occur.

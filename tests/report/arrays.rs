@@ -234,6 +234,7 @@ fn headers_of_other_writers_are_read() {
     for (header, data) in [
         // Python 2, whose shapes were long integers.
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (1L, 2L), }      \n", &little),
+        ("{u'descr': u'<f4',\n u'fortran_order': False, u'shape': (1L,\t2L), }", &little),
         ("{'descr': '<f4', 'fortran_order': True, 'shape': (1L, 2), }", &little),
         ("{'shape': (1, 2), 'fortran_order': False, 'descr': '<f4'}", &little),
         ("{\"descr\": \"<f4\", \"fortran_order\": False, \"shape\": (1, 2), }", &little),

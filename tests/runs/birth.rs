@@ -402,7 +402,7 @@ fn bad_input_is_refused_before_a_folder_appears() {
         (&["run", "birth", "schedule=step"], &["unknown schedule"]),
         (
             &["run", "birth", "T=4096", "dim=4096", "shards=4096", "batch=4096"],
-            &["memory (S, T,", "GiB free"],
+            &["memory (S, T,", "MiB free"],
         ),
         (&["run", "birth", "output_split=0.001"], &["outputs: trigger"]),
         (&["run", "birth-fig2", "seeds=2"], &["seeds: 2", "birth-fig3"]),

@@ -119,7 +119,7 @@ fn bad_numbers_are_refused() {
         (&["chain", "optimizer=adamw", "beta2=1"], "beta2: 1.0; allowed: >= 0, < 1"),
         (&["chain", "optimizer=adamw", "beta1=-0.1"], "beta1: -0.1; allowed: >= 0, < 1"),
         (&["chain", "optimizer=adamw", "adam_eps=-1"], "adam_eps: -1.0; allowed: adam_eps >= 0"),
-        (&["chain", "momentum=-1"], "momentum: -1.0; allowed: momentum >= 0"),
+        (&["chain", "momentum=-1"], "momentum: -1.0; allowed: >= 0, < 1"),
         (&["chain", "optimizer=adam"], "unknown optimizer `adam`, did you mean `adamw`"),
         (
             &["causal-fig8", "model=mlp_transfomer"],

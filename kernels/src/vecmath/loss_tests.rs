@@ -149,8 +149,8 @@ fn small_cases_by_hand() {
     by_hand::<f64>();
 }
 
-/// Three equal logits of size 2^40, of either sign: the loss is ln 3, which is lost where it is added
-/// to a logit first.
+/// Three equal logits of size 2^40, of either sign: the loss is ln 3, which is lost where it is
+/// added to a logit first.
 fn large_logits_keep_their_logarithm<E: Elem>() {
     let near = |what: &str, got: f64, want: f64| {
         assert!((got - want).abs() <= 4.0 * E::UNIT_ROUNDOFF * want.abs(), "{what}: {got} for {want}");

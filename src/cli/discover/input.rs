@@ -9,6 +9,9 @@ use crate::report::arrays::{Array, ArrayFile, read_npy};
 use crate::{Error, Result};
 use std::path::Path;
 
+/// Characters of a window of text, as in the paper's sequences and the query.
+const WINDOW: usize = 21;
+
 /// The file's extension in small letters, if it is one of arrays.
 fn arrays_in(path: &Path) -> Option<String> {
     Some(input::extension(path)).filter(|e| ["npy", "npz", "safetensors"].contains(&e.as_str()))
@@ -140,7 +143,7 @@ pub(super) fn from_text(path: &Path, args: &DiscoverArgs, score: Score) -> Resul
     if args.labels.as_ref().is_some_and(|l| l != "next") || args.symbols.is_some() {
         return Err(Error::invalid("text", "with --labels or --symbols", "neither: a text has its own"));
     }
-    let (rows, alphabet) = windows(path, &read(path)?, args.window)?;
+    let (rows, alphabet) = windows(path, &read(path)?, args.window.unwrap_or(WINDOW))?;
     next(path, rows, alphabet.len(), score)
 }
 

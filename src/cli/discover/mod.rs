@@ -32,10 +32,9 @@ pub(super) struct DiscoverArgs {
     /// A text, whose characters are the symbols, in windows of --window characters.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Characters per window of --text.
-    #[arg(long, value_name = "N", default_value_t = 21, requires = "text", allow_negative_numbers = true,
-        value_parser = count)]
-    window: usize,
+    /// Characters per window of --text [default: 21].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
+    window: Option<usize>,
     /// What follows the query: `next` (the last column; the query is the one before it), or a file
     /// of one symbol or S probabilities per sequence, text or arrays (`labels` (B) or `targets`
     /// (B,S)). Not with --score chi2 [default: next].
@@ -171,6 +170,9 @@ fn check_options(args: &DiscoverArgs, score: Score) -> Result<()> {
         if score == Score::Chi2 {
             return Err(Error::invalid("labels", labels, "none: score=chi2 reads tokens alone"));
         }
+    }
+    if let Some(window) = args.window.filter(|_| args.text.is_none()) {
+        return Err(Error::invalid("window", window.to_string(), "with --text only"));
     }
     if let Some(s) = args.symbols {
         if drawn {

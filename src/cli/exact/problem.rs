@@ -103,6 +103,9 @@ impl Problem {
     pub(super) fn new(args: &ExactArgs, table: &Table, spec: &Spec, symbols: usize) -> Result<Self> {
         let keys: Keys = config::typed(table)?;
         let method = keys.method.unwrap_or(Method::Auto);
+        if method == Method::Brute && args.dtype == "f32" {
+            return Err(Error::invalid("dtype", "f32 with method=brute", "f64, which brute always is"));
+        }
         let eps = if let Spec::Simplified(model) = spec { Some(model.eps) } else { None };
         let law = if config::task_of(table) == "causal_dag" {
             if ![Method::Auto, Method::Brute].contains(&method) {
@@ -177,6 +180,10 @@ fn tree(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<TreeProblem> {
             return Err(Error::unknown("roots", Roots::Shared.name(), ["stationary", "uniform"]));
         }
     };
+    let random = matches!(keys.graph, Some(Graph::Random | Graph::ManyGraphs));
+    if let Some(seed) = keys.seed.filter(|_| keys.draws.is_none() && !random) {
+        return Err(Error::invalid("seed", seed.to_string(), "with draws or a random graph only"));
+    }
     let gamma = match (keys.prior.unwrap_or_default(), keys.gamma) {
         (_, Some(_)) | (RowPrior::Floored, _) if args.prior.is_some() => {
             return Err(Error::invalid("prior, gamma", "given beside a prior file", "one of them"));
@@ -246,6 +253,9 @@ fn dag(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<CausalDag> {
             }
             if let Some(order) = keys.order.filter(|_| graph != Graph::Ngram) {
                 return refused("order", order.to_string(), "graph=ngram only");
+            }
+            if let Some(seed) = keys.seed.filter(|_| graph != Graph::RandomParents) {
+                return refused("seed", seed.to_string(), "graph=random_parents only");
             }
             let t = keys.T.ok_or_else(|| missing("T"))?;
             Dag::named(graph.name(), t, keys.order.or(keys.k), keys.seed.unwrap_or(0))?

@@ -134,6 +134,12 @@ impl OfGraph<'_> {
         self.wanted.contains(&name)
     }
 
+    /// True if E 1/μ(s) is infinite: near 0 the law of μ(s) is that of the S − 1 entries of π that
+    /// lead to s, of density μ^{(S−1)α−1}. A floor under the rows is one under μ.
+    fn endless(&self, alpha: f64) -> bool {
+        (self.problem.symbols - 1) as f64 * alpha <= 1.0 && self.problem.gamma.is_none()
+    }
+
     /// g (T, T), χ² (T − 1), ρ and ĝ (T, T), those that are wanted, in this order, of one atom.
     fn of_atom(&self, prior: &FinitePrior, q: usize) -> Result<Vec<f64>> {
         let x = self.problem;
@@ -215,6 +221,9 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
     };
     let eps = table.get("eps").and_then(|v| v.as_float()).unwrap_or(0.0);
     check_eps(eps)?;
+    if table.contains_key("eps") && !wanted.contains(&"ghat") {
+        return Err(Error::invalid("eps", eps.to_string(), "with ghat only: no other quantity has an ε"));
+    }
     if let Some(method) = table.get("method") {
         return Err(Error::invalid("method", method.to_string(), "none with quantities"));
     }
@@ -236,12 +245,24 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
             let alpha = x.alpha.ok_or_else(|| missing("alpha"))?;
             match x.draws {
                 Some(draws) => {
+                    let endless = of.endless(alpha);
+                    if endless && of.own_roots && of.wants("g") {
+                        let allowed =
+                            "(S - 1) alpha > 1 with uniform roots: else entries of g have no finite mean";
+                        return Err(Error::invalid("alpha", alpha.to_string(), allowed));
+                    }
                     let key = Key::new(x.seed, Purpose::Prior);
                     let one = prior::of_rows(x, &quadrature::draws(symbols, alpha, &key, 0, 1)?)?;
                     let len = of.of_atom(&one, 0)?.len();
                     laws = match (of.wants("mu"), usize::try_from(draws)) {
                         (true, Ok(n)) => {
-                            let rows = quadrature::draws(symbols, alpha, &key, 0, n)?;
+                            let rows = quadrature::draws(symbols, alpha, &key, 0, n).map_err(|_| {
+                                Error::invalid(
+                                    "draws",
+                                    draws.to_string(),
+                                    "fewer with mu, which holds every matrix",
+                                )
+                            })?;
                             Some(stationary_laws(&prior::of_rows(x, &rows)?)?)
                         }
                         (true, Err(_)) => {
@@ -259,7 +280,12 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
                         })?);
                         watch.one_more()
                     })?;
-                    (means, errors) = (mean.mean, of.named(&mean.standard_error, true));
+                    let (mut mean, mut error) = (mean.mean, mean.standard_error);
+                    if endless && of.wants("g") {
+                        let query = x.forest.seq_len() * x.forest.seq_len() - 1;
+                        (mean[query], error[query]) = (f64::INFINITY, f64::INFINITY);
+                    }
+                    (means, errors) = (mean, of.named(&error, true));
                     method = format!("{draws} matrices drawn");
                 }
                 None if symbols == 2 => {
@@ -290,8 +316,7 @@ fn of_graph(args: &ExactArgs, table: &Table, wanted: &[&'static str]) -> Result<
 /// Doubles the nodes until nothing moves. g\[T−1, T−1\] has no finite mean where α <= 1.
 fn by_quadrature(of: &OfGraph<'_>, alpha: f64) -> Result<(usize, Vec<f64>, FinitePrior)> {
     let t = of.problem.forest.seq_len();
-    // A floor under the rows is one under μ.
-    let endless = (of.wants("g") && alpha <= 1.0 && of.problem.gamma.is_none()).then_some(t * t - 1);
+    let endless = (of.wants("g") && of.endless(alpha)).then_some(t * t - 1);
     let counted = |name: &str, n: usize| if of.wants(name) { n } else { 0 };
     let rho = counted("g", t * t) + counted("chi2", t - 1);
     let has_rho = ["g", "chi2", "rho", "t_eff"].iter().any(|n| of.wants(n));
@@ -315,7 +340,7 @@ fn by_quadrature(of: &OfGraph<'_>, alpha: f64) -> Result<(usize, Vec<f64>, Finit
             Some(moved) if moved <= CONVERGED * scale => return Ok((nodes, now, prior)),
             Some(moved) if 2 * nodes > MAX_NODES => {
                 let found = format!("the quantities still move by {moved:e} at {nodes} nodes per axis");
-                let allowed = "an alpha at which their means are finite, or draws=N";
+                let allowed = "an alpha at which their means are finite";
                 return Err(Error::invalid("alpha", found, allowed));
             }
             _ => (last, nodes) = (Some(now), 2 * nodes),

@@ -165,7 +165,7 @@ pub(super) fn weights_name(kind: Targets) -> &'static str {
 /// # Errors
 /// Arrays that are missing, of another shape, or of numbers that nobody expects; values out of
 /// range; weights that sum to 0.
-pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
+pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<(Batch, Padding)> {
     let file = ArrayFile::open(path)?;
     let held = held_names(&file);
     let mut arrays = file.read(&["tokens", "targets", "labels"])?;
@@ -201,7 +201,17 @@ pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
     let mut batch = Batch::with_capacity(kind, b, t, vocab)?;
     batch.set_seqs(b);
     let parts = batch.parts_mut();
-    symbols(path, ("tokens", &tokens), vocab, parts.tokens)?;
+    match &weights {
+        None => parts.weights.fill(1.0),
+        Some(weights) => read_weights(path, weights, kind, [b, t], parts.weights)?,
+    }
+    // Padding counts nothing, so it may be anything: a row without weight, a label without.
+    let weights = &*parts.weights;
+    let row_counts = |i: usize| match kind {
+        Targets::Law => weights[i] > 0.0,
+        Targets::Labels => weights[i * t..(i + 1) * t].iter().any(|w| *w > 0.0),
+    };
+    let rows = symbols(path, ("tokens", &tokens), vocab, |i| row_counts(i / t), parts.tokens)?;
     match kind {
         Targets::Law if answers.shape() != [b, vocab] => {
             return Err(shape_error(path, "targets", &answers, &format!("(B, S) = ({b}, {vocab})")));
@@ -209,48 +219,85 @@ pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Batch> {
         Targets::Labels if answers.shape() != [b, t] => {
             return Err(shape_error(path, "labels", &answers, &format!("that of tokens, ({b}, {t})")));
         }
-        Targets::Law => read_laws(path, &answers, vocab, parts.laws)?,
-        Targets::Labels => symbols(path, ("labels", &answers), vocab, parts.labels)?,
+        _ => {}
     }
-    match weights {
-        None => parts.weights.fill(1.0),
-        Some(weights) => read_weights(path, &weights, kind, [b, t], parts.weights)?,
-    }
-    Ok(batch)
+    let answers = match kind {
+        Targets::Law => read_laws(path, &answers, vocab, row_counts, parts.laws)?,
+        Targets::Labels => symbols(path, ("labels", &answers), vocab, |i| weights[i] > 0.0, parts.labels)?,
+    };
+    Ok((batch, Padding { rows: rows.into_iter().map(|i| i / t).collect(), answers }))
 }
 
-/// (B, T) symbols, each below `vocab`.
-fn symbols(path: &Path, (name, array): (&str, &Array), vocab: usize, out: &mut [u32]) -> Result<()> {
+/// What a batch holds in place of padding that is no symbol and no law.
+pub(super) struct Padding {
+    /// Sequences with such tokens.
+    pub(super) rows: Vec<usize>,
+    /// Outputs with such an answer.
+    pub(super) answers: Vec<usize>,
+}
+
+/// (B, T) symbols, each below `vocab`; 0 in place of an entry that does not count. Returns where
+/// that was done.
+fn symbols(
+    path: &Path,
+    (name, array): (&str, &Array),
+    vocab: usize,
+    counts: impl Fn(usize) -> bool,
+    out: &mut [u32],
+) -> Result<Vec<usize>> {
     let t = array.shape().last().copied().unwrap_or(1);
     let integers = array.as_integers(name).map_err(|e| Error::format(path, e.to_string()))?;
+    let mut replaced = Vec::new();
     for (i, (out, found)) in out.iter_mut().zip(integers).enumerate() {
         match u32::try_from(found) {
             Ok(symbol) if (symbol as usize) < vocab => *out = symbol,
+            _ if !counts(i) => {
+                *out = 0;
+                replaced.push(i);
+            }
             _ => {
                 let at = format!("{name}[{}, {}] = {found}", i / t, i % t);
                 return Err(Error::format(path, format!("{at}; allowed: 0 <= symbol < S = {vocab}")));
             }
         }
     }
-    Ok(())
+    Ok(replaced)
 }
 
-/// (B, S) laws.
-fn read_laws(path: &Path, array: &Array, vocab: usize, out: &mut [f64]) -> Result<()> {
-    let values = array.to_f64_vec();
-    for (i, row) in values.chunks(vocab).enumerate() {
-        if let Some((j, y)) = row.iter().enumerate().find(|(_, y)| !(**y >= 0.0 && y.is_finite())) {
-            let problem = format!("targets[{i}, {j}] = {y}; allowed: finite, >= 0");
-            return Err(Error::format(path, problem));
-        }
-        let sum: f64 = row.iter().sum();
-        // Rows rounded to f32 elsewhere sum to 1 within S u; nothing honest is further off than
-        // this.
-        if (sum - 1.0).abs() > 1e-6 * (vocab as f64).max(10.0) {
-            return Err(Error::format(path, format!("targets[{i}, :] sums to {sum}; expected 1")));
+/// (B, S) laws; the uniform one in place of what is none in a row that does not count. Returns
+/// where that was done.
+fn read_laws(
+    path: &Path,
+    array: &Array,
+    vocab: usize,
+    counts: impl Fn(usize) -> bool,
+    out: &mut [f64],
+) -> Result<Vec<usize>> {
+    let mut values = array.to_f64_vec();
+    let mut replaced = Vec::new();
+    for (i, row) in values.chunks_mut(vocab).enumerate() {
+        if let Err(problem) = check_law(row, i) {
+            if counts(i) {
+                return Err(Error::format(path, problem));
+            }
+            row.fill(1.0 / vocab as f64);
+            replaced.push(i);
         }
     }
     out.copy_from_slice(&values);
+    Ok(replaced)
+}
+
+/// What is wrong with row `i` as a law.
+fn check_law(row: &[f64], i: usize) -> std::result::Result<(), String> {
+    if let Some((j, y)) = row.iter().enumerate().find(|(_, y)| !(**y >= 0.0 && y.is_finite())) {
+        return Err(format!("targets[{i}, {j}] = {y}; allowed: finite, >= 0"));
+    }
+    let sum: f64 = row.iter().sum();
+    // Rows rounded to f32 elsewhere sum to 1 within S u; nothing honest is further off than this.
+    if (sum - 1.0).abs() > 1e-6 * (row.len() as f64).max(10.0) {
+        return Err(format!("targets[{i}, :] sums to {sum}; expected 1"));
+    }
     Ok(())
 }
 

@@ -69,7 +69,7 @@ fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
     let table = config::parse_keys(&args.keys, &keys)?;
     let file = Params::read(&args.params)?;
     let (spec, vocab) = file.describe(&args.model, &table)?;
-    let batch = files::read_batch(&args.batch, vocab)?;
+    let (batch, padding) = files::read_batch(&args.batch, vocab)?;
     let model = spec.build::<E>(vocab, batch.len_tokens())?;
     let model = model.as_ref();
     model.accepts(batch.kind())?;
@@ -96,7 +96,20 @@ fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
         let field = format!("params, {}", files::weights_name(batch.kind()));
         return Err(Error::invalid(field, found, "values at which everything stays finite"));
     }
-    write(&args.out, &evaluation, result)
+    let outputs = batch.outputs();
+    write(&args.out, &evaluation, without(result, &padding, outputs))
+}
+
+/// The same with NaN for what was computed from replaced padding; `outputs` of each sequence.
+fn without(mut result: Evaluated, padding: &files::Padding, outputs: usize) -> Evaluated {
+    let width = result.predictions.len() / result.losses.len().max(1);
+    for row in &padding.rows {
+        let of = row * outputs..(row + 1) * outputs;
+        result.losses[of.clone()].fill(f64::NAN);
+        result.predictions[of.start * width..of.end * width].fill(f64::NAN);
+    }
+    padding.answers.iter().for_each(|i| result.losses[*i] = f64::NAN);
+    result
 }
 
 /// The blocks with a gradient: all but buffers and those that `frozen` names.

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 /// Kinds of sequences times atoms that the posterior may cost: some seconds.
 const MOST_POSTERIOR_TERMS: usize = 1 << 30;
 
-/// Loss of the exact posterior at S = 2, by quadrature over π; `None` for larger alphabets, and where
-/// the quadrature would take too long or does not converge.
+/// Loss of the exact posterior at S = 2, by quadrature over π; `None` for larger alphabets, and
+/// where the quadrature would take too long or does not converge.
 pub(super) fn loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
     let forest = task.forest();
     if task.vocab() != 2 {

@@ -6,7 +6,7 @@ use crate::paper::studies::{Draft, Named};
 
 /// Keys of the graph. Users may not give them, because titles, captions and names of runs refer to
 /// the study's graphs.
-const GRAPH_KEYS: [&str; 5] = ["task", "graph", "order", "parents", "parent_sets"];
+const GRAPH_KEYS: [&str; 6] = ["task", "graph", "order", "k", "parents", "parent_sets"];
 
 /// Every study with a name.
 pub(super) const STUDIES: &[Named] = &[
@@ -75,7 +75,7 @@ pub(super) const STUDIES: &[Named] = &[
         in_paper: true,
         drawing: &PATTERNS,
         figures: true,
-        own_keys: |_| GRAPH_KEYS.to_vec(),
+        own_keys: |_| [&GRAPH_KEYS[..], &["model"]].concat(),
         drafts: |_| vec![Draft::new("mlp-transformer", "causal-fig8")],
     },
     Named {

@@ -179,8 +179,10 @@ fn check_header(header: &[u8]) -> Result<Header, Problem> {
     if deepest.max() > Some(MAX_DEPTH) {
         return Err("nested brackets in the .npy header; expected plain numbers".to_string());
     }
-    let text = without_long_marks(text);
-    let Value::Dict(entries) = text.parse().map_err(|e| format!("malformed .npy header: {e}"))? else {
+    let text = as_python_3(text);
+    let Value::Dict(entries) =
+        text.parse().map_err(|_| "malformed .npy header: expected a Python dict".to_string())?
+    else {
         return Err("malformed .npy header: expected a dict".to_string());
     };
     let (mut kind, mut shape, mut order) = (None, None, None);
@@ -206,13 +208,21 @@ fn check_header(header: &[u8]) -> Result<Header, Problem> {
     }
 }
 
-/// A header as Python 3 writes it: Python 2 marked long integers, `(40L, 9L)`.
-fn without_long_marks(header: &str) -> String {
+/// A header as Python 3 writes it: Python 2 marked long integers, `(40L, 9L)`, and text,
+/// `u'descr'`.
+fn as_python_3(header: &str) -> String {
     let (mut out, mut quote, mut digit) = (String::with_capacity(header.len()), None, false);
-    for c in header.chars() {
+    let mut chars = header.chars().peekable();
+    while let Some(c) = chars.next() {
         match (quote, c) {
             (None, 'L') if digit => {
                 digit = false;
+                continue;
+            }
+            (None, 'u') if chars.peek().is_some_and(|next| "'\"".contains(*next)) => continue,
+            // Blanks of any kind between entries.
+            (None, '\n' | '\r' | '\t') => {
+                out.push(' ');
                 continue;
             }
             (None, '\'' | '"') => quote = Some(c),
