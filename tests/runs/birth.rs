@@ -446,8 +446,10 @@ fn studies_leave_their_tables_and_figures() {
     let dir = tempfile::tempdir().unwrap();
     for (name, extra, groups, figures) in [
         ("birth-fig2", &["steps=8"][..], 2, &["attention", "accuracy"][..]),
-        ("birth-fig3", &["steps=8", "seeds=2"], 4, &["accuracy", "recall"]),
-        ("birth-fig4", &["steps=8", "seeds=2"], 5, &["losses", "laws", "recall"]),
+        ("birth-fig3", &["steps=8", "seeds=2"], 8, &["accuracy", "recall"]),
+        ("birth-fig4", &["steps=8", "seeds=2"], 7, &["losses", "laws", "recall", "slower"]),
+        ("birth-order", &["steps=8", "seeds=2"], 6, &["losses", "laws", "recall", "slower"]),
+        ("birth-realistic", &["steps=8", "seeds=2"], 3, &["accuracy", "recall", "order"]),
         ("birth-depth", &["steps=8", "seeds=2"], 2, &["accuracy", "losses"]),
     ] {
         let folder = dir.path().join(name);

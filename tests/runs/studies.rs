@@ -202,6 +202,58 @@ fn matrices_of_a_model_with_embeddings_are_drawn() {
     assert!(fs::metadata(folder.join("figures/matrices.svg")).unwrap().len() > 500);
 }
 
+/// Every architecture on every task has a best head in each layer; that of a model whose first
+/// layer has one head, blind to tokens, is what its run logs.
+#[test]
+fn the_best_head_of_each_layer_is_found_in_any_architecture() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("study");
+    study("causal-architectures", &folder, &["S=3", "steps=4"]);
+    let csv = fs::read_to_string(folder.join("heads.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = csv.lines().skip(1).map(|l| l.split(',').collect()).collect();
+    assert_eq!(rows.len(), 18, "three models of two layers on three tasks:\n{csv}");
+    for row in &rows {
+        let (head, heads) = (row[2].parse::<usize>().unwrap(), row[3].parse::<usize>().unwrap());
+        let on: f64 = row[4].parse().unwrap();
+        assert!((1..=heads).contains(&head) && on > 0.0 && on < 1.0, "{row:?}");
+        assert_eq!(
+            heads > 1,
+            row[0].contains("transformer") || row[0].contains("two-parents-dis") && row[1] == "1"
+        );
+    }
+    for task in ["chain", "icl"] {
+        let run = format!("{task}-disentangled");
+        let path = folder.join("runs").join(&run).join("summary.json");
+        let summary: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let row = rows.iter().find(|r| r[0] == run && r[1] == "1").unwrap();
+        let (found, logged): (f64, f64) =
+            (row[4].parse().unwrap(), summary["attention_on_parent_mean"].as_f64().unwrap());
+        assert!((found - logged).abs() < 1e-6, "{found} {logged}");
+    }
+    assert!(fs::metadata(folder.join("figures/attention.svg")).unwrap().len() > 500);
+}
+
+/// Laws and symbols as labels: two groups of the same sequences.
+#[test]
+fn labels_are_compared_on_the_same_sequences() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("study");
+    study("causal-labels", &folder, &["S=3", "steps=4", "seeds=2"]);
+    let loss = |run: &str| {
+        let path = folder.join("runs").join(run).join("metrics.jsonl");
+        let text = fs::read_to_string(path).unwrap();
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        (first["test_loss"].clone(), last["test_loss"].clone(), last["train_loss"].clone())
+    };
+    for seed in [0, 1] {
+        let soft = loss(&format!("law-as-label-seed-{seed}"));
+        let symbol = loss(&format!("symbol-as-label-seed-{seed}"));
+        assert_eq!(soft.0, symbol.0, "one test set, of laws");
+        assert!(soft.1 != symbol.1 && soft.2 != symbol.2);
+    }
+}
+
 #[test]
 fn runs_are_named_by_what_they_are() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,9 +1,11 @@
 //! Studies on trigger bigrams: what their runs left, in tables (`runs.csv`, `curves.csv`,
 //! `summary.json`, without seconds and paths) and figures.
 
+use super::BIGRAM_LAW;
 use super::figures::{self, ACCURACY, Curve, KEYS, RECALL as RECALL_CURVES, Record, number};
 use crate::Result;
 use crate::config::{Config, Task};
+use crate::model::Spec;
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{SUMMARY_FILE, Summary};
 use crate::report::plot::{Figure, Gallery, LineChart, Panels, Series};
@@ -27,6 +29,8 @@ enum Kind {
     Losses,
     /// Accuracy in context over steps, mean and spread over the runs of a group.
     Depth,
+    /// As `Recall`, and the KL of the bigrams beside the accuracy in context.
+    Order,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,7 @@ pub(super) const MAPS: OfTriggers = OfTriggers(Kind::Maps);
 pub(super) const RECALL: OfTriggers = OfTriggers(Kind::Recall);
 pub(super) const LOSSES: OfTriggers = OfTriggers(Kind::Losses);
 pub(super) const DEPTH: OfTriggers = OfTriggers(Kind::Depth);
+pub(super) const ORDER: OfTriggers = OfTriggers(Kind::Order);
 
 impl Drawing for OfTriggers {
     fn name(&self) -> &'static str {
@@ -44,6 +49,7 @@ impl Drawing for OfTriggers {
             Kind::Recall => "birth_recall",
             Kind::Losses => "birth_losses",
             Kind::Depth => "birth_depth",
+            Kind::Order => "birth_order",
         }
     }
 
@@ -56,7 +62,7 @@ impl Drawing for OfTriggers {
     }
 
     fn key_numbers(&self, study: &Study, folder: &Path) -> Result<ShortTable> {
-        key_numbers(study, folder)
+        key_numbers(self.0, study, folder)
     }
 
     fn figures(&self) -> &'static [(&'static str, &'static str)] {
@@ -120,12 +126,39 @@ fn curve(runs: &[&Found<'_>], key: &str) -> Vec<(u64, Spread)> {
 }
 
 /// Metrics whose summary holds the step at which they are reached: the first evaluation at which
-/// they are at least .9, or at which a loss has fallen by half of its total decrease.
-const TIMED: [&str; 7] =
-    ["acc_end", "wo1_acc", "wk1_acc", "wk0_64_acc", "wk0_acc", "loss_head", "loss_bigram"];
+/// they are at least .9, or at which a loss has fallen by half of its total decrease; and that of
+/// [`BIGRAMS`].
+const TIMED: [&str; 9] = [
+    "acc_end",
+    "acc_end_test",
+    "wo1_acc",
+    "wk1_acc",
+    "wk0_64_acc",
+    "wk0_acc",
+    "loss_head",
+    "loss_bigram",
+    BIGRAMS,
+];
 const REACHED: f64 = 0.9;
+/// KL of the bigrams from the model on the test set, where no trigger is; learned below .1 nats.
+const BIGRAMS: &str = "bigrams";
+const LEARNED: f64 = 0.1;
+
+/// What is reached at the step that [`step_reached`] gives.
+fn level(key: &str) -> &'static str {
+    match key {
+        BIGRAMS => "within .1 nats",
+        _ if key.starts_with("loss") => "half-way",
+        _ => ".9",
+    }
+}
 
 fn step_reached(f: &Found<'_>, key: &str) -> Option<f64> {
+    if key == BIGRAMS {
+        let law = f.summary.get(BIGRAM_LAW)?.as_f64()?;
+        let near = |r: &&Record| number(r, "loss_bigram_test").is_some_and(|x| x - law < LEARNED);
+        return number(f.records.iter().find(near)?, "step");
+    }
     let points: Vec<(f64, f64)> =
         f.records.iter().filter_map(|r| Some((number(r, "step")?, number(r, key)?))).collect();
     let (first, last) = (points.first()?.1, points.last()?.1);
@@ -159,8 +192,7 @@ fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Outcome> {
         }
         for key in TIMED {
             if let Some(s) = spread(of_group.iter().filter_map(|f| step_reached(f, key))) {
-                let what = if key.starts_with("loss") { "half-way" } else { ".9" };
-                summary.set(&format!("{group}: step of {key} {what}"), Numbers::from(s))?;
+                summary.set(&format!("{group}: step of {key} {}", level(key)), Numbers::from(s))?;
             }
         }
     }
@@ -170,11 +202,22 @@ fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Outcome> {
     Ok(Outcome { summary, figures })
 }
 
+/// Groups of `birth-fig4` that differ in one thing: the number of triggers, how frequent they are,
+/// whether they are drawn anew for each sequence.
+const SLOWER: [(&str, [&str; 2]); 6] = [
+    ("fewer fixed triggers", ["K=5, fixed", "K=1, fixed"]),
+    ("fewer rare triggers", ["K=5, rare", "K=1, rare"]),
+    ("rare ones for frequent ones, K=5", ["K=5, fixed", "K=5, rare"]),
+    ("rare ones for frequent ones, K=1", ["K=1, fixed", "K=1, rare"]),
+    ("random ones for fixed ones, K=5", ["K=5, fixed", "K=5, random"]),
+    ("random ones for fixed ones, K=1", ["K=1, fixed", "K=1, random"]),
+];
+
 /// Columns and rows of a short table: a row for each group.
 ///
 /// # Errors
 /// As [`write`].
-fn key_numbers(study: &Study, folder: &Path) -> Result<ShortTable> {
+fn key_numbers(kind: Kind, study: &Study, folder: &Path) -> Result<ShortTable> {
     const COLUMNS: [Curve; 9] = [
         ("acc_end", "accuracy in context"),
         ("acc_end_test", "held out"),
@@ -192,7 +235,21 @@ fn key_numbers(study: &Study, folder: &Path) -> Result<ShortTable> {
         COLUMNS.into_iter().filter(|(k, _)| found.iter().any(|f| value(f, k).is_some())).collect();
     let mut columns = vec!["group", "runs"];
     columns.extend(shown.iter().map(|c| c.1));
-    columns.push("step of .9 in context");
+    // The full model's held-out accuracy counts first occurrences too.
+    let full = found.iter().any(|f| matches!(f.member.config.model, Spec::Transformer(_)));
+    let times: Vec<Curve> = [
+        ("loss_bigram", "step of half-way, bigrams"),
+        ("loss_head", "step of half-way, context"),
+        (BIGRAMS, "step of the bigrams within .1 nats"),
+        ("acc_end", "step of .9 in context"),
+        ("acc_end_test", "step of .9 held out"),
+    ]
+    .into_iter()
+    .filter(|(k, _)| *k == "acc_end" || found.iter().any(|f| step_reached(f, k).is_some()))
+    .filter(|(k, _)| *k != "acc_end_test" || !full)
+    .filter(|(k, _)| !k.starts_with("loss") || kind == Kind::Losses)
+    .collect();
+    columns.extend(times.iter().map(|t| t.1));
     let short = |s: Option<Spread>, digits: usize| match s {
         Some(Spread { mean, sd: Some(sd), .. }) => format!("{mean:.digits$} ± {sd:.digits$}"),
         Some(s) => format!("{:.digits$}", s.mean),
@@ -201,9 +258,11 @@ fn key_numbers(study: &Study, folder: &Path) -> Result<ShortTable> {
     let row = |(group, runs): (&str, Vec<&Found<'_>>)| {
         let mut row = vec![group.to_string(), runs.len().to_string()];
         row.extend(shown.iter().map(|(k, _)| short(spread(runs.iter().filter_map(|f| value(f, k))), 3)));
-        let steps = spread(runs.iter().filter_map(|f| step_reached(f, "acc_end")));
-        let some = steps.filter(|s| s.n < runs.len()).map(|s| format!(" ({} of {})", s.n, runs.len()));
-        row.push(short(steps, 0) + &some.unwrap_or_default());
+        for (key, _) in &times {
+            let steps = spread(runs.iter().filter_map(|f| step_reached(f, key)));
+            let some = steps.filter(|s| s.n < runs.len()).map(|s| format!(" ({} of {})", s.n, runs.len()));
+            row.push(short(steps, 0) + &some.unwrap_or_default());
+        }
         row
     };
     Ok((columns, groups(&found).into_iter().map(row).collect()))
@@ -239,6 +298,26 @@ fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
             (
                 "recall",
                 "Recall of W_O of layer 2, and KL of the bigrams from what the feed-forward of layer 2 alone predicts.",
+            ),
+            (
+                "slower",
+                "What slows learning in context, two groups at a time: fewer triggers, rare ones, random ones. Accuracy in context on held-out \
+                 sequences: mean, and one standard deviation where a group has several runs.",
+            ),
+        ],
+        Kind::Order => &[
+            (
+                "accuracy",
+                "Accuracy over steps on outputs that the context determines: mean, and one standard deviation where a group has several runs.",
+            ),
+            (
+                "recall",
+                "Recall of each memory over steps, a panel for each group: mean, and one standard deviation where a group has several runs.",
+            ),
+            (
+                "order",
+                "The bigrams in the feed-forward (KL of the bigrams from what the feed-forward of layer 2 alone predicts) beside the accuracy in \
+                 context.",
             ),
         ],
         Kind::Depth => &[
@@ -313,7 +392,27 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
                 by_group("W_O of layer 2 (wo1)", "wo1_acc", share, unit),
                 by_group("feed-forward of layer 2 (ff1)", "ff1_loss", nats, None),
             ];
-            save("recall", 2, some(recall))
+            save("recall", 2, some(recall));
+            let pairs = SLOWER.iter().filter_map(|(title, names)| {
+                let pair: Vec<_> = groups.iter().filter(|(g, _)| names.contains(g)).collect();
+                let series = pair.iter().enumerate();
+                let series = series.map(|(i, (g, runs))| line(g, &curve(runs, "acc_end_test"), i));
+                (pair.len() == 2).then(|| chart(title, share, series.collect(), unit))?
+            });
+            save("slower", 2, pairs.collect())
+        }
+        Kind::Order => {
+            let accuracy = vec![
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+            ];
+            save("accuracy", 2, some(accuracy));
+            save("recall", 2, some(groups.iter().map(|g| of_group(g, &RECALL_CURVES)).collect()));
+            let order = vec![
+                by_group("bigrams: KL from the feed-forward of layer 2", "ff1_loss", nats, None),
+                by_group("accuracy in context, training batch", "acc_end", share, unit),
+            ];
+            save("order", 2, some(order))
         }
         Kind::Depth => {
             let accuracy = vec![

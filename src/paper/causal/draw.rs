@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// Runs that a figure with a row or a panel for each can show.
 const MOST_ROWS: usize = 8;
+/// The same of runs whose rows are short.
+const MOST_ARCHITECTURES: usize = 12;
 /// Curves of one run's heads.
 const MOST_CURVES: usize = 14;
 /// Graphs shown as examples.
@@ -39,6 +41,13 @@ pub(super) fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
                 "A row for each run: the graph (parents in order, the last one brightest), and each head.",
             ),
             ("heads", "Attention of each head on each parent, by position."),
+            LOSS,
+        ],
+        Kind::Architectures => &[
+            (
+                "attention",
+                "A row for each run: the graph, and for each layer the head with the most attention on the parents, averaged over test sequences.",
+            ),
             LOSS,
         ],
         Kind::Positions => &[
@@ -80,6 +89,11 @@ pub(super) fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]
             save("loss", losses(shown));
             save("attention", grid(&study.title, shown.iter().map(patterns).collect()));
             save("heads", grid(&study.title, vec![shown.iter().map(heads).collect()]))
+        }
+        Kind::Architectures => {
+            let all = &found[..found.len().min(MOST_ARCHITECTURES)];
+            save("loss", losses(all));
+            save("attention", grid(&study.title, all.iter().map(architecture).collect::<Result<_>>()?))
         }
         Kind::Positions => {
             save("positions", positions(study, found).into());
@@ -176,6 +190,17 @@ fn patterns(f: &Found<'_>) -> Vec<Figure> {
         row.push(square(title, HeatMap::of(values, t, t), ("key position", "query position")));
     }
     row
+}
+
+/// Graph, and the best head of each layer.
+fn architecture(f: &Found<'_>) -> Result<Vec<Figure>> {
+    let (t, layers) = (f.seq_len(), f.layers()?);
+    let mut row = vec![graph(f)];
+    for (l, (h, on)) in f.best_heads(&layers).into_iter().enumerate() {
+        let title = format!("layer {}, head {} of {}: {on:.2} on the parents", l + 1, h + 1, layers[l].len());
+        row.push(square(title, HeatMap::of(&layers[l][h], t, t), ("key position", "query position")));
+    }
+    Ok(row)
 }
 
 /// Graph, first-layer patterns, A2 and W.

@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Patterns,
     /// Which head attends to which parent, by position.
     Heads,
+    /// Attention on the parents of the best head of each layer, whatever the model.
+    Architectures,
     /// Attention on the parent by position, mean and spread over the runs of a group.
     Positions,
     /// Loss and attention over steps, mean and spread over the runs of a group.
@@ -30,6 +32,7 @@ pub(super) struct OfGraphs(Kind);
 pub(super) const MATRICES: OfGraphs = OfGraphs(Kind::Matrices);
 pub(super) const PATTERNS: OfGraphs = OfGraphs(Kind::Patterns);
 pub(super) const HEADS: OfGraphs = OfGraphs(Kind::Heads);
+pub(super) const ARCHITECTURES: OfGraphs = OfGraphs(Kind::Architectures);
 pub(super) const POSITIONS: OfGraphs = OfGraphs(Kind::Positions);
 pub(super) const SEEDS: OfGraphs = OfGraphs(Kind::Seeds);
 pub(super) const GRID: OfGraphs = OfGraphs(Kind::Grid);
@@ -40,6 +43,7 @@ impl Drawing for OfGraphs {
             Kind::Matrices => "matrices",
             Kind::Patterns => "patterns",
             Kind::Heads => "heads",
+            Kind::Architectures => "architectures",
             Kind::Positions => "positions",
             Kind::Seeds => "seeds",
             Kind::Grid => "grid",
@@ -59,7 +63,7 @@ impl Drawing for OfGraphs {
     }
 
     fn key_numbers(&self, study: &Study, folder: &Path) -> Result<ShortTable> {
-        Ok(tables::key_numbers(self.0, &gather::read(study, folder)?))
+        tables::key_numbers(self.0, &gather::read(study, folder)?)
     }
 
     fn figures(&self) -> &'static [(&'static str, &'static str)] {
@@ -69,6 +73,7 @@ impl Drawing for OfGraphs {
     fn tables(&self) -> &'static [&'static str] {
         match self.0 {
             Kind::Grid => &["positions.csv", "grid.csv", "grid.json"],
+            Kind::Architectures => &["positions.csv", "heads.csv"],
             _ => &["positions.csv"],
         }
     }

@@ -4,7 +4,7 @@ use super::task::task;
 use crate::config::Config;
 use crate::model::Layout;
 use crate::report::metrics::{METRICS_FILE, SUMMARY_FILE};
-use crate::run::folder;
+use crate::run::{self, folder};
 use crate::study::gather::{OfMember, Spread, read_json, read_records, spread};
 use crate::study::{Member, Study};
 use crate::{Error, Result};
@@ -64,6 +64,29 @@ impl Found<'_> {
         let layout = model.layout().clone();
         let params = folder::read_params(&self.folder, &layout)?;
         Ok((layout, params, model.heads().to_vec()))
+    }
+
+    /// Attention patterns of every layer's heads, averaged over test sequences: (T, T) each.
+    pub(super) fn layers(&self) -> Result<Vec<Vec<Vec<f64>>>> {
+        let (_, params, _) = self.params()?;
+        // As `popgrad probe` does: in f64, whatever the run's type.
+        let measured =
+            run::measure(crate::paper::experiment(self.config)?, self.config, self.symbols, &params)?;
+        Ok(measured.patterns)
+    }
+
+    /// For each layer the head with the most attention on the parents, and that attention: the mean
+    /// over positions and their parents. Heads from 0.
+    pub(super) fn best_heads(&self, layers: &[Vec<Vec<f64>>]) -> Vec<(usize, f64)> {
+        let t = self.seq_len();
+        let pairs: Vec<(usize, usize)> =
+            self.parents.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p))).collect();
+        let on = |a: &[f64]| pairs.iter().map(|(i, p)| a[i * t + p]).sum::<f64>() / pairs.len().max(1) as f64;
+        let best = |heads: &Vec<Vec<f64>>| {
+            let all = heads.iter().map(|a| on(a)).enumerate();
+            all.fold((0, f64::NEG_INFINITY), |b, x| if x.1 > b.1 { x } else { b })
+        };
+        layers.iter().map(best).collect()
     }
 
     /// Attention of the best head on the parent, for each position with a parent: position,

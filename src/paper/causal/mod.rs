@@ -30,14 +30,14 @@ use crate::run::{Experiment, Log, Setup, View, folder};
 use crate::source::Source;
 use crate::train::Moment;
 use crate::{Error, Result};
-use drawing::{GRID, HEADS, MATRICES, PATTERNS, POSITIONS, SEEDS};
+use drawing::{ARCHITECTURES, GRID, HEADS, MATRICES, PATTERNS, POSITIONS, SEEDS};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Nichani, Damian, Lee 2024.
 pub const PAPER: Paper = Paper {
     experiments: &[&algorithm1::Algorithm1, &Causal],
-    drawings: &[&MATRICES, &PATTERNS, &HEADS, &POSITIONS, &SEEDS, &GRID],
+    drawings: &[&MATRICES, &PATTERNS, &HEADS, &ARCHITECTURES, &POSITIONS, &SEEDS, &GRID],
     seeds: &SEEDS,
     grid: Some(&GRID),
     presets: &[

@@ -1,7 +1,7 @@
 //! The studies of the causal-structure paper (Nichani, Damian, Lee 2024); numbers of figures are
 //! the paper's, parameters those of its public code.
 
-use super::{HEADS, MATRICES, PATTERNS, POSITIONS, SEEDS};
+use super::{ARCHITECTURES, HEADS, MATRICES, PATTERNS, POSITIONS, SEEDS};
 use crate::paper::studies::{Draft, Named};
 
 /// Keys of the graph. Users may not give them, because titles, captions and names of runs refer to
@@ -57,26 +57,36 @@ pub(super) const STUDIES: &[Named] = &[
     },
     Named {
         name: "causal-fig7",
-        what: "Figure 7: 3-gram, parents i-2 and i-1, heads 2,1; which head learned which parent",
-        shows: "In-context n-grams: each head of the first layer copies one of the preceding tokens.",
+        what: "Figure 7: 3-gram, and two random parents a position, heads 2,1; which head learned which parent",
+        shows: "In-context n-grams: each head of the first layer copies one of the preceding tokens. With two random parents (the public \
+                notebook's other graph) the heads divide them as well.",
         expect: "One head attends to the previous token, the other to the one before it; the loss is as in Figure 5.",
         in_paper: true,
         drawing: &HEADS,
         figures: true,
         own_keys: |_| GRAPH_KEYS.to_vec(),
-        drafts: |_| vec![Draft::new("3-gram", "two-parents").with("graph", "ngram").with("order", 2)],
+        drafts: |_| {
+            vec![
+                Draft::new("3-gram", "two-parents").with("graph", "ngram").with("order", 2),
+                Draft::new("random-parents", "two-parents").with("graph", "random_parents").with("k", 2),
+            ]
+        },
     },
     Named {
         name: "causal-fig8",
-        what: "Figure 8: transformer with MLP on the chain; average attention of layer 1",
+        what: "Figure 8: transformer with MLP on the chain, icl and a random graph; average attention of layer 1",
         shows: "A transformer with embeddings and an MLP after attention, trained with AdamW over 2^12 steps, attends to the parents \
                 in its first layer as the attention-only model does. Its attention depends on the tokens; the average is shown.",
-        expect: "The average pattern shows the sub-diagonal of the chain. The figures in the run's folder show more of its matrices.",
+        expect: "The average pattern shows the sub-diagonal of the chain, and the parents of the other graphs (commented out in the public \
+                 notebook). The figures in the run's folder show more of its matrices.",
         in_paper: true,
         drawing: &PATTERNS,
         figures: true,
         own_keys: |_| [&GRAPH_KEYS[..], &["model"]].concat(),
-        drafts: |_| vec![Draft::new("mlp-transformer", "causal-fig8")],
+        drafts: |_| {
+            let draft = |name: &str, graph: &str| Draft::new(name, "causal-fig8").with("graph", graph);
+            vec![draft("mlp-transformer", "chain"), draft("mlp-icl", "icl"), draft("mlp-random", "random")]
+        },
     },
     Named {
         name: "causal-fig9",
@@ -117,6 +127,69 @@ pub(super) const STUDIES: &[Named] = &[
                         let draft = Draft::new(base, base).seed(seed).resolved();
                         drafts.push(draft.with("steps", 1i64 << horizon));
                     }
+                }
+            }
+            drafts
+        },
+    },
+    Named {
+        name: "causal-labels",
+        what: "Labels that are one sampled symbol against the law of it, on the chain: loss and attention (seeds=K)",
+        shows: "The paper trains on one sampled symbol, its public code on the law that it is drawn from. Both have one population gradient; \
+                the symbol adds noise (`popgrad verify label-noise`: exactly how much).",
+        expect: "The plateau ends at about the same step. With symbols the curves are noisier at equal rates. Test losses are those of laws.",
+        in_paper: false,
+        drawing: &SEEDS,
+        figures: false,
+        own_keys: |_| [&GRAPH_KEYS[..], &["labels"]].concat(),
+        drafts: |form| {
+            let count = form.seeds.unwrap_or(3);
+            let steps = 1i64 << if form.quick { 11 } else { 14 };
+            let group = |name: &'static str, labels: &'static str| {
+                (0..count).map(move |seed| {
+                    let draft = Draft::new("chain", "chain").with("labels", labels).with("steps", steps);
+                    draft.in_group(name).seed(seed)
+                })
+            };
+            group("law as label", "soft").chain(group("symbol as label", "symbol")).collect()
+        },
+    },
+    Named {
+        name: "causal-architectures",
+        what: "Other architectures on chain, icl and two-parents: in which head of which layer the graph is found",
+        shows: "Not in the paper: the full transformer (layer norms, feed-forward, learned positions) and the memory model on the same tasks. \
+                Attention on the parents of the best head of each layer, beside the disentangled transformer.",
+        expect: "Where the loss passes the plateau, a head of layer 1 attends to the parents. The last layer's heads do not: they look for the \
+                 query's symbol.",
+        in_paper: false,
+        drawing: &ARCHITECTURES,
+        figures: false,
+        own_keys: |_| [&GRAPH_KEYS[..], &["model", "dim", "heads"]].concat(),
+        drafts: |form| {
+            let mut drafts = Vec::new();
+            for base in ["chain", "icl", "two-parents"] {
+                for model in ["disentangled", "transformer", "memory"] {
+                    let draft = Draft::new(&format!("{base}-{model}"), base).with("model", model);
+                    let draft = match model {
+                        "transformer" => draft.with("dim", 64).with("heads", vec![2i64]),
+                        "memory" => draft.with("dim", 128),
+                        _ => draft,
+                    };
+                    // AdamW needs fewer updates than gradient descent, and these models more time.
+                    let steps = match (model, form.quick) {
+                        ("disentangled", _) => None,
+                        (_, true) => Some(2048),
+                        (_, false) => Some(8192),
+                    };
+                    let draft = match steps {
+                        Some(steps) => {
+                            let every = steps / 32;
+                            draft.with("steps", steps).with("eval_every", every).with("batch", 256)
+                        }
+                        None if form.quick => draft,
+                        None => draft.with("steps", 1i64 << 15),
+                    };
+                    drafts.push(draft);
                 }
             }
             drafts

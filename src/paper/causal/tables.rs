@@ -35,6 +35,9 @@ pub(super) fn write(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>
     }
     put("curves.csv", curves)?;
     put("positions.csv", positions)?;
+    if kind == Kind::Architectures {
+        put("heads.csv", best_heads_csv(found)?)?;
+    }
     if kind == Kind::Grid {
         let (csv, json) = grid(study, &cells(study, found))?;
         put("grid.csv", csv)?;
@@ -152,7 +155,7 @@ fn summary(kind: Kind, study: &Study, found: &[Found<'_>]) -> Result<Summary> {
     let numbers =
         |runs: &[&Found<'_>], key: &str| spread(runs.iter().filter_map(|f| f.number(key))).map(Numbers::from);
     match kind {
-        Kind::Matrices | Kind::Patterns | Kind::Heads => {
+        Kind::Matrices | Kind::Patterns | Kind::Heads | Kind::Architectures => {
             for f in found {
                 for (key, value) in f.summary.iter().filter(|(k, _)| !NOT_OF_THE_RESULT.contains(&k.as_str()))
                 {
@@ -191,7 +194,10 @@ fn summary(kind: Kind, study: &Study, found: &[Found<'_>]) -> Result<Summary> {
 }
 
 /// Columns and rows of a short table: a row for each run, or for each group of repetitions.
-pub(super) fn key_numbers(kind: Kind, found: &[Found<'_>]) -> ShortTable {
+///
+/// # Errors
+/// Parameters that cannot be read.
+pub(super) fn key_numbers(kind: Kind, found: &[Found<'_>]) -> Result<ShortTable> {
     let short = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
     let keys = [
         ("test_loss", "test loss"),
@@ -207,22 +213,30 @@ pub(super) fn key_numbers(kind: Kind, found: &[Found<'_>]) -> ShortTable {
         keys.into_iter().filter(|(k, _)| found.iter().any(|f| f.number(k).is_some())).collect();
     let mut columns: Vec<&str> = keys.iter().map(|k| k.1).collect();
     match kind {
-        Kind::Matrices | Kind::Patterns | Kind::Heads => {
+        Kind::Matrices | Kind::Patterns | Kind::Heads | Kind::Architectures => {
             columns.insert(0, "run");
             columns.push("graph recovered");
-            if kind == Kind::Heads {
-                columns.push("heads");
+            match kind {
+                Kind::Heads => columns.push("heads"),
+                Kind::Architectures => columns.push("best head of each layer"),
+                _ => {}
             }
-            let row = |f: &Found<'_>| {
+            let row = |f: &Found<'_>| -> Result<Vec<String>> {
                 let mut row = vec![f.member.name.clone()];
                 row.extend(keys.iter().map(|(k, _)| short(f.number(k))));
                 row.push(if recovered(std::iter::once(f)) == 1 { "yes".into() } else { "no".into() });
-                if kind == Kind::Heads {
-                    row.push(heads(f).unwrap_or_default());
+                match kind {
+                    Kind::Heads => row.push(heads(f).unwrap_or_default()),
+                    Kind::Architectures => {
+                        let best = f.best_heads(&f.layers()?).into_iter().enumerate();
+                        let text = |(l, (h, on))| format!("layer {}, head {}: {on:.3}", l + 1, h + 1);
+                        row.push(best.map(text).collect::<Vec<_>>().join("; "));
+                    }
+                    _ => {}
                 }
-                row
+                Ok(row)
             };
-            (columns, found.iter().map(row).collect())
+            Ok((columns, found.iter().map(row).collect::<Result<_>>()?))
         }
         _ => {
             columns.splice(0..0, ["group", "runs"]);
@@ -242,9 +256,21 @@ pub(super) fn key_numbers(kind: Kind, found: &[Found<'_>]) -> ShortTable {
                 row.push(recovered(runs.iter().copied()).to_string());
                 row
             };
-            (columns, groups(found).into_iter().map(row).collect())
+            Ok((columns, groups(found).into_iter().map(row).collect()))
         }
     }
+}
+
+/// `heads.csv`: the best head of each layer of each run.
+fn best_heads_csv(found: &[Found<'_>]) -> Result<String> {
+    let mut csv = String::from("run,layer,head,heads,attention_on_parent_mean\n");
+    for f in found {
+        let layers = f.layers()?;
+        for (l, (h, on)) in f.best_heads(&layers).into_iter().enumerate() {
+            csv += &format!("{},{},{},{},{on}\n", quoted(&f.member.name), l + 1, h + 1, layers[l].len());
+        }
+    }
+    Ok(csv)
 }
 
 /// Which head has which parent, and how much attention of it, from the keys that runs with several
