@@ -8,7 +8,7 @@
 //! | μ | `roots`: law of the root tokens under each π | (Q, S) |
 
 use crate::num::{check_alpha, ln, sum};
-use crate::task::CausalTree;
+use crate::task::{CausalTree, Roots};
 use crate::task::dirichlet::raised;
 use crate::task::stationary::{StationaryScratch, stationary};
 use crate::{Error, Result};
@@ -191,6 +191,24 @@ impl FinitePrior {
             return Err(Error::invalid("weight", "no atoms", "at least one"));
         }
         check_entries(atoms.checked_mul(symbols * symbols), "pi")
+    }
+
+    /// These matrices as those of a task: rows raised by γ where the prior is floored, roots by
+    /// `roots`.
+    ///
+    /// # Errors
+    /// As [`FinitePrior::floored`].
+    pub fn of_task(&self, gamma: Option<f64>, roots: Roots) -> Result<Self> {
+        let law = match roots {
+            Roots::Stationary => AtomRoots::Stationary,
+            Roots::Uniform => AtomRoots::Uniform,
+        };
+        match gamma {
+            Some(gamma) => self.floored(gamma, law),
+            // As they are: their stationary laws are accurate to the last bit.
+            None if roots == Roots::Stationary && self.kind == Kind::Stationary => Ok(self.clone()),
+            None => Self::new(self.symbols, self.weight.clone(), self.pi.clone(), law),
+        }
     }
 
     /// Every row p replaced by γ/S + (1 − γ) p, with the root laws `roots`.

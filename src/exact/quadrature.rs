@@ -13,7 +13,7 @@
 //! does for even n is the eigenvalue problem with an absolute error; here small nodes are as
 //! accurate relative to themselves as large ones.
 
-use super::{AtomRoots, FinitePrior, Prior, RootLaw};
+use super::{FinitePrior, Prior, RootLaw};
 use crate::num::{Sum, exp, ln, log_sum_exp, sum};
 use crate::rng::{Key, LogGamma};
 use crate::task::stationary::{StationaryScratch, stationary};
@@ -139,7 +139,7 @@ impl Prior {
     pub fn of_task(task: &CausalTree, nodes: usize) -> Result<Prior> {
         match (task.roots(), task.vocab(), task.floor()) {
             (Roots::Uniform, s, None) => Prior::dirichlet(s, task.alpha(), RootLaw::Uniform),
-            (_, 2, _) => Ok(of_pairs(task, &stationary_pairs(task.alpha(), nodes)?)?.into()),
+            (roots, 2, floor) => Ok(stationary_pairs(task.alpha(), nodes)?.of_task(floor, roots)?.into()),
             (Roots::Stationary, s, _) => {
                 let allowed = "S = 2, or uniform roots; Monte Carlo else";
                 Err(Error::invalid("S", format!("{s} with stationary roots"), allowed))
@@ -149,23 +149,6 @@ impl Prior {
                 Err(Error::invalid("S", format!("{s} with a floored prior"), allowed))
             }
         }
-    }
-}
-
-/// The prior of `task`, S = 2, from atoms of its Dirichlet rows as [`stationary_pairs`] gives them.
-///
-/// # Errors
-/// None for atoms of [`stationary_pairs`].
-pub fn of_pairs(task: &CausalTree, pairs: &FinitePrior) -> Result<FinitePrior> {
-    let roots = match task.roots() {
-        Roots::Stationary => AtomRoots::Stationary,
-        Roots::Uniform => AtomRoots::Uniform,
-    };
-    match task.floor() {
-        // As they are: their stationary laws are accurate to the last bit.
-        None if task.roots() == Roots::Stationary => Ok(pairs.clone()),
-        None => FinitePrior::new(2, pairs.weight().to_vec(), pairs.pi().to_vec(), roots),
-        Some(gamma) => pairs.floored(gamma, roots),
     }
 }
 

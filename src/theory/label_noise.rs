@@ -13,7 +13,7 @@ use super::{Check, Claim, Formulas, Settings};
 use crate::Result;
 use crate::exact::brute::words;
 use crate::exact::quadrature::stationary_pairs;
-use crate::exact::{AtomRoots, FinitePrior, Prior, RootLaw, Tree};
+use crate::exact::{Prior, RootLaw, Tree};
 use crate::num::Sum;
 use crate::rng::{Key, Purpose};
 use crate::source::{Sampled, Source};
@@ -113,8 +113,7 @@ impl Noise<'_> {
     /// E‖g‖² of the law as label, by a quadrature over π.
     fn soft_by_quadrature(&self, a1: &[f64], a2: &[f64], nodes: usize) -> Result<f64> {
         let pairs = stationary_pairs(self.alpha, nodes)?;
-        let roots = AtomRoots::Uniform;
-        let pairs = FinitePrior::new(2, pairs.weight().to_vec(), pairs.pi().to_vec(), roots)?;
+        let pairs = pairs.of_task(None, Roots::Uniform)?;
         let mut total = Sum::new();
         for word in words(self.forest, &Prior::dirichlet(2, self.alpha, RootLaw::Uniform)?)? {
             let t = word.tokens.len();

@@ -7,6 +7,7 @@ use crate::cli::grad::{held_names, missing, shape_error, take};
 use crate::exact::{AtomRoots, Cost, FinitePrior, Prior, RootLaw, quadrature};
 use crate::report::arrays::ArrayFile;
 use crate::rng::{Key, Purpose};
+use crate::task::Roots;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::path::Path;
@@ -66,14 +67,9 @@ fn no_quadrature(x: &TreeProblem) -> Error {
     }
 }
 
-/// Dirichlet rows with stationary roots, turned into the rows and roots of the problem.
+/// Drawn or computed rows of the Dirichlet prior as those of the problem.
 pub(super) fn of_rows(x: &TreeProblem, rows: &FinitePrior) -> Result<FinitePrior> {
-    let roots = if x.stationary { AtomRoots::Stationary } else { AtomRoots::Uniform };
-    match x.gamma {
-        Some(gamma) => rows.floored(gamma, roots),
-        None if x.stationary => Ok(rows.clone()),
-        None => FinitePrior::new(rows.symbols(), rows.weight().to_vec(), rows.pi().to_vec(), roots),
-    }
+    rows.of_task(x.gamma, if x.stationary { Roots::Stationary } else { Roots::Uniform })
 }
 
 /// Refuses `draws` evaluations when the first of them show that all would take too long.

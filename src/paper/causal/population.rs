@@ -118,7 +118,7 @@ pub(super) fn prior(task: &CausalTree) -> Result<Prior> {
             let forest = task.forest();
             let few = few_words(task);
             let found = quadrature::until_converged(task.alpha(), |p| {
-                let prior = Prior::Finite(quadrature::of_pairs(task, p)?);
+                let prior = Prior::Finite(p.of_task(task.floor(), task.roots())?);
                 if few {
                     return Ok(bayes_of(&TreeLaw::new(forest.clone(), prior)?));
                 }

@@ -59,6 +59,6 @@ pub(super) fn loss(task: &CausalTree, batches: &[&Batch]) -> Option<f64> {
         chunks.into_iter().for_each(|s| total.merge(s));
         Ok(total.value() / by)
     };
-    let of_task = |pairs: &FinitePrior| loss_under(&quadrature::of_pairs(task, pairs)?);
+    let of_task = |pairs: &FinitePrior| loss_under(&pairs.of_task(task.floor(), task.roots())?);
     Some(quadrature::until_converged(task.alpha(), of_task).ok()?.loss)
 }
