@@ -65,7 +65,7 @@ pub(super) const AFTER_HELP: &str = "\
 Keys: S, T, graph=NAME or parents=-1,0,1,.., alpha, roots=uniform|stationary (the default), method=auto|tree|orbit|brute \
 (brute: f64 whatever --dtype says), draws, seed, and those of the model, as for grad. Stationary roots: S=2 by quadrature, \
 its nodes doubled until the loss moves by less than 1e-12; S>2 by draws=N matrices from the prior, exact given each, with \
-`loss_standard_error`; or a prior file. prior=floored gamma=..: likewise. Several parents (task=causal_dag): graph=two_parents, graph=ngram order=2, or \
+`loss_standard_error`; or a prior file. prior=floored gamma=..: likewise. Several parents (task=causal_dag): graph=two_parents, graph=ngram order=2, graph=random_parents k=2, or \
 parent_sets=\"-;0;0,1;..\", roots=shared (the default)|uniform.
 Output: `loss` (), `weight` () (the sum of all probabilities, 1 up to rounding) and one array per block that has a \
 gradient. See docs/formats.md.";

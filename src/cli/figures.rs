@@ -50,7 +50,7 @@ pub(super) fn after_help() -> String {
     let mut text = String::from("Figures:\n");
     for s in named_studies() {
         let unasked = if s.in_paper { "" } else { " [with --only]" };
-        text += &format!("  {:<18}{}{unasked}\n", s.name, s.what);
+        text += &format!("  {:<22}{}{unasked}\n", s.name, s.what);
     }
     text
 }

@@ -57,11 +57,11 @@ pub(super) fn after_help() -> String {
 fn help_for(words: &[String]) -> String {
     let mut text = String::from("Presets:\n");
     for p in paper::presets() {
-        text += &format!("  {:<18}{}\n", p.name, p.what);
+        text += &format!("  {:<22}{}\n", p.name, p.what);
     }
     text += "\nPresets of several runs, whose folders share one folder:\n";
     for s in studies::named_studies().filter(|s| !is_preset(s.name)) {
-        text += &format!("  {:<18}{}\n", s.name, s.what);
+        text += &format!("  {:<22}{}\n", s.name, s.what);
     }
     let resolved = resolved(words);
     let chosen = resolved.clone().unwrap_or_else(|| chosen(words));
@@ -76,11 +76,11 @@ fn help_for(words: &[String]) -> String {
         text += &format!("\nKeys with {}:\n", with.join(", "));
     }
     let seeds = "repeat a preset of one run over this many seeds, with mean and spread";
-    text += &format!("  {:<18}{seeds}\n", "seeds");
+    text += &format!("  {:<22}{seeds}\n", "seeds");
     for key in config::keys_with(&chosen).iter().filter(|k| k.name != "preset") {
         let owner = key.scope.decided_by().and_then(named);
         let value = resolved.as_ref().and_then(|table| table.get(key.name));
-        text += &format!("  {:<18}{}\n", key.name, key.line(owner, value));
+        text += &format!("  {:<22}{}\n", key.name, key.line(owner, value));
     }
     text
 }

@@ -174,7 +174,7 @@ fn keys_of_model(name: &str) -> impl Iterator<Item = &'static Key> {
 /// True if a key says what a task or a model is, not how it is trained or how parameters start.
 pub fn describes(key: &str) -> bool {
     let of = |k: &&Key| k.name == key && matches!(k.scope, Scope::Task(_) | Scope::Model(_));
-    KEYS.iter().any(|k| of(&k)) && !AT_START.contains(&key)
+    KEYS.iter().any(|k| of(&k)) && !AT_START.contains(&key) && key != "labels"
 }
 
 /// The model called `name` with its keys in `table`. Keys that are not there have their defaults;

@@ -121,6 +121,16 @@ pub enum Labels {
     Symbol,
 }
 
+impl Labels {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Labels::Soft => "soft",
+            Labels::Symbol => "symbol",
+        }
+    }
+}
+
 /// Prior of the rows of π.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,9 +8,9 @@
 //! | μ | `roots`: law of the root tokens under each π | (Q, S) |
 
 use crate::num::{check_alpha, ln, sum};
-use crate::task::{CausalTree, Roots};
 use crate::task::dirichlet::raised;
 use crate::task::stationary::{StationaryScratch, stationary};
+use crate::task::{CausalTree, Roots};
 use crate::{Error, Result};
 
 /// Largest distance of a sum of given probabilities from 1; they are then normalised.

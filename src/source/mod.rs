@@ -6,7 +6,7 @@ mod trigger_population;
 mod triggers;
 
 pub use population::Population;
-pub use sampled::Sampled;
+pub use sampled::{Sampled, draw};
 pub use trigger_population::TriggerPopulation;
 pub use triggers::{LossOn, TriggerSource};
 

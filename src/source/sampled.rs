@@ -29,7 +29,7 @@ impl Sampled {
 }
 
 /// The symbol at `u` in (0, 1) of a law that sums to 1 up to rounding; never one of probability 0.
-fn draw(law: &[f64], u: f64) -> usize {
+pub fn draw(law: &[f64], u: f64) -> usize {
     let total: f64 = law.iter().sum();
     let (mut left, mut last) = (u * total, 0);
     for (symbol, p) in law.iter().enumerate().filter(|(_, p)| **p > 0.0) {

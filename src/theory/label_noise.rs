@@ -8,7 +8,7 @@
 //! | Σ | covariance of g: of symbols y ∼ ȳ, of the soft label π(·\|query), of the posterior mean ȳ |
 
 use super::algorithm::{Rates, train};
-use super::support::{apart, key, largest, normals, parents};
+use super::support::{apart, eigenvalues, key, largest, normals, parents};
 use super::{Check, Claim, Formulas, Settings};
 use crate::Result;
 use crate::exact::brute::words;
@@ -37,17 +37,37 @@ struct Noise<'a> {
     eps: f64,
 }
 
-/// A mean gradient and E‖g‖² for the posterior mean, for the law and for symbols.
+/// Mean gradients with the posterior mean and with symbols as labels, and E g gᵀ for the posterior
+/// mean, for the law and for symbols.
 struct Moments {
     mean: Vec<f64>,
-    squares: [f64; 3],
+    of_symbols: Vec<f64>,
+    second: [Vec<f64>; 3],
 }
 
 impl Moments {
     /// tr Σ.
     fn traces(&self) -> [f64; 3] {
-        let mean: f64 = self.mean.iter().map(|g| g * g).sum();
-        self.squares.map(|s| s - mean)
+        let mean = square(&self.mean);
+        self.squares().map(|s| s - mean)
+    }
+
+    /// E‖g‖².
+    fn squares(&self) -> [f64; 3] {
+        let n = self.mean.len();
+        [0, 1, 2].map(|k| self.second[k].iter().step_by(n + 1).sum())
+    }
+
+    /// The least eigenvalue of Σ_soft − Σ_mean and of Σ_symbol − Σ_soft, over the trace of the
+    /// larger. The means cancel.
+    fn least(&self) -> [f64; 2] {
+        let traces = self.squares();
+        [0, 1].map(|k| {
+            let (low, high) = (&self.second[k], &self.second[k + 1]);
+            let difference = high.iter().zip(low).map(|(x, y)| x - y).collect();
+            let values = eigenvalues(difference, self.mean.len());
+            values.into_iter().fold(f64::INFINITY, f64::min) / traces[k + 1]
+        })
     }
 }
 
@@ -90,24 +110,34 @@ impl Noise<'_> {
     /// By the closed form, over all words.
     fn exact(&self, a1: &[f64], a2: &[f64]) -> Result<Moments> {
         let prior = Prior::dirichlet(2, self.alpha, RootLaw::Uniform)?;
-        let mut mean = vec![Sum::new(); a1.len() + a2.len()];
-        let mut squares = [Sum::new(); 3];
+        let n = a1.len() + a2.len();
+        let (mut mean, mut of_symbols) = (vec![Sum::new(); n], vec![Sum::new(); n]);
+        let mut second = [0, 1, 2].map(|_| vec![Sum::new(); n * n]);
         for word in words(self.forest, &prior)? {
             let p: f64 = word.weights.iter().sum();
             let y: Vec<f64> = word.weights.iter().map(|w| w / p).collect();
             let of_mean = self.gradient(a1, a2, &word.tokens, &y);
             mean.iter_mut().zip(&of_mean).for_each(|(m, g)| m.add(p * g));
-            let symbols: f64 = [[1.0, 0.0], [0.0, 1.0]]
-                .iter()
-                .zip(&y)
-                .map(|(b, y)| y * square(&self.gradient(a1, a2, &word.tokens, b)))
-                .sum();
-            let [of_square, of_symbols] =
+            let each = [[1.0, 0.0], [0.0, 1.0]].map(|b| self.gradient(a1, a2, &word.tokens, &b));
+            for (g, y) in each.iter().zip(&y) {
+                of_symbols.iter_mut().zip(g).for_each(|(m, g)| m.add(p * y * g));
+            }
+            let [of_square, of_diagonal] =
                 (self.formulas.row_moments)(2.0 * self.alpha + self.leaving(&word.tokens));
-            let each = [square(&of_mean), of_square * square(&of_mean) + of_symbols * symbols, symbols];
-            squares.iter_mut().zip(each).for_each(|(s, x)| s.add(p * x));
+            for i in 0..n {
+                for j in 0..n {
+                    let mean = of_mean[i] * of_mean[j];
+                    let symbols: f64 = each.iter().zip(&y).map(|(g, y)| y * g[i] * g[j]).sum();
+                    let law = of_square * mean + of_diagonal * symbols;
+                    for (sum, x) in second.iter_mut().zip([mean, law, symbols]) {
+                        sum[i * n + j].add(p * x);
+                    }
+                }
+            }
         }
-        Ok(Moments { mean: mean.iter().map(Sum::value).collect(), squares: squares.map(|s| s.value()) })
+        let values = |x: &[Sum]| -> Vec<f64> { x.iter().map(Sum::value).collect() };
+        let second = second.map(|s| values(&s));
+        Ok(Moments { mean: values(&mean), of_symbols: values(&of_symbols), second })
     }
 
     /// E‖g‖² of the law as label, by a quadrature over π.
@@ -185,12 +215,21 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
                     1e-12,
                     apart(&exact.mean, &by_tree) / scale,
                 )));
+                checks.push(label(Check::at_most(
+                    "mean gradient of symbols − that of means, over its largest entry",
+                    1e-12,
+                    apart(&exact.mean, &exact.of_symbols) / scale,
+                )));
+                for (which, least) in ["laws − means", "symbols − laws"].iter().zip(exact.least()) {
+                    let what = format!("least eigenvalue of Σ of {which}, over the trace");
+                    checks.push(label(Check::at_least(what, -1e-13, least)));
+                }
                 let [mean, soft, symbol] = exact.traces();
                 let by_rule = noise.soft_by_quadrature(a1, a2, if alpha < 0.5 { 24 } else { 12 })?;
                 checks.push(label(Check::within(
                     "E‖g‖² of laws: closed form over quadrature",
                     1.0,
-                    exact.squares[1] / by_rule,
+                    exact.squares()[1] / by_rule,
                     1e-9,
                 )));
                 checks.push(label(Check::at_least("tr Σ of symbols over that of laws", 1.0, symbol / soft)));
@@ -203,7 +242,7 @@ fn run(settings: &Settings) -> Result<Vec<Check>> {
             let symbols = laws.clone().with_labels(Key::new(21, Purpose::Label));
             let count = if settings.thorough { 200_000 } else { 10_000 };
             for (what, source, expected) in
-                [("laws", laws, exact.squares[1]), ("symbols", symbols, exact.squares[2])]
+                [("laws", laws, exact.squares()[1]), ("symbols", symbols, exact.squares()[2])]
             {
                 let [found, error] = noise.sampled(a1, a2, &source, count)?;
                 let c = Check::within(format!("E‖g‖² of {what}, sampled"), expected, found, 4.5 * error);

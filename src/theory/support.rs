@@ -60,6 +60,36 @@ pub(super) fn norm(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
+/// Eigenvalues of a symmetric matrix (n, n) by Jacobi's rotations.
+pub(super) fn eigenvalues(mut a: Vec<f64>, n: usize) -> Vec<f64> {
+    for _ in 0..30 {
+        let off: f64 = (0..n * n).filter(|e| e / n != e % n).map(|e| a[e] * a[e]).sum();
+        if off <= 1e-30 * norm(&a).powi(2) {
+            break;
+        }
+        for p in 0..n {
+            for q in p + 1..n {
+                let x = a[p * n + q];
+                if x == 0.0 {
+                    continue;
+                }
+                let theta = (a[q * n + q] - a[p * n + p]) / (2.0 * x);
+                let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
+                let (c, s) = (1.0 / (t * t + 1.0).sqrt(), t / (t * t + 1.0).sqrt());
+                for k in 0..n {
+                    let (u, v) = (a[k * n + p], a[k * n + q]);
+                    (a[k * n + p], a[k * n + q]) = (c * u - s * v, s * u + c * v);
+                }
+                for k in 0..n {
+                    let (u, v) = (a[p * n + k], a[q * n + k]);
+                    (a[p * n + k], a[q * n + k]) = (c * u - s * v, s * u + c * v);
+                }
+            }
+        }
+    }
+    (0..n).map(|i| a[i * (n + 1)]).collect()
+}
+
 /// T_eff to three digits.
 pub(super) fn t_eff(forest: &Forest, rho: f64) -> String {
     format!("{:.2}", effective_length(forest, rho))

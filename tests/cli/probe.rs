@@ -113,7 +113,9 @@ fn what_cannot_be_probed_is_refused() {
     assert!(ok(&with(&["test_size=32"])).contains("attention_on_parent_mean"));
     refused(&with(&["eps=1e-306"]), 2, &["eps: 1e-306"]);
     refused(&with(&["source=exact"]), 2, &["source"]);
-    for key in ["lr=3", "steps=300", "optimizer=adamw", "eval_every=3", "frozen=A1", "beta0=3"] {
+    for key in
+        ["lr=3", "steps=300", "optimizer=adamw", "eval_every=3", "frozen=A1", "beta0=3", "labels=symbol"]
+    {
         let name = key.split('=').next().unwrap_or_default();
         refused(&with(&[key]), 2, &[&format!("{name}: of a training run"), "nothing is trained"]);
     }

@@ -211,10 +211,10 @@ fn the_best_head_of_each_layer_is_found_in_any_architecture() {
     study("causal-architectures", &folder, &["S=3", "steps=4"]);
     let csv = fs::read_to_string(folder.join("heads.csv")).unwrap();
     let rows: Vec<Vec<&str>> = csv.lines().skip(1).map(|l| l.split(',').collect()).collect();
-    assert_eq!(rows.len(), 18, "three models of two layers on three tasks:\n{csv}");
+    assert_eq!(rows.len(), 24, "three models of two layers on three tasks, one with two parents:\n{csv}");
     for row in &rows {
-        let (head, heads) = (row[2].parse::<usize>().unwrap(), row[3].parse::<usize>().unwrap());
-        let on: f64 = row[4].parse().unwrap();
+        let (head, heads) = (row[3].parse::<usize>().unwrap(), row[4].parse::<usize>().unwrap());
+        let on: f64 = row[5].parse().unwrap();
         assert!((1..=heads).contains(&head) && on > 0.0 && on < 1.0, "{row:?}");
         assert_eq!(
             heads > 1,
@@ -227,7 +227,7 @@ fn the_best_head_of_each_layer_is_found_in_any_architecture() {
         let summary: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
         let row = rows.iter().find(|r| r[0] == run && r[1] == "1").unwrap();
         let (found, logged): (f64, f64) =
-            (row[4].parse().unwrap(), summary["attention_on_parent_mean"].as_f64().unwrap());
+            (row[5].parse().unwrap(), summary["attention_on_parent_mean"].as_f64().unwrap());
         assert!((found - logged).abs() < 1e-6, "{found} {logged}");
     }
     assert!(fs::metadata(folder.join("figures/attention.svg")).unwrap().len() > 500);

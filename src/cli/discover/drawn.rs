@@ -3,9 +3,10 @@
 use super::Score;
 use crate::cli::grad::missing;
 use crate::config;
-use crate::config::task::{Graph, Roots as RootsKey};
+use crate::config::task::{Graph, Labels as LabelKind, Roots as RootsKey};
 use crate::discover::{Labels, Sample};
 use crate::rng::{Key, Purpose};
+use crate::source;
 use crate::task::{CausalTree, Forest, Roots, Sampler};
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -23,25 +24,6 @@ struct Keys {
     seed: Option<u64>,
     samples: Option<usize>,
     labels: Option<LabelKind>,
-}
-
-/// What follows the query.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum LabelKind {
-    /// Its law.
-    Soft,
-    /// One draw from it.
-    Symbol,
-}
-
-impl LabelKind {
-    fn name(self) -> &'static str {
-        match self {
-            LabelKind::Soft => "soft",
-            LabelKind::Symbol => "symbol",
-        }
-    }
 }
 
 /// A graph by its name or by its parents.
@@ -144,18 +126,9 @@ impl Drawn {
     }
 }
 
-/// A symbol from each of the laws (n, s).
+/// A symbol from each of the laws (n, s): those that a run with labels=symbol trains on.
 fn drawn_labels(seed: u64, s: usize, laws: &[f64]) -> Vec<u32> {
-    let key = Key::new(seed, Purpose::Probe);
-    let draw = |(k, row): (usize, &[f64])| {
-        let [u, _] = key.uniforms(k as u64, 0, 0);
-        let mut total = 0.0;
-        let past = row.iter().position(|p| {
-            total += p;
-            total > u
-        });
-        // Beyond the last only by rounding.
-        past.unwrap_or(s - 1) as u32
-    };
+    let key = Key::new(seed, Purpose::Label);
+    let draw = |(k, row): (usize, &[f64])| source::draw(row, key.uniforms(k as u64, 0, 0)[0]) as u32;
     laws.chunks_exact(s).enumerate().map(draw).collect()
 }

@@ -184,10 +184,10 @@ fn tree(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<TreeProblem> {
     if let Some(seed) = keys.seed.filter(|_| keys.draws.is_none() && !random) {
         return Err(Error::invalid("seed", seed.to_string(), "with draws or a random graph only"));
     }
+    if args.prior.is_some() && (keys.prior.is_some() || keys.gamma.is_some()) {
+        return Err(Error::invalid("prior, gamma", "given beside a prior file", "one of them"));
+    }
     let gamma = match (keys.prior.unwrap_or_default(), keys.gamma) {
-        (_, Some(_)) | (RowPrior::Floored, _) if args.prior.is_some() => {
-            return Err(Error::invalid("prior, gamma", "given beside a prior file", "one of them"));
-        }
         (RowPrior::Dirichlet, Some(gamma)) => {
             return Err(Error::invalid("gamma", gamma.to_string(), "prior=floored only"));
         }
@@ -244,6 +244,9 @@ fn dag(args: &ExactArgs, keys: Keys, symbols: usize) -> Result<CausalDag> {
                 if let Some(value) = value {
                     return refused(key, value.to_string(), allowed);
                 }
+            }
+            if let Some(seed) = keys.seed {
+                return refused("seed", seed.to_string(), "graph=random_parents only");
             }
             Dag::parse(text)?
         }

@@ -153,6 +153,12 @@ fn level(key: &str) -> &'static str {
     }
 }
 
+/// True if held-out accuracy counts first occurrences, which nothing in the context determines:
+/// that of the full model.
+fn counts_first(found: &[Found<'_>]) -> bool {
+    found.iter().any(|f| matches!(f.member.config.model, Spec::Transformer(_)))
+}
+
 fn step_reached(f: &Found<'_>, key: &str) -> Option<f64> {
     if key == BIGRAMS {
         let law = f.summary.get(BIGRAM_LAW)?.as_f64()?;
@@ -190,7 +196,8 @@ fn write(kind: Kind, study: &Study, folder: &Path) -> Result<Outcome> {
                 summary.set(&format!("{group}: {key}"), Numbers::from(s))?;
             }
         }
-        for key in TIMED {
+        let first = counts_first(&found);
+        for key in TIMED.into_iter().filter(|k| *k != "acc_end_test" || !first) {
             if let Some(s) = spread(of_group.iter().filter_map(|f| step_reached(f, key))) {
                 summary.set(&format!("{group}: step of {key} {}", level(key)), Numbers::from(s))?;
             }
@@ -235,8 +242,7 @@ fn key_numbers(kind: Kind, study: &Study, folder: &Path) -> Result<ShortTable> {
         COLUMNS.into_iter().filter(|(k, _)| found.iter().any(|f| value(f, k).is_some())).collect();
     let mut columns = vec!["group", "runs"];
     columns.extend(shown.iter().map(|c| c.1));
-    // The full model's held-out accuracy counts first occurrences too.
-    let full = found.iter().any(|f| matches!(f.member.config.model, Spec::Transformer(_)));
+    let full = counts_first(&found);
     let times: Vec<Curve> = [
         ("loss_bigram", "step of half-way, bigrams"),
         ("loss_head", "step of half-way, context"),
@@ -354,6 +360,11 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
         let series = keys.iter().enumerate().map(|(i, (key, label))| line(label, &curve(runs, key), i));
         chart(name, share, series.collect(), unit)
     };
+    let held_out = if counts_first(found) {
+        "accuracy at triggers, first occurrences too, held out"
+    } else {
+        "accuracy in context, held out"
+    };
     let nats = "nats, one standard deviation";
     let some = |figures: Vec<Option<Figure>>| figures.into_iter().flatten().collect::<Vec<_>>();
     match kind {
@@ -371,7 +382,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
         Kind::Recall => {
             let accuracy = vec![
                 by_group("accuracy in context, training batch", "acc_end", share, unit),
-                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+                by_group(held_out, "acc_end_test", share, unit),
             ];
             save("accuracy", 2, some(accuracy));
             save("recall", 2, some(groups.iter().map(|g| of_group(g, &RECALL_CURVES)).collect()))
@@ -404,7 +415,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
         Kind::Order => {
             let accuracy = vec![
                 by_group("accuracy in context, training batch", "acc_end", share, unit),
-                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+                by_group(held_out, "acc_end_test", share, unit),
             ];
             save("accuracy", 2, some(accuracy));
             save("recall", 2, some(groups.iter().map(|g| of_group(g, &RECALL_CURVES)).collect()));
@@ -417,7 +428,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
         Kind::Depth => {
             let accuracy = vec![
                 by_group("accuracy in context, training batch", "acc_end", share, unit),
-                by_group("accuracy in context, held out", "acc_end_test", share, unit),
+                by_group(held_out, "acc_end_test", share, unit),
             ];
             save("accuracy", 2, some(accuracy));
             let losses = vec![

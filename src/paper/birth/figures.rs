@@ -63,7 +63,7 @@ pub(super) type Curve = (&'static str, &'static str);
 /// Accuracies of a chart.
 pub(super) const ACCURACY: [Curve; 4] = [
     ("acc_end", "in context"),
-    ("acc_end_test", "in context, held out"),
+    ("acc_end_test", "held out"),
     ("acc_start", "first ten positions"),
     ("score2_acc", "layer 2 at the output"),
 ];

@@ -46,7 +46,7 @@ pub(super) fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
         Kind::Architectures => &[
             (
                 "attention",
-                "A row for each run: the graph, and for each layer the head with the most attention on the parents, averaged over test sequences.",
+                "A row for each run: the graph, and for each layer and parent the head with the most attention on it, averaged over test sequences.",
             ),
             LOSS,
         ],
@@ -196,9 +196,17 @@ fn patterns(f: &Found<'_>) -> Vec<Figure> {
 fn architecture(f: &Found<'_>) -> Result<Vec<Figure>> {
     let (t, layers) = (f.seq_len(), f.layers()?);
     let mut row = vec![graph(f)];
-    for (l, (h, on)) in f.best_heads(&layers).into_iter().enumerate() {
-        let title = format!("layer {}, head {} of {}: {on:.2} on the parents", l + 1, h + 1, layers[l].len());
-        row.push(square(title, HeatMap::of(&layers[l][h], t, t), ("key position", "query position")));
+    let several = f.parents.iter().any(|set| set.len() > 1);
+    for b in f.best_heads(&layers) {
+        let of = if several { format!("parent {}", b.parent + 1) } else { "the parent".into() };
+        let heads = layers[b.layer].len();
+        let title =
+            format!("layer {}, head {} of {heads}: {:.2} on {of}", b.layer + 1, b.head + 1, b.attention);
+        row.push(square(
+            title,
+            HeatMap::of(&layers[b.layer][b.head], t, t),
+            ("key position", "query position"),
+        ));
     }
     Ok(row)
 }

@@ -313,7 +313,7 @@ mod tests {
             params: &wave(layout.len()),
             patterns: &vec![wave(t * t); heads[0]],
             probe: &Probe::new(0, &task, None).unwrap(),
-            references: &References { counts: f64::NAN, all: Vec::new() },
+            references: &References { counts: None, all: Vec::new() },
         };
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(METRICS_FILE), "").unwrap();

@@ -41,6 +41,14 @@ pub(super) struct Found<'a> {
     pub(super) patterns: Vec<Vec<f64>>,
 }
 
+/// The head of a layer that attends most to a parent.
+pub(super) struct BestHead {
+    pub(super) layer: usize,
+    pub(super) parent: usize,
+    pub(super) head: usize,
+    pub(super) attention: f64,
+}
+
 impl OfMember for Found<'_> {
     fn member(&self) -> &Member {
         self.member
@@ -75,18 +83,26 @@ impl Found<'_> {
         Ok(measured.patterns)
     }
 
-    /// For each layer the head with the most attention on the parents, and that attention: the mean
-    /// over positions and their parents. Heads from 0.
-    pub(super) fn best_heads(&self, layers: &[Vec<Vec<f64>>]) -> Vec<(usize, f64)> {
-        let t = self.seq_len();
-        let pairs: Vec<(usize, usize)> =
-            self.parents.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p))).collect();
-        let on = |a: &[f64]| pairs.iter().map(|(i, p)| a[i * t + p]).sum::<f64>() / pairs.len().max(1) as f64;
-        let best = |heads: &Vec<Vec<f64>>| {
-            let all = heads.iter().map(|a| on(a)).enumerate();
-            all.fold((0, f64::NEG_INFINITY), |b, x| if x.1 > b.1 { x } else { b })
-        };
-        layers.iter().map(best).collect()
+    /// For each layer and each parent of a position, in order, the head with the most attention on
+    /// it: layer, parent, head (from 0), and that attention, the mean over the positions that have
+    /// as many parents as any.
+    pub(super) fn best_heads(&self, layers: &[Vec<Vec<f64>>]) -> Vec<BestHead> {
+        let (t, most) = (self.seq_len(), self.parents.iter().map(Vec::len).max().unwrap_or(0));
+        let full: Vec<(usize, &Vec<usize>)> =
+            self.parents.iter().enumerate().filter(|(_, set)| set.len() == most).collect();
+        let mut out = Vec::new();
+        for (layer, heads) in layers.iter().enumerate() {
+            for parent in 0..most {
+                let on = |a: &[f64]| {
+                    full.iter().map(|(i, set)| a[i * t + set[parent]]).sum::<f64>() / full.len() as f64
+                };
+                let all = heads.iter().map(|a| on(a)).enumerate();
+                let (head, attention) =
+                    all.fold((0, f64::NEG_INFINITY), |b, x| if x.1 > b.1 { x } else { b });
+                out.push(BestHead { layer, parent, head, attention });
+            }
+        }
+        out
     }
 
     /// Attention of the best head on the parent, for each position with a parent: position,

@@ -66,8 +66,10 @@ pub struct MetricRecord {
     pub train_loss: Option<f64>,
     /// Loss on the test set.
     pub test_loss: f64,
-    /// Test loss minus that of the counts predictor.
-    pub gap: f64,
+    /// Test loss minus that of the counts predictor; under a floored prior minus that of the exact
+    /// posterior, null where it has no form that can be evaluated.
+    #[serde(default)]
+    pub gap: Option<f64>,
     /// Norm of the last gradient.
     pub grad_norm: Option<f64>,
     /// Mean attention on the parents.
@@ -99,7 +101,7 @@ impl Experiment for Causal {
         Ok(Box::new(CausalSetup {
             config: config.clone(),
             task: task(config)?,
-            references: References { counts: f64::NAN, all: Vec::new() },
+            references: References { counts: None, all: Vec::new() },
             probe: None,
             test_loss: None,
             patterns: Vec::new(),
@@ -183,7 +185,7 @@ impl Setup for CausalSetup {
         let patterns = self.patterns(view)?;
         let probe = self.probe()?;
         let attention = probe.attention(&patterns);
-        let gap = test_loss - self.references.counts;
+        let gap = self.references.counts.map(|best| test_loss - best);
         let record = MetricRecord {
             step: at.step,
             lr: at.lr,
@@ -196,7 +198,7 @@ impl Setup for CausalSetup {
             graph_recovered: attention.as_ref().is_some_and(|a| a.recovered),
             heads_split_parents: probe.assignment(&patterns).map(|a| a.split),
         };
-        log.record(test_loss, &record, Some(("gap", gap)))?;
+        log.record(test_loss, &record, gap.map(|gap| ("gap", gap)))?;
         self.test_loss = Some(test_loss);
         Ok(test_loss)
     }
@@ -215,7 +217,7 @@ impl Setup for CausalSetup {
         for reference in &self.references.all {
             summary.set(reference.key, reference.loss)?;
         }
-        summary.set("gap", test_loss - self.references.counts)?;
+        summary.set("gap", self.references.counts.map(|best| test_loss - best))?;
         summary.set("attention_on_parent_mean", attention.as_ref().map(|a| a.mean))?;
         summary.set("attention_on_parent_min", attention.as_ref().map(|a| a.min))?;
         summary.set("graph_recovered", attention.as_ref().is_some_and(|a| a.recovered))?;

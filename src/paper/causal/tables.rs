@@ -1,7 +1,7 @@
 //! A study of causal graphs in numbers: `runs.csv`, `curves.csv`, `positions.csv`, `summary.json`.
 
 use super::drawing::Kind;
-use super::gather::{Found, by_position, curve};
+use super::gather::{BestHead, Found, by_position, curve};
 use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::Summary;
 use crate::study::gather::{Spread, groups, spread};
@@ -228,9 +228,14 @@ pub(super) fn key_numbers(kind: Kind, found: &[Found<'_>]) -> Result<ShortTable>
                 match kind {
                     Kind::Heads => row.push(heads(f).unwrap_or_default()),
                     Kind::Architectures => {
-                        let best = f.best_heads(&f.layers()?).into_iter().enumerate();
-                        let text = |(l, (h, on))| format!("layer {}, head {}: {on:.3}", l + 1, h + 1);
-                        row.push(best.map(text).collect::<Vec<_>>().join("; "));
+                        let several = f.parents.iter().any(|set| set.len() > 1);
+                        let text = |b: BestHead| {
+                            let of =
+                                if several { format!(" on parent {}", b.parent + 1) } else { String::new() };
+                            format!("layer {}, head {}{of}: {:.3}", b.layer + 1, b.head + 1, b.attention)
+                        };
+                        let best = f.best_heads(&f.layers()?).into_iter().map(text);
+                        row.push(best.collect::<Vec<_>>().join("; "));
                     }
                     _ => {}
                 }
@@ -261,13 +266,15 @@ pub(super) fn key_numbers(kind: Kind, found: &[Found<'_>]) -> Result<ShortTable>
     }
 }
 
-/// `heads.csv`: the best head of each layer of each run.
+/// `heads.csv`: for each run, layer and parent the head with the most attention on it.
 fn best_heads_csv(found: &[Found<'_>]) -> Result<String> {
-    let mut csv = String::from("run,layer,head,heads,attention_on_parent_mean\n");
+    let mut csv = String::from("run,layer,parent,head,heads,attention\n");
     for f in found {
         let layers = f.layers()?;
-        for (l, (h, on)) in f.best_heads(&layers).into_iter().enumerate() {
-            csv += &format!("{},{},{},{},{on}\n", quoted(&f.member.name), l + 1, h + 1, layers[l].len());
+        for b in f.best_heads(&layers) {
+            let (name, heads) = (quoted(&f.member.name), layers[b.layer].len());
+            csv +=
+                &format!("{name},{},{},{},{heads},{}\n", b.layer + 1, b.parent + 1, b.head + 1, b.attention);
         }
     }
     Ok(csv)
