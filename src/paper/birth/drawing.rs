@@ -408,7 +408,8 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
                 let pair: Vec<_> = groups.iter().filter(|(g, _)| names.contains(g)).collect();
                 let series = pair.iter().enumerate();
                 let series = series.map(|(i, (g, runs))| line(g, &curve(runs, "acc_end_test"), i));
-                (pair.len() == 2).then(|| chart(title, share, series.collect(), unit))?
+                (pair.len() == 2)
+                    .then(|| chart(title, "accuracy, one standard deviation", series.collect(), unit))?
             });
             save("slower", 2, pairs.collect())
         }
