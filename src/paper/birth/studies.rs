@@ -200,9 +200,10 @@ const REALISTIC: Named = Named {
     name: "birth-realistic",
     what: "Bietti et al.: a pre-norm block with a ReLU feed-forward, all trained; memories, bigrams, accuracy (seeds=K)",
     shows: "In a transformer with layer norms, feed-forward, learned or sin/cos positions and everything trained, the same memories form, \
-            and the dense feed-forward stores the global bigrams before the context is used.",
-    expect: "The KL of the bigrams falls within the first updates; accuracy in context rises later, as W_O of layer 2 and W_K of layer 1 are \
-             recalled. Probes of the memories read through layer norms and trained embeddings only approximately.",
+            and the global bigrams are learned before the context is used.",
+    expect: "The loss of the bigrams falls within the first updates; accuracy in context rises later, as W_O of layer 2 and W_K of layer 1 are \
+             recalled. The feed-forward of layer 2 alone is close to the bigrams at first and moves away as other parts take them over. Probes \
+             read through layer norms and trained embeddings only approximately.",
     in_paper: false,
     drawing: &ORDER,
     figures: false,
