@@ -7,8 +7,15 @@ type Shape = (&'static str, usize, usize, usize, usize);
 
 /// Products from the models: a shard of short sequences, a layer, a head's logits, a weight
 /// gradient.
-const BATCH: &[Shape] = &[("nn", 1024, 20, 30, 30), ("nn", 1, 256, 128, 128)];
+const BATCH: &[Shape] = &[
+    ("nn", 1024, 20, 30, 30),
+    ("nn-cold", 1024, 20, 30, 30),
+    ("nn", 32, 20, 30, 30),
+    ("nn", 1, 256, 128, 128),
+];
 const TALL: &[Shape] = &[("nn", 1, 131_072, 256, 65), ("tn", 1, 256, 131_072, 256)];
+
+const OPS: [&str; 6] = ["nn", "tn", "nt", "nn-cold", "tn-cold", "nt-cold"];
 
 fn square(n: usize) -> Shape {
     ("nn", 1, n, n, n)
@@ -18,7 +25,7 @@ fn square(n: usize) -> Shape {
 pub fn gemm(sizes: &[String], dtype: &str, threads: usize) -> Result<Vec<Case>, String> {
     let mut out: Vec<Case> = Vec::new();
     let mut add = |(op, batch, m, k, n): Shape| {
-        let case = Case { op: op.into(), dtype: dtype.into(), batch, m, k, n, threads };
+        let case = Case::new(op, dtype, [batch, m, k, n, threads]);
         if !out.contains(&case) {
             out.push(case);
         }
@@ -43,7 +50,7 @@ pub fn gemm(sizes: &[String], dtype: &str, threads: usize) -> Result<Vec<Case>, 
 /// `nn:64x64x64` or `tn:1024*20x30x30`.
 fn parse(text: &str) -> Option<Shape> {
     let (op, rest) = text.split_once(':')?;
-    let op = ["nn", "tn", "nt"].into_iter().find(|o| *o == op)?;
+    let op = OPS.into_iter().find(|o| *o == op)?;
     let (batch, rest) = rest.split_once('*').unwrap_or(("1", rest));
     let sizes: Vec<usize> =
         rest.split('x').map(|w| w.parse().ok().filter(|n| *n > 0)).collect::<Option<_>>()?;

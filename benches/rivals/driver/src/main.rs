@@ -25,7 +25,9 @@ Commands
 
 Options
   --no-build         measure what is already built
-  --sizes A,B,..     squares, odd, batch, tall, large, or OP:MxKxN and OP:BATCH*MxKxN, OP being nn, tn or nt
+  --no-record        print alone, of uncommitted work too
+  --sizes A,B,..     squares, odd, batch, tall, large, or OP:MxKxN and OP:BATCH*MxKxN, OP being nn, tn or nt,
+                     or one of them with -cold: operands from memory
                      [default: squares,odd,batch; large is 384 to 2048, tall sums or runs over 131072]
   --types A,B        f32, f64 [default: both]
   --threads A,B      [default: 1,2]
@@ -43,12 +45,14 @@ Options
 struct Args {
     command: String,
     build: bool,
+    record: bool,
     out: Option<PathBuf>,
     settings: Settings,
 }
 
 fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
-    let mut args = Args { command: "all".into(), build: true, out: None, settings: Settings::default() };
+    let mut args =
+        Args { command: "all".into(), build: true, record: true, out: None, settings: Settings::default() };
     let mut words = words.peekable();
     if let Some(command) = words.next_if(|w| !w.starts_with('-')) {
         args.command = command;
@@ -57,6 +61,10 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
     while let Some(word) = words.next() {
         if word == "--no-build" {
             args.build = false;
+            continue;
+        }
+        if word == "--no-record" {
+            args.record = false;
             continue;
         }
         let value = words.next().ok_or_else(|| format!("{word}: a value is missing"))?;
@@ -103,7 +111,8 @@ fn run() -> Result<bool, String> {
         return Ok(true);
     }
     // First, because it refuses what minutes of building would not change.
-    let mut record = record::Record::open(&root, "gemm", args.out)?;
+    let mut record =
+        if args.record { record::Record::open(&root, "gemm", args.out)? } else { record::Record::none() };
     if args.build {
         programs::build(&root, &args.settings)?;
     }
@@ -114,7 +123,9 @@ fn run() -> Result<bool, String> {
     if ["all", "gemm"].contains(&command) {
         good = measure::gemm(&root, &args.settings, &mut record)?;
     }
-    println!("{}", record.save()?.display());
+    if let Some(path) = record.save()? {
+        println!("{}", path.display());
+    }
     Ok(good)
 }
 

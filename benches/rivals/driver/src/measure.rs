@@ -1,6 +1,6 @@
 //! Interleaved rounds and their medians.
 
-use crate::process::Process;
+use crate::process::{NoAnswer, Process};
 use crate::record::{Record, Row};
 use crate::{cases, programs};
 use rival_worker::{Case, expected};
@@ -65,7 +65,7 @@ struct Lane<'a> {
     /// Nanoseconds of one repeat.
     times: Vec<f64>,
     checksum: i64,
-    failed: Option<String>,
+    failed: Option<NoAnswer>,
 }
 
 impl<'a> Lane<'a> {
@@ -135,12 +135,12 @@ fn peak_case(dtype: &str, threads: usize) -> Case {
 }
 
 fn machine_case(op: &str, dtype: &str, m: usize, threads: usize) -> Case {
-    Case { op: op.into(), dtype: dtype.into(), batch: 1, m, k: 1, n: 1, threads }
+    Case::new(op, dtype, [1, m, 1, 1, threads])
 }
 
 fn row(lane: &Lane<'_>, work: f64, unit: &'static str, peak: Option<f64>) -> Row {
     let times = lane.sorted();
-    let Case { op, dtype, batch, m, k, n, threads } = &lane.case;
+    let Case { op, dtype, batch, m, k, n, threads, .. } = &lane.case;
     let [batch, m, k, n, threads] = [batch, m, k, n, threads].map(|x| x.to_string());
     Row {
         key: [op.clone(), dtype.clone(), batch, m, k, n, threads, lane.worker.name.clone()],
@@ -223,10 +223,18 @@ pub fn gemm(root: &Path, settings: &Settings, record: &mut Record) -> Result<boo
                 }
                 let mut line = format!("{:<24}{:>8.1}", name(&case), of_peak.unwrap_or(f64::NAN));
                 for lane in &lanes {
-                    let wrong = (lane.checksum != want).then(|| "a wrong product".to_string());
-                    if let Some(problem) = lane.failed.clone().or(wrong) {
+                    let problem = match &lane.failed {
+                        Some(NoAnswer::Broken(e)) => Some(e.clone()),
+                        None if lane.checksum != want => {
+                            Some(format!("{}: a wrong product", lane.worker.name))
+                        }
+                        _ => None,
+                    };
+                    if let Some(problem) = &problem {
                         good = false;
-                        eprintln!("{}: {}: {problem}", name(&case), lane.worker.name);
+                        eprintln!("{}: {problem}", name(&case));
+                    }
+                    if problem.is_some() || lane.failed.is_some() {
                         line += &format!("{:>15}", "-");
                         continue;
                     }
@@ -237,8 +245,8 @@ pub fn gemm(root: &Path, settings: &Settings, record: &mut Record) -> Result<boo
                 }
                 println!("{line}");
                 // One that died is not asked again.
-                let dead: Vec<String> =
-                    lanes.iter().filter(|l| l.failed.is_some()).map(|l| l.worker.name.clone()).collect();
+                let is_dead = |l: &&Lane<'_>| matches!(l.failed, Some(NoAnswer::Broken(_)));
+                let dead: Vec<String> = lanes.iter().filter(is_dead).map(|l| l.worker.name.clone()).collect();
                 workers.retain(|w| !dead.contains(&w.name));
             }
             record.save()?;
@@ -278,7 +286,7 @@ pub fn machine(root: &Path, settings: &Settings, record: &mut Record) -> Result<
                     workers.iter_mut().map(|w| Lane::new(w, case.clone())).collect();
                 interleave(&mut lanes, settings);
                 for lane in &lanes {
-                    if let Some(e) = &lane.failed {
+                    if let Some(NoAnswer::Refused(e) | NoAnswer::Broken(e)) = &lane.failed {
                         return Err(e.clone());
                     }
                     let (work, unit) = match op {

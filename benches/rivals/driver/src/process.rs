@@ -29,7 +29,15 @@ pub struct Process {
 }
 
 /// One answer: nanoseconds of all rounds, checksum.
-pub type Answer = Result<(f64, i64), String>;
+pub type Answer = Result<(f64, i64), NoAnswer>;
+
+/// Why there is none.
+pub enum NoAnswer {
+    /// The worker does not do this case.
+    Refused(String),
+    /// It does nothing any more.
+    Broken(String),
+}
 
 impl Process {
     /// Starts `program` on `cores` (as `taskset -c` takes them; nowhere in particular without
@@ -44,11 +52,11 @@ impl Process {
             None => Command::new(&program.command[0]),
         };
         command.args(&program.command[1..]).envs(program.env.iter().cloned());
-        for pool in ["RAYON_NUM_THREADS", "MATMUL_NUM_THREADS", "OPENBLAS_NUM_THREADS"] {
+        for pool in ["RAYON_NUM_THREADS", "MATMUL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"] {
             command.env(pool, threads.to_string());
         }
         // Its threads spin between calls: briefly, or they would disturb the next worker.
-        command.env("OPENBLAS_THREAD_TIMEOUT", "22");
+        command.env("OPENBLAS_THREAD_TIMEOUT", "22").env("GOMP_SPINCOUNT", "100000");
         let fail = |e: std::io::Error| format!("{}: {e}", program.name);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(fail)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { unreachable!() };
@@ -75,10 +83,14 @@ impl Process {
 
     /// Runs a case `rounds` times.
     pub fn ask(&mut self, case: &Case, rounds: usize) -> Answer {
+        let broken = |what: String| NoAnswer::Broken(format!("{}: {what}", self.name));
         let sent = writeln!(self.stdin, "{} {rounds}", case.line()).and_then(|()| self.stdin.flush());
-        sent.map_err(|e| format!("{}: {e}", self.name))?;
-        let line = self.line()?;
-        let bad = || format!("{}: {}", self.name, line.strip_prefix("no ").unwrap_or(&line));
+        sent.map_err(|e| broken(e.to_string()))?;
+        let line = self.line().map_err(NoAnswer::Broken)?;
+        if let Some(reason) = line.strip_prefix("no ") {
+            return Err(NoAnswer::Refused(format!("{}: {reason}", self.name)));
+        }
+        let bad = || NoAnswer::Broken(format!("{}: {line}", self.name));
         let mut words = line.split(' ');
         let (Some("ok"), Some(ns), Some(sum)) = (words.next(), words.next(), words.next()) else {
             return Err(bad());

@@ -32,6 +32,12 @@ pub fn all(root: &Path, settings: &Settings) -> Vec<Program> {
     all.push(rust(root, "gemm-v4", "gemm-v4"));
     all.push(rust(root, "gemm", "gemm-default"));
     all.push(rust(root, "matrixmultiply", "matrixmultiply-worker"));
+    if has_libxsmm() {
+        all.push(rust(root, "libxsmm", "libxsmm-worker"));
+    } else {
+        eprintln!("skipped: libxsmm (no libxsmm-dev; LIBXSMM_LIB names the folder of another)");
+    }
+    all.push(rust(root, "onednn", "onednn-worker"));
     let has = |isa: &str| settings.isas.iter().any(|i| i == isa);
     // Beside a narrower instruction set, rivals that are held to it too.
     if has("portable") {
@@ -79,6 +85,12 @@ pub fn start(program: &Program, cores: Option<&str>, threads: usize) -> Option<P
         Process::start(&program, cores, threads)
     });
     started.map_err(|e| eprintln!("skipped: {e}")).ok()
+}
+
+/// Is there a library to link? As libxsmm/build.rs looks for it.
+fn has_libxsmm() -> bool {
+    let folder = std::env::var("LIBXSMM_LIB").unwrap_or_else(|_| "/usr/lib".into());
+    Path::new(&folder).join("libxsmm.a").exists()
 }
 
 /// A Python that has numpy, and the OpenBLAS that its wheel carries.

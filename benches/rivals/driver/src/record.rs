@@ -27,7 +27,8 @@ pub struct Row {
 /// Lines of a record by their key. A case measured again replaces its row, so that a record may be
 /// made in pieces.
 pub struct Record {
-    path: PathBuf,
+    /// `None`: nothing is written.
+    path: Option<PathBuf>,
     rows: BTreeMap<Vec<String>, String>,
     tail: String,
 }
@@ -101,7 +102,12 @@ impl Record {
         let lines =
             old.lines().skip(1).map(|l| (l.split(',').take(KEY).map(String::from).collect(), l.to_string()));
         let rows = if old.starts_with(COLUMNS) { lines.collect() } else { BTreeMap::new() };
-        Ok(Record { path, rows, tail: format!("{},{}", commit(root)?, cpu()) })
+        Ok(Record { path: Some(path), rows, tail: format!("{},{}", commit(root)?, cpu()) })
+    }
+
+    /// One that is never written, for measurements beside the work.
+    pub fn none() -> Record {
+        Record { path: None, rows: BTreeMap::new(), tail: String::new() }
     }
 
     /// Adds or replaces.
@@ -118,8 +124,9 @@ impl Record {
     }
 
     /// Writes the file whole, numbers in order of value.
-    pub fn save(&self) -> Result<&Path, String> {
-        let fail = |e: std::io::Error| format!("{}: {e}", self.path.display());
+    pub fn save(&self) -> Result<Option<&Path>, String> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let fail = |e: std::io::Error| format!("{}: {e}", path.display());
         let number = |s: &String| s.parse::<u64>().unwrap_or(0);
         let mut rows: Vec<_> = self.rows.iter().collect();
         rows.sort_by_cached_key(|(k, _)| {
@@ -127,14 +134,12 @@ impl Record {
             (k[0].clone(), k[1].clone(), sizes[4], sizes[0], sizes[1..4].to_vec(), k[7].clone())
         });
         let text: String = rows.into_iter().map(|(_, l)| format!("{l}\n")).collect();
-        if let Some(dir) = self.path.parent() {
+        if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(fail)?;
         }
-        let new = self.path.with_extension("csv.tmp");
-        fs::write(&new, format!("{COLUMNS}\n{text}"))
-            .and_then(|()| fs::rename(&new, &self.path))
-            .map_err(fail)?;
-        Ok(&self.path)
+        let new = path.with_extension("csv.tmp");
+        fs::write(&new, format!("{COLUMNS}\n{text}")).and_then(|()| fs::rename(&new, path)).map_err(fail)?;
+        Ok(Some(path))
     }
 }
 

@@ -13,13 +13,14 @@ macro_rules! rival {
             fn multiply(&mut self, case: &Case, a: &[$t], b: &[$t], c: &mut [$t]) {
                 let (m, k, n) = (case.m, case.k, case.n);
                 let one = |a: &[$t], b: &[$t], c: &mut [$t], par| {
-                    let a = match case.op.as_str() {
-                        "tn" => MatRef::from_row_major_slice(a, k, m).transpose(),
-                        _ => MatRef::from_row_major_slice(a, m, k),
+                    let [ta, tb] = case.transposed;
+                    let a = match ta {
+                        true => MatRef::from_row_major_slice(a, k, m).transpose(),
+                        false => MatRef::from_row_major_slice(a, m, k),
                     };
-                    let b = match case.op.as_str() {
-                        "nt" => MatRef::from_row_major_slice(b, n, k).transpose(),
-                        _ => MatRef::from_row_major_slice(b, k, n),
+                    let b = match tb {
+                        true => MatRef::from_row_major_slice(b, n, k).transpose(),
+                        false => MatRef::from_row_major_slice(b, k, n),
                     };
                     matmul(MatMut::from_row_major_slice_mut(c, m, n), Accum::Replace, a, b, 1.0, par);
                 };

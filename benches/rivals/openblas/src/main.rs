@@ -21,14 +21,9 @@ fn main() {
 
 #[cfg(unix)]
 mod unix {
+    use rival_worker::library::Library;
     use rival_worker::{Case, Gemm, Worker};
-    use std::ffi::{CStr, CString, c_char, c_int, c_void};
-
-    unsafe extern "C" {
-        fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
-        fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
-    }
-    const RTLD_NOW: c_int = 2;
+    use std::ffi::{CStr, c_char, c_int, c_void};
 
     /// CBLAS with 64-bit integers, as numpy's wheels build it: order, transposes, m, n, k, alpha,
     /// A, lda, B, ldb, beta, C, ldc.
@@ -59,18 +54,8 @@ mod unix {
     impl Rival {
         pub fn load() -> Result<Self, String> {
             let path = std::env::var("RIVAL_OPENBLAS").map_err(|_| "RIVAL_OPENBLAS is not set")?;
-            let name = CString::new(path.clone()).map_err(|e| e.to_string())?;
-            // SAFETY: a zero-terminated path; a library's constructors run, which is what loading
-            // it means.
-            let library = unsafe { dlopen(name.as_ptr(), RTLD_NOW) };
-            if library.is_null() {
-                return Err(format!("{path}: cannot load"));
-            }
-            let symbol = |name: &CStr| {
-                // SAFETY: an open library and a zero-terminated name.
-                let symbol = unsafe { dlsym(library, name.as_ptr()) };
-                if symbol.is_null() { Err(format!("{path}: no {name:?}")) } else { Ok(symbol) }
-            };
+            let library = Library::open(&path)?;
+            let symbol = |name: &CStr| library.symbol(name);
             let (sgemm, dgemm) = (symbol(c"scipy_cblas_sgemm64_")?, symbol(c"scipy_cblas_dgemm64_")?);
             let (core, config) =
                 (symbol(c"scipy_openblas_get_corename64_")?, symbol(c"scipy_openblas_get_config64_")?);
@@ -102,8 +87,8 @@ mod unix {
             impl Gemm<$t> for Rival {
                 fn multiply(&mut self, case: &Case, a: &[$t], b: &[$t], c: &mut [$t]) {
                     let (m, k, n) = (case.m, case.k, case.n);
-                    let (ta, lda) = if case.op == "tn" { (TRANSPOSED, m) } else { (PLAIN, k) };
-                    let (tb, ldb) = if case.op == "nt" { (TRANSPOSED, k) } else { (PLAIN, n) };
+                    let (ta, lda) = if case.transposed[0] { (TRANSPOSED, m) } else { (PLAIN, k) };
+                    let (tb, ldb) = if case.transposed[1] { (TRANSPOSED, k) } else { (PLAIN, n) };
                     let problems =
                         a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(c.chunks_exact_mut(m * n));
                     for ((a, b), c) in problems {

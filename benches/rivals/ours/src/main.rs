@@ -32,13 +32,14 @@ impl<E: Elem + Scalar> Ours<E> {
 
 /// The operands of one problem.
 fn operands<'a, E: Elem>(case: &Case, a: &'a [E], b: &'a [E]) -> [Mat<'a, E>; 2] {
-    let a = match case.op.as_str() {
-        "tn" => Mat::new(a, case.k, case.m).expect("A").t(),
-        _ => Mat::new(a, case.m, case.k).expect("A"),
+    let [ta, tb] = case.transposed;
+    let a = match ta {
+        true => Mat::new(a, case.k, case.m).expect("A").t(),
+        false => Mat::new(a, case.m, case.k).expect("A"),
     };
-    let b = match case.op.as_str() {
-        "nt" => Mat::new(b, case.n, case.k).expect("B").t(),
-        _ => Mat::new(b, case.k, case.n).expect("B"),
+    let b = match tb {
+        true => Mat::new(b, case.n, case.k).expect("B").t(),
+        false => Mat::new(b, case.k, case.n).expect("B"),
     };
     [a, b]
 }

@@ -7,24 +7,28 @@
 //! | `OP TYPE BATCH M K N THREADS ROUNDS` | `ok NANOSECONDS CHECKSUM` for all ROUNDS together, or `no REASON` |
 //!
 //! OP is `nn`, `tn` or `nt`: C = A B with A (m, k), B (k, n), C (m, n) row-major, for BATCH
-//! problems one behind the other; `t` marks an operand stored as its transpose. Or it is a quantity
-//! of the machine: `fma` (M rounds of the chains; CHECKSUM is flops), `load` (M bytes; CHECKSUM 0),
-//! `exp` (M elements; CHECKSUM 0).
+//! problems one behind the other; `t` marks an operand stored as its transpose. Operands are as warm as
+//! an untimed round before leaves them; with `-cold` behind OP every round finds them in memory, after
+//! a sweep over more than the caches hold. Or OP is a quantity of the machine: `fma` (M rounds of the
+//! chains; CHECKSUM is flops), `load` (M bytes; CHECKSUM 0), `exp` (M elements; CHECKSUM 0).
 //!
 //! Inputs are integers in -4..=3 from a hash of the index, so that every product is exact in both
 //! types and the checksum `sum_b u_b sum_ij w_i v_j c_bij` (u, w, v small and never 0) must be
 //! equal to the last digit. C starts as NaN.
 
+#[cfg(unix)]
+pub mod library;
 mod pin;
 
 use std::fmt::Display;
+use std::hint::black_box;
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// `nn`, `tn`, `nt`, `fma`, `load` or `exp`.
+    /// `nn`, `tn`, `nt`, each with or without `-cold`; `fma`, `load` or `exp`.
     pub op: String,
     /// `f32` or `f64`.
     pub dtype: String,
@@ -38,12 +42,20 @@ pub struct Case {
     pub n: usize,
     /// Threads.
     pub threads: usize,
+    /// Is A, is B stored as its transpose? What `op` says, without looking at letters in timed code.
+    pub transposed: [bool; 2],
 }
 
 impl Case {
+    /// Of its fields in order; the five numbers are batch, m, k, n, threads.
+    pub fn new(op: &str, dtype: &str, [batch, m, k, n, threads]: [usize; 5]) -> Self {
+        let transposed = [op.starts_with("tn"), op.starts_with("nt")];
+        Case { op: op.into(), dtype: dtype.into(), batch, m, k, n, threads, transposed }
+    }
+
     /// A request line without its ROUNDS.
     pub fn line(&self) -> String {
-        let Case { op, dtype, batch, m, k, n, threads } = self;
+        let Case { op, dtype, batch, m, k, n, threads, .. } = self;
         format!("{op} {dtype} {batch} {m} {k} {n} {threads}")
     }
 
@@ -58,14 +70,24 @@ impl Case {
         let [batch, m, k, n, threads, rounds] = numbers[..] else {
             return Err("a request has 8 words".into());
         };
-        let case = Case { op: op.to_string(), dtype: dtype.to_string(), batch, m, k, n, threads };
-        Ok((case, rounds))
+        Ok((Case::new(op, dtype, [batch, m, k, n, threads]), rounds))
+    }
+
+    /// `nn`, `tn` or `nt`.
+    pub fn layout(&self) -> &str {
+        self.op.strip_suffix(COLD).unwrap_or(&self.op)
+    }
+
+    /// Does every round find its operands in memory?
+    pub fn is_cold(&self) -> bool {
+        self.op.ends_with(COLD)
     }
 
     /// Row and column stride of A and of B.
     pub fn strides(&self) -> [[usize; 2]; 2] {
         let (m, k, n) = (self.m, self.k, self.n);
-        [if self.op == "tn" { [1, m] } else { [k, 1] }, if self.op == "nt" { [1, k] } else { [n, 1] }]
+        let [a, b] = self.transposed;
+        [if a { [1, m] } else { [k, 1] }, if b { [1, k] } else { [n, 1] }]
     }
 
     /// Floating-point operations of a product.
@@ -73,6 +95,12 @@ impl Case {
         2.0 * self.batch as f64 * self.m as f64 * self.k as f64 * self.n as f64
     }
 }
+
+/// What is added to an operation whose operands come from memory.
+const COLD: &str = "-cold";
+
+/// Bytes swept between rounds of a cold case: several times the largest cache.
+const SWEEP: usize = 128 << 20;
 
 /// Integer in -4..=3: entry `i` of stream `stream`.
 pub fn integer(stream: u64, i: usize) -> i64 {
@@ -112,9 +140,9 @@ pub fn expected(case: &Case) -> i64 {
         .map(|p| {
             let (a, b) = (p * m * k, p * k * n);
             let mut left = vec![0i64; k];
-            for i in 0..m {
+            for (i, w) in w.iter().enumerate() {
                 for (l, left) in left.iter_mut().enumerate() {
-                    *left += w[i] * integer(A, a + i * rs_a + l * cs_a);
+                    *left += w * integer(A, a + i * rs_a + l * cs_a);
                 }
             }
             let product: i64 = (0..k)
@@ -314,6 +342,13 @@ impl<T: Scalar> Memory<T> {
 /// Memory and checksum of the last case, so that rounds of one case cost nothing but themselves.
 struct Bench<T> {
     case: Option<(Case, Memory<T>, i64)>,
+    sweep: Vec<u64>,
+}
+
+impl<T> Bench<T> {
+    fn new() -> Self {
+        Bench { case: None, sweep: Vec::new() }
+    }
 }
 
 impl<T: Scalar> Bench<T> {
@@ -329,13 +364,37 @@ impl<T: Scalar> Bench<T> {
             self.case = Some((case.clone(), memory, checksum));
         }
         let Some((_, memory, checksum)) = &mut self.case else { unreachable!() };
-        let start = Instant::now();
-        for _ in 0..rounds {
-            let (a, b) = (std::hint::black_box(memory.a.get()), std::hint::black_box(memory.b.get()));
-            worker.multiply(case, a, b, std::hint::black_box(memory.c.get_mut()));
+        let mut round = || {
+            let (a, b) = (black_box(memory.a.get()), black_box(memory.b.get()));
+            worker.multiply(case, a, b, black_box(memory.c.get_mut()));
+        };
+        let mut time = 0;
+        if case.is_cold() {
+            for _ in 0..rounds {
+                sweep(&mut self.sweep);
+                let start = Instant::now();
+                round();
+                time += nanoseconds(start);
+            }
+        } else {
+            round();
+            let start = Instant::now();
+            for _ in 0..rounds {
+                round();
+            }
+            time = nanoseconds(start);
         }
-        Ok(format!("ok {} {checksum}", nanoseconds(start)))
+        Ok(format!("ok {time} {checksum}"))
     }
+}
+
+/// Writes to every line of `data`, which is made when first needed.
+fn sweep(data: &mut Vec<u64>) {
+    data.resize(SWEEP / size_of::<u64>(), 1);
+    for line in data.chunks_mut(64 / size_of::<u64>()) {
+        line[0] = line[0].wrapping_add(1);
+    }
+    black_box(data);
 }
 
 /// Serves requests until stdin ends.
@@ -345,10 +404,10 @@ pub fn serve<W: Worker>(mut worker: W) {
     say(&format!("hello {}", worker.describe()));
     let cores = pin::cores();
     let mut last: Option<Case> = None;
-    let (mut single, mut double) = (Bench::<f32> { case: None }, Bench::<f64> { case: None });
+    let (mut single, mut double) = (Bench::<f32>::new(), Bench::<f64>::new());
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let answer = Case::parse(&line).and_then(|(case, rounds)| {
-            let answer = match (case.op.as_str(), case.dtype.as_str()) {
+            let answer = match (case.layout(), case.dtype.as_str()) {
                 ("nn" | "tn" | "nt", "f32") => single.answer(&mut worker, &case, rounds),
                 ("nn" | "tn" | "nt", "f64") => double.answer(&mut worker, &case, rounds),
                 ("fma" | "load" | "exp", "f32" | "f64") => {
@@ -401,28 +460,24 @@ mod tests {
     }
 
     fn cases() -> Vec<Case> {
-        let all = [("nn", 1, 3, 5, 7), ("tn", 2, 4, 3, 6), ("nt", 7, 5, 2, 3), ("nn", 1, 1, 1, 1)];
-        all.map(|(op, batch, m, k, n)| Case {
-            op: op.into(),
-            dtype: "f32".into(),
-            batch,
-            m,
-            k,
-            n,
-            threads: 1,
-        })
-        .into()
+        let all = [
+            ("nn", 1, 3, 5, 7),
+            ("tn", 2, 4, 3, 6),
+            ("nt", 7, 5, 2, 3),
+            ("nn", 1, 1, 1, 1),
+            ("tn-cold", 2, 4, 3, 6),
+        ];
+        all.map(|(op, batch, m, k, n)| Case::new(op, "f32", [batch, m, k, n, 1])).into()
     }
 
     #[test]
     fn checksums_are_those_of_the_product_and_see_any_wrong_entry() {
         for case in cases() {
             let want = format!(" {}", expected(&case));
-            let answer = Bench::<f32> { case: None }.answer(&mut Naive { spoil: None }, &case, 2).unwrap();
+            let answer = Bench::<f32>::new().answer(&mut Naive { spoil: None }, &case, 2).unwrap();
             assert!(answer.ends_with(&want), "{answer}, expected{want}");
             for at in 0..case.batch * case.m * case.n {
-                let answer =
-                    Bench::<f64> { case: None }.answer(&mut Naive { spoil: Some(at) }, &case, 1).unwrap();
+                let answer = Bench::<f64>::new().answer(&mut Naive { spoil: Some(at) }, &case, 1).unwrap();
                 assert!(!answer.ends_with(&want), "entry {at} of {case:?}");
             }
         }
