@@ -6,7 +6,8 @@
 //! a [`KernelError`], and nothing has been written then. Kernels allocate nothing: they ask for
 //! [`Scratch`]; a `*_scratch` method returns its length.
 //!
-//! - matrix products: [`Kernels::gemm`], [`Kernels::gemm_batch`], [`Kernels::gemm_packed`]
+//! - matrix products: [`Kernels::gemm`], [`Kernels::gemm_batch`], [`Kernels::gemm_packed`];
+//!   of one shape, planned once: [`Kernels::plan_gemm`]
 //! - causal attention: [`Kernels::attention`], [`Kernels::attention_backward`],
 //!   [`Kernels::bilinear_attention`]
 //! - attention over one-hot rows: [`Kernels::one_hot_patterns`], [`Kernels::patterns_mul_add`], ..
@@ -91,7 +92,7 @@ mod view;
 pub use attention::{Attention, AttentionGrad, Bilinear, KvGrad, Queries, Save, Saved};
 pub use elem::{Elem, Real};
 pub use error::KernelError;
-pub use gemm::{Batch, PackedB};
+pub use gemm::{Batch, GemmPlan, GemmShape, PackedB};
 pub use heap::Heap;
 pub use kernels::Kernels;
 pub use one_hot::{OneHot, PatternTerms};

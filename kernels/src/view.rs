@@ -8,6 +8,20 @@ use crate::elem::real::Real;
 use crate::error::KernelError;
 use std::marker::PhantomData;
 
+/// Elements that a matrix with these strides reaches, whatever slice it will lie in; `unique`: no
+/// two indices may name the same one.
+pub(crate) fn layout_reach(
+    [rows, cols]: [usize; 2],
+    [rs, cs]: [usize; 2],
+    unique: bool,
+) -> Result<usize, KernelError> {
+    check_bounds([1, rows, cols], [0, rs, cs], usize::MAX)?;
+    if unique {
+        check_injective([1, rows, cols], [0, rs, cs])?;
+    }
+    extent([1, rows, cols], [0, rs, cs])
+}
+
 /// Numbers below this have products whose sum of three is below `isize::MAX / 8`: nothing can
 /// overflow.
 const SMALL: usize = 1 << (usize::BITS / 2 - 3);
@@ -57,7 +71,7 @@ fn check_bounds(shape: [usize; 3], strides: [usize; 3], have: usize) -> Result<(
 
 /// Distinct indices name distinct elements if, from the fastest dimension up, each stride exceeds
 /// the extent of all faster ones. Sufficient, and every layout in use has it.
-fn check_injective(shape: [usize; 3], strides: [usize; 3]) -> Result<(), KernelError> {
+pub(crate) fn check_injective(shape: [usize; 3], strides: [usize; 3]) -> Result<(), KernelError> {
     if shape.contains(&0) {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use crate::gemm::batch::Batch;
 use crate::gemm::batch::BatchProblem;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::plan::Plan;
+use crate::gemm::planned::GemmShape;
 use crate::gemm::problem::GemmProblem;
 use crate::kernels::Kernels;
 #[cfg(feature = "parallel")]
@@ -251,6 +252,7 @@ impl GemmCase {
             let rows = Layout { pad: self.layouts[2].pad, ..Layout::DENSE };
             self.same_bits_when_packed(&kernels, problem, fill(rows), &found);
             self.same_bits_in_a_batch(&kernels, plan, write, alpha, &mut rng);
+            self.same_bits_when_planned(&kernels, problem, [&a, &b], fill(self.layouts[2]));
             #[cfg(feature = "parallel")]
             self.same_bits_in_parallel(&kernels, problem, fill(self.layouts[2]), &found);
         }
@@ -315,6 +317,40 @@ impl GemmCase {
         for (e, (x, y)) in found.iter().zip(c.entries()).enumerate() {
             let ok = same(x.to_f64(), y.to_f64());
             assert!(ok, "{} {} entry {e}: {x}, packed {y}: {self:?}", E::NAME, kernels.isa().name());
+        }
+    }
+
+    /// Planned beforehand, alone and twice in one call, with the blocks that the library chooses.
+    fn same_bits_when_planned<E: Elem>(
+        &self,
+        kernels: &Kernels<E>,
+        x: GemmProblem<'_, E>,
+        [a, b]: [&Held<E>; 2],
+        mut c: Held<E>,
+    ) {
+        let GemmProblem { write, alpha, .. } = x;
+        let sizes = [self.m, self.k, self.n];
+        let [sa, sb, sc] = [a.strides, b.strides, c.strides].map(|(rs, cs)| [rs, cs]);
+        let shape = GemmShape { sizes, a: sa, b: sb, c: sc };
+        let plan = kernels.plan_gemm(write, alpha, shape).unwrap();
+        let mut scratch = Scratch::new(plan.scratch_len());
+        // Each with its margins: both are one product, and two are one behind the other.
+        let (mut once, mut twice) = (c.data.clone(), [&c.data[..], &c.data[..]].concat());
+        plan.run(&a.data[MARGIN..], &b.data[MARGIN..], &mut once[MARGIN..], &mut scratch).unwrap();
+        let [aa, bb] = [a, b].map(|x| [&x.data[..], &x.data[..]].concat());
+        let next = [a.data.len(), b.data.len(), c.data.len()];
+        let out = &mut twice[MARGIN..];
+        plan.run_batch(2, next, &aa[MARGIN..], &bb[MARGIN..], out, &mut scratch).unwrap();
+        let mut scratch = Scratch::new(kernels.gemm_scratch(self.m, self.k, self.n));
+        kernels.gemm(write, alpha, a.view(), b.view(), c.view_mut(), &mut scratch).unwrap();
+        for (i, x) in once.iter().chain(&twice).enumerate() {
+            let y = c.data[i % c.data.len()];
+            assert!(
+                same(x.to_f64(), y.to_f64()),
+                "{} {} element {i}: planned {x}, not {y}: {self:?}",
+                E::NAME,
+                kernels.isa().name()
+            );
         }
     }
 

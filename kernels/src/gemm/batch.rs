@@ -110,7 +110,7 @@ impl<E: Elem> Kernels<E> {
             }
         }
         let tall = m != a.rows;
-        let [pack_a, pack_b] = plan.packs::<E>([m, k, n], a.cs, b.rs);
+        let [pack_a, pack_b] = plan.packs::<E>([m, k, n], [rs_a, a.cs], [b.rs, b.cs]);
         assert!(scratch.len() >= pack_len(a.rows, k, n, plan.blocking, MAX_LANES));
         let product = Product {
             count,
@@ -130,7 +130,7 @@ impl<E: Elem> Kernels<E> {
             write,
             blocking: plan.blocking,
             pack_a: pack_a && !tall,
-            pack_b: pack_b || b.cs != 1 && n != 1,
+            pack_b,
             prepacked: false,
             scratch: scratch.as_mut_ptr(),
         };

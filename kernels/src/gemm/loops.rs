@@ -16,7 +16,7 @@
 use crate::elem::real::Real;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::pack::{pack_a, pack_b};
-use crate::gemm::tile::{Block, BlockOp, block_split};
+use crate::gemm::tile::{Block, BlockOp, Step, block_split, steps};
 use crate::simd::tiles::MAX_LANES;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::view::Write;
@@ -26,6 +26,7 @@ compiled_once! {
     GemmBodies {
         fn run_product(ProductOp<'_, Self>);
         fn run_small_product(SmallOp<'_, Self>);
+        fn run_plan(PlanOp<'_, Self>) -> Vec<Step<Self>>;
         fn run_pack(PackOp<Self>);
     }
 }
@@ -183,7 +184,7 @@ impl<E: Real> Op<E> for ProductOp<'_, E> {
                             // SAFETY: the contract of `ProductOp::new`; the three corners are those
                             // of blocks inside A, B and C, and what is packed was packed with the
                             // same sizes, the rows of a part being whole panels.
-                            s.outline(unsafe { BlockOp::new(&part) });
+                            unsafe { BlockOp::new(&part) }.run(s);
                         }
                         ic += m;
                     }
@@ -214,7 +215,20 @@ impl<E: Real> Op<E> for SmallOp<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
-        s.outline(self.0);
+        self.0.run(s);
+    }
+}
+
+/// The strips of one block, nothing packed, for whoever has its operands later.
+pub(crate) struct PlanOp<'a, E>(pub(crate) &'a Block<E>);
+
+impl<E: Real> Op<E> for PlanOp<'_, E> {
+    type Out = Vec<Step<E>>;
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, s: S) -> Vec<Step<E>> {
+        let mut all = Vec::new();
+        steps(s, self.0, |step| all.push(step));
+        all
     }
 }
 

@@ -10,17 +10,18 @@ pub(crate) mod packed;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub(crate) mod plan;
+pub(crate) mod planned;
 pub(crate) mod problem;
 pub(crate) mod tile;
 
 pub use batch::Batch;
 pub use packed::PackedB;
+pub use planned::{GemmPlan, GemmShape};
 
 use crate::elem::Elem;
 use crate::error::{KernelError, expect};
-use crate::gemm::blocking::Blocking;
 use crate::gemm::loops::{Product, ProductOp, SmallOp, pack_len};
-use crate::gemm::plan::{ALIGN, Plan};
+use crate::gemm::plan::{ALIGN, Plan, transposes};
 use crate::gemm::problem::GemmProblem;
 use crate::gemm::tile::Block;
 use crate::kernels::Kernels;
@@ -84,13 +85,7 @@ impl<E: Elem> Kernels<E> {
             return Ok(());
         }
         let (rs_c, cs_c) = (c.row_stride(), c.col_stride());
-        // A column of C lies both ways; transposed, its vectors run down A, which must lie that way
-        // too.
-        let transpose = if n == 1 {
-            m > 1 && rs_c == 1 && a.row_stride() == 1
-        } else {
-            cs_c != 1 && (rs_c == 1 || m == 1)
-        };
+        let transpose = transposes([m, n], a.row_stride(), [rs_c, cs_c]);
         // By reference and in two calls: small products feel every copy of a problem.
         if transpose {
             self.product_into(&problem.t(), c.t(), scratch);
@@ -114,8 +109,7 @@ impl<E: Elem> Kernels<E> {
     fn rows_product(&self, problem: &GemmProblem<'_, E>, mut c: MatMut<'_, E>, scratch: &mut [E]) {
         let (&GemmProblem { plan, write, alpha, a, b }, [m, k, n]) = (problem, problem.sizes());
         let [pack_a, pack_b] = problem.packs();
-        let Blocking { mc, kc, nc } = plan.blocking;
-        if m <= mc && k <= kc && n <= nc && !pack_a && !pack_b {
+        if plan.small([m, k, n]) && !pack_a && !pack_b {
             let block = Block {
                 m,
                 k,

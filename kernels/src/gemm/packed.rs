@@ -121,7 +121,7 @@ impl<E: Elem> Kernels<E> {
     ) {
         let PanelProblem { plan, write, alpha, a, panels } = problem;
         let (m, k, n) = (a.rows(), a.cols(), c.cols());
-        let [pack_a, _] = plan.packs::<E>([m, k, n], a.col_stride(), 1);
+        let [pack_a, _] = plan.packs::<E>([m, k, n], [a.row_stride(), a.col_stride()], [1, 1]);
         assert!(c.rows() == m && (c.col_stride() == 1 || n == 1));
         assert!(prepacked_len(k, n, MAX_LANES).is_some_and(|len| len <= panels.len()));
         assert!(scratch.len() >= k.min(plan.blocking.kc) * m.min(plan.blocking.mc) || !pack_a);

@@ -24,13 +24,22 @@ impl Plan {
         Plan { blocking: blocking(isa, size_of::<E>()), pack: None, staging: STAGING }
     }
 
-    /// Pack A, and B even where its columns are contiguous? Sizes and strides alone decide, and
-    /// only over time: the bits are the same either way.
+    /// Pack A and B, whose strides these are? Sizes and strides alone decide, and only over time:
+    /// the bits are the same either way.
     #[inline]
-    pub(crate) fn packs<E: Real>(&self, [m, k, n]: [usize; 3], a_cols: usize, b_rows: usize) -> [bool; 2] {
-        self.pack.unwrap_or_else(|| {
-            [pays_to_pack_a(k, n, a_cols), pays_to_pack_b(m, k, n, b_rows, size_of::<E>())]
-        })
+    pub(crate) fn packs<E: Real>(&self, [m, k, n]: [usize; 3], a: [usize; 2], b: [usize; 2]) -> [bool; 2] {
+        let [pack_a, pack_b] = self
+            .pack
+            .unwrap_or_else(|| [pays_to_pack_a(k, n, a[1]), pays_to_pack_b(m, k, n, b[0], size_of::<E>())]);
+        // Always where the columns of B are not contiguous.
+        [pack_a, pack_b || b[1] != 1 && n != 1]
+    }
+
+    /// Is a product of these sizes one block?
+    #[inline]
+    pub(crate) fn small(&self, [m, k, n]: [usize; 3]) -> bool {
+        let Blocking { mc, kc, nc } = self.blocking;
+        m <= mc && k <= kc && n <= nc
     }
 
     /// Scratch elements for any strides, as many for the transposed problem: either may come behind
@@ -45,6 +54,13 @@ impl Plan {
         staging.next_multiple_of(ALIGN)
             + pack_len(m, k, n, self.blocking, lanes).max(pack_len(n, k, m, self.blocking, lanes))
     }
+}
+
+/// Is the transpose the product to compute, so that columns of C are contiguous? A column of C lies
+/// both ways; transposed, its vectors run down A, which must lie that way too.
+#[inline]
+pub(crate) fn transposes([m, n]: [usize; 2], rs_a: usize, [rs_c, cs_c]: [usize; 2]) -> bool {
+    if n == 1 { m > 1 && rs_c == 1 && rs_a == 1 } else { cs_c != 1 && (rs_c == 1 || m == 1) }
 }
 
 /// Packed panels start on a cache line: 16 elements of f32 or more.

@@ -35,12 +35,11 @@ impl<'a, E: Real> GemmProblem<'a, E> {
         let (m, n) = (self.a.rows(), self.b.cols());
         GemmProblem { a: self.a.sub(0, m, p0, p1 - p0), b: self.b.sub(p0, p1 - p0, 0, n), ..self }
     }
-    /// What gets packed, A and B: B always where its columns are not contiguous.
+    /// What gets packed, A and B.
     #[inline]
     pub(crate) fn packs(&self) -> [bool; 2] {
-        let strided = self.b.col_stride() != 1 && self.b.cols() != 1;
-        let [a, b] = self.plan.packs::<E>(self.sizes(), self.a.col_stride(), self.b.row_stride());
-        [a, b || strided]
+        let strides = |x: &Mat<'_, E>| [x.row_stride(), x.col_stride()];
+        self.plan.packs::<E>(self.sizes(), strides(&self.a), strides(&self.b))
     }
     /// The problem of the transpose of C.
     #[inline]

@@ -291,3 +291,47 @@ fn scratch_never_panics_and_stays_small() {
         }
     }
 }
+
+#[test]
+fn plans_refuse_what_does_not_fit() {
+    for isa in Isa::available() {
+        let kernels = Kernels::<f32>::new(isa).unwrap();
+        let shape = GemmShape::dense(2, 3, 4);
+        let plan = kernels.plan_gemm(Write::Set, 1.0, shape).unwrap();
+        assert_eq!((plan.shape(), plan.scratch_len()), (shape, 0));
+        let (ones, mut c, mut none) = ([1.0; 24], [7.0; 16], Scratch::new(0));
+        let short = |needed| KernelError::OutOfBounds { needed, have: needed - 1 };
+        let mut run = |a, b, have| plan.run(&ones[..a], &ones[..b], &mut c[..have], &mut none);
+        assert_eq!(run(5, 12, 8).unwrap_err(), short(6));
+        assert_eq!(run(6, 11, 8).unwrap_err(), short(12));
+        assert_eq!(run(6, 12, 7).unwrap_err(), short(8));
+        let mut batch = |next, have| plan.run_batch(2, next, &ones, &ones, &mut c[..have], &mut none);
+        assert_eq!(batch([6, 12, 8], 15).unwrap_err(), short(16));
+        assert!(matches!(batch([6, 12, 7], 16).unwrap_err(), KernelError::SelfOverlap { .. }));
+        assert_eq!(batch([usize::MAX, 12, 8], 16).unwrap_err(), KernelError::Overflow);
+        assert_eq!(c, [7.0; 16]);
+        // A product that packs needs the scratch of `gemm`.
+        let packs = kernels.plan_gemm(Write::Set, 1.0, GemmShape::dense(9, 9, 9).b_transposed()).unwrap();
+        let needed = packs.scratch_len();
+        assert_eq!(needed, kernels.gemm_scratch(9, 9, 9));
+        let (x, mut c) = ([1.0; 81], [7.0; 81]);
+        let refused = packs.run(&x, &x, &mut c, &mut Scratch::new(needed - 1)).unwrap_err();
+        assert_eq!(refused, KernelError::ScratchTooSmall { needed, have: needed - 1 });
+        assert_eq!(c, [7.0; 81]);
+        packs.run(&x, &x, &mut c, &mut Scratch::new(needed)).unwrap();
+        assert_eq!(c, [9.0; 81]);
+        // Shapes that no memory holds, and outputs that overlap themselves.
+        let vast = GemmShape { sizes: [1 << 40, 1 << 40, 1], ..shape };
+        assert_eq!(kernels.plan_gemm(Write::Set, 1.0, vast).unwrap_err(), KernelError::Overflow);
+        let overlap = GemmShape { c: [3, 1], ..shape };
+        let refused = kernels.plan_gemm(Write::Set, 1.0, overlap).unwrap_err();
+        assert!(matches!(refused, KernelError::SelfOverlap { .. }));
+        // Nothing to do is done.
+        let empty = kernels.plan_gemm(Write::Set, 1.0, GemmShape::dense(0, 3, 4)).unwrap();
+        empty.run(&[], &ones, &mut [], &mut Scratch::new(0)).unwrap();
+        let zeros = kernels.plan_gemm(Write::Set, 1.0, GemmShape::dense(2, 0, 2)).unwrap();
+        let mut c = [7.0; 4];
+        zeros.run(&[], &[], &mut c, &mut Scratch::new(0)).unwrap();
+        assert_eq!(c, [0.0; 4]);
+    }
+}

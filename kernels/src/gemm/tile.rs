@@ -1,8 +1,12 @@
 //! The register tile: loops 2 and 1 of the product, and the kernel inside them.
+//!
+//! A block is cut into column panels of a few vectors, a panel into strips: tiles of one size one
+//! below the other. Each size is a function of its own, called through a pointer, so that whoever
+//! plans a product keeps the pointers and calls them again ([`steps`]).
 
 use crate::elem::real::Real;
 use crate::simd::tiles::{MAX_ROWS, gemm_tile as tile_shape};
-use crate::simd::{Op, Simd};
+use crate::simd::{Op, Routine, Simd};
 use crate::view::Write;
 use std::marker::PhantomData;
 
@@ -72,17 +76,18 @@ impl Split {
     }
 }
 
-/// How the rows of A and C are cut beside `nv` vectors.
+/// How the rows of A and C are cut beside `nv` vectors, the last of them as `edge` says.
 #[inline(always)]
-pub(super) fn row_split<E: Real, S: Simd<E>>(m: usize, nv: usize) -> Split {
-    Split::equal(m, tile_shape(S::ISA).mr[nv - 1])
+pub(super) fn row_split<E: Real, S: Simd<E>>(m: usize, nv: usize, edge: u8) -> Split {
+    let tile = tile_shape(S::ISA);
+    Split::equal(m, if edge <= MASKED { tile.mr[nv - 1] } else { tile.shared[nv - 1] })
 }
 
 /// How the rows of A are cut where they are packed: one way for tiles of any width, that of the
 /// widest.
 #[inline(always)]
 pub(super) fn packed_row_split<E: Real, S: Simd<E>>(m: usize) -> Split {
-    row_split::<E, S>(m, const { tile_shape(S::ISA).nv })
+    row_split::<E, S>(m, const { tile_shape(S::ISA).nv }, WHOLE)
 }
 
 /// How the columns of B and C are cut, counted in vectors.
@@ -91,12 +96,24 @@ pub(super) fn vector_split<E: Real, S: Simd<E>>(n: usize) -> Split {
     Split::new(n.div_ceil(S::LANES), const { tile_shape(S::ISA).nv })
 }
 
-/// What the last vector of a column panel is: whole, the first `last` lanes of one, or at most half
-/// of one, in a register of half the width ([`Simd::Half`]): on CPUs that run 512 bits as two
-/// halves it takes half the time, on others as long as before.
+/// What the last vector of a column panel is: whole, or its first `last` lanes; or, where these are
+/// at most a half or a quarter, one vector for two or four rows, which then share a multiply-add:
+/// 65 columns cost 4.25 vectors a row, not 5 (Zen 5, 65^3 f32).
 const WHOLE: u8 = 0;
 const MASKED: u8 = 1;
-const HALF: u8 = 2;
+const PAIR: u8 = 2;
+const QUAD: u8 = 4;
+
+/// The kind of an edge of `last` lanes.
+#[inline(always)]
+fn edge_of<E: Real, S: Simd<E>>(last: usize) -> u8 {
+    match last {
+        _ if last == S::LANES => WHOLE,
+        _ if !S::PARTS || 2 * last > S::LANES => MASKED,
+        _ if 4 * last > S::LANES => PAIR,
+        _ => QUAD,
+    }
+}
 
 /// Whether an instruction set has a tile of M rows by NV vectors: a constant, so that the others
 /// are never compiled.
@@ -105,22 +122,165 @@ struct Has<E, S, const M: usize, const NV: usize, const EDGE: u8>(PhantomData<(E
 impl<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> Has<E, S, M, NV, EDGE> {
     const TILE: bool = {
         let t = tile_shape(S::ISA);
-        let tallest = t.mr[NV - 1];
-        assert!(tallest <= MAX_ROWS && t.mr[t.nv - 1] <= tallest || NV > t.nv);
+        let exists = NV <= t.nv && (EDGE <= MASKED || S::PARTS);
+        let tallest = if EDGE <= MASKED { t.mr[NV - 1] } else { t.shared[NV - 1] };
+        // Panels of a packed A fit every tile.
+        assert!(!exists || tallest <= MAX_ROWS && t.mr[t.nv - 1] <= tallest);
         // A finish reads as many of them as a row of the tile has elements.
         assert!(t.nv * S::LANES <= E::NEG_ZEROS.len());
-        NV <= t.nv && M <= tallest && (EDGE != HALF || S::Half::LANES < S::LANES)
+        exists && M <= tallest
     };
 }
 
-/// What becomes of the sums of a tile.
-#[derive(Clone, Copy)]
-enum Finish {
-    /// C = sums: alpha is 1, and the product with it, which would change no bit, is left out.
-    Copy,
-    /// C = alpha sums + old, one FMA. Where C is only written, its old entries are read as -0, the
-    /// one number that a sum with it leaves as it was: one finish to compile instead of two.
-    Fma,
+/// Tiles of one size one below the other: how they read A and B and what becomes of their sums.
+/// Strides are bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Strip<E> {
+    /// Tiles, at least one.
+    count: usize,
+    k: usize,
+    rs_a: usize,
+    cs_a: usize,
+    /// From the A of a tile to that of the next.
+    next_a: usize,
+    rs_b: usize,
+    rs_c: usize,
+    /// Lanes of the last vector.
+    last: usize,
+    alpha: E,
+    /// C = sums: alpha is 1, and the product with it, which would change no bit, is left out. Else
+    /// C = alpha sums + old, one FMA.
+    copy: bool,
+    /// Are the old entries of C read? Where not, they count as -0, the one number that a sum with
+    /// it leaves as it was: one finish to compile instead of two.
+    add: bool,
+    /// Bytes from an entry of A to the one to prefetch meanwhile: that of the next tile; 0: none.
+    ahead: usize,
+}
+
+/// A strip's function, on A, B and C.
+pub(crate) type StripFn<E> = unsafe fn(&Strip<E>, *const E, *const E, *mut E);
+
+/// A strip of a block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step<E> {
+    run: StripFn<E>,
+    with: Strip<E>,
+    /// Where its A, B and C begin, in elements from those of the block.
+    at: [usize; 3],
+}
+
+impl<E> Step<E> {
+    /// Computes the first strip of a block, which begins where that does: small products feel every
+    /// load.
+    ///
+    /// # Safety
+    /// As for [`Step::call`].
+    #[inline(always)]
+    pub(crate) unsafe fn call_at_start(&self, a: *const E, b: *const E, c: *mut E) {
+        debug_assert_eq!(self.at, [0; 3]);
+        // SAFETY: the contract above.
+        unsafe { (self.run)(&self.with, a, b, c) }
+    }
+
+    /// Computes the strip.
+    ///
+    /// # Safety
+    /// The operands are those of the block that [`steps`] cut, valid as [`BlockOp::new`] has it, on
+    /// a CPU with the instruction set that it was cut for.
+    #[inline(always)]
+    pub(crate) unsafe fn call(&self, a: *const E, b: *const E, c: *mut E) {
+        let [at_a, at_b, at_c] = self.at;
+        // SAFETY: the contract above. Wrapping: with k = 0 nothing of A and B is there.
+        unsafe { (self.run)(&self.with, a.wrapping_add(at_a), b.wrapping_add(at_b), c.wrapping_add(at_c)) }
+    }
+}
+
+/// The function of a tile; of one that nobody asks for, where there is none.
+#[inline(always)]
+fn tile_fn<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8>(s: S) -> StripFn<E> {
+    if const { Has::<E, S, M, NV, EDGE>::TILE } {
+        s.routine::<TileRun<M, NV, EDGE>>()
+    } else {
+        s.routine::<TileRun<1, 1, WHOLE>>()
+    }
+}
+
+/// The function of tiles of `m` rows by `nv` vectors.
+#[inline(always)]
+fn strip_fn<E: Real, S: Simd<E>>(s: S, m: usize, nv: usize, edge: u8) -> StripFn<E> {
+    macro_rules! rows {
+        ($nv:literal, $edge:ident: $($m:literal)+) => {
+            match m {
+                $($m => tile_fn::<E, S, $m, $nv, $edge>(s),)+
+                _ => tile_fn::<E, S, 16, $nv, $edge>(s),
+            }
+        };
+    }
+    macro_rules! width {
+        ($nv:literal) => {
+            match edge {
+                WHOLE => rows!($nv, WHOLE: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+                MASKED => rows!($nv, MASKED: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+                PAIR => rows!($nv, PAIR: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+                _ => rows!($nv, QUAD: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+            }
+        };
+    }
+    match nv {
+        1 => width!(1),
+        2 => width!(2),
+        _ => width!(3),
+    }
+}
+
+/// Cuts a block into strips, column panel after column panel.
+#[inline(always)]
+pub(crate) fn steps<E: Real, S: Simd<E>>(s: S, x: &Block<E>, mut each: impl FnMut(Step<E>)) {
+    let bytes = |elements: usize| elements.wrapping_mul(size_of::<E>());
+    let copy = x.write == Write::Set && x.alpha == E::ONE;
+    let vectors = vector_split::<E, S>(x.n);
+    let mut col = 0;
+    for piece in 0..vectors.pieces {
+        let nv = vectors.size(piece);
+        let width = (nv * S::LANES).min(x.n - col);
+        let last = width - (nv - 1) * S::LANES;
+        let edge = edge_of::<E, S>(last);
+        // A packed panel starts after the k rows of `col` elements before it.
+        let (at_b, rs_b) = if x.packed_b { (col * x.k, nv * S::LANES) } else { (col, x.rs_b) };
+        let rows = if x.packed_a { packed_row_split::<E, S>(x.m) } else { row_split::<E, S>(x.m, nv, edge) };
+        let mut row = 0;
+        for (count, mr) in [(rows.longer, rows.base + 1), (rows.pieces - rows.longer, rows.base)] {
+            if count == 0 {
+                continue;
+            }
+            // A packed panel starts after the k columns of `row` elements before it.
+            let (at_a, rs_a, cs_a, next_a) = if x.packed_a {
+                (row * x.k, 1, mr, mr * x.k)
+            } else {
+                (row * x.rs_a, x.rs_a, x.cs_a, mr.wrapping_mul(x.rs_a))
+            };
+            let ahead = col == 0 && !x.packed_a && x.cs_a == 1 && x.k >= AHEAD;
+            let with = Strip {
+                count,
+                k: x.k,
+                rs_a: bytes(rs_a),
+                cs_a: bytes(cs_a),
+                next_a: bytes(next_a),
+                rs_b: bytes(rs_b),
+                rs_c: bytes(x.rs_c),
+                last,
+                alpha: x.alpha,
+                copy,
+                add: x.write == Write::Add,
+                ahead: if ahead { bytes(next_a) } else { 0 },
+            };
+            let run = strip_fn::<E, S>(s, mr, nv, edge);
+            each(Step { run, with, at: [at_a, at_b, row * x.rs_c + col] });
+            row += count * mr;
+        }
+        col += width;
+    }
 }
 
 /// [`Block`] as an operation of its own.
@@ -142,40 +302,9 @@ impl<E: Real> Op<E> for BlockOp<'_, E> {
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
         let x = self.0;
-        let finish = if x.write == Write::Set && x.alpha == E::ONE { Finish::Copy } else { Finish::Fma };
-        let vectors = vector_split::<E, S>(x.n);
-        let mut col = 0;
-        for piece in 0..vectors.pieces {
-            let nv = vectors.size(piece);
-            let width = (nv * S::LANES).min(x.n - col);
-            let last = width - (nv - 1) * S::LANES;
-            let edge = if last == S::LANES {
-                WHOLE
-            } else if S::Half::LANES < S::LANES && last <= S::Half::LANES {
-                HALF
-            } else {
-                MASKED
-            };
-            // SAFETY: the contract of `BlockOp::new`; column `col` is inside B and C, and a
-            // packed panel starts after the k rows of `col` elements before it.
-            unsafe {
-                let (b, rs_b) =
-                    if x.packed_b { (x.b.add(col * x.k), nv * S::LANES) } else { (x.b.add(col), x.rs_b) };
-                let panel = Panel { b, rs_b, last, first: col == 0, c: x.c.add(col) };
-                match (nv, edge) {
-                    (1, WHOLE) => column::<E, S, 1, WHOLE>(s, x, finish, panel),
-                    (1, MASKED) => column::<E, S, 1, MASKED>(s, x, finish, panel),
-                    (1, _) => column::<E, S, 1, HALF>(s, x, finish, panel),
-                    (2, WHOLE) => column::<E, S, 2, WHOLE>(s, x, finish, panel),
-                    (2, MASKED) => column::<E, S, 2, MASKED>(s, x, finish, panel),
-                    (2, _) => column::<E, S, 2, HALF>(s, x, finish, panel),
-                    (_, WHOLE) => column::<E, S, 3, WHOLE>(s, x, finish, panel),
-                    (_, MASKED) => column::<E, S, 3, MASKED>(s, x, finish, panel),
-                    (_, _) => column::<E, S, 3, HALF>(s, x, finish, panel),
-                }
-            }
-            col += width;
-        }
+        // SAFETY: the contract of `BlockOp::new`; the strips are those of this block, and `s` says
+        // what this CPU has.
+        steps(s, x, |step| unsafe { step.call(x.a, x.b, x.c) });
     }
 }
 
@@ -198,230 +327,187 @@ pub(super) fn block_split<E: Real, S: Simd<E>>(x: &Block<E>) -> Split {
     }
 }
 
-/// A column panel of B and C.
-struct Panel<E> {
-    b: *const E,
-    rs_b: usize,
-    /// Lanes of the last vector.
-    last: usize,
-    /// The first of the block.
-    first: bool,
-    c: *mut E,
-}
-
-/// The row panels of `x` against one panel of B, `NV` vectors wide.
-///
-/// # Safety
-/// The panel is one of the operands of `x`, which are valid.
-#[inline(always)]
-unsafe fn column<E: Real, S: Simd<E>, const NV: usize, const EDGE: u8>(
-    s: S,
-    x: &Block<E>,
-    finish: Finish,
-    panel: Panel<E>,
-) {
-    let Panel { b, rs_b, last, first, c } = panel;
-    let rows = if x.packed_a { packed_row_split::<E, S>(x.m) } else { row_split::<E, S>(x.m, NV) };
-    let mut row = 0;
-    for piece in 0..rows.pieces {
-        let mr = rows.size(piece);
-        // SAFETY: row `row` is inside A and C; a packed panel starts after the k columns of `row`
-        // elements before it.
-        unsafe {
-            let (a, rs_a, cs_a) = if x.packed_a {
-                (x.a.add(row * x.k), 1, mr)
-            } else {
-                (x.a.add(row * x.rs_a), x.rs_a, x.cs_a)
-            };
-            let ahead = if first && !x.packed_a && x.cs_a == 1 && x.k >= AHEAD {
-                mr.wrapping_mul(rs_a).wrapping_mul(size_of::<E>())
-            } else {
-                0
-            };
-            let add = x.write == Write::Add;
-            let t = Operands { k: x.k, a, rs_a, cs_a, b, rs_b, last, alpha: x.alpha, finish, add, ahead };
-            let (c, rs_c) = (c.add(row * x.rs_c), x.rs_c);
-            match mr {
-                1 => tile::<E, S, 1, NV, EDGE>(s, t, c, rs_c),
-                2 => tile::<E, S, 2, NV, EDGE>(s, t, c, rs_c),
-                3 => tile::<E, S, 3, NV, EDGE>(s, t, c, rs_c),
-                4 => tile::<E, S, 4, NV, EDGE>(s, t, c, rs_c),
-                5 => tile::<E, S, 5, NV, EDGE>(s, t, c, rs_c),
-                6 => tile::<E, S, 6, NV, EDGE>(s, t, c, rs_c),
-                7 => tile::<E, S, 7, NV, EDGE>(s, t, c, rs_c),
-                8 => tile::<E, S, 8, NV, EDGE>(s, t, c, rs_c),
-                9 => tile::<E, S, 9, NV, EDGE>(s, t, c, rs_c),
-                10 => tile::<E, S, 10, NV, EDGE>(s, t, c, rs_c),
-                11 => tile::<E, S, 11, NV, EDGE>(s, t, c, rs_c),
-                12 => tile::<E, S, 12, NV, EDGE>(s, t, c, rs_c),
-                13 => tile::<E, S, 13, NV, EDGE>(s, t, c, rs_c),
-                14 => tile::<E, S, 14, NV, EDGE>(s, t, c, rs_c),
-                15 => tile::<E, S, 15, NV, EDGE>(s, t, c, rs_c),
-                _ => tile::<E, S, 16, NV, EDGE>(s, t, c, rs_c),
-            }
-        }
-        row += mr;
-    }
-}
-
-/// What a tile reads, and what it does with the sums.
-struct Operands<E> {
-    k: usize,
-    a: *const E,
-    rs_a: usize,
-    cs_a: usize,
-    b: *const E,
-    rs_b: usize,
-    last: usize,
-    alpha: E,
-    finish: Finish,
-    /// Are the old entries of C read?
-    add: bool,
-    /// Bytes from an entry of A to the one to prefetch meanwhile: that of the next row panel;
-    /// 0: none.
-    ahead: usize,
-}
-
 /// Steps of k from which on rows of A are prefetched: shorter ones come with what lies
 /// beside them; and those of C, which otherwise is soon needed.
 const AHEAD: usize = 64;
 const AHEAD_OF_C: usize = 192;
 
-/// M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain over k
-/// in order.
+/// Tiles of M rows by NV vectors of C, the last vector as `EDGE` says. Every entry is one FMA chain
+/// over k in order.
+struct TileRun<const M: usize, const NV: usize, const EDGE: u8>;
+
+impl<E: Real, const M: usize, const NV: usize, const EDGE: u8> Routine<E> for TileRun<M, NV, EDGE> {
+    type With = Strip<E>;
+    /// Safety: with the strip's strides, k columns of `count * M` elements of A are readable, k
+    /// rows of `(NV - 1) * LANES + last` elements of B, `last` being as `EDGE` has it; as many rows
+    /// as wide of C are readable (where `add`) and writable.
+    #[inline(always)]
+    unsafe fn run<S: Simd<E>>(s: S, x: &Strip<E>, mut a: *const E, b: *const E, mut c: *mut E) {
+        if !Has::<E, S, M, NV, EDGE>::TILE {
+            return;
+        }
+        let mut left = x.count;
+        loop {
+            // Opaque, so that what a tile needs once is read then, not kept on the stack: loads are
+            // what bounds narrow tiles.
+            // SAFETY: the strip that `x` is.
+            let x = unsafe { &*s.opaque(std::ptr::from_ref(x)) };
+            // SAFETY: the contract above, M rows at a time.
+            unsafe { tile::<E, S, M, NV, EDGE>(s, x, a, b, c) };
+            left -= 1;
+            if left == 0 {
+                return;
+            }
+            // SAFETY: as above.
+            let x = unsafe { &*s.opaque(std::ptr::from_ref(x)) };
+            a = a.wrapping_byte_add(x.next_a);
+            c = c.wrapping_byte_add(M * x.rs_c);
+        }
+    }
+}
+
+/// One tile of the strip.
 ///
 /// # Safety
-/// k columns of M elements of A are readable with the strides; k rows of `(NV - 1) * LANES + last`
-/// elements of B, `last` being as `EDGE` has it; M rows as wide of C are readable (for
-/// [`Write::Add`]) and writable.
+/// As for [`TileRun`], of M rows.
 #[inline(always)]
 unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8>(
     s: S,
-    t: Operands<E>,
+    x: &Strip<E>,
+    a: *const E,
+    mut b: *const E,
     c: *mut E,
-    rs_c: usize,
 ) {
-    if !Has::<E, S, M, NV, EDGE>::TILE {
-        return;
+    let zero = s.splat(E::ZERO);
+    // Entries of the last column are never touched where rows share its vector, nor those of
+    // `shared` beyond, and take no registers.
+    let (mut whole, mut shared) = ([[zero; NV]; M], [zero; M]);
+    let own = if EDGE <= MASKED { NV } else { NV - 1 };
+    // Four rows of A from one pointer: the others are addressing modes, so that a step of k takes a
+    // quarter of the additions. Opaque, because the compiler would make all of them pointers, which
+    // do not fit the registers.
+    let (rs_a, cs_a) = (x.rs_a, x.cs_a);
+    let mut rows = [a; MAX_ROWS.div_ceil(4)];
+    for g in 1..M.div_ceil(4) {
+        rows[g] = rows[g - 1].wrapping_byte_add(4 * rs_a);
     }
-    let (zero, half) = (s.splat(E::ZERO), s.half());
-    let mut sums = Sums::<E, S, M, NV> { whole: [[zero; NV]; M], half: [half.splat(E::ZERO); M] };
-    // Three rows of A from one pointer: the second and third are addressing modes, so that a step
-    // of k takes a third of the additions and its loads leave more of the reorder buffer to what
-    // follows.
-    let (rs_a, cs_a) = (t.rs_a.wrapping_mul(size_of::<E>()), t.cs_a.wrapping_mul(size_of::<E>()));
-    let mut a = [t.a; MAX_ROWS.div_ceil(3)];
-    for g in 1..M.div_ceil(3) {
-        a[g] = a[g - 1].wrapping_byte_add(rs_a).wrapping_byte_add(2 * rs_a);
-    }
-    let mut b = t.b;
-    let mut left = t.k;
+    let mut left = x.k;
     if left >= AHEAD_OF_C {
         // C is wanted at the end of the sums: until then its lines have come, from wherever they
         // are.
-        let mut row = c;
+        let mut row = c.cast_const();
         for _ in 0..M {
             for j in 0..NV {
                 s.prefetch(row.wrapping_add(j * S::LANES));
             }
             s.prefetch(row.wrapping_add(NV * S::LANES - 1));
-            row = row.wrapping_add(rs_c);
+            row = row.wrapping_byte_add(x.rs_c);
         }
     }
+    let rs_b = x.rs_b;
     while left > 0 {
         let mut steps = left;
-        if t.ahead != 0 {
+        // SAFETY: the strip that `x` is; opaque as in `TileRun`.
+        let ahead = unsafe { (*s.opaque(std::ptr::from_ref(x))).ahead };
+        if ahead != 0 {
             steps = left.min(const { 64 / size_of::<E>() });
-            for g in 0..M.div_ceil(3) {
-                for r in 0..3 {
-                    if 3 * g + r < M {
-                        s.prefetch(a[g].wrapping_byte_add(r * rs_a + t.ahead));
+            for g in 0..M.div_ceil(4) {
+                for r in 0..4 {
+                    if 4 * g + r < M {
+                        s.prefetch(rows[g].wrapping_byte_add(r * rs_a + ahead));
                     }
                 }
             }
         }
         left -= steps;
         for _ in 0..steps {
-            let (mut bv, mut bh) = ([zero; NV], half.splat(E::ZERO));
+            let mut bv = [zero; NV];
             for j in 0..NV {
                 // SAFETY: inside this row of B, by the contract above.
-                unsafe {
-                    let p = b.add(j * S::LANES);
-                    if EDGE == HALF && j + 1 == NV {
-                        bh = s.load_half(p, t.last);
-                    } else {
-                        bv[j] = load::<E, S, NV, EDGE>(s, p, j, t.last);
-                    }
-                }
+                bv[j] = unsafe { load::<E, S, NV, EDGE>(s, b.add(j * S::LANES), j, x.last) };
             }
-            // By threes, too, because the compiler looks into no loop of more than ten passes
+            // By fours, too, because the compiler looks into no loop of more than ten passes
             // before it decides to unroll it.
-            for g in 0..M.div_ceil(3) {
-                for r in 0..3 {
-                    let i = 3 * g + r;
+            for g in 0..M.div_ceil(4) {
+                let mut av = [zero; 4];
+                for r in 0..4 {
+                    let i = 4 * g + r;
                     if i >= M {
                         break;
                     }
                     // SAFETY: inside this column of A, by the contract above.
-                    let av = s.splat(unsafe { *a[g].wrapping_byte_add(r * rs_a) });
-                    for j in 0..NV {
-                        if EDGE == HALF && j + 1 == NV {
-                            sums.half[i] = half.fma(s.low(av), bh, sums.half[i]);
-                        } else {
-                            sums.whole[i][j] = s.fma(av, bv[j], sums.whole[i][j]);
+                    av[r] = s.splat(unsafe { *rows[g].wrapping_byte_add(r * rs_a) });
+                    for j in 0..own {
+                        whole[i][j] = s.fma(av[r], bv[j], whole[i][j]);
+                    }
+                }
+                if EDGE == QUAD {
+                    shared[g] = s.fma(s.join::<4>(av), bv[NV - 1], shared[g]);
+                }
+                if EDGE == PAIR {
+                    for h in 0..2 {
+                        if 4 * g + 2 * h < M {
+                            let two = [av[2 * h], av[2 * h + 1], zero, zero];
+                            shared[2 * g + h] = s.fma(s.join::<2>(two), bv[NV - 1], shared[2 * g + h]);
                         }
                     }
                 }
             }
             // Wrapping: after the last step the pointers may leave their allocations.
-            for g in 0..M.div_ceil(3) {
-                a[g] = a[g].wrapping_byte_add(cs_a);
+            for g in 0..M.div_ceil(4) {
+                rows[g] = s.opaque(rows[g].wrapping_byte_add(cs_a));
             }
-            b = b.wrapping_add(t.rs_b);
+            b = s.opaque(b.wrapping_byte_add(rs_b));
+        }
+    }
+    if EDGE > MASKED {
+        for i in 0..M {
+            whole[i][NV - 1] = match EDGE {
+                PAIR => s.part::<2>(shared[i / 2], i % 2),
+                _ => s.part::<4>(shared[i / 4], i % 4),
+            };
         }
     }
     // One branch per tile. The loops have to stay short: one that the compiler does not unroll
     // keeps the sums in memory.
-    if let Finish::Fma = t.finish {
-        let alpha = s.splat(t.alpha);
-        let (mut row, next) = if t.add { (c.cast_const(), rs_c) } else { (E::NEG_ZEROS.as_ptr(), 0) };
+    if !x.copy {
+        let alpha = s.splat(x.alpha);
+        let (mut row, next) = if x.add { (c.cast_const(), x.rs_c) } else { (E::NEG_ZEROS.as_ptr(), 0) };
         for i in 0..M {
             for j in 0..NV {
                 // SAFETY: row i, vector j of the tile in C, which is readable; or vector j of the
                 // constant row.
+                let old = unsafe {
+                    let p = row.add(j * S::LANES);
+                    if EDGE != WHOLE && j + 1 == NV { s.load_partial(p, x.last) } else { s.load(p) }
+                };
+                whole[i][j] = s.fma(alpha, whole[i][j], old);
+            }
+            row = row.wrapping_byte_add(next);
+        }
+    }
+    let rs_c = x.rs_c;
+    let mut four = c;
+    for g in 0..M.div_ceil(4) {
+        for i in 4 * g..M.min(4 * g + 4) {
+            let row = four.wrapping_byte_add(i % 4 * rs_c);
+            for j in 0..NV {
+                // SAFETY: row i, vector j of the tile in C, by the contract above.
                 unsafe {
                     let p = row.add(j * S::LANES);
-                    if EDGE == HALF && j + 1 == NV {
-                        sums.half[i] = half.fma(s.low(alpha), sums.half[i], s.load_half(p, t.last));
+                    if EDGE != WHOLE && j + 1 == NV {
+                        s.store_partial(p, x.last, whole[i][j]);
                     } else {
-                        let old = load::<E, S, NV, EDGE>(s, p, j, t.last);
-                        sums.whole[i][j] = s.fma(alpha, sums.whole[i][j], old);
+                        s.store(p, whole[i][j]);
                     }
                 }
             }
-            row = row.wrapping_add(next);
         }
-    }
-    let mut row = c;
-    for i in 0..M {
-        for j in 0..NV {
-            // SAFETY: row i, vector j of the tile in C, by the contract above.
-            unsafe {
-                let p = row.add(j * S::LANES);
-                if EDGE == HALF && j + 1 == NV {
-                    s.store_half(p, t.last, sums.half[i]);
-                } else if EDGE == MASKED && j + 1 == NV {
-                    s.store_partial(p, t.last, sums.whole[i][j]);
-                } else {
-                    s.store(p, sums.whole[i][j]);
-                }
-            }
-        }
-        row = row.wrapping_add(rs_c);
+        four = s.opaque(four.cast_const()).cast_mut().wrapping_byte_add(4 * rs_c);
     }
 }
 
-/// Vector j of NV: all lanes or, of the last one where `EDGE` is `MASKED`, the first `last`.
+/// Vector j of NV of a row of B: all lanes or, the last one, what `EDGE` has of it.
 ///
 /// # Safety
 /// The lanes that it reads are readable.
@@ -432,15 +518,16 @@ unsafe fn load<E: Real, S: Simd<E>, const NV: usize, const EDGE: u8>(
     j: usize,
     last: usize,
 ) -> S::V {
-    // SAFETY: the contract above.
-    unsafe { if EDGE == MASKED && j + 1 == NV { s.load_partial(p, last) } else { s.load(p) } }
-}
-
-/// The accumulators of a tile; with `HALF` the last column of `whole` is never touched and takes no
-/// registers.
-struct Sums<E: Real, S: Simd<E>, const M: usize, const NV: usize> {
-    whole: [[S::V; NV]; M],
-    half: [<S::Half as Simd<E>>::V; M],
+    // SAFETY: the contract above; an edge that two or four rows share is at most a half or a
+    // quarter of a vector.
+    unsafe {
+        match EDGE {
+            MASKED if j + 1 == NV => s.load_partial(p, last),
+            PAIR if j + 1 == NV => s.repeat::<2>(p, last),
+            QUAD if j + 1 == NV => s.repeat::<4>(p, last),
+            _ => s.load(p),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! AVX2 with FMA: 8 lanes of f32, 4 of f64, edges through masked loads and stores in pieces.
 
 use crate::elem::real::Real;
-use crate::simd::{Isa, Op, Simd, WordOp, Words};
+use crate::simd::{Isa, Op, Routine, Simd, WordOp, Words};
 use std::arch::x86_64::*;
 
 pub(super) fn is_available() -> bool {
@@ -14,10 +14,9 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("popcnt")
 }
 
-/// Token: the CPU has AVX2 and FMA. Only [`run`] makes one, and AVX-512, which includes them, for
-/// its edges.
+/// Token: the CPU has AVX2 and FMA. Only [`run`] and its like make one.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(pub(super) ());
+pub(crate) struct Avx2(());
 
 /// Runs `op` with the features on.
 ///
@@ -51,6 +50,19 @@ where
     Avx2: Simd<E>,
 {
     op.run(Avx2(()))
+}
+
+/// A [`Routine`] as a function.
+///
+/// # Safety
+/// `is_available()` is true; the routine's own.
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn routine<E: Real, R: Routine<E>>(with: &R::With, a: *const E, b: *const E, c: *mut E)
+where
+    Avx2: Simd<E>,
+{
+    // SAFETY: the contract above.
+    unsafe { R::run(Avx2(()), with, a, b, c) }
 }
 
 // A window of this table that starts at 8 - n has n leading ones: the mask of a partial access.
@@ -214,17 +226,8 @@ impl Simd<f32> for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const ISA: Isa = Isa::Avx2;
-    type Half = Self;
     const FUSED: bool = true;
 
-    #[inline(always)]
-    fn half(self) -> Self {
-        self
-    }
-    #[inline(always)]
-    fn low(self, v: __m256) -> __m256 {
-        v
-    }
     whole_vectors! { f32, __m256: _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
@@ -347,17 +350,8 @@ impl Simd<f64> for Avx2 {
     type V = __m256d;
     const LANES: usize = 4;
     const ISA: Isa = Isa::Avx2;
-    type Half = Self;
     const FUSED: bool = true;
 
-    #[inline(always)]
-    fn half(self) -> Self {
-        self
-    }
-    #[inline(always)]
-    fn low(self, v: __m256d) -> __m256d {
-        v
-    }
     whole_vectors! { f64, __m256d: _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f64, n: usize) -> __m256d {

@@ -46,6 +46,17 @@ macro_rules! whole_vectors {
             // SAFETY: token.
             unsafe { outlined::<$E, O>(op) }
         }
+        #[inline(always)]
+        fn routine<R: Routine<$E>>(self) -> unsafe fn(&R::With, *const $E, *const $E, *mut $E) {
+            routine::<$E, R>
+        }
+        #[inline(always)]
+        #[allow(clippy::pointers_in_nomem_asm_block)]
+        fn opaque<T>(self, mut p: *const T) -> *const T {
+            // SAFETY: no instruction at all: the register is only named.
+            unsafe { std::arch::asm!("/* {0} */", inout(reg) p, options(nomem, nostack, preserves_flags)) };
+            p
+        }
     };
 }
 
@@ -57,7 +68,7 @@ mod ops;
 mod portable;
 pub(crate) mod tiles;
 
-pub(crate) use ops::{Op, Simd, WordOp, Words};
+pub(crate) use ops::{Op, Routine, Simd, WordOp, Words};
 
 use crate::error::KernelError;
 use std::sync::OnceLock;

@@ -12,6 +12,13 @@ pub(crate) trait Op<E: Real> {
     fn run<S: Simd<E>>(self, s: S) -> Self::Out;
 }
 
+/// A body to be called through a pointer: two operands and an output, and what else it goes by.
+pub(crate) trait Routine<E: Real> {
+    type With;
+    /// As [`Op::run`]. Safety: the routine's own.
+    unsafe fn run<S: Simd<E>>(s: S, with: &Self::With, a: *const E, b: *const E, c: *mut E);
+}
+
 /// Vectors of one instruction set. The value is a token: that it exists proves that the CPU has the
 /// instructions.
 ///
@@ -23,23 +30,32 @@ pub(crate) trait Simd<E: Real>: Copy {
     const ISA: Isa;
     /// [`Simd::fma`] rounds once.
     const FUSED: bool;
-    /// Vectors of half as many lanes, where there are such; else itself.
-    type Half: Simd<E>;
+    /// Can a vector be cut into two or four parts ([`Simd::repeat`], [`Simd::join`],
+    /// [`Simd::part`])? Where not, nothing asks for them.
+    const PARTS: bool = false;
 
-    fn half(self) -> Self::Half;
-    /// The lower half of the lanes.
-    fn low(self, v: Self::V) -> <Self::Half as Simd<E>>::V;
-    /// `load_partial` of [`Simd::Half`] by this instruction set's own masks. Safety: likewise.
+    /// The first `n` elements at `p` in each of the `PARTS` parts, zeros behind them; touches
+    /// nothing beyond `n`. Safety: `n <= LANES / PARTS`, the first `n` elements are readable.
     #[inline(always)]
-    unsafe fn load_half(self, p: *const E, n: usize) -> <Self::Half as Simd<E>>::V {
+    unsafe fn repeat<const PARTS: usize>(self, p: *const E, n: usize) -> Self::V {
         // SAFETY: the same contract.
-        unsafe { self.half().load_partial(p, n) }
+        unsafe { self.load_partial(p, n) }
     }
-    /// `store_partial` of [`Simd::Half`], likewise.
+    /// Part i of vector i, for the first `PARTS` vectors.
     #[inline(always)]
-    unsafe fn store_half(self, p: *mut E, n: usize, v: <Self::Half as Simd<E>>::V) {
-        // SAFETY: the same contract.
-        unsafe { self.half().store_partial(p, n, v) }
+    fn join<const PARTS: usize>(self, v: [Self::V; 4]) -> Self::V {
+        v[0]
+    }
+    /// Part `i` in the place of the first; the other lanes hold anything.
+    #[inline(always)]
+    fn part<const PARTS: usize>(self, v: Self::V, _i: usize) -> Self::V {
+        v
+    }
+    /// The same pointer, as the compiler cannot know: so that it steps the pointers it is told to,
+    /// not one more for each place that it reads.
+    #[inline(always)]
+    fn opaque<T>(self, p: *const T) -> *const T {
+        p
     }
 
     fn splat(self, x: E) -> Self::V;
@@ -93,6 +109,9 @@ pub(crate) trait Simd<E: Real>: Copy {
     /// Runs `op` in a function of its own, never inlined, with the same features: one copy of a
     /// large body for all callers.
     fn outline<O: Op<E>>(self, op: O) -> O::Out;
+    /// The address of a function of its own, with the same features. Whoever holds it knows that
+    /// the CPU has them, by this token.
+    fn routine<R: Routine<E>>(self) -> unsafe fn(&R::With, *const E, *const E, *mut E);
     /// Edge of the largest block that [`Simd::transpose`] takes; divides LANES.
     const EDGE: usize;
     /// Reads `cols` runs of `rows` elements, `stride` apart, and writes them as the columns of

@@ -4,7 +4,7 @@
 //! surgery goes lane by lane through arrays; the compiler vectorises it where the target can.
 
 use crate::elem::real::Real;
-use crate::simd::{BASELINE_FUSED, Isa, Op, Simd, Words};
+use crate::simd::{BASELINE_FUSED, Isa, Op, Routine, Simd, Words};
 use wide::{f32x4, f64x2};
 
 /// Token of the baseline: always available.
@@ -20,6 +20,18 @@ where
     op.run(Portable)
 }
 
+/// A [`Routine`] as a function.
+///
+/// # Safety
+/// The routine's own.
+unsafe fn routine<E: Real, R: Routine<E>>(with: &R::With, a: *const E, b: *const E, c: *mut E)
+where
+    Portable: Simd<E>,
+{
+    // SAFETY: the contract above.
+    unsafe { R::run(Portable, with, a, b, c) }
+}
+
 /// [`Simd`] for one element type: vector, lanes, bits, mantissa bits, exponent bias, reductions.
 macro_rules! portable {
     ($E:ty, $V:ident, $LANES:literal, $Bits:ty, $MANTISSA:literal, $BIAS:literal,
@@ -32,17 +44,8 @@ macro_rules! portable {
                 type V = $V;
                 const LANES: usize = $LANES;
                 const ISA: Isa = Isa::Portable;
-                type Half = Self;
                 const FUSED: bool = BASELINE_FUSED;
 
-                #[inline(always)]
-                fn half(self) -> Self {
-                    self
-                }
-                #[inline(always)]
-                fn low(self, v: $V) -> $V {
-                    v
-                }
                 #[inline(always)]
                 fn splat(self, x: $E) -> $V {
                     $V::splat(x)
@@ -174,6 +177,10 @@ macro_rules! portable {
                 #[inline(always)]
                 fn outline<O: Op<$E>>(self, op: O) -> O::Out {
                     outlined::<$E, O>(op)
+                }
+                #[inline(always)]
+                fn routine<R: Routine<$E>>(self) -> unsafe fn(&R::With, *const $E, *const $E, *mut $E) {
+                    routine::<$E, R>
                 }
                 const EDGE: usize = $LANES;
                 #[inline(always)]

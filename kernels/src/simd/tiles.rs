@@ -11,6 +11,8 @@ pub(crate) const MAX_LANES: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tile {
     pub(crate) mr: [usize; 3],
+    /// The same where two or four rows share the last vector ([`Simd::PARTS`](crate::simd::Simd)).
+    pub(crate) shared: [usize; 3],
     pub(crate) nv: usize,
 }
 
@@ -21,19 +23,19 @@ pub(crate) const MAX_ROWS: usize = 16;
 /// broadcast of A, and one mask on AVX2. On AVX-512 narrow tiles are taller, so that as many FMAs
 /// as the registers hold hide one another's latency (against 8 rows throughout, f32, on an Intel
 /// Xeon with two 512-bit FMA units: 32^3 142 -> 155, 65^3 138 -> 149, 20x30x30 113 -> 120 GFLOP/s;
-/// on Zen 4, which has about one, 8 and 12 rows are within 1 % where all tiles are equal, see
-/// `Split::equal`); on AVX2 that gained nothing.
+/// on Zen 5 16, 14 and 9 rows against 16, 12 and 8: 1 to 2%); on AVX2 that gained nothing.
 pub(crate) const fn gemm_tile(isa: Isa) -> Tile {
     match isa {
-        // 24 + 3 + 1 of 32 registers; 24 FMAs for 11 loads (three vectors) or 14 (two).
-        Isa::Avx512 => Tile { mr: [16, 12, 8], nv: 3 },
+        // 27 + 3 + 1 of 32 registers for three vectors, 28 + 2 + 1 for two; one is read 17 times
+        // for 16 FMAs. With an edge for four rows 20 + 3 + 3 + 4.
+        Isa::Avx512 => Tile { mr: [16, 14, 9], shared: [16, 16, 10], nv: 3 },
         // 12 + 2 + 1 + 1 of 16 registers; 12 FMAs for 8 loads.
-        Isa::Avx2 => Tile { mr: [6, 6, 0], nv: 2 },
+        Isa::Avx2 => Tile { mr: [6, 6, 0], shared: [0; 3], nv: 2 },
         // NEON: 24 + 3 + 1 of 32 registers, as on AVX-512; narrow tiles keep their 24 or 16 chains,
         // what four pipes of latency 4 need.
-        Isa::Portable if BASELINE_REGISTERS == 32 => Tile { mr: [16, 12, 8], nv: 3 },
+        Isa::Portable if BASELINE_REGISTERS == 32 => Tile { mr: [16, 12, 8], shared: [0; 3], nv: 3 },
         // 8 + 2 + 1 of 16 (SSE2 multiplies into a temporary).
-        Isa::Portable => Tile { mr: [4, 4, 0], nv: 2 },
+        Isa::Portable => Tile { mr: [4, 4, 0], shared: [0; 3], nv: 2 },
     }
 }
 

@@ -194,7 +194,7 @@ pub fn gemm(root: &Path, settings: &Settings, record: &mut Record) -> Result<boo
             println!("\n{dtype}, {threads} thread(s), GFLOP/s (share of peak)");
             let mut top =
                 peak.as_mut().map_or(0.0, |p| quiet_peak(Lane::new(p, peak_case(dtype, threads)), settings));
-            let names: String = workers.iter().map(|w| format!("{:>15}", w.name)).collect();
+            let names: String = workers.iter().map(|w| format!("{:>20}", w.name)).collect();
             println!("{:<24}{:>8}{names}", "", "peak");
             for case in cases::gemm(&settings.sizes, dtype, threads)? {
                 let want = expected(&case);
@@ -235,12 +235,12 @@ pub fn gemm(root: &Path, settings: &Settings, record: &mut Record) -> Result<boo
                         eprintln!("{}: {problem}", name(&case));
                     }
                     if problem.is_some() || lane.failed.is_some() {
-                        line += &format!("{:>15}", "-");
+                        line += &format!("{:>20}", "-");
                         continue;
                     }
                     let row = row(lane, case.flops(), "GFLOP/s", of_peak);
                     let share = of_peak.map_or(String::new(), |p| format!(" ({:.0}%)", 100.0 * row.rate / p));
-                    line += &format!("{:>15}", format!("{:.1}{share}", row.rate));
+                    line += &format!("{:>20}", format!("{:.1}{share}", row.rate));
                     record.put(row);
                 }
                 println!("{line}");

@@ -28,6 +28,13 @@ fn rust(root: &Path, name: &str, package: &'static str) -> Program {
 /// Everything that multiplies, ours first, as the settings choose.
 pub fn all(root: &Path, settings: &Settings) -> Vec<Program> {
     let mut all: Vec<Program> = settings.isas.iter().map(|isa| ours(root, isa)).collect();
+    // Once more with every product planned beforehand, on the first of them.
+    if let Some(isa) = settings.isas.first() {
+        let mut planned = ours(root, isa);
+        planned.name += "-plan";
+        planned.env.push(("RIVAL_PLANNED".into(), "1".into()));
+        all.insert(1, planned);
+    }
     all.push(rust(root, "faer", "faer-worker"));
     all.push(rust(root, "gemm-v4", "gemm-v4"));
     all.push(rust(root, "gemm", "gemm-default"));

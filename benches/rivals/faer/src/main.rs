@@ -25,9 +25,7 @@ macro_rules! rival {
                     matmul(MatMut::from_row_major_slice_mut(c, m, n), Accum::Replace, a, b, 1.0, par);
                 };
                 if case.threads == 1 {
-                    let problems =
-                        a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(c.chunks_exact_mut(m * n));
-                    problems.for_each(|((a, b), c)| one(a, b, c, Par::Seq));
+                    case.each(a, b, c, |a, b, c| one(a, b, c, Par::Seq));
                 } else if case.batch == 1 {
                     one(a, b, c, Par::rayon(case.threads));
                 } else {

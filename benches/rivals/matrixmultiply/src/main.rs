@@ -21,9 +21,7 @@ macro_rules! rival {
                     unsafe { $gemm(m, k, n, 1.0, a, rs_a, cs_a, b, rs_b, cs_b, 0.0, c, n as isize, 1) }
                 };
                 if case.threads == 1 || case.batch == 1 {
-                    let problems =
-                        a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(c.chunks_exact_mut(m * n));
-                    problems.for_each(|((a, b), c)| one(a, b, c));
+                    case.each(a, b, c, |a, b, c| one(a, b, c));
                 } else {
                     let problems = a.par_chunks_exact(m * k).zip(b.par_chunks_exact(k * n));
                     let problems = problems.zip(c.par_chunks_exact_mut(m * n)).with_min_len(16);

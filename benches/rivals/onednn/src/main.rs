@@ -69,15 +69,14 @@ mod unix {
             let letter = |t: bool| if t { b'T' } else { b'N' } as c_char;
             let [ta, tb] = case.transposed.map(letter);
             let (lda, ldb) = (if case.transposed[0] { m } else { k }, if case.transposed[1] { k } else { n });
-            let problems = a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(c.chunks_exact_mut(m * n));
-            for ((a, b), c) in problems {
+            case.each(a, b, c, |a, b, c| {
                 let [m, k, n, lda, ldb] = [m, k, n, lda, ldb].map(|x| x as i64);
                 let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
                 // SAFETY: dense operands, their lengths those of the chunks, at the strides that
                 // their order has.
                 let status = unsafe { (self.sgemm)(ta, tb, m, n, k, 1.0, a, lda, b, ldb, 0.0, c, n) };
                 assert_eq!(status, 0, "dnnl_sgemm");
-            }
+            });
         }
     }
 

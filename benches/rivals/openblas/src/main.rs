@@ -89,15 +89,13 @@ mod unix {
                     let (m, k, n) = (case.m, case.k, case.n);
                     let (ta, lda) = if case.transposed[0] { (TRANSPOSED, m) } else { (PLAIN, k) };
                     let (tb, ldb) = if case.transposed[1] { (TRANSPOSED, k) } else { (PLAIN, n) };
-                    let problems =
-                        a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(c.chunks_exact_mut(m * n));
-                    for ((a, b), c) in problems {
+                    case.each(a, b, c, |a, b, c| {
                         let [m, k, n, lda, ldb] = [m, k, n, lda, ldb].map(|x| x as i64);
                         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
                         // SAFETY: dense operands, their lengths those of the chunks, at the strides
                         // that their order has.
                         unsafe { (self.$gemm)(ROW_MAJOR, ta, tb, m, n, k, 1.0, a, lda, b, ldb, 0.0, c, n) };
-                    }
+                    });
                 }
             }
         };

@@ -1,7 +1,9 @@
 //! popgrad-kernels, on the instruction set that POPGRAD_ISA names, and the quantities of the
-//! machine.
+//! machine. With RIVAL_PLANNED=1 products are planned beforehand, once per case.
 
-use popgrad_kernels::{Elem, Isa, Kernels, Mat, MatMut, ParallelScratch, Scratch, Write};
+use popgrad_kernels::{
+    Elem, GemmPlan, GemmShape, Isa, Kernels, Mat, MatMut, ParallelScratch, Scratch, Write,
+};
 use rayon::prelude::*;
 use rival_worker::{Aligned, Case, Gemm, Scalar, Worker, nanoseconds, serve};
 use std::hint::black_box;
@@ -15,16 +17,21 @@ struct Ours<E> {
     kernels: Kernels<E>,
     scratch: Vec<Scratch<E>>,
     shared: Scratch<E>,
+    /// Are products planned?
+    plans: bool,
+    plan: Option<GemmPlan<E>>,
     /// Input and output of each thread, kept while the case stays.
     machine: Option<(Case, Vec<(Aligned<E>, Aligned<E>)>)>,
 }
 
 impl<E: Elem + Scalar> Ours<E> {
-    fn new(isa: Isa) -> Self {
+    fn new(isa: Isa, plans: bool) -> Self {
         Ours {
             kernels: Kernels::new(isa).expect("an instruction set of this CPU"),
             scratch: Vec::new(),
             shared: Scratch::new(0),
+            plans,
+            plan: None,
             machine: None,
         }
     }
@@ -48,18 +55,40 @@ impl<E: Elem + Scalar> Ours<E> {
     fn prepare(&mut self, case: &Case) {
         let scratch = self.kernels.gemm_scratch(case.m, case.k, case.n);
         self.scratch = (0..case.threads).map(|_| Scratch::new(scratch)).collect();
+        let shape = GemmShape::dense(case.m, case.k, case.n);
+        let shape = if case.transposed[0] { shape.a_transposed() } else { shape };
+        let shape = if case.transposed[1] { shape.b_transposed() } else { shape };
+        let plan = || self.kernels.plan_gemm(Write::Set, E::ONE, shape).expect("a shape");
+        self.plan = self.plans.then(plan);
         self.shared.reserve(self.kernels.gemm_shared_scratch(case.m, case.k, case.n));
     }
 
     fn multiply(&mut self, case: &Case, a: &[E], b: &[E], c: &mut [E]) {
+        // Nothing between the small product and its call.
+        if let ((1, 1), Some(plan)) = ((case.batch, case.threads), &self.plan) {
+            return plan.run(a, b, c, &mut self.scratch[0]).expect("operands that fit");
+        }
+        self.others(case, a, b, c);
+    }
+
+    /// A function of its own, whose many registers the small product need not save.
+    #[inline(never)]
+    fn others(&mut self, case: &Case, a: &[E], b: &[E], c: &mut [E]) {
         let (m, k, n) = (case.m, case.k, case.n);
         let kernels = self.kernels;
+        let plan = self.plan.as_ref();
         let some = |b0: usize, c: &mut [E], scratch: &mut Scratch<E>| {
-            for (i, c) in c.chunks_exact_mut(m * n).enumerate() {
-                let p = b0 + i;
-                let [a, b] = operands(case, &a[p * m * k..(p + 1) * m * k], &b[p * k * n..(p + 1) * k * n]);
-                let c = MatMut::new(c, m, n).expect("C");
-                kernels.gemm(Write::Set, E::ONE, a, b, c, scratch).expect("operands that fit");
+            let (a, b) = (&a[b0 * m * k..], &b[b0 * k * n..]);
+            match plan {
+                Some(plan) => {
+                    let next = [m * k, k * n, m * n];
+                    plan.run_batch(c.len() / (m * n), next, a, b, c, scratch).expect("operands that fit");
+                }
+                None => case.each(a, b, c, |a, b, c| {
+                    let [a, b] = operands(case, a, b);
+                    let c = MatMut::new(c, m, n).expect("C");
+                    kernels.gemm(Write::Set, E::ONE, a, b, c, scratch).expect("operands that fit");
+                }),
             }
         };
         if case.batch == 1 && case.threads > 1 {
@@ -115,6 +144,7 @@ impl<E: Elem + Scalar> Ours<E> {
 
 struct Both {
     isa: Isa,
+    plans: bool,
     single: Ours<f32>,
     double: Ours<f64>,
 }
@@ -141,7 +171,7 @@ impl Gemm<f64> for Both {
 
 impl Worker for Both {
     fn describe(&self) -> String {
-        format!("popgrad, {}", self.isa.name())
+        format!("popgrad, {}{}", self.isa.name(), if self.plans { ", planned" } else { "" })
     }
     fn machine(&mut self, case: &Case, rounds: usize) -> Result<(u64, u64), String> {
         Ok(match case.dtype.as_str() {
@@ -155,7 +185,10 @@ fn main() {
     match Isa::from_env() {
         // Inside the pool, as in a program that trains: entering it costs more than a small
         // product.
-        Ok(isa) => rayon::scope(|_| serve(Both { isa, single: Ours::new(isa), double: Ours::new(isa) })),
+        Ok(isa) => rayon::scope(|_| {
+            let plans = std::env::var_os("RIVAL_PLANNED").is_some();
+            serve(Both { isa, plans, single: Ours::new(isa, plans), double: Ours::new(isa, plans) });
+        }),
         Err(e) => {
             eprintln!("{e}");
             std::process::exit(2);

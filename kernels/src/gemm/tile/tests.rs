@@ -41,7 +41,7 @@ impl<E: Real> Op<E> for Unpacked<'_, E> {
         };
         // SAFETY: the slices hold the shapes, asserted above; A is contiguous in one order or the
         // other; nothing is packed.
-        s.outline(unsafe { BlockOp::new(&block) });
+        unsafe { BlockOp::new(&block) }.run(s);
     }
 }
 
