@@ -32,7 +32,7 @@ pub trait MathConsts: Sized + 'static {
     /// 0, 1, 2, ..: compared with a length, it masks lanes.
     const INDEX: [Self; 16];
     /// A row of -0, as long as the widest tile of a product.
-    const NEG_ZEROS: &'static [Self; 48];
+    const NEG_ZEROS: &'static [Self; 64];
 }
 
 impl MathConsts for f32 {
@@ -47,7 +47,7 @@ impl MathConsts for f32 {
     const SQRT_2: f32 = std::f32::consts::SQRT_2;
     const TINY: f32 = f32::from_bits(1);
     const INDEX: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-    const NEG_ZEROS: &'static [f32; 48] = &[-0.0; 48];
+    const NEG_ZEROS: &'static [f32; 64] = &[-0.0; 64];
 }
 
 impl MathConsts for f64 {
@@ -81,5 +81,5 @@ impl MathConsts for f64 {
     const SQRT_2: f64 = std::f64::consts::SQRT_2;
     const TINY: f64 = f64::from_bits(1);
     const INDEX: [f64; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-    const NEG_ZEROS: &'static [f64; 48] = &[-0.0; 48];
+    const NEG_ZEROS: &'static [f64; 64] = &[-0.0; 64];
 }

@@ -29,6 +29,10 @@ use crate::scratch::Scratch;
 use crate::simd::tiles::MAX_LANES;
 use crate::view::{Mat, MatMut, Write};
 
+/// Products up to this size go to their block after a few comparisons: no rule of `blocking` cuts
+/// or packs them.
+const SMALL: usize = 64;
+
 impl<E: Elem> Kernels<E> {
     /// Scratch elements that [`Kernels::gemm`] needs for an (m, k) by (k, n) product, whatever the
     /// strides. Grows with each argument, so that the largest product's scratch serves smaller
@@ -59,7 +63,40 @@ impl<E: Elem> Kernels<E> {
         c: MatMut<'_, E>,
         scratch: &mut Scratch<E>,
     ) -> Result<(), KernelError> {
+        let [m, k, n] = [a.rows(), a.cols(), b.cols()];
+        let fit = (k ^ b.rows()) | (m ^ c.rows()) | (n ^ c.cols()) == 0;
+        let in_rows = (b.col_stride() ^ 1) | (c.col_stride() ^ 1) == 0;
+        let small = m.wrapping_sub(1) < SMALL && k.wrapping_sub(1) < SMALL && n.wrapping_sub(2) < SMALL;
+        if fit && in_rows && small && plan::small_scratch(m, k, n) <= scratch.len() {
+            self.one_block(write, alpha, a, b, c);
+            return Ok(());
+        }
         self.gemm_planned(GemmProblem { plan: Plan::new::<E>(self.isa()), write, alpha, a, b }, c, scratch)
+    }
+
+    /// A product that is one block with nothing packed, its columns of B and C contiguous (one
+    /// column of B is), of shapes that fit.
+    #[inline]
+    fn one_block(&self, write: Write, alpha: E, a: Mat<'_, E>, b: Mat<'_, E>, mut c: MatMut<'_, E>) {
+        let block = Block {
+            m: a.rows(),
+            k: a.cols(),
+            n: b.cols(),
+            alpha,
+            a: a.ptr(),
+            rs_a: a.row_stride(),
+            cs_a: a.col_stride(),
+            packed_a: false,
+            b: b.ptr(),
+            rs_b: b.row_stride(),
+            packed_b: false,
+            c: c.ptr(),
+            rs_c: c.row_stride(),
+            write,
+        };
+        // SAFETY: the views are checked, C exclusive and injective, their shapes compared by the
+        // caller.
+        E::run_small_product(self.isa(), unsafe { SmallOp::new(&block) });
     }
 
     /// Scratch elements for [`Kernels::gemm_planned`].
@@ -110,25 +147,7 @@ impl<E: Elem> Kernels<E> {
         let (&GemmProblem { plan, write, alpha, a, b }, [m, k, n]) = (problem, problem.sizes());
         let [pack_a, pack_b] = problem.packs();
         if plan.small([m, k, n]) && !pack_a && !pack_b {
-            let block = Block {
-                m,
-                k,
-                n,
-                alpha,
-                a: a.ptr(),
-                rs_a: a.row_stride(),
-                cs_a: a.col_stride(),
-                packed_a: false,
-                b: b.ptr(),
-                rs_b: b.row_stride(),
-                packed_b: false,
-                c: c.ptr(),
-                rs_c: c.row_stride(),
-                write,
-            };
-            // SAFETY: the views are checked, C exclusive and injective, their shapes compared by
-            // the caller.
-            E::run_small_product(self.isa(), unsafe { SmallOp::new(&block) });
+            self.one_block(write, alpha, a, b, c);
             return;
         }
         assert!(scratch.len() >= pack_len(m, k, n, plan.blocking, MAX_LANES));

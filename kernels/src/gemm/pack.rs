@@ -116,7 +116,7 @@ pub(super) unsafe fn pack_b<E: Real, S: Simd<E>>(
     cs: usize,
     to: *mut E,
 ) {
-    let vectors = vector_split::<E, S>(n);
+    let vectors = vector_split::<E, S>(n, false);
     if cs == 1 {
         let far = k.saturating_mul(rs).saturating_mul(size_of::<E>()) > FAR;
         let (run, wanted) = if far { (RUN, n) } else { (k, 0) };

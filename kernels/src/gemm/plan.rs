@@ -4,6 +4,7 @@ use crate::elem::real::Real;
 use crate::gemm::blocking::{Blocking, blocking, pays_to_pack_a, pays_to_pack_b};
 use crate::gemm::loops::pack_len;
 use crate::simd::Isa;
+use crate::simd::tiles::MAX_LANES;
 
 /// What the tests vary and the public entry derives from shapes and strides.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +55,14 @@ impl Plan {
         staging.next_multiple_of(ALIGN)
             + pack_len(m, k, n, self.blocking, lanes).max(pack_len(n, k, m, self.blocking, lanes))
     }
+}
+
+/// [`Plan::scratch`] of a product that no block or staging size cuts, for [`MAX_LANES`]: the same
+/// number in a few operations.
+#[inline]
+pub(crate) fn small_scratch(m: usize, k: usize, n: usize) -> usize {
+    let up = |x: usize| x.next_multiple_of(MAX_LANES);
+    (m * n).next_multiple_of(ALIGN) + k * (up(n) + m).max(up(m) + n)
 }
 
 /// Is the transpose the product to compute, so that columns of C are contiguous? A column of C lies

@@ -80,6 +80,8 @@ proptest! {
             let f = |m, k, n| Kernels::<f32>::new(isa).unwrap().gemm_scratch(m, k, n);
             prop_assert!(f(m, k, n) <= f(m + dm, k + dk, n + dn));
             prop_assert_eq!(f(m, k, n), f(n, k, m));
+            let [m, k, n] = [m, k, n].map(|x| 1 + x % SMALL);
+            prop_assert_eq!(f(m, k, n), plan::small_scratch(m, k, n));
         }
     }
 }

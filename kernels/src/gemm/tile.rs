@@ -90,10 +90,12 @@ pub(super) fn packed_row_split<E: Real, S: Simd<E>>(m: usize) -> Split {
     row_split::<E, S>(m, const { tile_shape(S::ISA).nv }, WHOLE)
 }
 
-/// How the columns of B and C are cut, counted in vectors.
+/// How the columns of B and C are cut, counted in vectors; `in_place`: neither A nor B is packed.
 #[inline(always)]
-pub(super) fn vector_split<E: Real, S: Simd<E>>(n: usize) -> Split {
-    Split::new(n.div_ceil(S::LANES), const { tile_shape(S::ISA).nv })
+pub(super) fn vector_split<E: Real, S: Simd<E>>(n: usize, in_place: bool) -> Split {
+    let (vectors, tile) = (n.div_ceil(S::LANES), const { tile_shape(S::ISA) });
+    let alone = in_place && vectors == tile.alone;
+    Split::new(vectors, if alone { tile.alone } else { tile.nv })
 }
 
 /// What the last vector of a column panel is: whole, or its first `last` lanes; or, where these are
@@ -122,12 +124,12 @@ struct Has<E, S, const M: usize, const NV: usize, const EDGE: u8>(PhantomData<(E
 impl<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> Has<E, S, M, NV, EDGE> {
     const TILE: bool = {
         let t = tile_shape(S::ISA);
-        let exists = NV <= t.nv && (EDGE <= MASKED || S::PARTS);
+        let exists = NV <= t.alone && (EDGE <= MASKED || S::PARTS);
         let tallest = if EDGE <= MASKED { t.mr[NV - 1] } else { t.shared[NV - 1] };
-        // Panels of a packed A fit every tile.
-        assert!(!exists || tallest <= MAX_ROWS && t.mr[t.nv - 1] <= tallest);
+        // Panels of a packed A fit every tile that they meet.
+        assert!(!exists || tallest <= MAX_ROWS && (NV > t.nv || t.mr[t.nv - 1] <= tallest));
         // A finish reads as many of them as a row of the tile has elements.
-        assert!(t.nv * S::LANES <= E::NEG_ZEROS.len());
+        assert!(t.alone * S::LANES <= E::NEG_ZEROS.len());
         exists && M <= tallest
     };
 }
@@ -230,7 +232,8 @@ fn strip_fn<E: Real, S: Simd<E>>(s: S, m: usize, nv: usize, edge: u8) -> StripFn
     match nv {
         1 => width!(1),
         2 => width!(2),
-        _ => width!(3),
+        3 => width!(3),
+        _ => width!(4),
     }
 }
 
@@ -239,7 +242,7 @@ fn strip_fn<E: Real, S: Simd<E>>(s: S, m: usize, nv: usize, edge: u8) -> StripFn
 pub(crate) fn steps<E: Real, S: Simd<E>>(s: S, x: &Block<E>, mut each: impl FnMut(Step<E>)) {
     let bytes = |elements: usize| elements.wrapping_mul(size_of::<E>());
     let copy = x.write == Write::Set && x.alpha == E::ONE;
-    let vectors = vector_split::<E, S>(x.n);
+    let vectors = vector_split::<E, S>(x.n, !x.packed_a && !x.packed_b);
     let mut col = 0;
     for piece in 0..vectors.pieces {
         let nv = vectors.size(piece);
@@ -381,8 +384,7 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
     let zero = s.splat(E::ZERO);
     // Entries of the last column are never touched where rows share its vector, nor those of
     // `shared` beyond, and take no registers.
-    let (mut whole, mut shared) = ([[zero; NV]; M], [zero; M]);
-    let own = if EDGE <= MASKED { NV } else { NV - 1 };
+    let mut sums = Sums::<E, S, M, NV, EDGE> { whole: [[zero; NV]; M], shared: [zero; M] };
     // Four rows of A from one pointer: the others are addressing modes, so that a step of k takes a
     // quarter of the additions. Opaque, because the compiler would make all of them pointers, which
     // do not fit the registers.
@@ -404,7 +406,7 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
             row = row.wrapping_byte_add(x.rs_c);
         }
     }
-    let rs_b = x.rs_b;
+    let (strides, last) = ([rs_a, cs_a, x.rs_b], x.last);
     while left > 0 {
         let mut steps = left;
         // SAFETY: the strip that `x` is; opaque as in `TileRun`.
@@ -421,45 +423,11 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
         }
         left -= steps;
         for _ in 0..steps {
-            let mut bv = [zero; NV];
-            for j in 0..NV {
-                // SAFETY: inside this row of B, by the contract above.
-                bv[j] = unsafe { load::<E, S, NV, EDGE>(s, b.add(j * S::LANES), j, x.last) };
-            }
-            // By fours, too, because the compiler looks into no loop of more than ten passes
-            // before it decides to unroll it.
-            for g in 0..M.div_ceil(4) {
-                let mut av = [zero; 4];
-                for r in 0..4 {
-                    let i = 4 * g + r;
-                    if i >= M {
-                        break;
-                    }
-                    // SAFETY: inside this column of A, by the contract above.
-                    av[r] = s.splat(unsafe { *rows[g].wrapping_byte_add(r * rs_a) });
-                    for j in 0..own {
-                        whole[i][j] = s.fma(av[r], bv[j], whole[i][j]);
-                    }
-                }
-                if EDGE == QUAD {
-                    shared[g] = s.fma(s.join::<4>(av), bv[NV - 1], shared[g]);
-                }
-                if EDGE == PAIR {
-                    for h in 0..2 {
-                        if 4 * g + 2 * h < M {
-                            let two = [av[2 * h], av[2 * h + 1], zero, zero];
-                            shared[2 * g + h] = s.fma(s.join::<2>(two), bv[NV - 1], shared[2 * g + h]);
-                        }
-                    }
-                }
-            }
-            // Wrapping: after the last step the pointers may leave their allocations.
-            for g in 0..M.div_ceil(4) {
-                rows[g] = s.opaque(rows[g].wrapping_byte_add(cs_a));
-            }
-            b = s.opaque(b.wrapping_byte_add(rs_b));
+            // SAFETY: inside A and B, by the contract above.
+            unsafe { sums.step(s, &mut rows, &mut b, strides, last) };
         }
     }
+    let Sums { mut whole, shared } = sums;
     if EDGE > MASKED {
         for i in 0..M {
             whole[i][NV - 1] = match EDGE {
@@ -479,7 +447,7 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
                 // constant row.
                 let old = unsafe {
                     let p = row.add(j * S::LANES);
-                    if EDGE != WHOLE && j + 1 == NV { s.load_partial(p, x.last) } else { s.load(p) }
+                    if EDGE != WHOLE && j + 1 == NV { s.load_partial(p, last) } else { s.load(p) }
                 };
                 whole[i][j] = s.fma(alpha, whole[i][j], old);
             }
@@ -496,7 +464,7 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
                 unsafe {
                     let p = row.add(j * S::LANES);
                     if EDGE != WHOLE && j + 1 == NV {
-                        s.store_partial(p, x.last, whole[i][j]);
+                        s.store_partial(p, last, whole[i][j]);
                     } else {
                         s.store(p, whole[i][j]);
                     }
@@ -504,6 +472,70 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
             }
         }
         four = s.opaque(four.cast_const()).cast_mut().wrapping_byte_add(4 * rs_c);
+    }
+}
+
+/// The accumulators of a tile.
+struct Sums<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> {
+    /// Entries of the last column are never touched where rows share its vector, nor those of
+    /// `shared` beyond, and take no registers.
+    whole: [[S::V; NV]; M],
+    shared: [S::V; M],
+}
+
+impl<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8> Sums<E, S, M, NV, EDGE> {
+    /// One step of k.
+    ///
+    /// # Safety
+    /// The column of A and the row of B are readable, with the strides of A and then of B.
+    #[inline(always)]
+    unsafe fn step(
+        &mut self,
+        s: S,
+        rows: &mut [*const E; MAX_ROWS.div_ceil(4)],
+        b: &mut *const E,
+        [rs_a, cs_a, rs_b]: [usize; 3],
+        last: usize,
+    ) {
+        let zero = s.splat(E::ZERO);
+        let own = if EDGE <= MASKED { NV } else { NV - 1 };
+        let mut bv = [zero; NV];
+        for j in 0..NV {
+            // SAFETY: inside this row of B, by the contract above.
+            bv[j] = unsafe { load::<E, S, NV, EDGE>(s, (*b).add(j * S::LANES), j, last) };
+        }
+        // By fours, too, because the compiler looks into no loop of more than ten passes
+        // before it decides to unroll it.
+        for g in 0..M.div_ceil(4) {
+            let mut av = [zero; 4];
+            for r in 0..4 {
+                let i = 4 * g + r;
+                if i >= M {
+                    break;
+                }
+                // SAFETY: inside this column of A, by the contract above.
+                av[r] = s.splat(unsafe { *rows[g].wrapping_byte_add(r * rs_a) });
+                for j in 0..own {
+                    self.whole[i][j] = s.fma(av[r], bv[j], self.whole[i][j]);
+                }
+            }
+            if EDGE == QUAD {
+                self.shared[g] = s.fma(s.join::<4>(av), bv[NV - 1], self.shared[g]);
+            }
+            if EDGE == PAIR {
+                for h in 0..2 {
+                    if 4 * g + 2 * h < M {
+                        let two = [av[2 * h], av[2 * h + 1], zero, zero];
+                        self.shared[2 * g + h] = s.fma(s.join::<2>(two), bv[NV - 1], self.shared[2 * g + h]);
+                    }
+                }
+            }
+        }
+        // Wrapping: after the last step the pointers may leave their allocations.
+        for g in 0..M.div_ceil(4) {
+            rows[g] = s.opaque(rows[g].wrapping_byte_add(cs_a));
+        }
+        *b = s.opaque((*b).wrapping_byte_add(rs_b));
     }
 }
 

@@ -90,12 +90,12 @@ impl Case {
         [if a { [1, m] } else { [k, 1] }, if b { [1, k] } else { [n, 1] }]
     }
 
-    /// Calls `one` with the operands of each problem, without a division, which small products would
-    /// feel.
+    /// Calls `one` with the operands of each problem that `c` holds, without a division, which small
+    /// products would feel.
     #[inline(always)]
     pub fn each<T>(&self, a: &[T], b: &[T], c: &mut [T], mut one: impl FnMut(&[T], &[T], &mut [T])) {
         let (mut a, mut b, mut c) = (a, b, c);
-        for _ in 0..self.batch {
+        while !c.is_empty() {
             let (a0, a1) = a.split_at(self.m * self.k);
             let (b0, b1) = b.split_at(self.k * self.n);
             let (c0, c1) = c.split_at_mut(self.m * self.n);
