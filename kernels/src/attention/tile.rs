@@ -149,7 +149,8 @@ impl<E: Real, F: Finish<E>> Scores<E, F> {
         b: *const E,
     ) -> [[S::V; NV]; M] {
         let mut acc = [[s.splat(E::ZERO); NV]; M];
-        let (mut a, mut b) = (a, b);
+        let mut rows = Quads::new::<M>(a, self.a.1);
+        let mut b = b;
         for _ in 0..self.k {
             let mut bv = [s.splat(E::ZERO); NV];
             for v in 0..NV {
@@ -158,13 +159,13 @@ impl<E: Real, F: Finish<E>> Scores<E, F> {
             }
             for r in 0..M {
                 // SAFETY: row r of A.
-                let x = s.splat(unsafe { *a.wrapping_add(r * self.a.1) });
+                let x = s.splat(unsafe { *rows.at(r) });
                 for v in 0..NV {
                     acc[r][v] = s.fma(x, bv[v], acc[r][v]);
                 }
             }
-            a = a.wrapping_add(1);
-            b = b.wrapping_add(WIDE * S::LANES);
+            rows.step::<S, M>(s);
+            b = s.opaque(b.wrapping_add(WIDE * S::LANES));
         }
         acc
     }
@@ -303,7 +304,12 @@ impl<E: Real, const KEYS: bool> Chains<E, KEYS> {
                     }
                 }
             }
-            let mut at = Steps { a: self.a, b: In(self.b.0.wrapping_add(col), self.b.1), last };
+            let mut at = Steps {
+                column: self.a,
+                rows: Quads::new::<M>(self.a.0, self.a.1),
+                b: In(self.b.0.wrapping_add(col), self.b.1),
+                last,
+            };
             if KEYS && self.tri {
                 at.triangle::<S, M, NV, FULL, true>(s, &mut acc);
             }
@@ -340,9 +346,44 @@ unsafe fn get<E: Real, S: Simd<E>, const FULL: bool>(s: S, p: *const E, whole: b
     unsafe { if FULL || whole { s.load(p) } else { s.load_partial(p, last) } }
 }
 
+/// Rows of A by fours: one pointer for each four, the others from the stride between rows.
+/// Opaque to the compiler, which would make all of them pointers, more than fit the registers.
+struct Quads<E> {
+    first: [*const E; 3],
+    stride: usize,
+}
+
+impl<E: Real> Quads<E> {
+    #[inline(always)]
+    fn new<const M: usize>(a: *const E, stride: usize) -> Self {
+        const { assert!(M <= 12) };
+        let mut first = [a; 3];
+        for g in 1..M.div_ceil(4) {
+            first[g] = first[g - 1].wrapping_add(4 * stride);
+        }
+        Quads { first, stride }
+    }
+    /// Row r of this column.
+    #[inline(always)]
+    fn at(&self, r: usize) -> *const E {
+        self.first[r / 4].wrapping_add(r % 4 * self.stride)
+    }
+    /// To the next column.
+    #[inline(always)]
+    fn step<S: Simd<E>, const M: usize>(&mut self, s: S) {
+        // Wrapping: after the last step the pointers may leave their allocations.
+        for g in 0..M.div_ceil(4) {
+            self.first[g] = s.opaque(self.first[g].wrapping_add(1));
+        }
+    }
+}
+
 /// Where the next term of the chains is.
 struct Steps<E> {
-    a: In<E>,
+    /// Column of A, where rows are keys.
+    column: In<E>,
+    /// Rows of A, where these are queries.
+    rows: Quads<E>,
     b: In<E>,
     last: usize,
 }
@@ -368,7 +409,7 @@ impl<E: Real> Steps<E> {
         }
         for r in 0..M {
             if r >= r0 && r < r1 {
-                let p = if KEYS { self.a.0.wrapping_add(r) } else { self.a.row(r) };
+                let p = if KEYS { self.column.0.wrapping_add(r) } else { self.rows.at(r) };
                 // SAFETY: row r of this term of A.
                 let x = s.splat(unsafe { *p });
                 for v in 0..NV {
@@ -377,8 +418,12 @@ impl<E: Real> Steps<E> {
             }
         }
         // Wrapping: after the last step the pointers may leave their allocations.
-        self.a.0 = self.a.0.wrapping_add(if KEYS { self.a.1 } else { 1 });
-        self.b.0 = self.b.0.wrapping_add(self.b.1);
+        if KEYS {
+            self.column.0 = s.opaque(self.column.0.wrapping_add(self.column.1));
+        } else {
+            self.rows.step::<S, M>(s);
+        }
+        self.b.0 = s.opaque(self.b.0.wrapping_add(self.b.1));
     }
 
     /// M terms: term p goes to rows p.. (queries) or ..=p (keys). Written out, so that the row
