@@ -51,10 +51,10 @@ pub(crate) fn pays_to_pack_a(k: usize, n: usize, col_stride: usize) -> bool {
 
 /// Does a copy of B in panels repay itself, its columns being contiguous? Where many rows of A use
 /// it, and either its rows straddle cache lines (20480 x 30 x 30 f32 on an Intel Xeon: 113 -> 133
-/// GFLOP/s) or it is spread over more than half of L2. What fits there is as good in place: 128^3
-/// to 256^3 on Zen 5 are 3 to 6% faster so.
+/// GFLOP/s) or it is spread over more than L2. What is about as large is as good in place: 128^3 to
+/// 512^3 f32 on Zen 5 are 2 to 6% faster so.
 #[inline]
 pub(crate) fn pays_to_pack_b(m: usize, k: usize, n: usize, row_stride: usize, bytes: usize) -> bool {
     let row = row_stride.wrapping_mul(bytes);
-    m >= 128 && n > 1 && (m >= 512 && !row.is_multiple_of(64) || k.saturating_mul(row) >= 512 << 10)
+    m >= 128 && n > 1 && (m >= 512 && !row.is_multiple_of(64) || k.saturating_mul(row) >= 5 << 18)
 }
