@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 /// Names in the record, in the order of colours.
 const CURVES: [&str; 7] =
-    ["popgrad-avx512", "popgrad-avx2", "faer", "gemm-v4", "matrixmultiply", "openblas", "numpy"];
+    ["popgrad-avx512-plan", "popgrad-avx2", "faer", "libxsmm", "matrixmultiply", "openblas", "numpy"];
 
 /// The columns that a curve needs.
 struct Row<'a> {

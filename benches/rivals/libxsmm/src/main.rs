@@ -1,5 +1,6 @@
-//! libxsmm 1.17: a kernel generated for each shape, asked for once and then called. Its matrices are
-//! column-major, so operands swap places. A batch is a loop of calls, split over a pool's threads.
+//! libxsmm 1.17: a kernel generated for each shape, asked for once and then called. Its matrices
+//! are column-major, so operands swap places. A batch is a loop of calls, split over a pool's
+//! threads.
 
 use rayon::prelude::*;
 use rival_worker::{Case, Gemm, Worker, serve};

@@ -7,10 +7,11 @@
 //! | `OP TYPE BATCH M K N THREADS ROUNDS` | `ok NANOSECONDS CHECKSUM` for all ROUNDS together, or `no REASON` |
 //!
 //! OP is `nn`, `tn` or `nt`: C = A B with A (m, k), B (k, n), C (m, n) row-major, for BATCH
-//! problems one behind the other; `t` marks an operand stored as its transpose. Operands are as warm as
-//! an untimed round before leaves them; with `-cold` behind OP every round finds them in memory, after
-//! a sweep over more than the caches hold. Or OP is a quantity of the machine: `fma` (M rounds of the
-//! chains; CHECKSUM is flops), `load` (M bytes; CHECKSUM 0), `exp` (M elements; CHECKSUM 0).
+//! problems one behind the other; `t` marks an operand stored as its transpose. Operands are as
+//! warm as an untimed round before leaves them; with `-cold` behind OP every round finds them in
+//! memory, after a sweep over more than the caches hold. Or OP is a quantity of the machine: `fma`
+//! (M rounds of the chains; CHECKSUM is flops), `load` (M bytes; CHECKSUM 0), `exp` (M elements;
+//! CHECKSUM 0).
 //!
 //! Inputs are integers in -4..=3 from a hash of the index, so that every product is exact in both
 //! types and the checksum `sum_b u_b sum_ij w_i v_j c_bij` (u, w, v small and never 0) must be
@@ -42,7 +43,8 @@ pub struct Case {
     pub n: usize,
     /// Threads.
     pub threads: usize,
-    /// Is A, is B stored as its transpose? What `op` says, without looking at letters in timed code.
+    /// Is A, is B stored as its transpose? What `op` says, without looking at letters in timed
+    /// code.
     pub transposed: [bool; 2],
 }
 
@@ -90,8 +92,8 @@ impl Case {
         [if a { [1, m] } else { [k, 1] }, if b { [1, k] } else { [n, 1] }]
     }
 
-    /// Calls `one` with the operands of each problem that `c` holds, without a division, which small
-    /// products would feel.
+    /// Calls `one` with the operands of each problem that `c` holds, without a division, which
+    /// small products would feel.
     #[inline(always)]
     pub fn each<T>(&self, a: &[T], b: &[T], c: &mut [T], mut one: impl FnMut(&[T], &[T], &mut [T])) {
         let (mut a, mut b, mut c) = (a, b, c);
@@ -376,8 +378,8 @@ impl<T: Scalar> Bench<T> {
             self.case = Some((case.clone(), memory, checksum));
         }
         let Some((_, memory, checksum)) = &mut self.case else { unreachable!() };
-        // One pointer is hidden from the compiler, not three slices, whose halves the CPU would have
-        // to collect from the stack.
+        // One pointer is hidden from the compiler, not three slices, whose halves the CPU would
+        // have to collect from the stack.
         let mut round = || {
             let Memory { a, b, c } = black_box(&mut *memory);
             worker.multiply(case, a.get(), b.get(), c.get_mut());
