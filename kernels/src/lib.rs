@@ -10,7 +10,8 @@
 //!   of one shape, planned once: [`Kernels::plan_gemm`]
 //! - causal attention: [`Kernels::attention`], [`Kernels::attention_backward`],
 //!   [`Kernels::bilinear_attention`]
-//! - attention over one-hot rows: [`Kernels::one_hot_patterns`], [`Kernels::patterns_mul_add`], ..
+//! - attention over one-hot rows: [`Kernels::one_hot_patterns`], [`Kernels::patterns_mul_add`],
+//!   [`Kernels::token_patterns`], ..
 //! - vectors: [`Kernels::exp`], [`Kernels::ln`], [`Kernels::sum`], [`Kernels::dot`],
 //!   [`Kernels::softmax_rows`]
 //! - layers and losses: [`Kernels::layer_norm`], [`Kernels::relu`], [`Kernels::gather`],

@@ -14,13 +14,14 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Shards of all queries together, about: many enough for any machine to share them evenly.
 const SHARDS: usize = 64;
 /// Words between two reports of progress.
 const REPORT: u64 = 1 << 22;
-/// Bytes of the widest vector: prefixes of a call of the kernel come in whole vectors.
-const VECTOR: usize = 64;
+/// Prefixes that the kernel takes at once, at most: a call has whole lots of them.
+const LOT: usize = 16;
 /// Most bytes of looked-up weights; beyond, they are computed as they are met.
 const TABLE_BYTES: usize = 48 << 20;
 
@@ -51,12 +52,11 @@ impl<E: Elem> Source<E> {
     }
 }
 
-struct Shard<E> {
+struct Shard {
     query: usize,
     /// Plan and prefixes.
     jobs: Vec<(usize, Range<usize>)>,
     acc: Accumulator,
-    scratch: Scratch<E>,
     outcome: std::result::Result<(), KernelError>,
 }
 
@@ -68,7 +68,11 @@ pub(super) struct Shards<E> {
     pub(super) eps: f64,
     plans: Vec<Plan>,
     source: Source<E>,
-    shards: Vec<Shard<E>>,
+    shards: Vec<Shard>,
+    /// Working storage of as many shards as run at a time: what one has used is warm for the next.
+    scratch: Mutex<Vec<Scratch<E>>>,
+    /// Elements of each.
+    scratch_len: usize,
     totals: Vec<Accumulator>,
     /// M and A2 as the kernels see them.
     mix: Vec<E>,
@@ -122,6 +126,8 @@ impl<E: Elem> Shards<E> {
             eps,
             source,
             shards: Vec::new(),
+            scratch: Mutex::default(),
+            scratch_len: 0,
             totals: vec![Accumulator::new(plans[0].tracked(), len); queries],
             plans,
             mix: vec![E::ZERO; len * len],
@@ -130,6 +136,9 @@ impl<E: Elem> Shards<E> {
         for query in 0..queries {
             shards.cut(query, SHARDS.div_ceil(queries).max(8))?;
         }
+        let at_a_time = rayon::current_num_threads().min(shards.shards.len());
+        let scratch = (0..at_a_time).map(|_| Scratch::new(shards.scratch_len)).collect();
+        shards.scratch = Mutex::new(scratch);
         Ok(shards)
     }
 
@@ -141,9 +150,8 @@ impl<E: Elem> Shards<E> {
         for (p, plan) in self.plans.iter().enumerate() {
             let mut at = 0;
             while at < plan.prefixes() {
-                // At least a vector of prefixes, and whole vectors.
                 let most = (room.min(REPORT) / plan.suffixes()).max(1) as usize;
-                let end = (at + most.next_multiple_of(VECTOR / size_of::<E>())).min(plan.prefixes());
+                let end = (at + most.next_multiple_of(LOT)).min(plan.prefixes());
                 jobs.push((p, at..end));
                 room = room.saturating_sub((end - at) as u64 * plan.suffixes());
                 at = end;
@@ -160,13 +168,12 @@ impl<E: Elem> Shards<E> {
     }
 
     fn push(&mut self, query: usize, jobs: Vec<(usize, Range<usize>)>) -> Result<()> {
-        let mut scratch = 0;
         for (plan, _) in &jobs {
             let walk = self.walk(query, *plan)?;
-            scratch = scratch.max(self.kernels.prefix_tree_scratch(&walk)?);
+            self.scratch_len = self.kernels.prefix_tree_scratch(&walk)?.max(self.scratch_len);
         }
         let acc = Accumulator::new(self.plans[0].tracked(), self.len);
-        self.shards.push(Shard { query, jobs, acc, scratch: Scratch::new(scratch), outcome: Ok(()) });
+        self.shards.push(Shard { query, jobs, acc, outcome: Ok(()) });
         Ok(())
     }
 
@@ -194,7 +201,7 @@ impl<E: Elem> Shards<E> {
             Source::Atoms { weight, pi, roots } => weight.len() + pi.len() + roots.len(),
             Source::Tables(tables) => tables.iter().flatten().map(Vec::len).sum(),
         };
-        let scratch: usize = self.shards.iter().map(|s| s.scratch.len()).sum();
+        let scratch = self.scratch_len * rayon::current_num_threads().min(self.shards.len());
         let acc = self.len * self.len * self.plans[0].tracked() * 2 * size_of::<f64>();
         self.plans.iter().map(Plan::bytes).sum::<usize>()
             + (source + scratch) * size_of::<E>()
@@ -232,23 +239,25 @@ impl<E: Elem> Shards<E> {
         shards.par_iter_mut().with_max_len(1).filter(|shard| shard.query < queries).for_each(|shard| {
             shard.acc.clear();
             shard.outcome = Ok(());
+            // Another pool may have more threads than the one that this was made in.
+            let mut scratch = self.lent().unwrap_or_else(|| Scratch::new(self.scratch_len));
             for (plan, prefixes) in &shard.jobs {
                 let walk = match self.walk(shard.query, *plan) {
                     Ok(walk) => walk,
                     // M is T x T.
                     Err(_) => continue,
                 };
-                let outcome =
-                    self.kernels.prefix_tree(&walk, prefixes.clone(), &mut shard.acc, &mut shard.scratch);
+                let outcome = self.kernels.prefix_tree(&walk, prefixes.clone(), &mut shard.acc, &mut scratch);
                 if outcome.is_err() {
                     shard.outcome = outcome;
-                    return;
+                    break;
                 }
                 if let Some(progress) = progress {
                     let words = prefixes.len() as u64 * walk.plan.suffixes();
                     progress(Progress { done: done.fetch_add(words, Ordering::Relaxed) + words, total });
                 }
             }
+            self.give_back(scratch);
         });
         self.shards = shards;
         self.totals.iter_mut().for_each(Accumulator::clear);
@@ -257,6 +266,14 @@ impl<E: Elem> Shards<E> {
             self.totals[shard.query].merge(&shard.acc);
         }
         Ok(())
+    }
+
+    fn lent(&self) -> Option<Scratch<E>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn give_back(&self, scratch: Scratch<E>) {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
     }
 
     /// The result of [`Self::sum`] for a query.

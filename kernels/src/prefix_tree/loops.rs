@@ -35,7 +35,7 @@ use crate::prefix_tree::accumulator::Accumulator;
 use crate::prefix_tree::plan::{MAX_LEN, Plan, TREE};
 use crate::prefix_tree::problem::{Walk, Weights};
 use crate::simd::tiles::MAX_LANES;
-use crate::simd::{Op, Simd, compiled_once};
+use crate::simd::{Op, Simd, Twice, compiled_once};
 
 compiled_once! {
     /// The walk.
@@ -138,7 +138,7 @@ impl Workspace {
 pub(crate) fn scratch_len<E>(w: &Walk<'_, E>) -> usize {
     let t = w.plan.word_len();
     let ws = Workspace::new(w);
-    factors_len(t, ws.symbols) + ws.end * (64 / size_of::<E>())
+    factors_len(t, ws.symbols) + ws.end * MAX_LANES.max(64 / size_of::<E>())
 }
 
 /// Whole cache lines, so that vectors stay aligned.
@@ -159,6 +159,19 @@ impl<E: Real> Op<E> for WalkOp<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd<E>>(self, s: S) {
+        // Two vectors side by side where there are as many lanes: what a leaf waits for is its own
+        // chain of operations.
+        if const { 2 * S::LANES <= MAX_LANES } {
+            self.blocks(Twice(s));
+        } else {
+            self.blocks(s);
+        }
+    }
+}
+
+impl<E: Real> WalkOp<'_, E> {
+    #[inline(always)]
+    fn blocks<S: Simd<E>>(self, s: S) {
         let WalkOp { walk, first, last, acc, scratch } = self;
         assert!(scratch.len() >= scratch_len(walk) && acc.fits(walk.plan));
         let ws = Workspace::new(walk);
@@ -199,7 +212,9 @@ impl<E: Real> Op<E> for WalkOp<'_, E> {
                     _ => b.walk::<0>(),
                 };
                 b.sum_classes(loss, acc);
-                b.finish(acc);
+                for part in 0..S::SUMS {
+                    b.finish(part, acc);
+                }
             }
             at += lanes;
         }
@@ -498,14 +513,18 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
         }
     }
 
-    /// Adds the block to the accumulator: suffix positions as they are, prefix positions by the
-    /// symbols of each lane.
+    /// Adds a part of the block to the accumulator, as if it were a block of its own: suffix
+    /// positions as they are, prefix positions by the symbols of each lane.
     ///
     /// # Safety
     /// After [`Self::walk`].
     #[inline(always)]
-    unsafe fn finish(&mut self, acc: &mut Accumulator) {
+    unsafe fn finish(&mut self, part: usize, acc: &mut Accumulator) {
         let (s, ws, n, t) = (self.s, self.ws, self.ws.symbols, self.t);
+        let own = part * (S::LANES / S::SUMS)..(part + 1) * (S::LANES / S::SUMS);
+        if own.start >= self.lanes {
+            return;
+        }
         let p = ws.prefix;
         // SAFETY: slots of the workspace.
         unsafe {
@@ -513,7 +532,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                 let (j, c) = (p + lc / n, lc % n);
                 for i in j..t {
                     let v = self.get(ws.sum_c + lc * ws.width + i - p);
-                    acc.add(j, self.w.symbol(c), i, s.reduce_add(v).to_f64());
+                    acc.add(j, self.w.symbol(c), i, s.sum(v, part).to_f64());
                 }
             }
             let mut query = 0.0;
@@ -529,16 +548,16 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                 };
                 let mut lane = [E::ZERO; MAX_LANES];
                 s.store(lane.as_mut_ptr(), e);
-                let all = s.reduce_add(e).to_f64();
+                let all = s.sum(e, part).to_f64();
                 if i + 1 == t {
                     query = all;
                 }
                 for j in 0..if i < p { i + 1 } else { p } {
-                    let c = self.prefix[j][0];
-                    if self.prefix[j][..S::LANES].iter().all(|x| *x == c) {
+                    let c = self.prefix[j][own.start];
+                    if self.prefix[j][own.clone()].iter().all(|x| *x == c) {
                         acc.add(j, self.w.symbol(c as usize), i, all);
                     } else {
-                        for l in 0..self.lanes {
+                        for l in own.start..own.end.min(self.lanes) {
                             acc.add(j, self.w.symbol(self.prefix[j][l] as usize), i, lane[l].to_f64());
                         }
                     }

@@ -67,8 +67,10 @@ mod avx512;
 mod ops;
 mod portable;
 pub(crate) mod tiles;
+mod twice;
 
 pub(crate) use ops::{Op, Routine, Simd, WordOp, Words};
+pub(crate) use twice::Twice;
 
 use crate::error::KernelError;
 use std::sync::OnceLock;

@@ -104,6 +104,13 @@ pub(crate) trait Simd<E: Real>: Copy {
     fn frexp(self, x: Self::V) -> (Self::V, Self::V);
     /// Sum of the lanes, by halves: lane i with lane i + LANES/2, and so on.
     fn reduce_add(self, v: Self::V) -> E;
+    /// Vectors of the instruction set in one of these: their sums are also to be had apart.
+    const SUMS: usize = 1;
+    /// [`Simd::reduce_add`] of the i-th of them.
+    #[inline(always)]
+    fn sum(self, v: Self::V, _i: usize) -> E {
+        self.reduce_add(v)
+    }
     /// Largest lane (NaN rule unspecified).
     fn reduce_max(self, v: Self::V) -> E;
     /// Runs `op` in a function of its own, never inlined, with the same features: one copy of a

@@ -6,6 +6,7 @@ use crate::prefix_tree::loops::Block;
 use crate::prefix_tree::plan::{MAX_LEN, NONE, TREE};
 use crate::prefix_tree::problem::Weights;
 use crate::simd::Simd;
+use crate::simd::tiles::MAX_LANES;
 use crate::vecmath::log::ln;
 
 /// Multiplies the numerator and the denominator of a weight by those of one step. In f32 a product
@@ -46,15 +47,19 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
             }
             if let Weights::Table { values } = self.w.weights {
                 let len = ws.classes * ws.row;
-                for l in 0..S::LANES {
-                    // Lanes without a prefix walk the first with weight 0.
-                    let row = if l < self.lanes { self.w.plan.prefix_class(first + l) } else { 0 };
-                    let row = &values[row * len..][..len];
-                    for class in 0..ws.classes {
-                        for b in 0..ws.row {
-                            let w = if l < self.lanes { row[class * ws.row + b] } else { E::ZERO };
-                            *self.lane(ws.class + class * ws.class_len + b, l) = w;
+                // Lanes without a prefix walk the first with weight 0.
+                let mut rows = [&values[..len]; MAX_LANES];
+                for (l, row) in rows.iter_mut().enumerate().take(self.lanes) {
+                    *row = &values[self.w.plan.prefix_class(first + l) * len..][..len];
+                }
+                // Vector by vector: the classes of a block may be more than a cache holds.
+                for class in 0..ws.classes {
+                    for b in 0..ws.row {
+                        let mut w = [E::ZERO; MAX_LANES];
+                        for (w, row) in w.iter_mut().zip(&rows).take(self.lanes) {
+                            *w = row[class * ws.row + b];
                         }
+                        self.put(ws.class + class * ws.class_len + b, s.load(w.as_ptr()));
                     }
                 }
                 return;
@@ -126,8 +131,10 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
                 }
                 total = s.fma(all, words, total);
             }
-            acc.loss.add(s.reduce_add(loss).to_f64());
-            acc.weight.add(s.reduce_add(total).to_f64());
+            for part in (0..S::SUMS).filter(|part| part * (S::LANES / S::SUMS) < self.lanes) {
+                acc.loss.add(s.sum(loss, part).to_f64());
+                acc.weight.add(s.sum(total, part).to_f64());
+            }
         }
     }
 
