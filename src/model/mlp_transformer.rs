@@ -200,7 +200,7 @@ impl<E: Elem> MlpTransformer<E> {
         let (k, d, l) = (&self.kernels, self.width(), at.l);
         let m = h.len() / d;
         if out.active[self.block(l, Part::B2)] {
-            column_sums(dy, self.root(), out.write, &mut out.grad[self.range(l, Part::B2)]);
+            k.column_sums(dy, self.root(), out.write, &mut out.grad[self.range(l, Part::B2)])?;
         }
         let (rows, dy) = (Mat::new(h, m, d)?, Mat::new(dy, m, d)?);
         if out.active[self.block(l, Part::W2)] {
@@ -211,7 +211,7 @@ impl<E: Elem> MlpTransformer<E> {
         k.gemm(Write::Set, E::ONE, dy, w2.t(), MatMut::new(dh, m, d)?, kernel)?;
         k.relu_backward(h, dh)?;
         if out.active[self.block(l, Part::B1)] {
-            column_sums(dh, self.root(), out.write, &mut out.grad[self.range(l, Part::B1)]);
+            k.column_sums(dh, self.root(), out.write, &mut out.grad[self.range(l, Part::B1)])?;
         }
         Ok(())
     }
@@ -243,27 +243,6 @@ impl<E: Elem> MlpTransformer<E> {
     /// True if the gradient of U = V W1 of layer l is needed.
     fn product_wanted(&self, l: usize, out: &Out<'_, E>) -> bool {
         [Part::V, Part::W1].into_iter().any(|part| out.active[self.block(l, part)])
-    }
-}
-
-/// Columns that are summed at a time.
-const COLUMNS: usize = 64;
-
-/// out = factor Σ rows of `x`, or added to what is there.
-fn column_sums<E: Elem>(x: &[E], factor: E, write: Write, out: &mut [E]) {
-    let width = out.len();
-    for (c, out) in out.chunks_mut(COLUMNS).enumerate() {
-        let mut sums = [E::ZERO; COLUMNS];
-        for row in x.chunks_exact(width) {
-            let row = &row[c * COLUMNS..][..out.len()];
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += *x);
-        }
-        for (out, sum) in out.iter_mut().zip(sums) {
-            match write {
-                Write::Set => *out = factor * sum,
-                Write::Add => *out += factor * sum,
-            }
-        }
     }
 }
 

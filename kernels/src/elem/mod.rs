@@ -14,6 +14,7 @@ pub trait Elem:
     + crate::attention::problem::AttentionBodies
     + crate::gemm::loops::GemmBodies
     + crate::one_hot::problem::OneHotBodies
+    + crate::one_hot::rows::problem::RowsBodies
     + crate::peak::problem::PeakBodies
     + crate::prefix_tree::loops::PrefixTreeBodies
     + crate::vecmath::problem::VecmathBodies

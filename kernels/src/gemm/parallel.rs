@@ -51,6 +51,9 @@ pub(crate) const SPREAD: Spread = Spread {
     solo: 1 << 16,
 };
 
+/// Terms of a sum below which k is never cut.
+const SHORT: usize = 1024;
+
 /// Parts of k at most: as many tasks have work.
 const K_PARTS: usize = 16;
 /// Columns of a block of B that one task packs, at most, unless A is packed too: panels of all
@@ -108,6 +111,12 @@ impl<E: Elem> Kernels<E> {
         c: MatMut<'_, E>,
         scratch: ParallelScratch<'_, E>,
     ) -> Result<(), KernelError> {
+        if let [first, ..] = &mut *scratch.tasks
+            && a.rows().saturating_mul(a.cols()).saturating_mul(b.cols()) < SPREAD.task
+            && a.cols() < SHORT
+        {
+            return self.gemm(write, alpha, a, b, c, first);
+        }
         let plan = Plan::new::<E>(self.isa());
         self.gemm_parallel_planned(SPREAD, GemmProblem { plan, write, alpha, a, b }, c, scratch)
     }

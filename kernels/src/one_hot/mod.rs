@@ -15,6 +15,7 @@
 
 pub(crate) mod loops;
 pub(crate) mod problem;
+pub(crate) mod rows;
 
 pub use problem::{OneHot, PatternTerms};
 

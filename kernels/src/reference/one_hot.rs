@@ -74,3 +74,97 @@ pub fn softmax_backward(p: &[f64], dp: &[f64]) -> Vec<(f64, f64)> {
     let abs: f64 = p.iter().zip(dp).map(|(p, d)| (p * d).abs()).sum();
     p.iter().zip(dp).map(|(p, d)| (p * (d - dot), p.abs() * (d.abs() + abs))).collect()
 }
+
+/// Sums of four entries of a table for the scores of the last `rows` queries, in E: the first two
+/// added for every column, then the two columns. `tables` (H, D, D), result (B, rows, H, D): 0 in
+/// the first S entries of a row, −∞ behind the mask.
+pub fn token_scores<E: Elem>(tables: &[E], tokens: &[u32], [t, s]: [usize; 2], rows: usize) -> Vec<E> {
+    let d = s + t;
+    let mut out = Vec::new();
+    for tokens in tokens.chunks_exact(t) {
+        for i in t - rows..t {
+            for table in tables.chunks_exact(d * d) {
+                let z: Vec<E> =
+                    (0..d).map(|j| table[tokens[i] as usize * d + j] + table[(s + i) * d + j]).collect();
+                out.extend(vec![E::ZERO; s]);
+                let score = |j: usize| z[s + j] + z[tokens[j] as usize];
+                out.extend((0..t).map(|j| if j <= i { score(j) } else { E::NEG_INFINITY }));
+            }
+        }
+    }
+    out
+}
+
+/// The first S entries of every row of patterns: sums of its weights by symbol, in order, in E.
+pub fn token_weights<E: Elem>(c: &mut [E], tokens: &[u32], [t, s]: [usize; 2], rows: usize, heads: usize) {
+    let d = s + t;
+    for (r, row) in c.chunks_exact_mut(d).enumerate() {
+        let (q, i) = (r / heads / rows, t - rows + r / heads % rows);
+        row[..s].fill(E::ZERO);
+        for j in 0..=i {
+            let p = row[s + j];
+            row[tokens[q * t + j] as usize] += p;
+        }
+    }
+}
+
+/// The gradient of one head's table, in E: a row of score gradients for each query, added to the
+/// rows of its token and of its position.
+pub fn token_patterns_backward<E: Elem>(
+    tokens: &[u32],
+    [t, s]: [usize; 2],
+    rows: usize,
+    [head, heads]: [usize; 2],
+    c: &[E],
+    dc: &[E],
+) -> Vec<E> {
+    let d = s + t;
+    let mut dtable = vec![E::ZERO; d * d];
+    for (q, tokens) in tokens.chunks_exact(t).enumerate() {
+        for i in t - rows..t {
+            let at = ((q * rows + i + rows - t) * heads + head) * d;
+            let (c, dc) = (&c[at..][..d], &dc[at..][..d]);
+            let mean = eight_sums(c, dc);
+            let mut e = vec![E::ZERO; d];
+            for j in 0..=i {
+                let token = tokens[j] as usize;
+                e[s + j] = c[s + j] * (dc[s + j] + dc[token] - mean);
+                e[token] = e[token] + e[s + j];
+            }
+            for r in [tokens[i] as usize, s + i] {
+                dtable[r * d..][..d].iter_mut().zip(&e).for_each(|(g, e)| *g += *e);
+            }
+        }
+    }
+    dtable
+}
+
+/// Σ x y in eight partial sums, the rest behind them.
+fn eight_sums<E: Elem>(x: &[E], y: &[E]) -> E {
+    let (mut sums, mut rest) = ([E::ZERO; 8], E::ZERO);
+    let whole = x.len() / 8 * 8;
+    (whole..x.len()).for_each(|j| rest += x[j] * y[j]);
+    (0..whole).for_each(|j| sums[j % 8] += x[j] * y[j]);
+    let [a, b, c, d, e, f, g, h] = sums;
+    ((a + b) + (c + d)) + ((e + f) + (g + h)) + rest
+}
+
+/// `table[s_i] + table[S + i] + factor shift` of the last `rows` positions, in E.
+pub fn token_rows<E: Elem>(
+    tokens: &[u32],
+    [t, s]: [usize; 2],
+    rows: usize,
+    table: &[E],
+    factor: E,
+    shift: &[E],
+) -> Vec<E> {
+    let d = s + t;
+    let mut out = Vec::new();
+    for tokens in tokens.chunks_exact(t) {
+        for i in t - rows..t {
+            let (a, b) = (&table[tokens[i] as usize * d..], &table[(s + i) * d..]);
+            out.extend((0..d).map(|j| a[j] + b[j] + factor * shift[j]));
+        }
+    }
+    out
+}

@@ -6,7 +6,10 @@ pub(crate) mod problem;
 use crate::elem::Elem;
 use crate::error::{KernelError, expect};
 use crate::kernels::Kernels;
-use crate::vecmath::update::problem::{Accumulate, AdamOp, AdamW, Relu, ReluBackward, Sgd, SgdOp};
+use crate::vecmath::update::problem::{
+    Accumulate, AdamOp, AdamW, ColumnSums, Relu, ReluBackward, Sgd, SgdOp,
+};
+use crate::view::Write;
 
 fn check(
     op: &'static str,
@@ -80,6 +83,21 @@ impl<E: Elem> Kernels<E> {
     pub fn accumulate(&self, x: &[E], acc: &mut [f64]) -> Result<(), KernelError> {
         expect("accumulate", "acc length", x.len(), acc.len())?;
         E::run_accumulate(self.isa(), Accumulate { x, acc });
+        Ok(())
+    }
+
+    /// `out = factor Σ rows of x` ([`Write::Set`]) or `out += factor Σ rows of x`: x (B, D) one row
+    /// after the other, out (D). Sums in order of rows, each operation rounded to E: the same bits
+    /// on every instruction set.
+    ///
+    /// # Errors
+    /// A length of x that is not whole rows.
+    pub fn column_sums(&self, x: &[E], factor: E, write: Write, out: &mut [E]) -> Result<(), KernelError> {
+        if out.is_empty() {
+            return expect("column_sums", "x length", 0, x.len());
+        }
+        expect("column_sums", "x length", x.len().next_multiple_of(out.len()), x.len())?;
+        E::run_column_sums(self.isa(), ColumnSums { x, factor, write, out });
         Ok(())
     }
 

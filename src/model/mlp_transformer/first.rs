@@ -18,7 +18,7 @@
 use super::super::layered::Out;
 use super::{At, MlpTransformer, Part};
 use crate::Result;
-use popgrad_kernels::{Elem, Mat, MatMut, Scratch, Write};
+use popgrad_kernels::{Elem, Mat, MatMut, OneHot, Scratch, Write};
 
 /// The arrays that the layer stores for its backward pass, and its temporaries. `rows` is T, or 1
 /// in the top layer.
@@ -30,7 +30,7 @@ pub(super) struct First<'a, E> {
     /// c, and h behind the rectifier (n rows, d).
     pub(super) c: &'a mut [E],
     pub(super) h: &'a mut [E],
-    /// Two (d, d) and a row of d.
+    /// Two (d, d), and rows of d: a row for each query of a sequence.
     pub(super) square: &'a mut [E],
     pub(super) other: &'a mut [E],
     pub(super) row: &'a mut [E],
@@ -76,43 +76,11 @@ impl<E: Elem> MlpTransformer<E> {
             let u = Mat::new(&u[head.clone()], d, d)?;
             k.gemm(Write::Set, E::ONE, table, u, MatMut::new(&mut r[head], d, d)?, kernel)?;
         }
-        // Scores, into the position part of c.
-        for (tokens, c) in batch.chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
-            for (i, c) in (t - rows..t).zip(c.chunks_exact_mut(wide)) {
-                for (c, g) in c.chunks_exact_mut(d).zip(g.chunks_exact(d * d)) {
-                    let (by_token, by_position) = (&g[tokens[i] as usize * d..][..d], &g[(s + i) * d..][..d]);
-                    z.iter_mut().zip(by_token).zip(by_position).for_each(|((z, a), b)| *z = *a + *b);
-                    let (symbols, positions) = z.split_at(s);
-                    let (seen, hidden) = c[s..].split_at_mut(i + 1);
-                    for ((c, p), token) in seen.iter_mut().zip(positions).zip(tokens) {
-                        *c = *p + symbols[*token as usize];
-                    }
-                    hidden.fill(E::NEG_INFINITY);
-                }
-            }
-        }
-        k.softmax_rows(MatMut::with_strides(&mut c[s..], m * heads, t, d, 1)?)?;
-        for (tokens, c) in batch.chunks_exact(t).zip(c.chunks_exact_mut(rows * wide)) {
-            for (i, c) in (t - rows..t).zip(c.chunks_exact_mut(wide)) {
-                for c in c.chunks_exact_mut(d) {
-                    let (symbols, pattern) = c.split_at_mut(s);
-                    symbols.fill(E::ZERO);
-                    pattern[..=i].iter().zip(tokens).for_each(|(p, token)| symbols[*token as usize] += *p);
-                }
-            }
-        }
+        let x = OneHot::new(batch, t, s)?;
+        k.token_patterns(&x, rows, g, c, &mut z[..d])?;
         let (c, r) = (Mat::new(c, m, wide)?, Mat::new(r, wide, d)?);
         self.hidden(at, c, r, h, kernel)?;
-        let (wte, wpe) = params[..d * d].split_at(s * d);
-        let (root, b2) = (self.root(), &params[self.range(0, Part::B2)]);
-        for (tokens, out) in batch.chunks_exact(t).zip(out.chunks_exact_mut(rows * d)) {
-            for (i, out) in (t - rows..t).zip(out.chunks_exact_mut(d)) {
-                let (symbol, position) = (&wte[tokens[i] as usize * d..][..d], &wpe[i * d..][..d]);
-                for (((o, a), b), bias) in out.iter_mut().zip(symbol).zip(position).zip(b2) {
-                    *o = *a + *b + root * *bias;
-                }
-            }
-        }
+        k.token_rows(&x, rows, table, self.root(), &params[self.range(0, Part::B2)], out)?;
         let w2 = self.mat(params, self.range(0, Part::W2))?;
         Ok(k.gemm(Write::Add, E::ONE, Mat::new(h, m, d)?, w2, MatMut::new(out, m, d)?, kernel)?)
     }
@@ -165,29 +133,10 @@ impl<E: Elem> MlpTransformer<E> {
             let de = &mut de[(s + t - rows - from) * d..];
             dy.chunks_exact(rows * d).for_each(|dy| add(de, dy));
         }
+        let x = OneHot::new(batch, t, s)?;
         for i in (0..heads).filter(|_| embeddings || asking) {
-            let dg = &mut *other;
-            dg.fill(E::ZERO);
-            let both = c.chunks_exact(rows * wide).zip(dc.chunks_exact(rows * wide));
-            for (tokens, (c, dc)) in batch.chunks_exact(t).zip(both) {
-                for (q, (c, dc)) in (t - rows..t).zip(c.chunks_exact(wide).zip(dc.chunks_exact(wide))) {
-                    let (c, dc) = (&c[i * d..][..d], &dc[i * d..][..d]);
-                    // Σ_j p_ij dp_ij, dp_ij = dc[s_j] + dc[S + j].
-                    let mean = dot(c, dc);
-                    let (symbols, scores) = e.split_at_mut(s);
-                    symbols.fill(E::ZERO);
-                    let (by_token, by_position) = dc.split_at(s);
-                    let (seen, hidden) = scores.split_at_mut(q + 1);
-                    for (((ds, p), dp), token) in seen.iter_mut().zip(&c[s..]).zip(by_position).zip(tokens) {
-                        let token = *token as usize;
-                        *ds = *p * (*dp + by_token[token] - mean);
-                        symbols[token] += *ds;
-                    }
-                    hidden.fill(E::ZERO);
-                    add(&mut dg[tokens[q] as usize * d..][..d], e);
-                    add(&mut dg[(s + q) * d..][..d], e);
-                }
-            }
+            let (dg, ds) = (&mut *other, &mut e[..rows * d]);
+            k.token_patterns_backward(&x, rows, [i, heads], c, dc, dg, ds)?;
             // G = E A Eᵀ, R = E U.
             let head = i * d * d..(i + 1) * d * d;
             let (dg, a) = (Mat::new(dg, d, d)?, self.mat(params, self.a(0, i))?);
@@ -239,18 +188,4 @@ impl<E: Elem> MlpTransformer<E> {
 /// x += y.
 fn add<E: Elem>(x: &mut [E], y: &[E]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += *y);
-}
-
-/// Σ x y in eight partial sums, so that a vector unit can follow: the order depends on the length
-/// alone.
-fn dot<E: Elem>(x: &[E], y: &[E]) -> E {
-    let mut sums = [E::ZERO; 8];
-    let (x8, y8) = (x.chunks_exact(8), y.chunks_exact(8));
-    let mut rest = E::ZERO;
-    x8.remainder().iter().zip(y8.remainder()).for_each(|(x, y)| rest += *x * *y);
-    for (x, y) in x8.zip(y8) {
-        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(s, (x, y))| *s += *x * *y);
-    }
-    let [a, b, c, d, e, f, g, h] = sums;
-    ((a + b) + (c + d)) + ((e + f) + (g + h)) + rest
 }

@@ -65,7 +65,7 @@ impl<E: Elem> MlpTransformer<E> {
         let x = mul(self.top(), stream)?.checked_add(last)?;
         let dx = if self.top() == 0 { 0 } else { stream };
         let du = mul(self.heads.iter().copied().max().unwrap_or(0), square)?;
-        Some([u, tables, tables, c, x, q, p, o, h, dx, last, dh, dout, dq, du, square, square, d])
+        Some([u, tables, tables, c, x, q, p, o, h, dx, last, dh, dout, dq, du, square, square, mul(t, d)?])
     }
 
     fn carve<'a>(&self, n: usize, rows: usize, own: &'a mut [E]) -> Activations<'a, E> {

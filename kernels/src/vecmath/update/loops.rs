@@ -142,3 +142,52 @@ pub(crate) unsafe fn add_row<E: Real, S: Simd<E>>(s: S, n: usize, from: *const E
         i += len;
     }
 }
+
+/// out = factor Σ rows of x, or out + that where `add`: x (rows, d).
+///
+/// # Safety
+/// `x` is readable for rows d elements, `out` readable and writable for d.
+#[inline(always)]
+pub(crate) unsafe fn column_sums<E: Real, S: Simd<E>>(
+    s: S,
+    [rows, d]: [usize; 2],
+    x: *const E,
+    factor: E,
+    add: bool,
+    out: *mut E,
+) {
+    let factor = s.splat(factor);
+    let mut j = 0;
+    // Four vectors at a time, whose sums overlap.
+    while j + 4 * S::LANES <= d {
+        let mut sums = [s.splat(E::ZERO); 4];
+        for i in 0..rows {
+            for v in 0..4 {
+                // SAFETY: four vectors at column j of row i.
+                sums[v] = s.add(sums[v], unsafe { s.load(x.add(i * d + j + v * S::LANES)) });
+            }
+        }
+        for v in 0..4 {
+            // SAFETY: as above, of out.
+            unsafe {
+                let p = out.add(j + v * S::LANES);
+                let sum = s.mul(factor, sums[v]);
+                s.store(p, if add { s.add(s.load(p), sum) } else { sum });
+            }
+        }
+        j += 4 * S::LANES;
+    }
+    while j < d {
+        let n = if d - j < S::LANES { d - j } else { S::LANES };
+        let mut sum = s.splat(E::ZERO);
+        // SAFETY: n <= d - j elements from j on, of row i and of out.
+        unsafe {
+            for i in 0..rows {
+                sum = s.add(sum, load::<E, S>(s, x.add(i * d + j), n));
+            }
+            let (p, sum) = (out.add(j), s.mul(factor, sum));
+            store::<E, S>(s, p, n, if add { s.add(load::<E, S>(s, p, n), sum) } else { sum });
+        }
+        j += n;
+    }
+}

@@ -4,6 +4,7 @@ use crate::elem::real::Real;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::update::loops;
 use crate::vecmath::update::loops::AdamFactors;
+use crate::view::Write;
 
 /// What a step of [`Kernels::sgd`](crate::Kernels::sgd) takes: all finite and >= 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +39,7 @@ compiled_once! {
         fn run_sgd(SgdOp<'_, Self>);
         fn run_adamw(AdamOp<'_, Self>);
         fn run_accumulate(Accumulate<'_, Self>);
+        fn run_column_sums(ColumnSums<'_, Self>);
         fn run_relu(Relu<'_, Self>);
         fn run_relu_backward(ReluBackward<'_, Self>);
     }
@@ -119,6 +121,24 @@ impl<E: Real> Op<E> for Accumulate<'_, E> {
         for (a, x) in self.acc.iter_mut().zip(self.x) {
             *a += x.to_f64();
         }
+    }
+}
+
+pub(crate) struct ColumnSums<'a, E> {
+    pub(crate) x: &'a [E],
+    pub(crate) factor: E,
+    pub(crate) write: Write,
+    pub(crate) out: &'a mut [E],
+}
+
+impl<E: Real> Op<E> for ColumnSums<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E>>(self, s: S) {
+        let (d, add) = (self.out.len(), self.write == Write::Add);
+        let (rows, x, out) = (self.x.len() / d, self.x.as_ptr(), self.out.as_mut_ptr());
+        // SAFETY: rows of out.len() elements: `Kernels::column_sums` compared them.
+        unsafe { loops::column_sums::<E, S>(s, [rows, d], x, self.factor, add, out) }
     }
 }
 
