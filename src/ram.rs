@@ -1,7 +1,25 @@
 //! Free memory of this process: what the machine has, less what control groups and the limit of
-//! its address space withhold.
+//! its address space withhold; and threads, which need some of it to start.
 
+use crate::error::Error;
 use std::path::{Path, PathBuf};
+
+/// Bytes of a thread's stack, the standard library's default.
+const STACK: usize = 2 << 20;
+
+/// Why `threads` threads (0: as many as there are cores) did not start, where a pool reports `e`:
+/// memory is named where their stacks do not fit.
+pub(crate) fn no_threads(threads: usize, e: &dyn std::error::Error) -> Error {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let stacks = STACK.saturating_mul(if threads == 0 { cores } else { threads });
+    match free() {
+        Some(free) if free < stacks => {
+            let found = format!("about {} MiB for stacks", stacks >> 20);
+            Error::invalid("memory (threads)", found, format!("{} MiB free", free >> 20))
+        }
+        _ => Error::io("thread pool", "cannot start threads", std::io::Error::other(e.to_string())),
+    }
+}
 
 /// Bytes that this process can still allocate; `None` if the system reports nothing.
 pub(crate) fn free() -> Option<usize> {

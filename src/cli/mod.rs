@@ -20,7 +20,6 @@ use crate::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exact population gradients and fast CPU training for the theory of how transformers learn.
@@ -176,9 +175,9 @@ fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
             Error::invalid(VARIABLE, text.as_ref(), format!("1 to {}, or 0 for all cores", most_threads()))
         })?;
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build().map_err(|e| {
-        Error::io(PathBuf::from("thread pool"), "cannot start threads", std::io::Error::other(e.to_string()))
-    })?;
+    let threads = threads.unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| crate::ram::no_threads(threads, &e))?;
     // An allocator reserves address space at a thread's first allocation: let all of them have
     // theirs before anyone asks what is left of it.
     pool.broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));

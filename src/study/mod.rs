@@ -500,10 +500,9 @@ impl Progress for Quiet<'_> {
 }
 
 fn pool(threads: usize) -> Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.max(1))
-        .build()
-        .map_err(|e| Error::io("thread pool", "cannot start threads", std::io::Error::other(e.to_string())))
+    let threads = threads.max(1);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| crate::ram::no_threads(threads, &e))
 }
 
 /// Relative cost of a run.
