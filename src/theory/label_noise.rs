@@ -5,7 +5,7 @@
 //! | g^y | −∇ℓ on one word with the label law y; linear in y |
 //! | W(s, b) | probability of a word s and its label b, π integrated out; P = Σ_b W, ȳ = W/P |
 //! | A | Sα + the edges that leave the query's symbol: the total of the posterior of its row |
-//! | Σ | covariance of g: of symbols y ∼ ȳ, of the soft label π(·\|query), of the posterior mean ȳ |
+//! | Σ | covariance of g: of symbols y ∼ ȳ, the soft label π(·\|query), the posterior mean ȳ |
 
 use super::algorithm::{Rates, train};
 use super::support::{apart, eigenvalues, key, largest, normals, parents};

@@ -5,6 +5,7 @@ use crate::one_hot::loops::Words;
 use crate::simd::{Op, Simd, compiled_once};
 use crate::vecmath::rows::{load, store};
 use crate::vecmath::softmax::softmax_row;
+use crate::vecmath::update::loops::add_row;
 
 compiled_once! {
     /// All entries of this module.
@@ -171,14 +172,7 @@ unsafe fn backward<E: Real, S: Simd<E>>(
             for i in t - rows..t {
                 let e = ds.add((i + rows - t) * d);
                 for r in [*tokens.add(i) as usize, symbols + i] {
-                    let to = dtable.add(r * d);
-                    let mut j = 0;
-                    while j < d {
-                        let n = lanes::<E, S>(d - j);
-                        let sum = s.add(load::<E, S>(s, to.add(j), n), load::<E, S>(s, e.add(j), n));
-                        store::<E, S>(s, to.add(j), n, sum);
-                        j += n;
-                    }
+                    add_row::<E, S>(s, d, e, dtable.add(r * d));
                 }
             }
         }
