@@ -10,7 +10,7 @@ use crate::simd::{WordOp, Words};
 const GROUP: usize = 8;
 
 /// The envelope in every lane.
-struct Wide<S: Words> {
+pub(super) struct Wide<S: Words> {
     left: S::V,
     knot: S::V,
     scale: [S::V; 2],
@@ -21,7 +21,7 @@ struct Wide<S: Words> {
 
 impl<S: Words> Wide<S> {
     #[inline(always)]
-    fn new(s: S, e: &Envelope) -> Self {
+    pub(super) fn new(s: S, e: &Envelope) -> Self {
         Wide {
             left: s.splat(e.left),
             knot: s.splat(e.knot),
@@ -49,6 +49,37 @@ impl<S: Words> Wide<S> {
     }
 }
 
+/// What the squeezes say of a vector of proposals.
+pub(super) struct Said<S: Words> {
+    y: S::V,
+    /// Bits of the lanes that are accepted for sure; those rejected for sure, [`REJECTED`] further.
+    pub(super) sure: u32,
+}
+
+pub(super) const REJECTED: u32 = SAMPLE_LANES as u32;
+
+/// The proposals at `u`, and 1 - d + d²/2 - d³/6 <= e^{-d} <= 1 - d + d²/2 at `v`, with room for a d
+/// that is a little too large. What they decide, the rule decides too; they leave to it one proposal
+/// in a thousand or so at α = 0.1.
+#[inline(always)]
+pub(super) fn squeeze<S: Words>(s: S, envelope: &Wide<S>, u: S::V, v: S::V) -> Said<S> {
+    // Rounding of d, of the rule and of these sums.
+    const SLACK: f64 = 1e-12;
+    // e^{-d} is at most this share of e^y above e^{-a}: twice as much as `exp_above` is above.
+    const ROOM: f64 = 1.0 / 16_384.0;
+    let one = s.splat(1.0);
+    let (y, tangent) = envelope.propose(s, u);
+    let e = exp_above(s, y);
+    let a = s.sub(e, tangent);
+    let cubic = s.fma(a, s.splat(-1.0 / 6.0), s.splat(0.5));
+    let least = s.fma(s.fma(cubic, a, s.splat(-1.0)), a, s.splat(1.0 - SLACK));
+    // The square grows again beyond 1, where it is 1/2 > 1/e.
+    let m = s.select_lt(a, one, a, one);
+    let square = s.fma(s.fma(m, s.splat(0.5), s.splat(-1.0)), m, s.splat(1.0 + SLACK));
+    let most = s.fma(e, s.splat(ROOM), square);
+    Said { y, sure: s.mask_lt(v, least) | s.mask_lt(most, v) << REJECTED }
+}
+
 /// out (n, SAMPLE_LANES): variates 0 .. n past the lanes' first. `pending` is at least as long.
 pub(crate) struct LogGamma<'a> {
     pub(crate) envelope: &'a Envelope,
@@ -62,125 +93,190 @@ impl WordOp for LogGamma<'_> {
     type Out = bool;
     #[inline(always)]
     fn run<S: Words>(self, s: S) -> bool {
-        let (counters, keys) = (Counters::new(self.at), round_keys(self.at.key));
-        let envelope = Wide::new(s, self.envelope);
-        let mut open = first_attempts(s, &envelope, &counters, &keys, self.out, self.pending);
-        let mut attempt = 0;
-        // Attempt 0 again where the squeeze did not decide: one in fifteen or so at α = 0.1, which
-        // saves the others two exponentials.
-        while open > 0 && attempt < MAX_ATTEMPTS {
-            open = attempts(s, &envelope, &counters, &keys, attempt, self.out, &mut self.pending[..open]);
-            attempt += 1;
+        let LogGamma { envelope, at, out, pending } = self;
+        let envelope = Wide::new(s, envelope);
+        let mut draws = Draws { envelope, counters: Counters::new(at), keys: round_keys(at.key), attempt: 0 };
+        let mut open = draws.first(s, out, pending);
+        while open > 0 && draws.attempt + 1 < MAX_ATTEMPTS {
+            draws.attempt += 1;
+            open = draws.again(s, out, &mut pending[..open]);
         }
         open == 0
     }
 }
 
-/// Writes every first proposal; returns how many are not accepted by the squeeze 1 - d <= e^{-d}
-/// with a d that is a little too large, their places in `pending`. What it accepts, the exact d
-/// accepts too.
-#[inline(always)]
-fn first_attempts<S: Words>(
-    s: S,
-    envelope: &Wide<S>,
-    counters: &Counters,
-    keys: &[[u64; 2]; 10],
-    out: &mut [f64],
-    pending: &mut [u32],
-) -> usize {
-    assert!(pending.len() >= out.len() && out.len().is_multiple_of(SAMPLE_LANES));
-    let (mut u, mut v) = ([0.0; GROUP * SAMPLE_LANES], [0.0; GROUP * SAMPLE_LANES]);
-    let one = s.splat(1.0);
-    let (vectors, per) = (out.len() / S::LANES, SAMPLE_LANES / S::LANES);
-    // Masks wait at the end of `pending`, where the list of places, at most LANES for each mask
-    // already read, never catches up with them. A branch on a mask right after its vector would be
-    // mispredicted often, and throw away what was under way for the next vectors.
-    let masks = pending.len() - vectors;
-    let mut first = 0;
-    while first < vectors {
-        let group = if vectors - first < GROUP { vectors - first } else { GROUP };
-        for j in 0..group {
-            let (row, lane) = ((first + j) / per, (first + j) % per * S::LANES);
-            let w = philox(s, counters.load(s, lane, row as u64, 0), keys);
-            // SAFETY: j < GROUP and LANES <= SAMPLE_LANES.
-            unsafe {
-                s.store(u.as_mut_ptr().add(j * S::LANES), unit(s, w[0]));
-                s.store(v.as_mut_ptr().add(j * S::LANES), unit(s, w[1]));
-            }
-        }
-        for j in 0..group {
-            let at = (first + j) * S::LANES;
-            // SAFETY: as above for u and v; at + LANES <= vectors LANES = out.len().
-            pending[masks + first + j] = unsafe {
-                let (y, tangent) = envelope.propose(s, s.load(u.as_ptr().add(j * S::LANES)));
-                // Not below the exact d: rounding is monotone.
-                let d = s.sub(exp_above(s, y), tangent);
-                s.store(out.as_mut_ptr().add(at), y);
-                s.mask_lt(s.load(v.as_ptr().add(j * S::LANES)), s.sub(one, d))
-            };
-        }
-        first += group;
-    }
-    let mut open = 0;
-    for vector in 0..vectors {
-        let mut undecided = !pending[masks + vector] & ((1 << S::LANES) - 1);
-        while undecided != 0 {
-            pending[open] = (vector * S::LANES) as u32 + undecided.trailing_zeros();
-            open += 1;
-            undecided &= undecided - 1;
-        }
-    }
-    open
+/// The attempts of a call.
+struct Draws<S: Words> {
+    envelope: Wide<S>,
+    counters: Counters,
+    keys: [[u64; 2]; 10],
+    attempt: u32,
 }
 
-/// Attempt number `attempt` at the places `pending`; returns how many are still rejected, their
-/// places in front.
-#[inline(always)]
-fn attempts<S: Words>(
-    s: S,
-    envelope: &Wide<S>,
-    counters: &Counters,
-    keys: &[[u64; 2]; 10],
-    attempt: u32,
-    out: &mut [f64],
-    pending: &mut [u32],
-) -> usize {
-    let one = s.splat(1.0);
-    let mut open = 0;
-    let mut first = 0;
-    while first < pending.len() {
-        let n = if pending.len() - first < S::LANES { pending.len() - first } else { S::LANES };
-        let (mut c, mut ys) = ([[0u64; SAMPLE_LANES]; 3], [0.0; SAMPLE_LANES]);
-        for i in 0..n {
-            let (row, lane) =
-                (pending[first + i] as usize / SAMPLE_LANES, pending[first + i] as usize % SAMPLE_LANES);
-            c[0][i] = counters.c0[lane];
-            c[1][i] = counters.c1[lane];
-            c[2][i] = counters.c2[lane] + row as u64;
+/// Places that an attempt leaves open: rejected ones at the front of a list, those in doubt, of
+/// which most are accepted, beside it until there is a vector of them.
+struct Open {
+    rejected: usize,
+    doubts: [u32; SAMPLE_LANES],
+    n: usize,
+}
+
+impl<S: Words> Draws<S> {
+    /// Writes every first proposal; returns how many are rejected, their places in `pending`.
+    #[inline(always)]
+    fn first(&self, s: S, out: &mut [f64], pending: &mut [u32]) -> usize {
+        assert!(pending.len() >= out.len() && out.len().is_multiple_of(SAMPLE_LANES));
+        let (mut u, mut v) = ([0.0; GROUP * SAMPLE_LANES], [0.0; GROUP * SAMPLE_LANES]);
+        let (vectors, per) = (out.len() / S::LANES, SAMPLE_LANES / S::LANES);
+        // Masks wait at the end of `pending`, where the list of places, at most LANES for each mask
+        // already read, never catches up with them. A branch on a mask right after its vector would
+        // be mispredicted often, and throw away what was under way for the next vectors.
+        let masks = pending.len() - vectors;
+        let mut first = 0;
+        while first < vectors {
+            let group = if vectors - first < GROUP { vectors - first } else { GROUP };
+            for j in 0..group {
+                let (row, lane) = ((first + j) / per, (first + j) % per * S::LANES);
+                let w = philox(s, self.counters.load(s, lane, row as u64, 0), &self.keys);
+                // SAFETY: j < GROUP and LANES <= SAMPLE_LANES.
+                unsafe {
+                    s.store(u.as_mut_ptr().add(j * S::LANES), unit(s, w[0]));
+                    s.store(v.as_mut_ptr().add(j * S::LANES), unit(s, w[1]));
+                }
+            }
+            for j in 0..group {
+                let at = (first + j) * S::LANES;
+                // SAFETY: as above for u and v; at + LANES <= vectors LANES = out.len().
+                pending[masks + first + j] = unsafe {
+                    let (u, v) = (s.load(u.as_ptr().add(j * S::LANES)), s.load(v.as_ptr().add(j * S::LANES)));
+                    let Said { y, sure } = squeeze(s, &self.envelope, u, v);
+                    s.store(out.as_mut_ptr().add(at), y);
+                    sure
+                };
+            }
+            first += group;
+        }
+        let mut open = Open { rejected: 0, doubts: [0; SAMPLE_LANES], n: 0 };
+        for vector in 0..vectors {
+            let sure = pending[masks + vector];
+            self.sort(s, sure, S::LANES, |lane| (vector * S::LANES) as u32 + lane, pending, &mut open);
+        }
+        self.settle(s, pending, &mut open);
+        open.rejected
+    }
+
+    /// This attempt at the places `pending`; returns how many are still rejected, their places in
+    /// front.
+    #[inline(always)]
+    fn again(&self, s: S, out: &mut [f64], pending: &mut [u32]) -> usize {
+        const SIDE: usize = GROUP * SAMPLE_LANES;
+        let mut open = Open { rejected: 0, doubts: [0; SAMPLE_LANES], n: 0 };
+        let mut first = 0;
+        while first < pending.len() {
+            let most = GROUP * S::LANES;
+            let n = if pending.len() - first < most { pending.len() - first } else { most };
+            let vectors = n.div_ceil(S::LANES);
+            let (mut u, mut v, mut y) = ([0.0; SIDE], [0.0; SIDE], [0.0; SIDE]);
+            let (mut places, mut sure) = ([0; SIDE], [0; GROUP]);
+            places[..n].copy_from_slice(&pending[first..first + n]);
+            for j in 0..vectors {
+                let w = philox(s, self.counters_of(s, &places[j * S::LANES..][..S::LANES]), &self.keys);
+                // SAFETY: j < GROUP and LANES <= SAMPLE_LANES.
+                unsafe {
+                    s.store(u.as_mut_ptr().add(j * S::LANES), unit(s, w[0]));
+                    s.store(v.as_mut_ptr().add(j * S::LANES), unit(s, w[1]));
+                }
+            }
+            for j in 0..vectors {
+                // SAFETY: as above.
+                unsafe {
+                    let (u, v) = (s.load(u.as_ptr().add(j * S::LANES)), s.load(v.as_ptr().add(j * S::LANES)));
+                    let said = squeeze(s, &self.envelope, u, v);
+                    s.store(y.as_mut_ptr().add(j * S::LANES), said.y);
+                    sure[j] = said.sure;
+                }
+            }
+            // Rejected ones are written too, and again by the next attempt: no branch.
+            for i in 0..n {
+                out[places[i] as usize] = y[i];
+            }
+            for j in 0..vectors {
+                let left = if n - j * S::LANES < S::LANES { n - j * S::LANES } else { S::LANES };
+                let place = |lane: u32| places[j * S::LANES + lane as usize];
+                self.sort(s, sure[j], left, place, pending, &mut open);
+            }
+            first += n;
+        }
+        self.settle(s, pending, &mut open);
+        open.rejected
+    }
+
+    /// The counters of some places, at most SAMPLE_LANES.
+    #[inline(always)]
+    fn counters_of(&self, s: S, places: &[u32]) -> [S::W; 4] {
+        let mut c = [[0u64; SAMPLE_LANES]; 3];
+        for i in 0..places.len() {
+            let (row, lane) = (places[i] as usize / SAMPLE_LANES, places[i] as usize % SAMPLE_LANES);
+            c[0][i] = self.counters.c0[lane];
+            c[1][i] = self.counters.c1[lane];
+            c[2][i] = self.counters.c2[lane] + row as u64;
         }
         // SAFETY: LANES <= SAMPLE_LANES, the length of the arrays.
-        let accepted = unsafe {
-            let counter = [
+        unsafe {
+            [
                 s.load_words(c[0].as_ptr()),
                 s.load_words(c[1].as_ptr()),
                 s.load_words(c[2].as_ptr()),
-                s.splat_word(u64::from(attempt)),
-            ];
-            let w = philox(s, counter, keys);
-            let (y, tangent) = envelope.propose(s, unit(s, w[0]));
-            let d = s.sub(exp_exact(s, y), tangent);
-            s.store(ys.as_mut_ptr(), y);
-            let v = unit(s, w[1]);
-            s.mask_lt(v, s.sub(one, d)) | s.mask_lt(v, exp_exact(s, s.sub(s.splat(0.0), d)))
-        };
-        for i in 0..n {
-            // Rejected ones are written too, and again by the next attempt: no branch.
-            let place = pending[first + i];
-            out[place as usize] = ys[i];
-            pending[open] = place;
-            open += usize::from(accepted >> i & 1 == 0);
+                s.splat_word(u64::from(self.attempt)),
+            ]
         }
-        first += n;
     }
-    open
+
+    /// The first `n` lanes of a vector whose places `place` gives, to where they belong.
+    #[inline(always)]
+    fn sort(
+        &self,
+        s: S,
+        sure: u32,
+        n: usize,
+        place: impl Fn(u32) -> u32,
+        pending: &mut [u32],
+        open: &mut Open,
+    ) {
+        let all = (1 << n) - 1;
+        let (accepted, mut rejected) = (sure & all, sure >> REJECTED & all);
+        let mut doubts = all & !accepted & !rejected;
+        while rejected != 0 {
+            pending[open.rejected] = place(rejected.trailing_zeros());
+            open.rejected += 1;
+            rejected &= rejected - 1;
+        }
+        while doubts != 0 {
+            open.doubts[open.n] = place(doubts.trailing_zeros());
+            open.n += 1;
+            doubts &= doubts - 1;
+            if open.n == S::LANES {
+                self.settle(s, pending, open);
+            }
+        }
+    }
+
+    /// Decides what is in doubt by the rule itself: v < 1 - d or v < e^{-d}.
+    #[inline(always)]
+    fn settle(&self, s: S, pending: &mut [u32], open: &mut Open) {
+        if open.n == 0 {
+            return;
+        }
+        let w = philox(s, self.counters_of(s, &open.doubts[..open.n]), &self.keys);
+        let (y, tangent) = self.envelope.propose(s, unit(s, w[0]));
+        let d = s.sub(exp_exact(s, y), tangent);
+        let v = unit(s, w[1]);
+        let accepted =
+            s.mask_lt(v, s.sub(s.splat(1.0), d)) | s.mask_lt(v, exp_exact(s, s.sub(s.splat(0.0), d)));
+        for i in 0..open.n {
+            pending[open.rejected] = open.doubts[i];
+            open.rejected += usize::from(accepted >> i & 1 == 0);
+        }
+        open.n = 0;
+    }
 }

@@ -3,6 +3,7 @@ use crate::checks::sampling::{check_forest, check_gamma, check_simplex, check_st
 use crate::checks::testkit::{Rng, every_isa};
 use crate::reference::sampling as twin;
 use crate::sampling::exact::{exp_above, exp_exact, ln_exact};
+use crate::sampling::gamma::{REJECTED, Wide, squeeze};
 use crate::simd::{WordOp, Words};
 use proptest::prelude::*;
 
@@ -122,6 +123,72 @@ fn exp_and_ln_have_the_bits_of_their_twins() {
     // What they are at all; num.rs measures the accuracy.
     assert!((twin::exp_exact(1.0) - std::f64::consts::E).abs() < 1e-15);
     assert!((twin::ln_exact(10.0) - std::f64::consts::LN_10).abs() < 1e-15);
+}
+
+/// What the squeezes say of proposals: accepted, rejected.
+struct Squeezes<'a>(&'a Envelope, &'a [f64; SAMPLE_LANES], &'a [f64; SAMPLE_LANES]);
+
+impl WordOp for Squeezes<'_> {
+    type Out = [[bool; SAMPLE_LANES]; 2];
+    #[inline(always)]
+    fn run<S: Words>(self, s: S) -> Self::Out {
+        let (envelope, mut out) = (Wide::new(s, self.0), [[false; SAMPLE_LANES]; 2]);
+        for first in (0..SAMPLE_LANES).step_by(S::LANES) {
+            // SAFETY: first + LANES <= SAMPLE_LANES.
+            let (u, v) = unsafe { (s.load(self.1.as_ptr().add(first)), s.load(self.2.as_ptr().add(first))) };
+            let sure = squeeze(s, &envelope, u, v).sure;
+            for l in 0..S::LANES {
+                out[0][first + l] = sure >> l & 1 == 1;
+                out[1][first + l] = sure >> REJECTED >> l & 1 == 1;
+            }
+        }
+        out
+    }
+}
+
+/// Close to where the rule turns from yes to no, and anywhere: a squeeze may abstain, but not
+/// contradict it; and far away it must not abstain.
+#[test]
+fn squeezes_never_contradict_the_rule() {
+    let mut rng = Rng(5);
+    let kernels = every_isa::<f64>();
+    let mut abstained = 0;
+    for i in 0..30_000 {
+        let alpha = 10f64.powf(3.0 * rng.signed());
+        let a = alpha.ln() - 1.0f64.min(1.0 / alpha.sqrt());
+        let e = envelope(alpha, a, (1.0 + alpha + alpha.sqrt()).ln());
+        let unit = |rng: &mut Rng| (0.5 + 0.5 * rng.signed()).clamp(1e-300, 1.0 - f64::EPSILON);
+        let u: [f64; SAMPLE_LANES] = std::array::from_fn(|_| unit(&mut rng));
+        let d = u.map(|u| {
+            let side = usize::from(u >= e.left);
+            let w = (if side == 0 { u } else { 1.0 - u }) * e.scale[side];
+            let y = e.knot + e.mean[side] * twin::ln_exact(w);
+            twin::exp_exact(y) - e.point_exp[side] * (1.0 + (y - e.point[side]))
+        });
+        // From a hundredth down to the rounding of 1, either way.
+        let v: [f64; SAMPLE_LANES] = std::array::from_fn(|l| match i % 2 {
+            0 => unit(&mut rng),
+            _ => {
+                twin::exp_exact(-d[l]) * (1.0 + rng.signed().signum() * 10f64.powf(-9.0 + 7.0 * rng.signed()))
+            }
+        });
+        for k in &kernels {
+            let [yes, no] = dispatch_words(k.isa(), Squeezes(&e, &u, &v));
+            for l in 0..SAMPLE_LANES {
+                let rule = v[l] < 1.0 - d[l] || v[l] < twin::exp_exact(-d[l]);
+                assert!(
+                    !(yes[l] && !rule) && !(no[l] && rule),
+                    "{:?} alpha {alpha} d {} v {}",
+                    k.isa(),
+                    d[l],
+                    v[l]
+                );
+                abstained += usize::from(i % 2 == 0 && !yes[l] && !no[l]);
+            }
+        }
+    }
+    let all = 15_000 * SAMPLE_LANES * kernels.len();
+    assert!(abstained * 12 < all, "{abstained} of {all}");
 }
 
 #[test]
