@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Write the latest criterion results as one dated CSV: benches/record/<cpu>/<date>.csv.
+"""Write results as one dated CSV in benches/record/<cpu>. Standard library only.
 
-Run after `cargo bench`. Standard library only. Columns: bench, median and its 95% interval in nanoseconds, elements (or
-bytes) per iteration and per second, instruction set, commit.
+`record.py` after `cargo bench`: criterion's latest, as <date>.csv. Columns: bench, median and its 95% interval in nanoseconds,
+elements (or bytes) per iteration and per second, instruction set, commit.
+
+`record.py rivals FILE..`, FILE being what `popgrad bench --rivals --json` printed, as <date>-rivals.csv. Columns: case, type, threads,
+who, median, least and largest time of a call in nanoseconds, rounds, instruction set, CPU, versions of the rivals, commit.
 """
 import csv
 import datetime
@@ -12,6 +15,7 @@ import pathlib
 import platform
 import re
 import subprocess
+import sys
 import time
 
 root = pathlib.Path(__file__).resolve().parent.parent
@@ -37,7 +41,46 @@ def best_isa():
     return "avx2" if {"avx2", "fma"} <= set(flags) else "portable"
 
 
+def commit():
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True).stdout.strip()
+
+    # Records and the pages made from them differ from the commit because a measurement writes them.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benches/record", ":!docs")
+    if changed:
+        raise SystemExit(f"commit these changes before measuring:\n{changed}")
+    return git("describe", "--always")
+
+
+def write(name, columns, rows):
+    out = root / "benches" / "record" / cpu_name() / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as f:
+        w = csv.writer(f, lineterminator="\n")
+        w.writerow(columns)
+        w.writerows(rows)
+    print(out.relative_to(root))
+
+
+def rivals(files):
+    rows, at = [], commit()
+    for file in files:
+        report = json.loads(pathlib.Path(file).read_text())
+        versions = "; ".join(report["rivals"])
+        for c in report["comparisons"]:
+            for t in c["times"]:
+                times = [f"{t[k]:.0f}" for k in ("median_ns", "min_ns", "max_ns")]
+                case = [c["name"], c["dtype"], c["threads"], t["name"]]
+                rows.append([*case, *times, c["rounds"], report["isa"], report["cpu"], versions, at])
+    columns = ["case", "dtype", "threads", "impl", "median_ns", "min_ns", "max_ns", "rounds", "isa", "cpu", "versions", "commit"]
+    write(f"{datetime.date.today()}-rivals.csv", columns, rows)
+
+
 def main():
+    if sys.argv[1:2] == ["rivals"]:
+        return rivals(sys.argv[2:])
+    if sys.argv[1:]:
+        raise SystemExit(__doc__)
     rows = []
     # Results of earlier days stay where criterion put them: only what this session measured is recorded.
     fresh = time.time() - 2 * 3600
@@ -54,22 +97,9 @@ def main():
                      f"{interval['upper_bound']:.1f}", unit, amount or "", rate])
     if not rows:
         raise SystemExit("no criterion results: run `cargo bench` first")
-    def git(*args):
-        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True).stdout.strip()
-
-    # Records and the pages made from them differ from the commit because a measurement writes them.
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benches/record", ":!docs")
-    if changed:
-        raise SystemExit(f"commit these changes before measuring:\n{changed}")
-    commit = git("describe", "--always")
-    isa = os.environ.get("POPGRAD_ISA") or best_isa()
-    out = root / "benches" / "record" / cpu_name() / f"{datetime.date.today()}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as f:
-        w = csv.writer(f, lineterminator="\n")
-        w.writerow(["bench", "median_ns", "low_ns", "high_ns", "unit", "per_iteration", "per_second", "isa", "commit"])
-        w.writerows([*row, isa, commit] for row in rows)
-    print(out.relative_to(root))
+    isa, at = os.environ.get("POPGRAD_ISA") or best_isa(), commit()
+    columns = ["bench", "median_ns", "low_ns", "high_ns", "unit", "per_iteration", "per_second", "isa", "commit"]
+    write(f"{datetime.date.today()}.csv", columns, [[*row, isa, at] for row in rows])
 
 
 main()

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Put the tables of a record into docs/benchmarks.md, between its two marks.
 
-`python3 benches/tables.py benches/record/CPU/DATE-gemm.csv`. Of the implementations the tables name the fastest rival of each row; the record has
-them all. Standard library only.
+`python3 benches/tables.py benches/record/CPU/DATE-gemm.csv`, or DATE-rivals.csv. Of the products the tables name the fastest rival of each row; the
+record has them all. Standard library only.
 """
 import csv
 import pathlib
 import sys
 
 root = pathlib.Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- tables of the record: begin -->\n", "<!-- tables of the record: end -->\n"
+# Products, and what has rivals in Python.
+MARKS = {"gemm": "tables of the record", "rivals": "tables of the rivals"}
 
 
 def table(head, rows):
@@ -88,23 +89,57 @@ def slow(r):
     return f"{rate * median / float(r['max_ns']):.1f}, {rate * median / float(r['min_ns']):.1f}"
 
 
+def against(rows):
+    """A line for each case: ours, every rival and how many times ours that is."""
+    out = ""
+    for threads in sorted({r["threads"] for r in rows}):
+        cases = {}
+        for r in rows:
+            if r["threads"] == threads:
+                cases.setdefault((r["case"], r["dtype"]), {})[r["impl"]] = float(r["median_ns"])
+        impls = [i for i in dict.fromkeys(r["impl"] for r in rows) if i != "popgrad"]
+        lines = []
+        for (case, dtype), times in cases.items():
+            ours = times["popgrad"]
+            rivals = {i: t for i, t in times.items() if i != "popgrad"}
+            best = min(rivals, key=rivals.get, default=None)
+            cell = lambda i: (f"**{rivals[i] / ours:.1f}**" if i == best else f"{rivals[i] / ours:.1f}") if i in rivals else ""
+            lines.append([f"{case} ({dtype})", duration(ours), *map(cell, impls)])
+        plural = "" if threads == "1" else "s"
+        out += f"\n**{threads} thread{plural}**: ours, and the rivals' times as multiples of it; the fastest in bold\n\n"
+        out += table(["", "popgrad", *impls], lines)
+    return out
+
+
+def duration(ns):
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns:.0f} ns"
+
+
 def main():
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
     path = pathlib.Path(sys.argv[1]).resolve()
     rows = list(csv.DictReader(path.open()))
-    if not rows:
-        raise SystemExit(f"{path}: no rows")
+    kind = path.stem.rsplit("-", 1)[-1]
+    if not rows or kind not in MARKS:
+        raise SystemExit(f"{path}: no rows, or not named DATE-gemm.csv or DATE-rivals.csv")
     about = lambda key: ", ".join(sorted({r[key] for r in rows if r[key]}))
-    versions = sorted({f"{r['impl']} = {r['version']}" for r in rows if not is_ours(r["impl"])})
     where = path.relative_to(root) if path.is_relative_to(root) else path.name
     text = f"Record: `{where}`. CPU: {about('cpu')}. Commit: {about('commit')}. Rounds: {about('rounds')}.\n"
-    text += f"Rivals: {'; '.join(versions)}.\n" if versions else ""
-    text += "".join(products(rows, threads) for threads in ("1", "2")) + machine(rows)
+    if kind == "gemm":
+        versions = sorted({f"{r['impl']} = {r['version']}" for r in rows if not is_ours(r["impl"])})
+        text += f"Rivals: {'; '.join(versions)}.\n" if versions else ""
+        text += "".join(products(rows, threads) for threads in ("1", "2")) + machine(rows)
+    else:
+        text += f"Rivals: {about('versions')}.\n" + against(rows)
+    begin, end = (f"<!-- {MARKS[kind]}: {edge} -->\n" for edge in ("begin", "end"))
     page = root / "docs" / "benchmarks.md"
     old = page.read_text()
-    before, after = old.split(BEGIN)[0], old.split(END)[1]
-    page.write_text(before + BEGIN + text + END + after)
+    before, after = old.split(begin)[0], old.split(end)[1]
+    page.write_text(before + begin + text + end + after)
 
 
 main()

@@ -6,11 +6,12 @@
 //! [rounds]`; N = 0: the text's characters, else Dirichlet bigrams over N symbols.
 #![forbid(unsafe_code)]
 
-use popgrad::batch::{Batch, Targets};
+use popgrad::batch::Batch;
+use popgrad::measure::Repeated;
 use popgrad::model::{Draw, Memory, MemorySpec, Model, Output};
 use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{LossOn, Source, SourceWork, TriggerSource};
+use popgrad::source::{LossOn, Source, TriggerSource};
 use popgrad::task::Corpus;
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, TriggerBigram, Triggers};
 use popgrad::train::{Plan, Sharded, Trainer};
@@ -63,35 +64,6 @@ fn gflop(batch: &Batch, d: usize) -> f64 {
         queries += list.len();
     }
     2e-9 * d as f64 * (4 * first + 6 * second + queries * (6 * d + 2 * n)) as f64
-}
-
-/// The same batch at every step.
-struct Drawn {
-    batch: Batch,
-    source: TriggerSource,
-}
-
-impl Source for Drawn {
-    fn seq_len(&self) -> usize {
-        self.batch.len_tokens()
-    }
-    fn vocab(&self) -> usize {
-        self.batch.vocab()
-    }
-    fn targets(&self) -> Targets {
-        self.batch.kind()
-    }
-    fn work(&self) -> SourceWork {
-        self.source.work()
-    }
-    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
-        let (t, at) = (self.seq_len(), first as usize % self.batch.seqs());
-        batch.set_seqs(count);
-        let (parts, all) = (batch.parts_mut(), at * t..(at + count) * t);
-        parts.tokens.copy_from_slice(&self.batch.tokens()[all.clone()]);
-        parts.labels.copy_from_slice(&self.batch.labels()[all.clone()]);
-        parts.weights.copy_from_slice(&self.batch.weights()[all]);
-    }
 }
 
 /// Seconds of a step, median and least, and the mean on a CPU, all threads together; the peak
@@ -150,11 +122,9 @@ fn run<E: Elem>(n: usize, t: usize, d: usize, batch: usize, frozen: bool, rounds
     let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
     let task = TriggerBigram::new(laws, t, fixed, outputs)?;
     let source = TriggerSource::new(Arc::new(task), Key::new(0, Purpose::Train), LossOn::Head);
-    let mut drawn = source.batch(batch)?;
-    source.fill(0, batch, &mut source.work(), &mut drawn);
-    let count = drawn.total_weight() / batch as f64;
-    let work = gflop(&drawn, d);
-    let drawn = Drawn { batch: drawn, source: source.clone() };
+    let drawn = Repeated::new(source.clone(), batch)?;
+    let count = drawn.drawn().total_weight() / batch as f64;
+    let work = gflop(drawn.drawn(), d);
     let output = if frozen { Output::Frozen } else { Output::Free };
     let model = Memory::<E>::new(vocab, t, &MemorySpec { dim: d, output, ..MemorySpec::default() })?;
     let ([with, with_min, busy], [before, after]) = step(&model, &source, batch, rounds, frozen)?;

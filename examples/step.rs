@@ -6,11 +6,11 @@
 #![forbid(unsafe_code)]
 
 use popgrad::Result;
-use popgrad::batch::{Batch, Targets};
+use popgrad::measure::Repeated;
 use popgrad::model::{DisentangledSpec, Spec};
 use popgrad::optim::{Schedule, Sgd, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{Sampled, Source, SourceWork};
+use popgrad::source::{Sampled, Source};
 use popgrad::task::{CausalTree, Forest, Roots};
 use popgrad::train::{Plan, Sharded, Trainer};
 use popgrad_kernels::{AdamW, Elem, Kernels};
@@ -19,45 +19,6 @@ use std::time::Instant;
 
 const B: usize = 1024;
 const SHARDS: usize = 16;
-
-/// The same batch at every step.
-struct Drawn {
-    batch: Batch,
-    source: Sampled,
-}
-
-impl Drawn {
-    fn new(s: usize, t: usize) -> Result<Self> {
-        let task = CausalTree::new(Forest::chain(t)?, s, 0.1, Roots::Stationary)?;
-        let source = Sampled::new(task, Key::new(0, Purpose::Train));
-        let mut batch = source.batch(B)?;
-        source.fill(0, B, &mut source.work(), &mut batch);
-        Ok(Drawn { batch, source })
-    }
-}
-
-impl Source for Drawn {
-    fn seq_len(&self) -> usize {
-        self.batch.len_tokens()
-    }
-    fn vocab(&self) -> usize {
-        self.batch.vocab()
-    }
-    fn targets(&self) -> Targets {
-        self.batch.kind()
-    }
-    fn work(&self) -> SourceWork {
-        self.source.work()
-    }
-    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
-        let (t, s, at) = (self.seq_len(), self.vocab(), first as usize % B);
-        batch.set_seqs(count);
-        let parts = batch.parts_mut();
-        parts.tokens.copy_from_slice(&self.batch.tokens()[at * t..][..count * t]);
-        parts.laws.copy_from_slice(&self.batch.laws()[at * s..][..count * s]);
-        parts.weights.fill(1.0);
-    }
-}
 
 /// Median milliseconds of a call.
 fn median(rounds: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
@@ -75,7 +36,8 @@ fn median(rounds: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 }
 
 fn shape<E: Elem>(rounds: usize, s: usize, t: usize, heads: &[usize]) -> Result<()> {
-    let source = Drawn::new(s, t)?;
+    let task = CausalTree::new(Forest::chain(t)?, s, 0.1, Roots::Stationary)?;
+    let source = Repeated::new(Sampled::new(task, Key::new(0, Purpose::Train)), B)?;
     let model = Spec::Disentangled(DisentangledSpec::new(heads)).build::<E>(s, t)?;
     let plan = Plan {
         steps: 1 << 40,

@@ -9,11 +9,11 @@
 #![forbid(unsafe_code)]
 
 use popgrad::Result;
-use popgrad::batch::{Batch, Targets};
+use popgrad::measure::Repeated;
 use popgrad::model::{BlockKind, Draw, Model, Transformer, TransformerSpec};
 use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{LossOn, Source, SourceWork, TriggerSource};
+use popgrad::source::{LossOn, Source, TriggerSource};
 use popgrad::task::trigger_bigram::{Bigrams, OutputLaw, Outputs, Triggers};
 use popgrad::task::{Corpus, TriggerBigram};
 use popgrad::train::{Plan, Sharded, Trainer};
@@ -21,37 +21,6 @@ use popgrad_kernels::Kernels;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// The same batch at every step.
-struct Drawn {
-    batch: Batch,
-    source: TriggerSource,
-}
-
-impl Source for Drawn {
-    fn seq_len(&self) -> usize {
-        self.batch.len_tokens()
-    }
-    fn vocab(&self) -> usize {
-        self.batch.vocab()
-    }
-    fn targets(&self) -> Targets {
-        self.batch.kind()
-    }
-    fn work(&self) -> SourceWork {
-        self.source.work()
-    }
-    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
-        let t = self.seq_len();
-        let at = first as usize % self.batch.seqs() * t;
-        let of = at..at + count * t;
-        batch.set_seqs(count);
-        let parts = batch.parts_mut();
-        parts.tokens.copy_from_slice(&self.batch.tokens()[of.clone()]);
-        parts.labels.copy_from_slice(&self.batch.labels()[of.clone()]);
-        parts.weights.copy_from_slice(&self.batch.weights()[of]);
-    }
-}
 
 struct Draws(Key);
 
@@ -143,14 +112,12 @@ fn main() -> Result<()> {
     let outputs = OutputLaw { law: Outputs::Uniform, no_repeat: false, allowed: Vec::new() };
     let task = TriggerBigram::new(laws, t, Triggers::Random { count: 5 }, outputs)?;
     let source = TriggerSource::new(Arc::new(task), Key::new(0, Purpose::Train), loss);
-    let mut drawn = source.batch(batch)?;
-    source.fill(0, batch, &mut source.work(), &mut drawn);
+    let drawn = Repeated::new(source.clone(), batch)?;
     let per_shard = batch.div_ceil(shards) * t;
     let of_shard = |tokens: &[u32]| -> usize {
         tokens.iter().enumerate().map(|(i, z)| (i % t, *z)).collect::<HashSet<_>>().len()
     };
-    let pairs: usize = drawn.tokens().chunks(per_shard).map(of_shard).sum();
-    let drawn = Drawn { batch: drawn, source: source.clone() };
+    let pairs: usize = drawn.drawn().tokens().chunks(per_shard).map(of_shard).sum();
 
     let model = Transformer::<f32>::new(corpus.vocab(), t, &spec)?;
     let plan = Plan {

@@ -35,7 +35,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "report",
         ],
     ),
-    ("measure", &["task", "source", "exact", "batch", "rng", "model", "optim", "train"]),
+    ("measure", &["task", "source", "exact", "batch", "rng", "model", "optim", "train", "report"]),
     (
         "cli",
         &[
@@ -48,7 +48,7 @@ const OPEN: &[&str] = &["error", "num", "input", "ram", "Error", "Result"];
 
 /// External crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("rayon", &["train", "cli", "paper", "run", "study", "source", "exact", "theory", "discover"]),
+    ("rayon", &["train", "cli", "paper", "run", "study", "source", "exact", "theory", "discover", "measure"]),
     ("rand_core", &["rng"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),

@@ -1,12 +1,14 @@
 //! `popgrad bench`: the speed of kernels and training steps, and their share of the CPU's peak.
 
 use super::info::json;
-use super::{pool, tell};
+use super::{pool, say, tell};
+use crate::measure::rivals::{self, Comparison, Event};
 use crate::measure::{self, Machine, Measured};
 use crate::{Error, Result};
 use clap::Args;
 use popgrad_kernels::Isa;
 use serde::Serialize;
+use std::path::PathBuf;
 
 /// Arguments of `popgrad bench`.
 #[derive(Debug, Args)]
@@ -17,15 +19,31 @@ pub(super) struct BenchArgs {
     /// Instruction set: portable, avx2 or avx512 [default: POPGRAD_ISA, else the best of this CPU].
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
-    /// Threads of the training steps; kernels run on one [default: all cores].
+    /// Threads of the training steps; kernels run on one. With --rivals, of everybody [default: all cores].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
+    /// Compare with what is installed of PyTorch, JAX and NumPy: attention, training steps, exact losses, samplers.
+    #[arg(long)]
+    rivals: bool,
+    /// Interpreter whose packages are the rivals [default: python3].
+    #[arg(long, value_name = "FILE", requires = "rivals")]
+    python: Option<PathBuf>,
+    /// Cases whose names contain one of these words only, such as attention,step,exact,sampling,product.
+    #[arg(long, value_name = "WORD,..", value_delimiter = ',', requires = "rivals")]
+    only: Vec<String>,
+    /// Rounds of each case [default: 7].
+    #[arg(long, value_name = "N", requires = "rivals", allow_negative_numbers = true, value_parser = rounds)]
+    rounds: Option<usize>,
 }
 
 pub(super) const AFTER_HELP: &str = "\
 Takes some seconds. Rates are medians of rounds that take turns, so that a machine that slows down for a while slows all of \
 them; compare within one run. The share is of the multiply-add peak of the same type, measured in the same rounds. \
-Flops of attention are those of the causal triangle, 2 T^2 D forward and 4 T^2 D backward.";
+Flops of attention are those of the causal triangle, 2 T^2 D forward and 4 T^2 D backward.
+
+--rivals takes minutes, most of them the rivals' own. Each rival is a transcription of the same mathematics that must first \
+give our numbers; PyTorch's allocator is told to keep its memory. Names of a rival's variants: eager, sdpa \
+(scaled_dot_product_attention), compile (torch.compile), jit.";
 
 #[derive(Serialize)]
 struct Report {
@@ -43,9 +61,66 @@ pub(super) fn bench(args: BenchArgs) -> Result<()> {
     let machine = Machine::detect(forced.is_some())?;
     let pool = pool(args.threads)?;
     let threads = pool.current_num_threads();
+    if args.rivals {
+        return pool.install(|| against(&args, machine, threads));
+    }
     let results = pool.install(|| measure::run(threads))?;
     let report = Report { version: env!("CARGO_PKG_VERSION"), machine, results };
     if args.json { tell(&json(&report)?) } else { tell(&text(&report)) }
+}
+
+#[derive(Serialize)]
+struct Against {
+    version: &'static str,
+    #[serde(flatten)]
+    machine: Machine,
+    /// Versions of the rivals.
+    rivals: Vec<String>,
+    /// What does not take part, and why.
+    skipped: Vec<String>,
+    comparisons: Vec<Comparison>,
+}
+
+/// Ours against the rivals: a line as soon as a case is done, or one JSON object at the end.
+fn against(args: &BenchArgs, machine: Machine, threads: usize) -> Result<()> {
+    let python = args.python.clone().unwrap_or_else(|| "python3".into());
+    let rounds = args.rounds.unwrap_or(7);
+    let options = rivals::Options { python, threads, only: args.only.clone(), rounds };
+    let version = env!("CARGO_PKG_VERSION");
+    let mut report = Against { version, machine, rivals: vec![], skipped: vec![], comparisons: vec![] };
+    let m = &report.machine;
+    let cpu = m.cpu.as_deref().unwrap_or("unknown CPU");
+    let head = format!("popgrad {version} on {cpu}, {} ({}), {threads} threads\n", m.isa, m.isa_reason);
+    let mut told = if args.json { Ok(()) } else { tell(&head) };
+    let (mut takes, mut skipped) = (Vec::new(), Vec::new());
+    let results = rivals::run(&options, &mut |event| match event {
+        Event::Takes(version) => takes.push(version.to_string()),
+        Event::Skipped(why) => {
+            say(&format!("skipped: {why}"));
+            skipped.push(why.to_string());
+        }
+        Event::Begins(name) => say(&format!("{name} ..")),
+        Event::Done(c) if !args.json && told.is_ok() => told = tell(&lines(c)),
+        Event::Done(_) => {}
+    });
+    told?;
+    (report.rivals, report.skipped, report.comparisons) = (takes, skipped, results?);
+    if args.json { tell(&json(&report)?) } else { tell(&format!("\nrivals: {}\n", report.rivals.join(", "))) }
+}
+
+/// A case in lines: ours, then the rivals, each with its time as a multiple of ours.
+fn lines(c: &Comparison) -> String {
+    let mut out = format!("\n{} ({})\n", c.name, c.dtype);
+    for t in &c.times {
+        let times = t.median_ns / c.times[0].median_ns;
+        let (median, min, max) = (time(t.median_ns), time(t.min_ns), time(t.max_ns));
+        out += &format!("  {:<14} {median:>10}  {times:>8.2}  [{min}, {max}]\n", t.name);
+    }
+    out
+}
+
+fn rounds(text: &str) -> std::result::Result<usize, String> {
+    super::integer(text, 1, 10_000).map(|n| n as usize)
 }
 
 fn by_name(name: &str) -> Result<Isa> {

@@ -1,9 +1,12 @@
 //! Measurements: facts about the machine, and the speed of kernels and training steps.
 
 mod machine;
+mod repeated;
+pub mod rivals;
 mod suite;
 
 pub use machine::{Cache, Machine};
+pub use repeated::Repeated;
 pub use suite::run;
 
 use crate::{Error, Result};
@@ -100,18 +103,23 @@ fn time(lane: &mut Lane<'_>, calls: u32) -> Result<f64> {
     Ok((start.elapsed().as_nanos() as f64).max(1.0) / f64::from(calls))
 }
 
-fn measured(lane: &Lane<'_>, mut times: Vec<f64>) -> Measured {
+/// Median, least and largest of some times.
+fn summary(mut times: Vec<f64>) -> [f64; 3] {
     times.sort_by(f64::total_cmp);
     let n = times.len();
-    let median = 0.5 * (times[(n - 1) / 2] + times[n / 2]);
+    [0.5 * (times[(n - 1) / 2] + times[n / 2]), times[0], times[n - 1]]
+}
+
+fn measured(lane: &Lane<'_>, times: Vec<f64>) -> Measured {
+    let [median_ns, min_ns, max_ns] = summary(times);
     Measured {
         name: lane.name.clone(),
         dtype: lane.dtype,
         threads: lane.threads,
-        median_ns: median,
-        min_ns: times[0],
-        max_ns: times[n - 1],
-        rate: lane.work * 1e9 / median,
+        median_ns,
+        min_ns,
+        max_ns,
+        rate: lane.work * 1e9 / median_ns,
         unit: lane.unit,
         share_of_peak: None,
     }

@@ -97,3 +97,52 @@ fn bench_measures_everything_on_the_instruction_set_asked_for() {
         assert!(results.iter().any(|r| r["name"].as_str().unwrap().starts_with(kind)), "no {kind}");
     }
 }
+
+#[test]
+fn rivals_that_are_not_installed_are_skipped_with_a_word() {
+    let only = ["--rivals", "--only", "product 16", "--rounds", "1", "--threads", "1"];
+    let all = |more: &[&str]| popgrad(&[&["bench"], &only[..], more].concat(), None);
+    let out = all(&["--python", "no-such-python"]);
+    let (text, err) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+    assert!(out.status.success(), "{err}");
+    assert!(text.contains("product 16x16x16 (f32)") && text.contains("popgrad  "), "{text}");
+    for framework in ["torch", "jax", "numpy"] {
+        assert!(err.contains(&format!("skipped: {framework}: no-such-python")), "{err}");
+    }
+    let report = json(&all(&["--python", "no-such-python", "--json"]));
+    assert_eq!(report["skipped"].as_array().unwrap().len(), 3);
+    let comparison = &report["comparisons"][0];
+    assert_eq!((&comparison["threads"], &comparison["rounds"]), (&1.into(), &1.into()));
+    assert!(comparison["times"][0]["median_ns"].as_f64().unwrap() > 0.0);
+
+    let none = ["bench", "--rivals", "--only", "nothing", "--python", "no-such-python"];
+    let out = popgrad(&none, None);
+    assert_eq!(out.status.code(), Some(2));
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(err.lines().last().unwrap().contains("only: nothing; allowed:"), "{err}");
+    refused(
+        &popgrad(&["bench", "--rivals", "--rounds", "0"], None),
+        &["rounds: 0; allowed: integers, 1 to "],
+    );
+}
+
+/// One that starts and says something else, or nothing.
+#[cfg(unix)]
+#[test]
+fn rivals_that_answer_nonsense_are_skipped() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let python = dir.path().join("python");
+    let answers =
+        [("exit 1", "ended without an answer"), ("echo '{\"error\": \"old\"}'", "old"), ("echo x", "x")];
+    for (script, why) in answers {
+        std::fs::write(&python, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let python = python.to_str().unwrap();
+        let args =
+            ["bench", "--rivals", "--only", "product 16", "--rounds", "1", "--threads", "1", "--python"];
+        let out = popgrad(&[&args[..], &[python]].concat(), None);
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.success() && err.contains(&format!("skipped: jax: {why}")), "{err}");
+    }
+}
