@@ -19,16 +19,18 @@ pub(super) struct BenchArgs {
     /// Instruction set: portable, avx2 or avx512 [default: POPGRAD_ISA, else the best of this CPU].
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
-    /// Threads of the training steps; kernels run on one. With --rivals, of everybody [default: all cores].
+    /// Threads of the training steps, kernels run on one; with --rivals, of everybody
+    /// [default: all cores].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
     threads: Option<usize>,
-    /// Compare with what is installed of PyTorch, JAX and NumPy: attention, training steps, exact losses, samplers.
+    /// Compare with what is installed of PyTorch, JAX and NumPy: attention, training steps, exact
+    /// losses, samplers.
     #[arg(long)]
     rivals: bool,
     /// Interpreter whose packages are the rivals [default: python3].
     #[arg(long, value_name = "FILE", requires = "rivals")]
     python: Option<PathBuf>,
-    /// Cases whose names contain one of these words only, such as attention,step,exact,sampling,product.
+    /// Cases whose names contain one of these words only, such as attention,step,exact,sampling.
     #[arg(long, value_name = "WORD,..", value_delimiter = ',', requires = "rivals")]
     only: Vec<String>,
     /// Rounds of each case [default: 7].
