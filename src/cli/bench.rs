@@ -33,7 +33,7 @@ pub(super) struct BenchArgs {
     /// Cases whose names contain one of these words only, such as attention,step,exact,sampling.
     #[arg(long, value_name = "WORD,..", value_delimiter = ',', requires = "rivals")]
     only: Vec<String>,
-    /// Rounds of each case [default: 7].
+    /// Rounds of each case [default: 5].
     #[arg(long, value_name = "N", requires = "rivals", allow_negative_numbers = true, value_parser = rounds)]
     rounds: Option<usize>,
 }
@@ -86,7 +86,7 @@ struct Against {
 /// Ours against the rivals: a line as soon as a case is done, or one JSON object at the end.
 fn against(args: &BenchArgs, machine: Machine, threads: usize) -> Result<()> {
     let python = args.python.clone().unwrap_or_else(|| "python3".into());
-    let rounds = args.rounds.unwrap_or(7);
+    let rounds = args.rounds.unwrap_or(5);
     let options = rivals::Options { python, threads, only: args.only.clone(), rounds };
     let version = env!("CARGO_PKG_VERSION");
     let mut report = Against { version, machine, rivals: vec![], skipped: vec![], comparisons: vec![] };

@@ -23,8 +23,9 @@ pub const FRAMEWORKS: [&str; 3] = ["torch", "jax", "numpy"];
 
 /// A round of one party is about this long, at least one call.
 const ROUND: Duration = Duration::from_millis(30);
-/// Pause between two parties: threads that spin after a call have gone to sleep.
-const PAUSE: Duration = Duration::from_millis(3);
+/// Pause between two parties on one thread, and on several: threads that spin after a call, up to a
+/// fifth of a second, have gone to sleep.
+const PAUSES: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(300)];
 
 /// What to compare, and with whom.
 #[derive(Debug, Clone)]
@@ -202,16 +203,20 @@ impl Race<'_> {
         for r in &mut rivals {
             r.calls = self.processes[r.p].run(r.handle, 1).map_or(1, in_a_round);
         }
+        let pause = PAUSES[usize::from(self.options.threads > 1)];
         for _ in 0..self.options.rounds {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
+            // After a pause the first call is slower for everybody: cores and threads wake up.
+            (case.call)()?;
             let start = Instant::now();
             for _ in 0..calls {
                 (case.call)()?;
             }
             times.push(start.elapsed().as_nanos() as f64 / f64::from(calls));
             for r in &mut rivals {
-                std::thread::sleep(PAUSE);
-                match self.processes[r.p].run(r.handle, r.calls) {
+                std::thread::sleep(pause);
+                let process = &mut self.processes[r.p];
+                match process.run(r.handle, 1).and_then(|_| process.run(r.handle, r.calls)) {
                     Ok(ns) => r.times.push(ns / f64::from(r.calls)),
                     Err(why) => r.failed = Some(why),
                 }
