@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub const FRAMEWORKS: [&str; 3] = ["torch", "jax", "numpy"];
 
 /// A round of one party is about this long, at least one call.
-const ROUND: Duration = Duration::from_millis(30);
+const ROUND: Duration = Duration::from_millis(100);
 /// Pause between two parties on one thread, and on several: threads that spin after a call, up to a
 /// fifth of a second, have gone to sleep.
 const PAUSES: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(300)];
@@ -206,8 +206,9 @@ impl Race<'_> {
         let pause = PAUSES[usize::from(self.options.threads > 1)];
         for _ in 0..self.options.rounds {
             std::thread::sleep(pause);
-            // After a pause the first call is slower for everybody: cores and threads wake up.
-            (case.call)()?;
+            // After a pause the first calls are slower for everybody: threads wake up, at first on
+            // the same core.
+            (0..calls).try_for_each(|_| (case.call)())?;
             let start = Instant::now();
             for _ in 0..calls {
                 (case.call)()?;
@@ -216,7 +217,7 @@ impl Race<'_> {
             for r in &mut rivals {
                 std::thread::sleep(pause);
                 let process = &mut self.processes[r.p];
-                match process.run(r.handle, 1).and_then(|_| process.run(r.handle, r.calls)) {
+                match process.run(r.handle, r.calls).and_then(|_| process.run(r.handle, r.calls)) {
                     Ok(ns) => r.times.push(ns / f64::from(r.calls)),
                     Err(why) => r.failed = Some(why),
                 }
