@@ -36,13 +36,14 @@ def is_ours(name):
 
 
 def cells(found):
-    """Planned, plain, AVX2, the best rival, and ours over it: of one shape and type."""
+    """Planned, plain, AVX2, the best rival, and ours on the instruction set that this CPU gets over it: of one shape and type."""
     rate = {r["impl"]: float(r["rate"]) for r in found}
     share = {r["impl"]: float(r["share_of_peak"] or "nan") for r in found}
     show = lambda n: f"{rate[n]:.0f} ({100 * share[n]:.0f}%)" if n in rate else ""
     rivals = {n: v for n, v in rate.items() if not is_ours(n)}
     best = max(rivals, key=rivals.get) if rivals else ""
-    ours = max((v for n, v in rate.items() if is_ours(n)), default=None)
+    isa = next((i for i in ("avx512", "avx2", "portable") if f"popgrad-{i}" in rate), "")
+    ours = max((v for n, v in rate.items() if n in (f"popgrad-{isa}", f"popgrad-{isa}-plan")), default=None)
     ratio = f"**{ours / rivals[best]:.2f}**" if ours and best else ""
     return [show("popgrad-avx512-plan"), show("popgrad-avx512"), show("popgrad-avx2"), f"{show(best)} {best}", ratio]
 

@@ -106,8 +106,16 @@ fn against(args: &BenchArgs, machine: Machine, threads: usize) -> Result<()> {
         Event::Done(_) => {}
     });
     told?;
-    (report.rivals, report.skipped, report.comparisons) = (takes, skipped, results?);
-    if args.json { tell(&json(&report)?) } else { tell(&format!("\nrivals: {}\n", report.rivals.join(", "))) }
+    let results = results?;
+    let agree = results.agree();
+    (report.rivals, report.skipped, report.comparisons) = (takes, skipped, results.comparisons);
+    if args.json {
+        tell(&json(&report)?)?;
+    } else {
+        tell(&format!("\nrivals: {}\n", report.rivals.join(", ")))?;
+    }
+    // What was measured is worth having all the same.
+    agree
 }
 
 /// A case in lines: ours, then the rivals, each with its time as a multiple of ours.

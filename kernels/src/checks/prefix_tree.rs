@@ -133,6 +133,7 @@ pub(crate) fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: u
     let tol = 8.0 * ((4 * t + 8 + s) as f64 + 2.0 * scale) * s as f64 * f64::EPSILON;
     for kernels in available::<f64>() {
         compare(&sum(&kernels, &[walk]), &twin, [s, t, s], tol, kernels.isa());
+        vectors_side_by_side(&kernels, &walk);
     }
     if kind == 0 {
         assert!((twin.1 - 1.0 / s as f64).abs() < 1e-13);
@@ -140,6 +141,26 @@ pub(crate) fn check(s: usize, t: usize, kind: usize, query: usize, prefix_len: u
     if kind != 2 {
         canonical(&mut case, [s, t], kind, prefix_len % (t - 1), largest, [eps, tol]);
     }
+}
+
+/// Two vectors of prefixes side by side have the bits of one after the other.
+fn vectors_side_by_side(kernels: &Kernels<f64>, walk: &Walk<'_, f64>) {
+    let lanes = match kernels.isa() {
+        Isa::Avx512 => 8,
+        Isa::Avx2 => 4,
+        _ => return,
+    };
+    let (s, t, n) = (walk.plan.tracked(), walk.plan.word_len(), walk.plan.prefixes());
+    let mut scratch = Scratch::new(kernels.prefix_tree_scratch(walk).unwrap());
+    let mut sums = |step: usize| -> Vec<u64> {
+        let mut acc = Accumulator::new(s, t);
+        for at in (0..n).step_by(step) {
+            kernels.prefix_tree(walk, at..(at + step).min(n), &mut acc, &mut scratch).unwrap();
+        }
+        let all = (0..t * s * t).map(|e| acc.sum(e / (s * t), e / t % s, e % t));
+        all.chain([acc.loss(), acc.weight()]).map(f64::to_bits).collect()
+    };
+    assert_eq!(sums(n.max(1)), sums(lanes), "{:?}, {n} prefixes", kernels.isa());
 }
 
 /// Canonical words stand for all words of query 0, where the law and the table do not tell the

@@ -148,9 +148,9 @@ impl<E: Elem> GemmPlan<E> {
     #[inline]
     pub fn run(&self, a: &[E], b: &[E], c: &mut [E], scratch: &mut Scratch<E>) -> Result<(), KernelError> {
         let [in_a, in_b, in_c] = self.reach;
-        long_enough(in_a, a.len())?;
-        long_enough(in_b, b.len())?;
-        long_enough(in_c, c.len())?;
+        long_enough("a length", in_a, a.len())?;
+        long_enough("b length", in_b, b.len())?;
+        long_enough("c length", in_c, c.len())?;
         if self.steps.is_empty() {
             return self.general(a, b, c, scratch);
         }
@@ -178,12 +178,14 @@ impl<E: Elem> GemmPlan<E> {
             return Ok(());
         }
         let ends = |i: usize| {
-            let before = (count - 1).checked_mul(next[i]).ok_or(KernelError::Overflow)?;
+            // Operands without an element have no end.
+            let next = if self.reach[i] == 0 { 0 } else { next[i] };
+            let before = (count - 1).checked_mul(next).ok_or(KernelError::Overflow)?;
             before.checked_add(self.reach[i]).ok_or(KernelError::Overflow)
         };
-        long_enough(ends(0)?, a.len())?;
-        long_enough(ends(1)?, b.len())?;
-        long_enough(ends(2)?, c.len())?;
+        long_enough("a length", ends(0)?, a.len())?;
+        long_enough("b length", ends(1)?, b.len())?;
+        long_enough("c length", ends(2)?, c.len())?;
         let ([m, _, n], [rs, cs]) = (self.shape.sizes, self.shape.c);
         check_injective([count, m, n], [next[2], rs, cs])?;
         if self.steps.is_empty() {
@@ -236,6 +238,9 @@ impl<E: Elem> GemmPlan<E> {
 }
 
 #[inline]
-fn long_enough(needed: usize, have: usize) -> Result<(), KernelError> {
-    if needed > have { Err(KernelError::OutOfBounds { needed, have }) } else { Ok(()) }
+fn long_enough(what: &'static str, needed: usize, have: usize) -> Result<(), KernelError> {
+    if needed <= have {
+        return Ok(());
+    }
+    Err(KernelError::Shape { op: "planned gemm", what, expected: needed, found: have })
 }

@@ -302,13 +302,16 @@ fn plans_refuse_what_does_not_fit() {
         let plan = kernels.plan_gemm(Write::Set, 1.0, shape).unwrap();
         assert_eq!((plan.shape(), plan.scratch_len()), (shape, 0));
         let (ones, mut c, mut none) = ([1.0; 24], [7.0; 16], Scratch::new(0));
-        let short = |needed| KernelError::OutOfBounds { needed, have: needed - 1 };
+        let short = |what, needed| {
+            let op = "planned gemm";
+            KernelError::Shape { op, what, expected: needed, found: needed - 1 }
+        };
         let mut run = |a, b, have| plan.run(&ones[..a], &ones[..b], &mut c[..have], &mut none);
-        assert_eq!(run(5, 12, 8).unwrap_err(), short(6));
-        assert_eq!(run(6, 11, 8).unwrap_err(), short(12));
-        assert_eq!(run(6, 12, 7).unwrap_err(), short(8));
+        assert_eq!(run(5, 12, 8).unwrap_err(), short("a length", 6));
+        assert_eq!(run(6, 11, 8).unwrap_err(), short("b length", 12));
+        assert_eq!(run(6, 12, 7).unwrap_err(), short("c length", 8));
         let mut batch = |next, have| plan.run_batch(2, next, &ones, &ones, &mut c[..have], &mut none);
-        assert_eq!(batch([6, 12, 8], 15).unwrap_err(), short(16));
+        assert_eq!(batch([6, 12, 8], 15).unwrap_err(), short("c length", 16));
         assert!(matches!(batch([6, 12, 7], 16).unwrap_err(), KernelError::SelfOverlap { .. }));
         assert_eq!(batch([usize::MAX, 12, 8], 16).unwrap_err(), KernelError::Overflow);
         assert_eq!(c, [7.0; 16]);

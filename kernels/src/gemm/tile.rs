@@ -198,13 +198,14 @@ impl<E> Step<E> {
     }
 }
 
-/// The function of a tile; of one that nobody asks for, where there is none.
+/// The function of a tile. Of one that the cut never asks for there is none: what stands in its
+/// place says so.
 #[inline(always)]
 fn tile_fn<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE: u8>(s: S) -> StripFn<E> {
     if const { Has::<E, S, M, NV, EDGE>::TILE } {
         s.routine::<TileRun<M, NV, EDGE>>()
     } else {
-        s.routine::<TileRun<1, 1, WHOLE>>()
+        |_, _, _, _| unreachable!("a tile of {M} rows, {NV} vectors, edge {EDGE}")
     }
 }
 
@@ -261,7 +262,7 @@ pub(crate) fn steps<E: Real, S: Simd<E>>(s: S, x: &Block<E>, mut each: impl FnMu
             let (at_a, rs_a, cs_a, next_a) = if x.packed_a {
                 (row * x.k, 1, mr, mr * x.k)
             } else {
-                (row * x.rs_a, x.rs_a, x.cs_a, mr.wrapping_mul(x.rs_a))
+                (row.wrapping_mul(x.rs_a), x.rs_a, x.cs_a, mr.wrapping_mul(x.rs_a))
             };
             let ahead = col == 0 && !x.packed_a && x.cs_a == 1 && x.k >= AHEAD;
             let with = Strip {
@@ -364,7 +365,7 @@ impl<E: Real, const M: usize, const NV: usize, const EDGE: u8> Routine<E> for Ti
             // SAFETY: as above.
             let x = unsafe { &*s.opaque(std::ptr::from_ref(x)) };
             a = a.wrapping_byte_add(x.next_a);
-            c = c.wrapping_byte_add(M * x.rs_c);
+            c = c.wrapping_byte_add(x.rs_c.wrapping_mul(M));
         }
     }
 }
@@ -391,7 +392,7 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
     let (rs_a, cs_a) = (x.rs_a, x.cs_a);
     let mut rows = [a; MAX_ROWS.div_ceil(4)];
     for g in 1..M.div_ceil(4) {
-        rows[g] = rows[g - 1].wrapping_byte_add(4 * rs_a);
+        rows[g] = rows[g - 1].wrapping_byte_add(rs_a.wrapping_mul(4));
     }
     let mut left = x.k;
     if left >= AHEAD_OF_C {
@@ -458,7 +459,7 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
     let mut four = c;
     for g in 0..M.div_ceil(4) {
         for i in 4 * g..M.min(4 * g + 4) {
-            let row = four.wrapping_byte_add(i % 4 * rs_c);
+            let row = four.wrapping_byte_add(rs_c.wrapping_mul(i % 4));
             for j in 0..NV {
                 // SAFETY: row i, vector j of the tile in C, by the contract above.
                 unsafe {
@@ -471,7 +472,7 @@ unsafe fn tile<E: Real, S: Simd<E>, const M: usize, const NV: usize, const EDGE:
                 }
             }
         }
-        four = s.opaque(four.cast_const()).cast_mut().wrapping_byte_add(4 * rs_c);
+        four = s.opaque(four.cast_const()).cast_mut().wrapping_byte_add(rs_c.wrapping_mul(4));
     }
 }
 

@@ -72,7 +72,9 @@ impl<E: Elem> Kernels<E> {
         if head[0] >= head[1] {
             return Err(KernelError::Domain { op, what: "the head", allowed: "below the number of heads" });
         }
-        expect(op, "c length", x.seqs() * rows * head[1] * d, c.len())?;
+        // The number of heads is the caller's alone: no slice bounds it yet.
+        let of_heads = (x.seqs() * rows * d).checked_mul(head[1]).ok_or(KernelError::Overflow)?;
+        expect(op, "c length", of_heads, c.len())?;
         expect(op, "dc length", c.len(), dc.len())?;
         expect(op, "dtable length", d * d, dtable.len())?;
         expect(op, "ds length", rows * d, ds.len())?;

@@ -344,7 +344,7 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
     }
 
     /// Brings the prefixes `first .. first + lanes` into the lanes; lanes without one walk the
-    /// first with weight 0.
+    /// first of their vector with weight 0, or the first of all where that has none either.
     ///
     /// # Safety
     /// The walk is checked, `vectors` has its workspace.
@@ -353,8 +353,10 @@ impl<E: Real, S: Simd<E>> Block<'_, E, S> {
         let (s, ws, n) = (self.s, self.ws, self.ws.symbols);
         let p = ws.prefix;
         self.lanes = lanes;
+        let vector = S::LANES / S::SUMS;
         for l in 0..S::LANES {
-            let word = self.w.plan.prefix(if l < lanes { first + l } else { first });
+            let instead = if l / vector * vector < lanes { l / vector * vector } else { 0 };
+            let word = self.w.plan.prefix(first + if l < lanes { l } else { instead });
             for i in 0..p {
                 self.prefix[i][l] = word[i];
             }

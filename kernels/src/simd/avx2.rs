@@ -69,7 +69,8 @@ where
 static MASK32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 static MASK64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
 
-// Throughout: SAFETY of the intrinsics is the token's: it exists only inside `run`.
+// Throughout: SAFETY of the intrinsics is the token's: it exists only inside
+// `run` and its like.
 
 #[inline(always)]
 unsafe fn mask32(n: usize) -> __m256i {

@@ -17,7 +17,7 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("popcnt")
 }
 
-/// Token: the CPU has AVX-512. Only [`run`] makes one.
+/// Token: the CPU has AVX-512. Only [`run`] and its like make one.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
@@ -95,7 +95,8 @@ macro_rules! merge {
 merge!(merge_ps, __m512, u16, "vmovaps {out} {{{mask}}}, {b}");
 merge!(merge_pd, __m512d, u8, "vmovapd {out} {{{mask}}}, {b}");
 
-// Throughout: SAFETY of the intrinsics is the token's: it exists only inside `run`.
+// Throughout: SAFETY of the intrinsics is the token's: it exists only inside
+// `run` and its like.
 
 impl Simd<f32> for Avx512 {
     type V = __m512;

@@ -90,10 +90,11 @@ pub enum Event<'a> {
 
 /// Compares case by case.
 ///
+/// A rival whose numbers are not ours is not timed, and among those that [`Compared`] names.
+///
 /// # Errors
-/// No case has such a name; something does not fit memory. After everything else: a rival whose
-/// numbers are not ours.
-pub fn run(options: &Options, tell: &mut dyn FnMut(Event<'_>)) -> Result<Vec<Comparison>> {
+/// No case has such a name; something does not fit memory.
+pub fn run(options: &Options, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compared> {
     let mut processes = Vec::new();
     for framework in FRAMEWORKS {
         match Process::start(&options.python, framework, options.threads) {
@@ -109,15 +110,31 @@ pub fn run(options: &Options, tell: &mut dyn FnMut(Event<'_>)) -> Result<Vec<Com
     cases::all(&mut race)?;
     steps::all(&mut race)?;
     if race.results.is_empty() {
-        let names = "parts of a name, such as attention, step, exact, sampling, product";
+        let names =
+            "parts of a name, such as attention, step, exact, sampling; with --threads 1 also product";
         return Err(Error::invalid("only", options.only.join(","), names));
     }
-    match race.wrong.first() {
-        Some(first) => {
-            let problem = format!("{} with other numbers than ours: {first}", race.wrong.len());
-            Err(Error::invalid("rivals", problem, "the same numbers"))
-        }
-        None => Ok(race.results),
+    Ok(Compared { comparisons: race.results, wrong: race.wrong })
+}
+
+/// What [`run`] finds.
+#[derive(Debug)]
+pub struct Compared {
+    /// Of every case.
+    pub comparisons: Vec<Comparison>,
+    /// Rivals with other numbers than ours: name, case and difference.
+    pub wrong: Vec<String>,
+}
+
+impl Compared {
+    /// Everybody's numbers are ours.
+    ///
+    /// # Errors
+    /// Some are not.
+    pub fn agree(&self) -> Result<()> {
+        let Some(first) = self.wrong.first() else { return Ok(()) };
+        let problem = format!("{} with other numbers than ours: {first}", self.wrong.len());
+        Err(Error::invalid("rivals", problem, "the same numbers"))
     }
 }
 
@@ -181,7 +198,10 @@ impl Race<'_> {
                     framework => format!("{framework} {variant}"),
                 };
                 match process.open(case.kind, &variant, [&input, &output], &case.config) {
-                    Ok(handle) => match case.check.look(&read(&output)?) {
+                    Ok(handle) => match read(&output)
+                        .map_err(|e| e.to_string())
+                        .and_then(|n| case.check.look(&n))
+                    {
                         Ok(()) => {
                             rivals.push(Rival { p, name, handle, calls: 1, times: Vec::new(), failed: None })
                         }

@@ -151,6 +151,7 @@ struct Both {
 
 impl Gemm<f32> for Both {
     fn prepare(&mut self, case: &Case) -> Result<(), String> {
+        planned_or_not(self.plans, case)?;
         self.single.prepare(case);
         Ok(())
     }
@@ -159,8 +160,17 @@ impl Gemm<f32> for Both {
     }
 }
 
+/// A single product on several threads has no plan.
+fn planned_or_not(plans: bool, case: &Case) -> Result<(), String> {
+    if plans && case.batch == 1 && case.threads > 1 {
+        return Err("no plan of one product on several threads".into());
+    }
+    Ok(())
+}
+
 impl Gemm<f64> for Both {
     fn prepare(&mut self, case: &Case) -> Result<(), String> {
+        planned_or_not(self.plans, case)?;
         self.double.prepare(case);
         Ok(())
     }

@@ -98,7 +98,7 @@ fn misfits_are_refused() {
     for k in every_isa::<f32>() {
         let tokens = [1, 0, 2];
         let x = OneHot::new(&tokens, 3, 3).unwrap();
-        let (ones, mut out, mut row) = ([1.0f32; 72], [7.0f32; 36], [0.0f32; 18]);
+        let (ones, mut out, mut row) = ([1.0f32; 72], [7.0f32; 36], [0.0f32; 24]);
         let table = Mat::new(&ones[..36], 6, 6).unwrap();
         assert!(k.token_patterns(&x, 3, &ones[..36], &mut out[..17], &mut row[..6]).is_err());
         assert!(k.token_patterns(&x, 3, &ones[..35], &mut out[..18], &mut row[..6]).is_err());
@@ -111,7 +111,10 @@ fn misfits_are_refused() {
         assert!(back(3, [1, 1], 18, 18, 36, 18), "a head that is not there");
         assert!(back(3, [0, 1], 17, 17, 36, 18) && back(3, [0, 1], 18, 17, 36, 18));
         assert!(back(3, [0, 1], 18, 18, 35, 18) && back(3, [0, 1], 18, 18, 36, 17));
-        assert!(back(4, [0, 1], 18, 18, 36, 18));
+        assert!(back(4, [0, 1], 24, 24, 36, 24), "more rows than positions");
+        // Products that wrap around to the lengths that are there.
+        assert!(back(3, [0, usize::MAX / 2 + 1], 0, 0, 36, 18));
+        assert!(back(3, [1 << 62, 1 << 63], 0, 0, 36, 18));
         assert!(k.token_rows(&x, 3, table.t(), 1.0, &ones[..6], &mut out[..18]).is_err());
         assert!(k.token_rows(&x, 3, table, 1.0, &ones[..5], &mut out[..18]).is_err());
         assert!(k.token_rows(&x, 3, table, 1.0, &ones[..6], &mut out[..17]).is_err());
