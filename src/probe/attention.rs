@@ -15,9 +15,19 @@ pub struct ParentAttention {
     pub mean: f64,
     /// Minimum over these rows.
     pub min: f64,
-    /// True if in every such row the parent has strictly the largest attention of some head.
+    /// True if in every such row the parent has strictly the largest attention of some head,
+    /// however little that is.
+    pub argmax: bool,
+    /// True if in every such row the parent stands out in some head: it gets at least
+    /// [`OVER_MEAN`] times what the other positions get on average and [`OVER_NEXT`] times what any
+    /// of them gets.
     pub recovered: bool,
 }
+
+/// See [`ParentAttention::recovered`]. Uniform attention gives 1.
+pub const OVER_MEAN: f64 = 3.0;
+/// See [`ParentAttention::recovered`].
+pub const OVER_NEXT: f64 = 2.0;
 
 /// Softmax over j <= i of row `i` of a score matrix (row-major, `stride` entries per row).
 pub fn causal_row(scores: &[f64], stride: usize, i: usize) -> Vec<f64> {
@@ -159,15 +169,17 @@ pub fn pattern_attention(
     pairs: impl Iterator<Item = (usize, usize)>,
 ) -> Option<ParentAttention> {
     let mut rows = Vec::new();
-    let mut recovered = true;
+    let (mut argmax, mut recovered) = (true, true);
     for (i, p) in pairs {
-        let (mut best, mut hit) = (0.0f64, false);
+        let (mut best, mut peak, mut clear) = (0.0f64, false, false);
         for pattern in patterns {
             let row = &pattern[i * t..i * t + i + 1];
             best = best.max(row[p]);
-            hit |= is_peak(row, p);
+            peak |= is_peak(row, p);
+            clear |= stands_out(row, p);
         }
-        recovered &= hit;
+        argmax &= peak;
+        recovered &= clear;
         rows.push((i, p, best));
     }
     if rows.is_empty() {
@@ -175,12 +187,21 @@ pub fn pattern_attention(
     }
     let mean = rows.iter().map(|r| r.2).sum::<f64>() / rows.len() as f64;
     let min = rows.iter().map(|r| r.2).fold(f64::INFINITY, f64::min);
-    Some(ParentAttention { rows, mean, min, recovered })
+    Some(ParentAttention { rows, mean, min, argmax, recovered })
 }
 
 /// True if entry `p` is strictly the largest.
 fn is_peak(row: &[f64], p: usize) -> bool {
     row.iter().enumerate().all(|(j, x)| j == p || *x < row[p])
+}
+
+/// True if entry `p` is far above the others, by both measures of [`ParentAttention::recovered`].
+/// With one other position the mean is that position's.
+fn stands_out(row: &[f64], p: usize) -> bool {
+    let others = || row.iter().enumerate().filter(|(j, _)| *j != p).map(|(_, x)| *x);
+    let n = row.len().saturating_sub(1).max(1) as f64;
+    let (mean, next) = (others().sum::<f64>() / n, others().fold(0.0, f64::max));
+    row[p] > 0.0 && row[p] >= OVER_MEAN * mean && row[p] >= OVER_NEXT * next
 }
 
 /// The assignment of heads to parents, for positions with several parents.
@@ -277,7 +298,8 @@ mod tests {
         let mut a = vec![0.0; d * d];
         for (i, p) in parents.iter().enumerate() {
             if let Some(p) = p {
-                a[(s + i) * d + s + p] = 3f64.ln();
+                // A hair above the bound, which rounding may miss.
+                a[(s + i) * d + s + p] = 3f64.ln() + 1e-12;
             }
         }
         let block = position_block(&a, s, t);
@@ -285,16 +307,35 @@ mod tests {
         // Row i has i + 1 keys, one of weight 3 and i of weight 1.
         let expected = [3.0 / 4.0, 3.0 / 5.0, 3.0 / 6.0];
         for (row, e) in got.rows.iter().zip(expected) {
-            assert!((row.2 - e).abs() < 1e-15);
+            assert!((row.2 - e).abs() < 1e-12);
         }
-        assert!(got.recovered && (got.min - 0.5).abs() < 1e-15);
-        assert!((got.mean - expected.iter().sum::<f64>() / 3.0).abs() < 1e-15);
+        assert!(got.recovered && got.argmax && (got.min - 0.5).abs() < 1e-12);
+        assert!((got.mean - expected.iter().sum::<f64>() / 3.0).abs() < 1e-12);
         let flat = parent_attention(&[vec![0.0; t * t]], t, &parents).unwrap();
-        assert!(!flat.recovered, "a tie is no recovery");
+        assert!(!flat.recovered && !flat.argmax, "a tie is no recovery");
         // The best head counts, row by row.
         let both = parent_attention(&[vec![0.0; t * t], block], t, &parents).unwrap();
         assert_eq!(both, got);
         assert!(parent_attention(&[], t, &[None, None]).is_none());
+    }
+
+    #[test]
+    fn recovery_needs_a_margin_over_the_mean_and_over_the_next() {
+        let says = |last: [f64; 4]| {
+            let mut pattern = vec![f64::NAN; 16];
+            pattern[12..].copy_from_slice(&last);
+            let a = pattern_attention(&[pattern], 4, std::iter::once((3, 2))).unwrap();
+            (a.argmax, a.recovered)
+        };
+        assert_eq!(says([0.25, 0.25, 0.2501, 0.2499]), (true, false), "uniform but for a hair");
+        // Three times the mean of the others is one half.
+        assert_eq!(says([0.17, 0.17, 0.49, 0.17]), (true, false));
+        assert_eq!(says([0.16, 0.16, 0.52, 0.16]), (true, true));
+        // Twice the next one.
+        assert_eq!(says([0.3, 0.05, 0.59, 0.06]), (true, false));
+        assert_eq!(says([0.28, 0.08, 0.58, 0.06]), (true, true));
+        assert_eq!(says([0.6, 0.0, 0.4, 0.0]), (false, false));
+        assert_eq!(says([0.0, 0.0, 1.0, 0.0]), (true, true));
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn a_run_folder_holds_what_it_should() {
         "attention_on_parent_mean",
         "attention_on_parent_min",
         "graph_recovered",
+        "graph_argmax",
         "steps",
         "seconds",
         "steps_per_second",
@@ -192,7 +193,7 @@ fn heads_differ_from_a_random_start_and_only_then() {
         let noted = String::from_utf8(out.stderr).unwrap().contains("heads of a layer stay equal");
         assert_eq!(noted, !differ);
         let arrays = popgrad::report::arrays::read_arrays(&folder.join("checkpoint.safetensors")).unwrap();
-        let a = arrays["param.A.0"].to_f64_vec();
+        let a = arrays["A.0"].to_f64_vec();
         let (first, second) = a.split_at(a.len() / 2);
         assert_eq!(first != second, differ);
     }

@@ -39,8 +39,12 @@ pub struct MetricRecord {
     pub attention_on_parent: Vec<Option<f64>>,
     /// Attention of the query, position T, on every position.
     pub last_row: Vec<f64>,
-    /// True if every parent is the argmax of its row.
+    /// True if every parent stands out in its row: see
+    /// [`ParentAttention::recovered`](crate::probe::ParentAttention::recovered).
     pub graph_recovered: bool,
+    /// True if every parent is the argmax of its row.
+    #[serde(default)]
+    pub graph_argmax: bool,
 }
 
 /// Runs of Algorithm 1.
@@ -136,6 +140,7 @@ impl Setup for Staged {
         let diagonal: f64 = a2.iter().step_by(s + 1).sum();
         let others = a2.iter().sum::<f64>() - diagonal;
         let on_parent = parents.iter().enumerate().map(|(i, p)| p.map(|p| causal_row(a1, t, i)[p]));
+        let found = parent_attention(&[a1.to_vec()], t, parents);
         let record = MetricRecord {
             step: at.step,
             stage: 1 + u64::from(at.step >= self.steps1),
@@ -145,7 +150,8 @@ impl Setup for Staged {
             beta: diagonal / s as f64 - others / (s * (s - 1)) as f64,
             attention_on_parent: on_parent.collect(),
             last_row: causal_row(a1, t, t - 1),
-            graph_recovered: parent_attention(&[a1.to_vec()], t, parents).is_some_and(|a| a.recovered),
+            graph_recovered: found.as_ref().is_some_and(|a| a.recovered),
+            graph_argmax: found.is_some_and(|a| a.argmax),
         };
         log.record(test_loss, &record, None)?;
         Ok(test_loss)
@@ -170,7 +176,8 @@ impl Setup for Staged {
         summary.set("attention_on_parent_min", on_parent.iter().copied().reduce(f64::min))?;
         summary.set("last_row_on_itself", last.last_row.last())?;
         summary.set("beta", last.beta)?;
-        summary.set("graph_recovered", last.graph_recovered)
+        summary.set("graph_recovered", last.graph_recovered)?;
+        summary.set("graph_argmax", last.graph_argmax)
     }
 
     fn draw(&mut self, view: &mut dyn View, folder: &Path) -> Result<()> {

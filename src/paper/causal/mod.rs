@@ -76,8 +76,12 @@ pub struct MetricRecord {
     pub attention_on_parent_mean: Option<f64>,
     /// Minimum attention on the parents.
     pub attention_on_parent_min: Option<f64>,
-    /// True if every parent is the argmax of its row.
+    /// True if every parent stands out in its row: see
+    /// [`ParentAttention::recovered`](crate::probe::ParentAttention::recovered).
     pub graph_recovered: bool,
+    /// True if every parent is the argmax of its row.
+    #[serde(default)]
+    pub graph_argmax: bool,
     /// With several parents: share of positions at which each head's argmax is the parent that the
     /// head is assigned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,6 +200,7 @@ impl Setup for CausalSetup {
             attention_on_parent_mean: attention.as_ref().map(|a| a.mean),
             attention_on_parent_min: attention.as_ref().map(|a| a.min),
             graph_recovered: attention.as_ref().is_some_and(|a| a.recovered),
+            graph_argmax: attention.as_ref().is_some_and(|a| a.argmax),
             heads_split_parents: probe.assignment(&patterns).map(|a| a.split),
         };
         log.record(test_loss, &record, gap.map(|gap| ("gap", gap)))?;
@@ -221,6 +226,7 @@ impl Setup for CausalSetup {
         summary.set("attention_on_parent_mean", attention.as_ref().map(|a| a.mean))?;
         summary.set("attention_on_parent_min", attention.as_ref().map(|a| a.min))?;
         summary.set("graph_recovered", attention.as_ref().is_some_and(|a| a.recovered))?;
+        summary.set("graph_argmax", attention.as_ref().is_some_and(|a| a.argmax))?;
         if let Some(heads) = probe.assignment(&patterns) {
             // Heads from 1, as figures name them.
             let of = heads.head_of.iter().map(|h| h.map(|h| h + 1)).collect::<Vec<_>>();
