@@ -76,6 +76,14 @@ pub enum Error {
         /// Updates done.
         step: u64,
     },
+    /// Training was asked to stop, and saved what it had.
+    #[error("stopped after {done}, which {} holds", .folder.display())]
+    Stopped {
+        /// What is done, e.g. `update 12 of 100`.
+        done: String,
+        /// Folder of the run or study.
+        folder: PathBuf,
+    },
     /// Figures that could not be drawn; everything else was written.
     #[error("figures: {source}; all else is written in {}", folder.display())]
     Figures {

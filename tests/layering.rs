@@ -52,6 +52,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rand_core", &["rng"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("signal_hook", &["cli"]),
     ("safetensors", &["report"]),
     ("toml", &["config", "study", "paper", "cli"]),
     (

@@ -88,6 +88,7 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
             (folder, lock, plan, all)
         }
     };
+    super::signals::watch()?;
     let threads = pool.current_num_threads();
     // Each run has its own pool.
     drop(pool);
@@ -95,7 +96,12 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
     for study in &all {
         say(&format!("{}: {}", study.name, study.title));
         let sub = folder.join(&study.name);
-        let outcome = study.outcome(&sub, threads, progress::of_study().as_ref())?;
+        let outcome = study.outcome(&sub, threads, progress::of_study().as_ref()).map_err(|e| match e {
+            Error::Stopped { done, .. } => {
+                Error::Stopped { done: format!("{done} of `{}`", study.name), folder: folder.clone() }
+            }
+            e => e,
+        })?;
         tell(&study.as_text(&sub, &outcome.summary)?)?;
         // The other studies and the page are worth having without it.
         figures = figures.and(outcome.figures);
@@ -164,16 +170,6 @@ fn means_one_thing(key: &str, all: &[Study]) -> bool {
     }
 }
 
-/// A word that a shell leaves as it is.
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,^@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.into()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
 /// Claims the folder and writes the files of all studies and then the plan, so that a process
 /// killed at any later time can be resumed.
 fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<FolderLock> {
@@ -224,7 +220,7 @@ fn page(folder: &Path, plan: &Plan, all: &[Study]) -> Result<Page> {
             study.runs.iter().all(|m| exists(key, &m.config.table()))
         };
         let overrides: String =
-            plan.overrides.iter().filter(has).map(|o| format!(" {}", shell_word(o))).collect();
+            plan.overrides.iter().filter(has).map(|o| format!(" {}", super::output::shell_word(o))).collect();
         section.command = format!("popgrad run {}{overrides}{quick}", study.name);
         section.links.push(format!("{}/study.toml", study.name));
         sections.push(section);
@@ -277,8 +273,11 @@ mod tests {
 
     #[test]
     fn words_of_a_command_survive_a_shell() {
-        assert_eq!(shell_word("freeze_until=3:wk0,wk1/5:wo1"), "freeze_until=3:wk0,wk1/5:wo1");
-        assert_eq!(shell_word("freeze_until=3:wk0;5:wo1"), "'freeze_until=3:wk0;5:wo1'");
-        assert_eq!(shell_word("corpus=it's here"), r"'corpus=it'\''s here'");
+        assert_eq!(
+            crate::cli::output::shell_word("freeze_until=3:wk0,wk1/5:wo1"),
+            "freeze_until=3:wk0,wk1/5:wo1"
+        );
+        assert_eq!(crate::cli::output::shell_word("freeze_until=3:wk0;5:wo1"), "'freeze_until=3:wk0;5:wo1'");
+        assert_eq!(crate::cli::output::shell_word("corpus=it's here"), r"'corpus=it'\''s here'");
     }
 }

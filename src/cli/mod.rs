@@ -1,5 +1,5 @@
 //! The command line. Exit codes: 0 success, 1 an error in files or the system, 2 an error in
-//! arguments or configuration, 3 a claim of `verify` failed.
+//! arguments or configuration, 3 a claim of `verify` failed, 128 + n stopped by signal n.
 
 mod bench;
 mod discover;
@@ -13,6 +13,7 @@ mod probe;
 mod progress;
 mod run;
 mod scaling;
+mod signals;
 mod sweep;
 mod verify;
 
@@ -25,10 +26,21 @@ use std::process::ExitCode;
 /// Exact population gradients and fast CPU training for the theory of how transformers learn.
 #[derive(Debug, Parser)]
 #[command(name = "popgrad", version, about, max_term_width = 110)]
+#[command(arg_required_else_help = true, after_help = EXAMPLES)]
 struct Args {
     #[command(subcommand)]
     command: Command,
 }
+
+/// What a newcomer can do first: shown by `popgrad` alone, too.
+const EXAMPLES: &str = "\
+Examples:
+  popgrad run chain --quick    train a transformer that learns a graph, half a minute; figures in runs/chain-quick
+  popgrad run birth --quick    watch an induction head form on text
+  popgrad exact graph=chain S=2 T=12
+                               loss and gradients over all 4096 sequences, exactly
+
+`popgrad COMMAND --help` has more of them.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -74,20 +86,22 @@ pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            // Help and version go to stdout as clap wrote them; an error is one line, like every
-            // other.
+            // Help and version as clap wrote them; of an error the first paragraph in one line,
+            // like every other, then clap's tips and the usage.
             if let Some(text) = refused_value(&e) {
                 say(&format!("error: {text}"));
-            } else if e.use_stderr() {
+            } else if e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && e.use_stderr() {
                 let text = e.to_string();
-                let lines: Vec<&str> = text.lines().map(str::trim).take_while(|l| !l.is_empty()).collect();
-                say(&lines.join(" "));
+                let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim));
+                say(&paragraphs.next().map_or(String::new(), |p| p.collect::<Vec<_>>().join(" ")));
+                paragraphs.flatten().filter(|l| !l.is_empty()).for_each(say);
             } else {
                 let _ = e.print();
             }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
+    let resumed_by = if matches!(args.command, Command::Figures(_)) { "figures" } else { "run" };
     let result = match args.command {
         Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
         Command::Figures(args) => figures::figures(&args).map(|()| ExitCode::SUCCESS),
@@ -104,6 +118,12 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
+        // As a shell reports a process that a signal ended.
+        Err(Error::Stopped { done, folder }) => {
+            let folder = output::shell_word(&folder.to_string_lossy());
+            say(&format!("stopped after {done}; to go on: popgrad {resumed_by} --resume {folder}"));
+            ExitCode::from(128 + signals::wanted().unwrap_or(2))
+        }
         Err(e) => {
             say(&format!("error: {e}"));
             ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(1))

@@ -15,3 +15,13 @@ pub(super) fn new_folder(out: Option<&Path>, name: &str, quick: bool) -> Result<
         None => create_numbered(Path::new(RUNS), &format!("{name}{}", if quick { "-quick" } else { "" })),
     }
 }
+
+/// A word that a shell leaves as it is.
+pub(super) fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,^@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}

@@ -1,6 +1,6 @@
 //! Progress of a run on stderr: a bar on a terminal, a line every few seconds elsewhere.
 
-use super::say;
+use super::{say, signals};
 use crate::config::{Config, Source};
 use crate::report::metrics::Summary;
 use crate::run::Progress;
@@ -90,6 +90,9 @@ impl Progress for Bar {
     fn finished(&mut self) {
         self.bar.finish_and_clear();
     }
+    fn wants_to_stop(&self) -> bool {
+        signals::wanted().is_some()
+    }
     fn note(&mut self, text: &str) {
         self.bar.suspend(|| say(text));
     }
@@ -110,6 +113,9 @@ impl Progress for Lines {
         self.meter.evaluated = Some((name, value));
     }
     fn finished(&mut self) {}
+    fn wants_to_stop(&self) -> bool {
+        signals::wanted().is_some()
+    }
     fn note(&mut self, text: &str) {
         say(text);
     }
@@ -233,6 +239,9 @@ impl Progress for OneOfMany<'_> {
     fn evaluated(&mut self, _name: &'static str, _value: f64) {}
     fn finished(&mut self) {
         self.add();
+    }
+    fn wants_to_stop(&self) -> bool {
+        signals::wanted().is_some()
     }
     fn note(&mut self, text: &str) {
         self.of.line(&format!("{}: {text}", self.name));

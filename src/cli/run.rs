@@ -3,7 +3,7 @@
 
 use super::output::new_folder;
 use super::{pool, progress, say, tell};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Schedule};
 use crate::error::brief;
 use crate::paper::{self, Papers, studies};
 use crate::run::{self, folder};
@@ -40,8 +40,12 @@ pub(super) struct RunArgs {
     /// Seed of every draw.
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<String>,
-    /// Continue the run in this folder from its checkpoint.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "overrides", "quick", "config", "out", "dtype", "seed"])]
+    /// Start from the parameters in this file: a run's checkpoint or snapshot, or your own arrays.
+    #[arg(long, value_name = "FILE")]
+    params: Option<PathBuf>,
+    /// Continue the run in this folder from its checkpoint. With steps=N it goes on to N updates,
+    /// finished or not.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["quick", "config", "out", "dtype", "seed", "params"])]
     resume: Option<PathBuf>,
 }
 
@@ -116,9 +120,12 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
     let pool = pool(args.threads)?;
     let (job, folder, resumed) = match &args.resume {
         Some(folder) if folder.join(STUDY_FILE).is_file() => {
+            if more_steps(&args)?.is_some() {
+                return Err(Error::invalid("steps", "of a study", "of a single run"));
+            }
             (Job::Study(Study::load(folder, &Papers)?), folder.clone(), true)
         }
-        Some(folder) => (Job::Run(Box::new(read_run(folder)?)), folder.clone(), true),
+        Some(folder) => (Job::Run(Box::new(go_on(&args, folder)?)), folder.clone(), true),
         None => {
             let job = resolve(&args)?;
             // Check everything before a folder is created.
@@ -127,6 +134,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             (job, folder, false)
         }
     };
+    super::signals::watch()?;
     match job {
         Job::Run(config) => {
             if args.quick {
@@ -209,7 +217,8 @@ fn resolve(args: &RunArgs) -> Result<Job> {
     };
     let file = config::check_keys(file, config::KEYS)?;
     // The same keys in another form.
-    for (key, value) in [("dtype", &args.dtype), ("seed", &args.seed)] {
+    let params = args.params.as_ref().map(|p| p.to_string_lossy().into_owned());
+    for (key, value) in [("dtype", &args.dtype), ("seed", &args.seed), ("params", &params)] {
         overrides.extend(value.iter().map(|v| format!("{key}={v}")));
     }
     let seeds = take_seeds(&mut overrides)?;
@@ -255,6 +264,28 @@ fn changes(config: &Config) -> Result<String> {
     let now = config.table();
     let differs = now.iter().filter(|(k, v)| full.get(*k) != Some(*v));
     Ok(differs.map(|(k, v)| format!("{k}={}", brief(v.to_string()))).collect::<Vec<_>>().join(", "))
+}
+
+/// The number of updates that a run is to go on to.
+fn more_steps(args: &RunArgs) -> Result<Option<u64>> {
+    let words: Vec<String> = args.preset.iter().chain(&args.overrides).cloned().collect();
+    if let Some(word) = words.iter().find(|w| !w.contains('=')) {
+        return Err(Error::invalid("resume", format!("with `{word}`"), "alone, or with steps=N"));
+    }
+    let steps = config::parse_keys(&words, &config::keys(&["steps"]))?;
+    Ok(steps.get("steps").and_then(Value::as_integer).map(|n| n as u64))
+}
+
+/// The configuration to resume with.
+fn go_on(args: &RunArgs, folder: &Path) -> Result<Config> {
+    let config = read_run(folder)?;
+    let Some(steps) = more_steps(args)? else { return Ok(config) };
+    let before = config.plan.steps;
+    let config = folder::extend(folder, steps)?;
+    if steps != before && config.plan.schedule == Schedule::Cosine {
+        say(&format!("schedule=cosine: the rate goes to 0 at update {steps} now, no longer at {before}"));
+    }
+    Ok(config)
 }
 
 /// The configuration that a run folder was made with.

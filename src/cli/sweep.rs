@@ -73,6 +73,7 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
     };
     let threads = pool.current_num_threads();
     drop(pool);
+    super::signals::watch()?;
     let outcome = study.outcome(&folder, threads, progress::of_study().as_ref())?;
     let mut section = study.section(&folder, ".")?;
     section.text.push(format!("Common to all runs: {}.", study.common_keys()));

@@ -285,4 +285,17 @@ pub const KEYS: &[Key] = &[
     key("eval_every", count(1, i64::MAX as u64), Run(Needed), "updates between evaluations"),
     key("test_size", SEQUENCES, Run(Needed), "sequences of the fixed test set"),
     key("checkpoint_every", count(1, i64::MAX as u64), Run(Needed), "updates between checkpoints"),
+    key(
+        "snapshots",
+        Text,
+        Run(Absent),
+        "weights that are kept, by the number of updates done: log (0, 1, 2, 3, 4, 6, 8, ..), `every N`, or a list such as 0,10,100; \
+         the last ones always",
+    ),
+    key(
+        "params",
+        Text,
+        Run(Absent),
+        "file of the parameters to start from, .npz or .safetensors, an array for each block: also a run's checkpoint or snapshot",
+    ),
 ];

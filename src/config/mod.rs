@@ -8,17 +8,18 @@
 
 mod key;
 mod keys;
+mod snapshots;
 pub mod task;
 
 pub use key::{
     Default, Key, Kind, Scope, check_keys, find, parse_keys, parse_table, parse_values, read_table, twice,
 };
 pub use keys::KEYS;
+pub use snapshots::Snapshots;
 pub use task::Task;
 
 use crate::model::Spec;
-pub use crate::optim::Rule;
-use crate::optim::Schedule;
+pub use crate::optim::{Rule, Schedule};
 use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::Path;
@@ -112,6 +113,12 @@ pub struct Plan {
     pub test_size: usize,
     /// Updates between checkpoints.
     pub checkpoint_every: u64,
+    /// When weights are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Snapshots>,
+    /// File of the parameters to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<String>,
 }
 
 /// A resolved configuration.
@@ -370,6 +377,18 @@ impl Config {
         Ok(config)
     }
 
+    /// The same with another number of updates.
+    ///
+    /// # Errors
+    /// One that does not fit the other keys.
+    pub fn with_steps(&self, steps: u64) -> Result<Self> {
+        let mut table = self.table();
+        let count = i64::try_from(steps);
+        let count = count.map_err(|_| Error::invalid("steps", steps.to_string(), "below 2^63"))?;
+        table.insert("steps".into(), Value::Integer(count));
+        resolve(&[table])
+    }
+
     /// Reads a complete configuration from a file.
     ///
     /// # Errors
@@ -403,6 +422,9 @@ impl Config {
         // Metrics use the batch after the last update.
         if p.steps.checked_add(1).and_then(|n| n.checked_mul(p.batch as u64)).is_none() {
             return Err(Error::invalid("steps", p.steps.to_string(), "steps * batch < 2^64"));
+        }
+        if let Some(snapshots) = &p.snapshots {
+            snapshots.check(p.steps)?;
         }
         self.optimizer.hyper(p.weight_decay).check()?;
         self.check_task(table)?;

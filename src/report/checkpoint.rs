@@ -14,8 +14,8 @@ use super::files::write_bytes_atomic;
 use crate::error::{Error, Result};
 
 /// Format name and version stored in every checkpoint. The version grows when an older reader would
-/// misread. Version 1 had no digest.
-pub const FORMAT: &str = "popgrad-checkpoint/2";
+/// misread. Version 1 had no digest; version 2 had `param.` before the names of blocks.
+pub const FORMAT: &str = "popgrad-checkpoint/3";
 
 /// The digest as the header holds it. A quote inside a text of the header has a backslash before
 /// it, so the first of these is the digest.

@@ -1,6 +1,6 @@
 //! The run folder: its files besides logs and figures, and how a stopped run is resumed.
 
-use super::Progress;
+use super::{Progress, params};
 use crate::config::Config;
 use crate::input::{self, RECORDS};
 use crate::model::{Block, Layout};
@@ -8,7 +8,7 @@ use crate::report::arrays::{Array, ArrayData, ArrayFile, write_arrays};
 use crate::report::checkpoint::Checkpoint;
 use crate::report::digest::{self, DIGESTS_FILE, Digest};
 pub use crate::report::files::FIGURES_FOLDER;
-use crate::report::files::{Mark, cut_log, write_bytes_atomic};
+use crate::report::files::{Mark, cut_log, lock_folder, write_bytes_atomic};
 use crate::report::metrics::{METRICS_FILE, MetricsWriter, SUMMARY_FILE, Summary, TIMING_FILE};
 use crate::train::State;
 use crate::{Error, Result, ram};
@@ -23,12 +23,16 @@ pub const CONFIG_FILE: &str = "config.toml";
 pub const RUN_FILE: &str = "run.json";
 /// Checkpoint inside a run folder.
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
+/// Folder of kept weights inside a run folder; see [`snapshot_name`].
+pub const SNAPSHOTS_FOLDER: &str = "snapshots";
 /// Final attention of the first layer inside a run folder: array `layer1`, (heads, T, T), rows
 /// queries, NaN where there is no key.
 pub const ATTENTION_FILE: &str = "attention.npz";
 
 /// The kind that checkpoints of `popgrad run` carry.
 const KIND: &str = "popgrad run";
+/// The kind that kept weights carry.
+const SNAPSHOT: &str = "popgrad snapshot";
 
 /// One line of `timing.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,11 +70,8 @@ pub(crate) fn save<E: Elem>(
     state: &State<E>,
     log: Mark,
 ) -> Result<()> {
-    let mut arrays = BTreeMap::new();
-    for block in layout.blocks() {
-        let array = Array::new(block.shape(), elements(&state.params[block.range()]))?;
-        arrays.insert(format!("param.{}", block.name()), array);
-    }
+    let blocks = params::arrays(layout, &state.params)?;
+    let mut arrays: BTreeMap<String, Array> = blocks.into_iter().map(|(n, a)| (n.to_string(), a)).collect();
     for (name, values) in &state.optimizer {
         arrays.insert(format!("optimizer.{name}"), Array::vector(elements(values)));
     }
@@ -90,17 +91,68 @@ pub(crate) fn save<E: Elem>(
     checkpoint.save(&folder.join(CHECKPOINT_FILE))
 }
 
-fn elements<E: Elem>(values: &[E]) -> ArrayData {
+pub(super) fn elements<E: Elem>(values: &[E]) -> ArrayData {
     match E::NAME {
         "f32" => ArrayData::F32(values.iter().map(|x| x.to_f64() as f32).collect()),
         _ => ArrayData::F64(values.iter().map(|x| x.to_f64()).collect()),
     }
 }
 
+/// The file of the weights after `step` updates, in [`SNAPSHOTS_FOLDER`]: its name sorts as `step`.
+pub fn snapshot_name(step: u64) -> String {
+    format!("step-{step:012}.safetensors")
+}
+
+/// Keeps the parameters after `step` updates: an array for each block, by its name.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn keep<E: Elem>(folder: &Path, layout: &Layout, step: u64, params: &[E]) -> Result<()> {
+    let folder = folder.join(SNAPSHOTS_FOLDER);
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot create folder", e))?;
+    let blocks = params::arrays(layout, params)?;
+    let snapshot = Checkpoint {
+        step,
+        kind: SNAPSHOT.into(),
+        config_fingerprint: String::new(),
+        state: blocks.into_iter().map(|(n, a)| (n.to_string(), a)).collect(),
+        extra: BTreeMap::new(),
+    };
+    snapshot.save(&folder.join(snapshot_name(step)))
+}
+
 /// The fingerprint of a run of configuration `config` on data with this digest, if it has any
 /// outside the configuration.
 pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
     digest.map_or(config.into(), |d| format!("{config}{DATA}{d:016x}\n"))
+}
+
+/// A fingerprint without its line on the number of updates: a run may go on to more of them.
+fn but_steps(fingerprint: &str) -> String {
+    fingerprint.lines().filter(|l| !l.starts_with("steps = ")).collect::<Vec<_>>().join("\n")
+}
+
+/// Lets the run in `folder` go on to `steps` updates; nothing else changes. Its configuration from
+/// now on.
+///
+/// # Errors
+/// A folder in use; a run without checkpoint, or that has made more updates.
+pub fn extend(folder: &Path, steps: u64) -> Result<Config> {
+    let _lock = lock_folder(folder)?;
+    let mut config = read_config(folder)?;
+    let path = folder.join(CHECKPOINT_FILE);
+    let done = Checkpoint::load(&path)?.step;
+    if steps < done {
+        let allowed = format!("at least {done}, the updates that are done");
+        return Err(Error::invalid("steps", steps.to_string(), allowed));
+    }
+    if config.plan.steps != steps {
+        // Not over yet, or no longer: before the configuration says so.
+        forget_summary(folder)?;
+        config = config.with_steps(steps)?;
+        write_config(folder, &config)?;
+    }
+    Ok(config)
 }
 
 /// Prefix of the line of a fingerprint with the digest of the data.
@@ -135,7 +187,7 @@ pub(crate) fn load<E: Elem>(
     let mark = extra.get(METRICS_FILE).and_then(|text| text.parse::<Mark>().ok());
     let mark =
         mark.ok_or_else(|| Error::format(&path, format!("checkpoint without the digest of {METRICS_FILE}")))?;
-    if kind != KIND || config_fingerprint != fingerprint {
+    if kind != KIND || but_steps(&config_fingerprint) != but_steps(fingerprint) {
         let config = |text: &str| text.split(DATA).next().map(String::from);
         if kind == KIND && config(&config_fingerprint) == config(fingerprint) {
             let problem = "checkpoint of a run on another corpus: its text or counts have changed since";
@@ -155,7 +207,7 @@ pub(crate) fn load<E: Elem>(
     };
     let mut params = vec![E::ZERO; layout.len()];
     for block in layout.blocks() {
-        let array = take(&format!("param.{}", block.name()), block.shape())?;
+        let array = take(block.name(), block.shape())?;
         let same_type =
             matches!((array.data(), E::NAME), (ArrayData::F32(_), "f32") | (ArrayData::F64(_), "f64"));
         let values = read(block, array.to_f64_vec());
@@ -190,7 +242,7 @@ pub(crate) fn read_params(folder: &Path, layout: &Layout) -> Result<Vec<f64>> {
     let arrays = Checkpoint::load(&path)?.state;
     let mut params = vec![0.0; layout.len()];
     for block in layout.blocks() {
-        let array = arrays.get(&format!("param.{}", block.name())).filter(|a| a.shape() == block.shape());
+        let array = arrays.get(block.name()).filter(|a| a.shape() == block.shape());
         let array =
             array.ok_or_else(|| Error::format(&path, format!("block `{}` is missing", block.name())))?;
         params[block.range()].copy_from_slice(&read(block, array.to_f64_vec()));

@@ -5,6 +5,7 @@
 //! a resumed run has several.
 
 pub mod folder;
+pub mod params;
 mod session;
 mod view;
 
@@ -170,8 +171,13 @@ pub trait Progress: Send {
     fn stepped(&mut self, step: u64, loss: f64);
     /// Called after every evaluation with its most informative number and the name of that.
     fn evaluated(&mut self, name: &'static str, value: f64);
-    /// Called when training is over.
+    /// Called when training is over, or stopped.
     fn finished(&mut self);
+    /// Asked before every update. If it is true, the run saves what it has and ends with
+    /// [`crate::Error::Stopped`].
+    fn wants_to_stop(&self) -> bool {
+        false
+    }
     /// A note of one line for the user.
     fn note(&mut self, text: &str);
     /// True if the run should draw its figures. Studies of many small runs skip them.

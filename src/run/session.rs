@@ -1,6 +1,7 @@
 //! The session of a run: from the configuration to the summary.
 
 use super::folder::{self, TimingRecord};
+use super::params;
 use super::view::At;
 use super::{Experiment, Log, Outcome, Progress, Setup, Sink, View};
 use crate::batch::{Batch, Targets};
@@ -11,7 +12,7 @@ use crate::report::files::{claim_folder, lock_folder};
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::rng::{Key, Purpose};
 use crate::source::Source;
-use crate::train::{self, Moment, Objective, Observer, Plan, Sharded, State, Trainer};
+use crate::train::{self, Ended, Moment, Objective, Observer, Plan, Sharded, State, Trainer};
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::any::Any;
@@ -123,6 +124,9 @@ pub fn bytes(experiment: &dyn Experiment, config: &Config) -> Result<usize> {
         model.accepts(setup.targets())?;
         let unfreeze = unfreeze(config, model.as_ref())?;
         optimizer::<E>(config, model.layout(), unfreeze)?;
+        if let Some(file) = &config.plan.params {
+            params::read::<E>(Path::new(file), model.layout())?;
+        }
         setup.check()?;
         if setup.has_objective() {
             return Ok(0);
@@ -274,7 +278,13 @@ impl Session<'_> {
                 Box::new(batches(setup.as_mut(), model, source.as_ref(), (&plan, config), &unfreeze)?)
             }
         };
-        let params = initial(model, config.plan.seed);
+        let params = match &config.plan.params {
+            // A checkpoint will replace them, and the file may be gone.
+            Some(file) if !(self.resumed && folder.join(folder::CHECKPOINT_FILE).exists()) => {
+                params::read(Path::new(file), layout)?
+            }
+            _ => initial(model, config.plan.seed),
+        };
         let mut trainer = Trainer::new(objective.as_mut(), optimizer, plan, params)?;
 
         // The lock before the first file: of two processes, one changes nothing.
@@ -298,6 +308,7 @@ impl Session<'_> {
         self.note_what_never_moves(&unfreeze);
         folder::write_run_file(folder, config, setup.fact())?;
 
+        let snapshots = self.snapshots(layout.len() * size_of::<E>());
         let earlier = folder::last_seconds(folder)?;
         let mut recorder = Recorder {
             setup: setup.as_mut(),
@@ -310,8 +321,13 @@ impl Session<'_> {
             started: Instant::now(),
             earlier,
             first_step: trainer.steps_done(),
+            snapshots,
         };
-        trainer.run(&mut recorder)?;
+        if trainer.run(&mut recorder)? == Ended::Stopped {
+            recorder.progress.finished();
+            let done = format!("update {} of {}", trainer.steps_done(), config.plan.steps);
+            return Err(Error::Stopped { done, folder: folder.to_path_buf() });
+        }
         // A session without updates reports the time of the earlier ones.
         let (seconds, rate) = match recorder.rate(trainer.steps_done()) {
             Some(rate) => (earlier + recorder.started.elapsed().as_secs_f64(), Some(rate)),
@@ -332,6 +348,17 @@ impl Session<'_> {
         let figures = if wants_figures { setup.draw(&mut view, folder) } else { Ok(()) };
         let figures = figures.map_err(|e| e.of_figures(folder));
         Ok(Outcome { summary, figures })
+    }
+
+    /// After how many updates weights are kept, ascending; says what that costs.
+    fn snapshots(&mut self, bytes: usize) -> Vec<u64> {
+        let steps = self.config.plan.steps;
+        let all = self.config.plan.snapshots.as_ref().map_or(Vec::new(), |s| s.up_to(steps));
+        if !all.is_empty() {
+            let mb = (all.len() * bytes) as f64 / 1e6;
+            self.progress.note(&format!("snapshots: {} files, {mb:.1} MB in all", all.len()));
+        }
+        all
     }
 
     fn note_what_never_moves(&mut self, unfreeze: &[UnfreezeAt]) {
@@ -399,6 +426,8 @@ struct Recorder<'a, E: Elem> {
     earlier: f64,
     /// First step of this session.
     first_step: u64,
+    /// Updates after which weights are kept, ascending.
+    snapshots: Vec<u64>,
 }
 
 impl<E: Elem> Recorder<'_, E> {
@@ -414,6 +443,17 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
     fn stepped(&mut self, step: u64, loss: f64) -> Result<()> {
         self.progress.stepped(step, loss);
         Ok(())
+    }
+
+    fn moved(&mut self, step: u64, params: &[E]) -> Result<()> {
+        match self.snapshots.binary_search(&step) {
+            Ok(_) => folder::keep(self.folder, self.model.layout(), step, params),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn wants_to_stop(&mut self) -> bool {
+        self.progress.wants_to_stop()
     }
 
     fn evaluate(

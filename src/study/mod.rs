@@ -303,13 +303,22 @@ impl Study {
         let workers = self.workers(threads.min(left.len()), &left)?;
         // The last runs, fewer than the threads, share the threads.
         let (side_by_side, rest) = left.split_at(left.len() - left.len() % workers);
+        let whole = |e: Error| self.stopped_in(folder, e);
         let undrawn = [
-            self.side_by_side(folder, side_by_side, workers, threads / workers, watcher)?,
-            self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)?,
+            self.side_by_side(folder, side_by_side, workers, threads / workers, watcher).map_err(whole)?,
+            self.side_by_side(folder, rest, rest.len(), threads / rest.len().max(1), watcher)
+                .map_err(whole)?,
         ];
         let Outcome { summary, figures } = self.drawing.write(self, folder)?;
         let figures = undrawn.into_iter().flatten().next().map_or(figures, Err);
         Ok(Outcome { summary, figures })
+    }
+
+    /// A run that was asked to stop, as a study that was.
+    fn stopped_in(&self, folder: &Path, e: Error) -> Error {
+        let Error::Stopped { .. } = e else { return e };
+        let over = self.runs.iter().filter(|m| self.finished(folder, m).unwrap_or(false)).count();
+        Error::Stopped { done: format!("{over} of {} runs", self.runs.len()), folder: folder.into() }
     }
 
     /// Refuses a folder of another study.
@@ -493,6 +502,9 @@ impl Progress for Quiet<'_> {
     }
     fn note(&mut self, text: &str) {
         self.inner.note(text);
+    }
+    fn wants_to_stop(&self) -> bool {
+        self.inner.wants_to_stop()
     }
     fn wants_figures(&self) -> bool {
         self.figures

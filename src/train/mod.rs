@@ -188,6 +188,18 @@ pub trait Observer<E: Elem> {
     /// # Errors
     /// An error ends the run.
     fn stepped(&mut self, step: u64, loss: f64) -> Result<()>;
+    /// Called with the parameters before the first update of a new run, and after every update.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn moved(&mut self, _step: u64, _params: &[E]) -> Result<()> {
+        Ok(())
+    }
+    /// Asked before every update. If it is true, the run saves a checkpoint, unless it has made no
+    /// update since the last one, and ends.
+    fn wants_to_stop(&mut self) -> bool {
+        false
+    }
     /// Called when an evaluation is due. The observer evaluates what it needs through `objective`
     /// and returns the test loss, `None` where there is no test set. If that is not finite, the run
     /// ends with [`Error::Diverged`].
@@ -205,6 +217,15 @@ pub trait Observer<E: Elem> {
     /// # Errors
     /// An error ends the run.
     fn checkpoint(&mut self, state: &State<E>) -> Result<()>;
+}
+
+/// How [`Trainer::run`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All updates of the plan are done.
+    Done,
+    /// The observer wanted it to stop. The last checkpoint is of the last update.
+    Stopped,
 }
 
 /// The training loop: an objective, its parameters, an optimiser, and the number of updates done.
@@ -319,18 +340,29 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
     }
 
     /// Trains until `plan.steps` updates are done, and calls `observer` at every update, evaluation
-    /// and checkpoint. A new run evaluates once before the first update; a restored run does not.
+    /// and checkpoint, or until the observer wants to stop. A new run evaluates once before the
+    /// first update; a restored run does not.
     ///
     /// # Errors
     /// Errors of the objective or the observer; [`Error::Diverged`] if a loss, or at a checkpoint a
     /// parameter, is not finite.
-    pub fn run(&mut self, observer: &mut dyn Observer<E>) -> Result<()> {
+    pub fn run(&mut self, observer: &mut dyn Observer<E>) -> Result<Ended> {
         if self.step == 0 {
             self.evaluate(observer)?;
+            observer.moved(0, &self.params)?;
         }
+        // A restored run has its checkpoint, and a new one starts over to the same.
+        let mut saved = self.step;
         while self.step < self.plan.steps {
+            if observer.wants_to_stop() {
+                if saved != self.step {
+                    self.save(observer)?;
+                }
+                return Ok(Ended::Stopped);
+            }
             let loss = self.update()?;
             observer.stepped(self.step, loss)?;
+            observer.moved(self.step, &self.params)?;
             let last = self.step == self.plan.steps;
             let checkpoint = last || self.step.is_multiple_of(self.plan.checkpoint_every);
             if last || self.step.is_multiple_of(self.plan.eval_every) {
@@ -339,14 +371,18 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
                 self.evaluate(observer)?;
             }
             if checkpoint {
-                // Do not replace the last good checkpoint by one that cannot be resumed.
-                let largest =
-                    self.params.iter().fold(0.0, |m: f64, p| if p.is_finite() { m } else { p.to_f64() });
-                self.check_finite("a parameter", largest)?;
-                observer.checkpoint(&self.state())?;
+                self.save(observer)?;
+                saved = self.step;
             }
         }
-        Ok(())
+        Ok(Ended::Done)
+    }
+
+    fn save(&self, observer: &mut dyn Observer<E>) -> Result<()> {
+        // Do not replace the last good checkpoint by one that cannot be resumed.
+        let largest = self.params.iter().fold(0.0, |m: f64, p| if p.is_finite() { m } else { p.to_f64() });
+        self.check_finite("a parameter", largest)?;
+        observer.checkpoint(&self.state())
     }
 
     /// The state that a checkpoint stores.

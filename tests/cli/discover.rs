@@ -1,6 +1,7 @@
 //! `discover`: scores are the model's gradient, errors those of naive loops, roots keep their
 //! level, graphs are found; and the command.
 
+use crate::support::one_line;
 use popgrad::batch::{Batch, Targets};
 use popgrad::discover::{Graph, Labels, Sample, chi2, gradient, null};
 use popgrad::model::{SimplifiedSpec, Spec};
@@ -560,7 +561,8 @@ fn refused_options_leave_nothing_behind() {
         let run = popgrad(&[args, &tail].concat());
         let error = String::from_utf8_lossy(&run.stderr).into_owned();
         assert_eq!(run.status.code(), Some(2), "{args:?}: {error}");
-        assert!(error.contains(expected) && error.trim_end().lines().count() == 1, "{args:?}: {error}");
+        one_line(&error);
+        assert!(error.contains(expected), "{args:?}: {error}");
         assert!(!save.exists() && !out.exists(), "{args:?}");
     }
     let wide = put(dir.path(), "wide", "0 1 2048\n".repeat(4).as_bytes());
@@ -640,7 +642,8 @@ fn bad_input_is_one_line_with_file_and_line() {
         let out = popgrad(&args);
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(code), "{args:?}: {error}");
-        assert!(error.contains(expected) && error.trim_end().lines().count() == 1, "{args:?}: {error}");
+        one_line(&error);
+        assert!(error.contains(expected), "{args:?}: {error}");
         assert!(out.stdout.is_empty(), "{args:?}");
     }
 }

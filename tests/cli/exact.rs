@@ -1,7 +1,7 @@
 //! `popgrad exact` and the runs on whole populations: methods agree, files and errors are as
 //! documented.
 
-use crate::support::{popgrad, text};
+use crate::support::{one_line, popgrad, text};
 use popgrad::exact::quadrature::stationary_pairs;
 use popgrad::report::arrays::{Array, read_arrays, write_arrays};
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ impl Case {
         let out = self.run(params, keys);
         let err = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(code), "{keys}: {err}");
-        assert_eq!(err.trim_end().lines().count(), 1, "{keys}: not one line:\n{err}");
+        one_line(&err);
         assert!(words.iter().all(|w| err.contains(w)), "{keys}: {words:?} not in: {err}");
         assert!(!self.path("out.npz").exists(), "{keys}: an output was left behind");
     }

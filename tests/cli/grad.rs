@@ -2,6 +2,7 @@
 //! either file format, for any thread count; differences of the loss it prints; frozen blocks; what
 //! it refuses.
 
+use crate::support::one_line;
 use popgrad::batch::{Batch, Targets, divisor};
 use popgrad::model::{
     BlockKind, DisentangledSpec, FeedForward, MODELS, MemorySpec, MlpTransformerSpec, Model, Output,
@@ -422,7 +423,7 @@ fn bad_arrays_are_refused_in_one_line() {
         let run = command(keys, &at("p"), &at("b"), &at("o")).output().unwrap();
         let text = String::from_utf8(run.stderr).unwrap();
         assert_eq!(run.status.code(), Some(code), "{words}: {text}");
-        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+        one_line(&text);
         assert!(text.contains(words), "`{words}` is not in: {text}");
         assert!(!at("o").exists(), "{words}: something was left behind");
     };

@@ -1,6 +1,7 @@
 //! `popgrad info` and `popgrad bench`: they run, their JSON is valid, and bad arguments are
 //! refused. No test here depends on time.
 
+use crate::support::one_line;
 use serde_json::Value;
 use std::process::{Command, Output};
 
@@ -24,7 +25,7 @@ fn refused(out: &Output, words: &[&str]) {
     let err = String::from_utf8(out.stderr.clone()).unwrap();
     assert_eq!(out.status.code(), Some(2), "{err}");
     assert!(out.stdout.is_empty());
-    assert_eq!(err.trim_end().lines().count(), 1, "{err}");
+    one_line(&err);
     assert!(words.iter().all(|w| err.contains(w)), "{words:?} in {err}");
 }
 

@@ -1,7 +1,7 @@
 //! `ood`: sequences follow the transitions they are given, an induction head predicts them, and the
 //! command on real run folders.
 
-use crate::support::popgrad;
+use crate::support::{one_line, popgrad};
 use popgrad::config::{parse_overrides, resolve};
 use popgrad::model::{Simplified, Spec};
 use popgrad::paper::causal::ood::{KINDS, Outcome, Sizes, Trained, count, evaluate, matrix, sample_given};
@@ -176,7 +176,8 @@ fn the_command_on_run_folders() {
         let out = popgrad(&args);
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(2), "{args:?}: {error}");
-        assert!(error.contains(expected) && error.trim_end().lines().count() == 1, "{error}");
+        one_line(&error);
+        assert!(error.contains(expected), "{error}");
     }
     // A run stopped before its first checkpoint keeps its logs.
     std::fs::remove_file(Path::new(&a).join("checkpoint.safetensors")).unwrap();

@@ -354,11 +354,11 @@ fn foreign_and_corrupt_checkpoints_are_refused() {
     };
     let a = Array::vector(vec![1.0_f32]);
     write_arrays(&path, &[("a", &a)], None).unwrap();
-    assert!(refusal().contains("expected `popgrad-checkpoint/2`"), "{}", refusal());
+    assert!(refusal().contains("expected `popgrad-checkpoint/3`"), "{}", refusal());
     let meta = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     write_arrays(&path, &[("a", &a)], Some(&meta(&[("format", "popgrad-checkpoint/1")]))).unwrap();
     assert!(refusal().contains("popgrad-checkpoint/1"), "{}", refusal());
-    let mut pairs = vec![("format", "popgrad-checkpoint/2"), ("kind", "k"), ("config_fingerprint", "f")];
+    let mut pairs = vec![("format", "popgrad-checkpoint/3"), ("kind", "k"), ("config_fingerprint", "f")];
     write_arrays(&path, &[("a", &a)], Some(&meta(&pairs))).unwrap();
     assert!(refusal().contains("`digest`"), "{}", refusal());
     pairs.extend([("step", "1"), ("digest", "crc32:0")]);

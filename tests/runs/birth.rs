@@ -260,7 +260,7 @@ fn a_transformer_logs_what_it_has() {
 
 fn block(folder: &Path, name: &str) -> Vec<u64> {
     let checkpoint = Checkpoint::load(&folder.join("checkpoint.safetensors")).unwrap();
-    let array = &checkpoint.state[&format!("param.{name}.weight")];
+    let array = &checkpoint.state[&format!("{name}.weight")];
     array.to_f64_vec().iter().map(|x| x.to_bits()).collect()
 }
 

@@ -466,6 +466,57 @@ fn a_signal_leaves_no_file_half_written() {
     }
 }
 
+/// Without a checkpoint in sight: the update under way is finished and saved, the exit code names
+/// the signal, and the run goes on from there to the same bytes. Studies too.
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_the_last_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let rare = ["checkpoint_every=2^20", "eval_every=2^20", "steps=2^14", "shards=1", "test_size=4"];
+    let task = ["run", "chain", "S=4", "T=10", "batch=64"];
+    for (n, (signal, code, more)) in
+        [("-INT", 130, ""), ("-TERM", 143, ""), ("-HUP", 129, ""), ("-INT", 130, "seeds=3")]
+            .iter()
+            .enumerate()
+    {
+        let args = |folder: &Path| -> Vec<String> {
+            let more = [*more].into_iter().filter(|m| !m.is_empty());
+            let words = task.into_iter().chain(rare).chain(more).chain(["--out", text(folder)]);
+            words.map(String::from).collect()
+        };
+        let (folder, whole) = (dir.path().join(format!("{n}")), dir.path().join(format!("{n}-whole")));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_popgrad"));
+        let child = command.args(args(&folder)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let part = if more.is_empty() { PathBuf::new() } else { Path::new("runs").join("seed-0") };
+        // Training begins.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !folder.join(&part).join("run.json").exists() {
+            assert!(Instant::now() < deadline, "no run");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        Command::new("kill").args([signal, &&*child.id().to_string()]).status().unwrap();
+        let out = child.wait_with_output().unwrap();
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(*code), "{signal}: {err}");
+        let last = err.lines().last().unwrap();
+        let resume = format!("; to go on: popgrad run --resume {}", text(&folder));
+        assert!(last.starts_with("stopped after ") && last.ends_with(&resume), "{err}");
+        let run = folder.join(&part);
+        let step = Checkpoint::load(&run.join("checkpoint.safetensors")).unwrap().step;
+        assert!(more.is_empty() == last.contains(&format!("update {step} of 16384")), "{err}");
+        assert!(step < 16384 && !run.join("summary.json").exists());
+        ok(&["run", "--resume", text(&folder)]);
+        let words = args(&whole);
+        ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        for file in ["checkpoint.safetensors", "metrics.jsonl"] {
+            let [cut, uncut] = [&run, &whole.join(&part)].map(|f| fs::read(f.join(file)).unwrap());
+            assert!(cut == uncut, "{signal}: {file}");
+        }
+        assert!(contents(&folder).keys().all(|p| !p.to_string_lossy().contains(".popgrad-")));
+    }
+}
+
 /// A run that is stopped while its folder is locked frees it, whatever way it ends.
 #[test]
 fn a_stopped_run_frees_its_folder() {
@@ -495,7 +546,7 @@ fn a_checkpoint_may_hold_anything_where_nothing_is_read() {
         let path = folder.join("checkpoint.safetensors");
         let mut checkpoint = Checkpoint::load(&path).unwrap();
         assert_eq!(checkpoint.step, 4);
-        let a1 = checkpoint.state.get_mut("param.A1").unwrap();
+        let a1 = checkpoint.state.get_mut("A1").unwrap();
         let ArrayData::F32(values) = a1.data() else { panic!("f32") };
         let above = |i: usize| i % 4 > i / 4;
         let values: Vec<f32> =

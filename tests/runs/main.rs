@@ -11,3 +11,4 @@ mod mlp;
 mod pairs;
 mod samples;
 mod studies;
+mod weights;

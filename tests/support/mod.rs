@@ -21,13 +21,21 @@ pub(crate) fn ok(args: &[&str]) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// Asserts the exit code, and that stderr is one line that holds every one of `words`; returns it.
+/// An error is one line; where the command line itself is at fault, tips and the usage may follow.
+#[track_caller]
+pub(crate) fn one_line(err: &str) {
+    let more = err.trim_end().lines().skip(1);
+    let of_usage = |l: &str| ["tip: ", "Usage: ", "For more information"].iter().any(|w| l.starts_with(w));
+    assert!(!err.is_empty() && more.into_iter().all(of_usage), "not one line:\n{err}");
+}
+
+/// Asserts the exit code, and that stderr is one error that holds every one of `words`; returns it.
 #[track_caller]
 pub(crate) fn refused(args: &[&str], code: i32, words: &[&str]) -> String {
     let out = popgrad(args);
     let err = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(code), "{args:?}: {err}");
-    assert_eq!(err.trim_end().lines().count(), 1, "{args:?}: not one line:\n{err}");
+    one_line(&err);
     for word in words {
         assert!(err.contains(word), "{args:?}: `{word}` is not in: {err}");
     }

@@ -4,6 +4,7 @@ use crate::batch::{Batch, Targets};
 use crate::config;
 use crate::model::{Layout, MemorySpec, Spec, TransformerSpec};
 use crate::report::arrays::{Array, ArrayFile};
+use crate::run::params;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 use std::collections::BTreeMap;
@@ -107,38 +108,12 @@ impl<'a> Params<'a> {
         Ok(ROWS.into_iter().find_map(rows).or_else(of_width))
     }
 
-    /// The blocks of `layout`; no other array of numbers may be there. Entries that the model does
-    /// not read are 0, whatever the file holds.
+    /// As [`params::blocks`].
     ///
     /// # Errors
-    /// Arrays that are missing, of another shape, or too many; values that are read and not finite.
+    /// As there.
     pub(in crate::cli) fn into_blocks<E: Elem>(self, layout: &Layout) -> Result<Vec<E>> {
-        let (path, held) = (self.path, held_names(&self.file));
-        let names: Vec<&str> = layout.blocks().iter().map(|b| b.name()).collect();
-        let mut arrays = self.file.read(&names)?;
-        let mut params = vec![E::ZERO; layout.len()];
-        for block in layout.blocks() {
-            let (name, array) = (block.name(), take(&mut arrays, &held, path, block.name())?);
-            if array.shape() != block.shape() {
-                return Err(shape_error(path, name, &array, &format!("{:?}", block.shape())));
-            }
-            let entries = params[block.range()].iter_mut().zip(array.to_f64_vec()).enumerate();
-            for (i, (p, x)) in entries.filter(|(i, _)| block.reads(*i)) {
-                *p = E::from_f64(x);
-                if !p.is_finite() {
-                    let problem = format!("array `{name}`, entry {i} (C order) is {x}");
-                    return Err(Error::format(path, format!("{problem}; allowed: finite {}", E::NAME)));
-                }
-            }
-        }
-        match self.file.unexpected(&names)? {
-            None => Ok(params),
-            Some(extra) => {
-                let blocks = names.join(", ");
-                let problem = format!("array `{extra}` is no block of this model; blocks: {blocks}");
-                Err(Error::format(path, problem))
-            }
-        }
+        params::blocks(&self.file, self.path, layout)
     }
 }
 
