@@ -35,10 +35,9 @@ struct Args {
 /// What a newcomer can do first: shown by `popgrad` alone, too.
 const EXAMPLES: &str = "\
 Examples:
-  popgrad run chain --quick    train a transformer that learns a graph, half a minute; figures in runs/chain-quick
-  popgrad run birth --quick    watch an induction head form on text
-  popgrad exact graph=chain S=2 T=12
-                               loss and gradients over all 4096 sequences, exactly
+  popgrad run chain --quick    a transformer learns a graph, in seconds; see runs/chain-quick
+  popgrad run birth --quick    an induction head forms on text
+  popgrad verify               the claims of the theory, each measured
 
 `popgrad COMMAND --help` has more of them.";
 

@@ -1,7 +1,7 @@
 //! Bad input: one line that names the field and what is allowed, the right exit code, and nothing
 //! left behind.
 
-use crate::support::{one_line, refused, text};
+use crate::support::{one_line, popgrad, refused, text};
 use popgrad::report::arrays::{Array, write_arrays};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -487,4 +487,30 @@ fn an_instruction_set_that_does_not_exist_is_refused() {
         !out.status.success() && err.contains("avx1024") && err.contains("portable, avx2, avx512"),
         "{err}"
     );
+}
+
+/// Alone, the command says what it can do; a slip is told with the nearest name and the usage.
+#[test]
+fn a_bare_command_and_slips_are_helped() {
+    let out = popgrad(&[]);
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(out.stdout.is_empty() && err.contains("Usage: popgrad"), "{err}");
+    let examples: Vec<&str> = err.lines().filter(|l| l.starts_with("  popgrad ")).collect();
+    assert_eq!(examples.len(), 3, "{err}");
+    for example in examples {
+        let words: Vec<&str> =
+            example.split("  ").find(|w| !w.is_empty()).unwrap().split(' ').skip(1).collect();
+        assert!(popgrad(&[&words[..], &["--help"]].concat()).status.success(), "{words:?}");
+    }
+    let slip = |args: &[&str], tip: &str| {
+        let out = popgrad(args);
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{err}");
+        one_line(&err);
+        assert!(err.starts_with("error: ") && err.contains(tip), "{err}");
+    };
+    slip(&["figurs"], "tip: a similar subcommand exists: 'figures'");
+    slip(&["bench", "--thread", "1"], "tip: a similar argument exists: '--threads'");
+    slip(&["run", "chian"], "did you mean `chain`?");
 }
