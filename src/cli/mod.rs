@@ -7,6 +7,7 @@ mod exact;
 mod figures;
 mod grad;
 mod info;
+mod list;
 mod ood;
 mod output;
 mod probe;
@@ -73,6 +74,12 @@ enum Command {
     /// Check the theory's claims against exact computation.
     #[command(after_help = verify::after_help())]
     Verify(verify::VerifyArgs),
+    /// List presets, studies, models, tasks and claims.
+    #[command(after_help = list::AFTER_HELP)]
+    List(list::ListArgs),
+    /// List the keys of runs: all, or those of a preset, task or model.
+    #[command(after_help = list::AFTER_HELP_OF_KEYS)]
+    Keys(list::KeysArgs),
     /// Describe the machine and the instruction set that the kernels use.
     Info(info::InfoArgs),
     /// Measure the speed of kernels and training against the CPU's peak.
@@ -112,6 +119,8 @@ pub fn main() -> ExitCode {
         Command::Probe(args) => probe::probe(&args).map(|()| ExitCode::SUCCESS),
         Command::Ood(args) => ood::ood(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::verify(&args),
+        Command::List(args) => list::list(&args).map(|()| ExitCode::SUCCESS),
+        Command::Keys(args) => list::keys(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => info::info(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),
     };

@@ -3,7 +3,7 @@
 
 use super::output::new_folder;
 use super::{pool, progress, say, tell};
-use crate::config::{self, Config, Schedule};
+use crate::config::{self, Config, Key, Schedule};
 use crate::error::brief;
 use crate::paper::{self, Papers, studies};
 use crate::run::{self, folder};
@@ -49,8 +49,8 @@ pub(super) struct RunArgs {
     resume: Option<PathBuf>,
 }
 
-/// Presets and keys, for `--help`: the keys that apply to the preset, task or model named on the
-/// command line, or all keys.
+/// Presets and examples, for `--help`; where a preset, task or model is named on the command line,
+/// its keys.
 pub(super) fn after_help() -> String {
     // Any bytes may be there.
     let words: Vec<String> = std::env::args_os().skip(2).map(|w| w.to_string_lossy().into_owned()).collect();
@@ -59,14 +59,30 @@ pub(super) fn after_help() -> String {
 
 /// [`after_help`] for the arguments of a command line.
 fn help_for(words: &[String]) -> String {
-    let mut text = String::from("Presets:\n");
-    for p in paper::presets() {
-        text += &format!("  {:<22}{}\n", p.name, p.what);
+    if words.iter().any(|w| is_preset(w) || w.contains('=')) {
+        return keys_of(words).1;
     }
-    text += "\nPresets of several runs, whose folders share one folder:\n";
-    for s in studies::named_studies().filter(|s| !is_preset(s.name)) {
-        text += &format!("  {:<22}{}\n", s.name, s.what);
-    }
+    let single: Vec<String> = paper::presets().into_iter().map(|p| p.name).collect();
+    let several = studies::named_studies().map(|s| s.name).filter(|n| !is_preset(n));
+    let several = several.collect::<Vec<_>>().join(", ");
+    format!("Presets: {}.\n\nOf several runs: {several}.\n{EXAMPLES}", single.join(", "))
+}
+
+const EXAMPLES: &str = "
+`popgrad list` says what they are, `popgrad run PRESET --help` and `popgrad keys` what can be set. seeds=K repeats a preset of one \
+run over K seeds.
+
+Examples:
+  popgrad run chain --quick                      seconds; figures in runs/chain-quick/figures
+  popgrad run chain S=5 T=12 steps=2^13 lr=0.5 snapshots=log
+  popgrad run birth model=transformer layers=3 heads=4
+  popgrad run icl --params runs/chain/checkpoint.safetensors
+  popgrad run --resume runs/chain steps=2^18
+";
+
+/// The keys that apply to what the arguments of a command line name, and a text of them.
+pub(super) fn keys_of(words: &[String]) -> (Vec<Key>, String) {
+    let mut text = String::new();
     let resolved = resolved(words);
     let chosen = resolved.clone().unwrap_or_else(|| chosen(words));
     let named = |by: &str| chosen.get(by).and_then(Value::as_str);
@@ -75,18 +91,20 @@ fn help_for(words: &[String]) -> String {
         with.extend(named(by).map(|w| format!("{by}={w}")));
     }
     if with.is_empty() {
-        text += "\nKeys (`run PRESET --help` and `run model=NAME --help` show those that apply):\n";
+        text += "Keys:\n";
     } else {
-        text += &format!("\nKeys with {}:\n", with.join(", "));
+        text += &format!("Keys with {}:\n", with.join(", "));
     }
     let seeds = "repeat a preset of one run over this many seeds, with mean and spread";
     text += &format!("  {:<22}{seeds}\n", "seeds");
-    for key in config::keys_with(&chosen).iter().filter(|k| k.name != "preset") {
+    let mut keys = config::keys_with(&chosen);
+    keys.retain(|k| k.name != "preset");
+    for key in &keys {
         let owner = key.scope.decided_by().and_then(named);
         let value = resolved.as_ref().and_then(|table| table.get(key.name));
         text += &format!("  {:<22}{}\n", key.name, key.line(owner, value));
     }
-    text
+    (keys, text)
 }
 
 /// The configuration that the arguments of a command line describe, if they name a preset.
@@ -306,8 +324,8 @@ mod tests {
     fn help_shows_the_keys_that_apply() {
         let keys = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
-            let text = help_for(&words);
-            let keys = text.split("\nKeys").nth(1).unwrap();
+            let text = keys_of(&words).1;
+            let keys = text.strip_prefix("Keys").unwrap();
             keys.lines()
                 .skip(1)
                 .filter_map(|l| l.split_whitespace().next().map(String::from))
@@ -327,7 +345,7 @@ mod tests {
         let line = |words: &[&str], key: &str| {
             let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
             let start = format!("  {key} ");
-            help_for(&words).lines().find(|l| l.starts_with(&start)).map(String::from).unwrap()
+            keys_of(&words).1.lines().find(|l| l.starts_with(&start)).map(String::from).unwrap()
         };
         assert!(line(&["chain"], "steps").ends_with("[131072]"));
         assert!(line(&["chain", "--quick"], "steps").ends_with("[2048]"));

@@ -147,3 +147,33 @@ fn rivals_that_answer_nonsense_are_skipped() {
         assert!(out.status.success() && err.contains(&format!("skipped: jax: {why}")), "{err}");
     }
 }
+
+#[test]
+fn lists_are_text_and_json() {
+    let all = json(&popgrad(&["list", "--json"], None));
+    let names = |kind: &str| -> Vec<String> {
+        let entries = all[kind].as_array().unwrap();
+        entries.iter().map(|e| e["name"].as_str().unwrap().to_string()).collect()
+    };
+    assert!(names("presets").contains(&"chain".into()) && names("studies").contains(&"birth-fig3".into()));
+    assert_eq!(names("models"), popgrad::model::MODELS);
+    assert_eq!(names("claims").len(), popgrad::theory::CLAIMS.len());
+    let text = String::from_utf8(popgrad(&["list", "tasks"], None).stdout).unwrap();
+    assert!(text.lines().count() == 3 && text.contains("  causal_dag "), "{text}");
+    refused(&popgrad(&["list", "presetz"], None), &["did you mean `presets`?"]);
+
+    let keys = json(&popgrad(&["keys", "birth", "--json"], None));
+    assert!(keys.as_array().unwrap().iter().any(|k| k["name"] == "momentum" && k["allowed"] != ""));
+    let text = String::from_utf8(popgrad(&["keys", "memory"], None).stdout).unwrap();
+    assert!(text.starts_with("Keys with model=memory:\n") && text.contains("\n  ff1 "), "{text}");
+    refused(&popgrad(&["keys", "memry"], None), &["did you mean `memory`?"]);
+    // What the help of `run` shows runs.
+    let help = String::from_utf8(popgrad(&["run", "--help"], None).stdout).unwrap();
+    assert!(help.lines().count() < 60 && help.contains("\nExamples:\n"), "{help}");
+    for words in
+        [&["birth", "model=transformer", "layers=3", "heads=4"][..], &["chain", "S=5", "snapshots=log"]]
+    {
+        let out = popgrad(&[&["run"], words, &["--help"]].concat(), None);
+        assert!(String::from_utf8(out.stdout).unwrap().contains("Keys with "), "{words:?}");
+    }
+}

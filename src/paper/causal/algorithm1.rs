@@ -40,7 +40,7 @@ pub struct MetricRecord {
     /// Attention of the query, position T, on every position.
     pub last_row: Vec<f64>,
     /// True if every parent stands out in its row: see
-    /// [`ParentAttention::recovered`](crate::probe::ParentAttention::recovered).
+    /// [`ParentAttention::recovered`](crate::probe::attention::ParentAttention::recovered).
     pub graph_recovered: bool,
     /// True if every parent is the argmax of its row.
     #[serde(default)]

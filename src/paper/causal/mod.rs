@@ -77,7 +77,7 @@ pub struct MetricRecord {
     /// Minimum attention on the parents.
     pub attention_on_parent_min: Option<f64>,
     /// True if every parent stands out in its row: see
-    /// [`ParentAttention::recovered`](crate::probe::ParentAttention::recovered).
+    /// [`ParentAttention::recovered`](crate::probe::attention::ParentAttention::recovered).
     pub graph_recovered: bool,
     /// True if every parent is the argmax of its row.
     #[serde(default)]
