@@ -107,7 +107,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    let resumed_by = if matches!(args.command, Command::Figures(_)) { "figures" } else { "run" };
+    let resumed_by = match args.command {
+        Command::Figures(_) => "figures",
+        Command::Sweep(_) => "sweep",
+        _ => "run",
+    };
     let result = match args.command {
         Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
         Command::Figures(args) => figures::figures(&args).map(|()| ExitCode::SUCCESS),

@@ -434,14 +434,18 @@ impl Study {
             }
             Ok(())
         };
+        let fail = |(at, e): (usize, Error)| {
+            stop.store(true, Ordering::Relaxed);
+            first(&failed, at, e);
+        };
+        let worker = || work().unwrap_or_else(fail);
         std::thread::scope(|scope| {
             for _ in 0..workers {
-                scope.spawn(|| {
-                    if let Err((at, e)) = work() {
-                        stop.store(true, Ordering::Relaxed);
-                        first(&failed, at, e);
-                    }
-                });
+                // `spawn` of the scope panics where the system starts no more.
+                if let Err(e) = std::thread::Builder::new().spawn_scoped(scope, worker) {
+                    fail((usize::MAX, crate::ram::no_threads(workers, &e)));
+                    break;
+                }
             }
         });
         match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {

@@ -517,6 +517,40 @@ fn a_signal_saves_the_last_update() {
     }
 }
 
+/// A sweep too, whose runs go side by side; what was over stays.
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_a_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cut, whole) = (dir.path().join("cut"), dir.path().join("whole"));
+    let keys =
+        ["sweep", "chain", "S=3", "T=6", "alpha=0.1,1", "seeds=3", "steps=2^12", "batch=64", "test_size=64"];
+    let args = |folder: &Path| -> Vec<String> {
+        keys.into_iter().chain(["--out", text(folder)]).map(String::from).collect()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_popgrad"));
+    let child = command.args(args(&cut)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let over = || files(&cut).iter().filter(|f| f.ends_with("summary.json")).count();
+    while !cut.exists() || over() == 0 {
+        assert!(Instant::now() < deadline, "no run is over");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let out = child.wait_with_output().unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(143), "{err}");
+    let last = err.lines().last().unwrap();
+    assert!(last.contains(" of 6 runs; to go on: popgrad sweep --resume "), "{err}");
+    assert!(over() < 6 && !cut.join("summary.json").exists());
+    ok(&["sweep", "--resume", text(&cut)]);
+    let words = args(&whole);
+    ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    for file in ["grid.csv", "grid.json", "runs.csv", "curves.csv", "summary.json"] {
+        assert!(fs::read(cut.join(file)).unwrap() == fs::read(whole.join(file)).unwrap(), "{file}");
+    }
+}
+
 /// A run that is stopped while its folder is locked frees it, whatever way it ends.
 #[test]
 fn a_stopped_run_frees_its_folder() {
