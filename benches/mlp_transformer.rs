@@ -2,11 +2,12 @@
 //! sampling), and its parts.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use popgrad::batch::{Batch, Parts, Targets};
+use popgrad::batch::Targets;
+use popgrad::measure::Repeated;
 use popgrad::model::{MlpTransformerSpec, Model, Spec};
 use popgrad::optim::{PerBlock, Rule, Schedule, UnfreezeAt};
 use popgrad::rng::{Key, Purpose};
-use popgrad::source::{Sampled, Source, SourceWork};
+use popgrad::source::{Sampled, Source};
 use popgrad::task::{CausalTree, Forest, Roots};
 use popgrad::train::{Plan, Sharded, Trainer};
 use std::hint::black_box;
@@ -18,43 +19,10 @@ const B: usize = 1024;
 const SHARDS: usize = 16;
 
 /// A batch drawn once and handed out again and again: what is left is the step.
-struct Drawn {
-    sampled: Sampled,
-    batch: Batch,
-}
-
-impl Drawn {
-    fn new() -> Self {
-        let forest = Forest::chain(T).expect("T is in range");
-        let task = CausalTree::new(forest, S, 0.1, Roots::Stationary).expect("sizes are in range");
-        let sampled = Sampled::new(task, Key::new(0, Purpose::Train));
-        let mut batch = sampled.batch(B).expect("fits memory");
-        sampled.fill(0, B, &mut sampled.work(), &mut batch);
-        Drawn { sampled, batch }
-    }
-}
-
-impl Source for Drawn {
-    fn seq_len(&self) -> usize {
-        T
-    }
-    fn vocab(&self) -> usize {
-        S
-    }
-    fn targets(&self) -> Targets {
-        Targets::Law
-    }
-    fn work(&self) -> SourceWork {
-        self.sampled.work()
-    }
-    fn fill(&self, first: u64, count: usize, _: &mut SourceWork, batch: &mut Batch) {
-        let first = first as usize % B;
-        batch.set_seqs(count);
-        let Parts { tokens, laws, weights, .. } = batch.parts_mut();
-        tokens.copy_from_slice(&self.batch.tokens()[first * T..(first + count) * T]);
-        laws.copy_from_slice(&self.batch.laws()[first * S..(first + count) * S]);
-        weights.fill(1.0);
-    }
+fn drawn() -> Repeated<Sampled> {
+    let forest = Forest::chain(T).expect("T is in range");
+    let task = CausalTree::new(forest, S, 0.1, Roots::Stationary).expect("sizes are in range");
+    Repeated::new(Sampled::new(task, Key::new(0, Purpose::Train)), B).expect("fits memory")
 }
 
 fn model() -> Box<dyn Model<f32>> {
@@ -75,7 +43,7 @@ fn params(model: &dyn Model<f32>) -> Vec<f32> {
 }
 
 fn step(c: &mut Criterion) {
-    let (source, model) = (Drawn::new(), model());
+    let (source, model) = (drawn(), model());
     let params = params(model.as_ref());
     let plan = Plan {
         steps: 1 << 40,

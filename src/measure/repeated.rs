@@ -51,23 +51,20 @@ impl<S: Source> Source for Repeated<S> {
         let at = first as usize % from.seqs();
         batch.set_seqs(count);
         let to = batch.parts_mut();
-        // What this kind of batch does not have is empty on both sides.
-        let copy = |to: &mut [u32], all: &[u32]| {
-            let width = all.len() / from.seqs();
-            to.copy_from_slice(&all[at * width..(at + count) * width]);
-        };
-        let copy_f64 = |to: &mut [f64], all: &[f64]| {
-            let width = all.len() / from.seqs();
-            to.copy_from_slice(&all[at * width..(at + count) * width]);
-        };
-        copy(to.tokens, from.tokens());
-        copy(to.labels, from.labels());
-        copy_f64(to.laws, from.laws());
-        copy_f64(to.weights, from.weights());
-        if let Some(seen) = from.seen() {
-            copy(to.seen, seen);
-        }
+        let part = [at, count, from.seqs()];
+        copy(to.tokens, from.tokens(), part);
+        copy(to.labels, from.labels(), part);
+        copy(to.laws, from.laws(), part);
+        copy(to.weights, from.weights(), part);
+        copy(to.seen, from.seen().unwrap_or_default(), part);
     }
+}
+
+/// Rows `at .. at + count` of the `seqs` rows of `all`. What a kind of batch does not have is empty
+/// on both sides.
+fn copy<T: Copy>(to: &mut [T], all: &[T], [at, count, seqs]: [usize; 3]) {
+    let width = all.len() / seqs;
+    to.copy_from_slice(&all[at * width..(at + count) * width]);
 }
 
 #[cfg(test)]

@@ -115,13 +115,13 @@ def numpy_framework(_threads):
         count, length, k = config["count"], config["len"], config["triggers"]
         rng, unigram, n = np.random.default_rng(config["seed"]), arrays["unigram"], arrays["unigram"].size
         unigram_cdf = unigram.cumsum() / unigram.sum()
-        # Row z of the bigram's distribution functions lies in [z, z + 1]: one sorted list for all rows.
+        # Row z of the distribution functions lies in [z, z + 1]: one sorted list for all rows.
         sums = arrays["bigram"].cumsum(-1)
         steps = (np.minimum(sums / sums[:, -1:], 1) + np.arange(n)[:, None]).ravel()
         offsets = np.arange(count) * n
 
         def draw():
-            # The K smallest of exponential times over their rates: draws without replacement, in order.
+            # The K smallest of exponential times over rates: draws without replacement, in order.
             times = rng.standard_exponential((count, n)) / unigram
             triggers = np.argpartition(times, range(k), axis=1)[:, :k] if k else np.empty((count, 0), np.int64)
             outputs = rng.integers(0, n, (count, k))
@@ -308,7 +308,8 @@ def torch_framework(threads):
             for layer in range(depth):
                 a = f"layers.{layer}.attention."
                 mixed = causal(x, x @ p[a + "wk.weight"].T, x, mask, scale, fused)
-                x = x + mixed @ (p[a + "wo.weight"] @ p[a + "wv.weight"]).T  # one (d, d) product saves a large one
+                # A (d, d) product saves one over all positions.
+                x = x + mixed @ (p[a + "wo.weight"] @ p[a + "wv.weight"]).T
             return weighted(x @ p["output.weight"].T, labels, weights)
 
         return loss
@@ -409,7 +410,7 @@ def torch_framework(threads):
         offsets = torch.arange(count) * n
 
         def draw():
-            # The K smallest of exponential times over their rates: draws without replacement, in order.
+            # The K smallest of exponential times over rates: draws without replacement, in order.
             times = torch.empty(count, n, dtype=torch.float64).exponential_() / unigram
             triggers = times.topk(k, largest=False).indices
             outputs = torch.randint(n, (count, k))
@@ -621,7 +622,8 @@ def jax_framework(_threads):
             for layer in range(depth):
                 a = f"layers.{layer}.attention."
                 mixed = plain(x, x @ p[a + "wk.weight"].T, x, mask, d**-0.5)
-                x = x + mixed @ (p[a + "wo.weight"] @ p[a + "wv.weight"]).T  # one (d, d) product saves a large one
+                # A (d, d) product saves one over all positions.
+                x = x + mixed @ (p[a + "wo.weight"] @ p[a + "wv.weight"]).T
             return weighted(x @ p["output.weight"].T, labels, weights)
 
         return loss, token_inputs(arrays)
@@ -762,9 +764,10 @@ def jax_framework(_threads):
 
         def draw(key):
             key, *keys = jax.random.split(key, 4)
-            # The K smallest of exponential times over their rates: draws without replacement, in order.
+            # The K smallest of exponential times over rates: draws without replacement, in order.
             times = jax.random.exponential(keys[0], (count, n)) / unigram
-            triggers = lax.top_k(-times.astype(jnp.float32), k)[1].astype(jnp.int32)  # f64 takes ten times as long
+            # In f64 it takes ten times as long.
+            triggers = lax.top_k(-times.astype(jnp.float32), k)[1].astype(jnp.int32)
             outputs = jax.random.randint(keys[1], (count, k), 0, n, jnp.int32)
             u = jax.random.uniform(keys[2], (length + 1, count))
 
