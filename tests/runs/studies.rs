@@ -175,17 +175,20 @@ fn attention_by_position_leaves_out_the_row_that_serves_the_target() {
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
     };
     let graph = json(folder.join("runs/two-parents/run.json"))["parents"].as_str().unwrap().to_string();
-    let parents = |position: usize| graph.split(';').nth(position - 1).unwrap().split(',').count() as f64;
+    let parents = |position: usize| graph.split(';').nth(position).unwrap().split(',').count() as f64;
     let csv = fs::read_to_string(folder.join("positions.csv")).unwrap();
-    // Positions from 1; mean attention there.
+    // Positions from 0, as in `parents`; mean attention there.
     let rows: Vec<(usize, f64)> = csv
         .lines()
         .skip(1)
         .map(|l| l.split(',').collect::<Vec<_>>())
         .map(|c| (c[1].parse().unwrap(), c[3].parse().unwrap()))
         .collect();
-    // Position 1 is a root, position 6 = T the last.
-    assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    // Position 0 is a root, position 5 = T - 1 the last.
+    assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    // So do the figures count.
+    let svg = fs::read_to_string(folder.join("figures/attention.svg")).unwrap();
+    assert!(svg.contains("\n5\n") && !svg.contains("\n6\n"));
     let pairs: f64 = rows.iter().map(|r| parents(r.0)).sum();
     let mean = rows.iter().map(|r| parents(r.0) * r.1).sum::<f64>() / pairs;
     let summary = json(folder.join("summary.json"));

@@ -42,8 +42,8 @@ impl Drawn<'_> {
         let a2 = HeatMap {
             title: "A2".into(),
             colormap: Colormap::Diverging,
-            row_ticks: Ticks::From(1),
-            col_ticks: Ticks::From(1),
+            row_ticks: Ticks::From(0),
+            col_ticks: Ticks::From(0),
             x_label: "token of attn1".into(),
             y_label: "query token".into(),
             ..HeatMap::of(&block("A2"), s, s)
@@ -107,11 +107,8 @@ fn over_time(records: &[MetricRecord]) -> LineChart {
     } else {
         (0..MOST_CURVES).map(|k| children[k * (children.len() - 1) / (MOST_CURVES - 1)]).collect()
     };
-    let series = shown
-        .iter()
-        .enumerate()
-        .map(|(k, i)| Series::new(format!("position {}", i + 1), curve(*i), k))
-        .collect();
+    let series =
+        shown.iter().enumerate().map(|(k, i)| Series::new(format!("position {i}"), curve(*i), k)).collect();
     LineChart {
         title: "Attention on the parent".into(),
         x_label: "step".into(),

@@ -157,8 +157,8 @@ fn square(title: String, matrix: HeatMap, (x_label, y_label): (&str, &str)) -> F
     HeatMap {
         title,
         range: Some((0.0, 1.0)),
-        row_ticks: Ticks::From(1),
-        col_ticks: Ticks::From(1),
+        row_ticks: Ticks::From(0),
+        col_ticks: Ticks::From(0),
         x_label: x_label.into(),
         y_label: y_label.into(),
         ..matrix
@@ -263,11 +263,11 @@ fn positions(study: &Study, found: &[Found<'_>]) -> LineChart {
     let mut series = Vec::new();
     for (color, (group, runs)) in groups(found).into_iter().enumerate() {
         let by = by_position(&runs);
-        let band = |(i, s): &(usize, Spread)| Some(((i + 1) as f64, s.mean - s.sd?, s.mean + s.sd?));
+        let band = |(i, s): &(usize, Spread)| Some((*i as f64, s.mean - s.sd?, s.mean + s.sd?));
         let label = if group.is_empty() { format!("mean of {} runs", runs.len()) } else { group.to_string() };
         series.push(Series {
             band: by.iter().filter_map(band).collect(),
-            ..Series::new(label, by.iter().map(|(i, s)| ((i + 1) as f64, s.mean)).collect(), color)
+            ..Series::new(label, by.iter().map(|(i, s)| (*i as f64, s.mean)).collect(), color)
         });
     }
     LineChart {

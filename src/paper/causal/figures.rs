@@ -133,8 +133,8 @@ fn graph_of(rows: &[Vec<usize>], t: usize) -> HeatMap {
     HeatMap {
         title: "True graph".into(),
         range: Some((0.0, 1.0)),
-        row_ticks: Ticks::From(1),
-        col_ticks: Ticks::From(1),
+        row_ticks: Ticks::From(0),
+        col_ticks: Ticks::From(0),
         x_label: "parent position".into(),
         y_label: y_label.into(),
         ..HeatMap::sparse(rows.len(), t, edges)
@@ -156,7 +156,7 @@ fn by_position(a: &HeadAssignment) -> LineChart {
         pairs.retain(|(h, k)| a.head_of[*k] == Some(*h));
     }
     let series = pairs.into_iter().enumerate().map(|(color, (h, k))| {
-        let points = a.rows.iter().map(|(i, x)| (*i as f64 + 1.0, x[h * a.slots + k])).collect();
+        let points = a.rows.iter().map(|(i, x)| (*i as f64, x[h * a.slots + k])).collect();
         let own = a.head_of[k] == Some(h);
         Series { dashed: !own, ..Series::new(format!("head {}, parent {}", h + 1, k + 1), points, color) }
     });
@@ -175,8 +175,8 @@ pub(super) fn pattern(title: &str, heads: usize, head: usize, values: &[f64], t:
     HeatMap {
         title: format!("{title}{which}"),
         range: Some((0.0, 1.0)),
-        row_ticks: Ticks::From(1),
-        col_ticks: Ticks::From(1),
+        row_ticks: Ticks::From(0),
+        col_ticks: Ticks::From(0),
         x_label: "key position".into(),
         y_label: "query position".into(),
         ..HeatMap::of(values, t, t)
@@ -280,7 +280,7 @@ impl<'a> Matrices<'a> {
             title: if self.embedded { "E W" } else { "W" }.into(),
             row_blocks: blocks,
             colormap: Colormap::Diverging,
-            col_ticks: Ticks::From(1),
+            col_ticks: Ticks::From(0),
             x_label: "next symbol".into(),
             y_label: "residual stream at the query".into(),
             ..HeatMap::of(&self.params[w.range()], rows, self.sizes.0)

@@ -29,8 +29,7 @@ pub(super) fn write(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>
             curves += &format!("{},{step},{},{},{}\n", quoted(group), loss.n, of(Some(loss)), of(a));
         }
         for (i, s) in by_position(&of_group) {
-            // Counted from 1, as in the figures.
-            positions += &format!("{},{},{},{}\n", quoted(group), i + 1, s.n, of(Some(s)));
+            positions += &format!("{},{i},{},{}\n", quoted(group), s.n, of(Some(s)));
         }
     }
     put("curves.csv", curves)?;
