@@ -281,8 +281,8 @@ pub fn twice(key: &str, first: impl Display, second: impl Display) -> Error {
     Error::invalid(key, format!("given twice, {first} and {second}"), "every key once")
 }
 
-/// Values of `key=a,b,..`: several of them make an axis of a grid. A list of integers, and a list
-/// of sets, is one value.
+/// Values of `key=a,b,..`: several of them make an axis of a grid. Lists of integers are separated
+/// by semicolons (`heads=1;1,1`); a list of sets is one value.
 ///
 /// # Errors
 /// As [`parse_keys`]; a value that is given twice.
@@ -291,7 +291,12 @@ pub fn parse_values(arg: &str, keys: &[Key]) -> Result<(String, Vec<Value>)> {
         return Err(Error::invalid("argument", format!("`{arg}`"), "key=value or key=a,b,.."));
     };
     let key = find(name.trim(), keys)?;
-    let parts: Vec<&str> = if key.has_commas() { vec![text] } else { text.split(',').collect() };
+    let lists = matches!(key.kind, Kind::Integers(_));
+    let parts: Vec<&str> = match key.has_commas() {
+        true if lists => text.split(';').collect(),
+        true => vec![text],
+        false => text.split(',').collect(),
+    };
     let values: Vec<Value> = parts.into_iter().map(|t| key.parse(t.trim())).collect::<Result<_>>()?;
     if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
         return Err(Error::invalid(key.name, format!("{} twice", values[i]), "every value once"));

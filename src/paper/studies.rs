@@ -188,10 +188,11 @@ pub fn seeds(base: &str, quick: bool, count: u64, layers: &[Table]) -> Result<St
 }
 
 /// A grid over `axes` of short runs of preset `base`, `seeds` in each cell: `own` holds the keys
-/// that make them short, `layers` those of the user.
+/// that make them short, `layers` those of the user. Cells are in row-major order: the last axis
+/// goes fastest.
 ///
 /// # Errors
-/// No axis or more than two, too many runs, `algorithm1`, values out of range.
+/// No axis, too many runs, `algorithm1`, values out of range.
 pub fn grid(
     (base, quick): (&str, bool),
     axes: Vec<Axis>,
@@ -201,10 +202,8 @@ pub fn grid(
 ) -> Result<Study> {
     check_seeds(seeds)?;
     let drawing = grid_drawing(base)?;
-    if !(1..=2).contains(&axes.len()) {
-        let found = axes.iter().map(|a| a.key.as_str()).collect::<Vec<_>>().join(", ");
-        let found = if found.is_empty() { "none".into() } else { found };
-        return Err(Error::invalid("grid", found, "one key or two with several values, key=a,b,.."));
+    if axes.is_empty() {
+        return Err(Error::invalid("grid", "none", "keys with several values, key=a,b,.."));
     }
     let cells = axes.iter().try_fold(1u64, |n, a| n.checked_mul(a.values.len() as u64));
     let count = cells.and_then(|n| n.checked_mul(seeds));
@@ -231,9 +230,13 @@ pub fn grid(
         }
     }
     let keys: Vec<&str> = axes.iter().map(|a| a.key.as_str()).collect();
+    let keys = match keys.split_last() {
+        Some((last, [_, ..])) => format!("{} and {last}", keys[..keys.len() - 1].join(", ")),
+        _ => keys.concat(),
+    };
     Ok(Study {
         name: format!("{base}-sweep"),
-        title: format!("{base}: recovery against {}, {seeds} runs in each cell", keys.join(" and ")),
+        title: format!("{base}: recovery against {keys}, {seeds} runs in each cell"),
         drawing,
         figures: false,
         axes,

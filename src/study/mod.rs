@@ -51,8 +51,8 @@ pub trait Drawing: Sync {
     /// # Errors
     /// As [`Drawing::write`].
     fn key_numbers(&self, study: &Study, folder: &Path) -> Result<ShortTable>;
-    /// Stems and captions of its figures.
-    fn figures(&self) -> &'static [(&'static str, &'static str)];
+    /// Stems and captions of its figures of `study`.
+    fn figures(&self, study: &Study) -> &'static [(&'static str, &'static str)];
     /// Its tables beside `summary.json`, `runs.csv` and `curves.csv`.
     fn tables(&self) -> &'static [&'static str] {
         &[]
@@ -192,6 +192,10 @@ impl Study {
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|w| w[0] == w[1]) {
             return Err(Error::invalid("runs", format!("`{}` twice", pair[0]), "one name for each run"));
+        }
+        // Of a file system, and room for what is written beside it.
+        if let Some(name) = names.iter().find(|n| n.len() > 200) {
+            return Err(Error::invalid("runs", format!("name `{name}`"), "names of at most 200 bytes"));
         }
         if let Some(name) = names.iter().find(|n| slug(n) != **n || n.is_empty()) {
             return Err(Error::invalid("runs", format!("name `{name}`"), "letters, digits, `-`, `.`, `=`"));
@@ -350,7 +354,7 @@ impl Study {
             title: self.title.clone(),
             columns: columns.into_iter().map(String::from).collect(),
             rows: rows.into_iter().map(|cells| Row { mark: String::new(), cells }).collect(),
-            images: self.drawing.figures().iter().map(image).collect(),
+            images: self.drawing.figures(self).iter().map(image).collect(),
             links: tables.map(|f| format!("{prefix}/{f}")).collect(),
             ..Section::default()
         })

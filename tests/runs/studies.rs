@@ -467,7 +467,6 @@ fn bad_input_is_refused_before_a_folder_appears() {
         (&["sweep", "alpha=1,1"], &["alpha: 1.0 twice"]),
         (&["sweep", "alpha=0,1"], &["alpha: 0"]),
         (&["sweep", "alpha=1,2", "alpha=3,4"], &["alpha: given twice"]),
-        (&["sweep", "alpha=1,2", "T=4,5", "S=3,4"], &["grid: alpha, T, S", "one key or two"]),
         (&["sweep", &many_t, &many_s], &["grid: 50000 runs", "at most 4096"]),
         (&["sweep", "alpha=1,2", "seeds=0"], &["seeds: 0"]),
         (&["sweep", "graph=chain,chan"], &["unknown graph `chan`"]),
@@ -536,4 +535,59 @@ fn a_damaged_study_is_named() {
     let summary = folder.join("runs/graph-0/summary.json");
     fs::write(&summary, "{").unwrap();
     refused(&["run", "--resume", text(&folder)], 1, &["graph-0", "summary.json"]);
+}
+
+#[test]
+fn a_grid_has_any_number_of_axes() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let tiny = ["batch=8", "shards=2", "steps=2", "eval_every=2", "test_size=16", "checkpoint_every=2"];
+    let folder = at("whole");
+    let axes = ["S=2,3", "T=4,5", "heads=1;1,1", "seeds=2"];
+    let told = ok(&[&["sweep"], &axes[..], &tiny, &["--out", text(&folder)]].concat());
+    assert!(!told.contains("figure: "), "{told}");
+    // A line for each cell, the last key fastest, with the numbers of its runs.
+    let csv = fs::read_to_string(folder.join("grid.csv")).unwrap();
+    let mut lines = csv.lines();
+    assert!(lines.next().unwrap().starts_with("S,T,heads,runs,recovered,"));
+    let mut expected = Vec::new();
+    for s in [2, 3] {
+        for t in [4, 5] {
+            for (heads, name) in [("[1]", "1"), ("\"[1,1]\"", "1-1")] {
+                let loss = |seed: u64| -> f64 {
+                    let run = format!("runs/S={s}-T={t}-heads=-{name}-seed={seed}/summary.json");
+                    let summary = fs::read_to_string(folder.join(run)).unwrap();
+                    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+                    summary["test_loss"].as_f64().unwrap()
+                };
+                expected.push((format!("{s},{t},{heads},2,"), (loss(0) + loss(1)) / 2.0));
+            }
+        }
+    }
+    let found: Vec<&str> = lines.collect();
+    assert_eq!(found.len(), expected.len());
+    for (line, (start, loss)) in found.iter().zip(&expected) {
+        assert!(line.starts_with(start), "{line} is not {start}");
+        let cell: f64 = line.rsplit(',').nth(1).unwrap().parse().unwrap();
+        assert!((cell - loss).abs() < 1e-14, "{line}: {loss}");
+    }
+    // A row of maps for each S, under its name.
+    let svg = fs::read_to_string(folder.join("figures/phase.svg")).unwrap();
+    assert!(svg.contains("\nS=2\n") && svg.contains("\nS=3\n"));
+    // Half of it, resumed, is the same.
+    let cut = at("cut");
+    ok(&[&["sweep"], &axes[..], &tiny, &["--out", text(&cut)]].concat());
+    fs::remove_dir_all(cut.join("runs/S=3-T=5-heads=-1-1-seed=1")).unwrap();
+    fs::remove_file(cut.join("grid.csv")).unwrap();
+    ok(&["sweep", "--resume", text(&cut)]);
+    same(&folder, &cut);
+    // Too many rows of maps: tables alone, and it says so.
+    let many = at("many");
+    let alphas = "alpha=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6,1.7";
+    let words = [&["sweep", alphas, "S=2,3", "T=4,5", "seeds=1"], &tiny[..], &["--out", text(&many)]];
+    let told = ok(&words.concat());
+    assert!(told.contains("figure: none: 17 choices of all keys but the last two"), "{told}");
+    assert!(!many.join("figures/phase.svg").exists());
+    assert!(!fs::read_to_string(many.join("sweep.html")).unwrap().contains("phase"));
+    assert_eq!(fs::read_to_string(many.join("grid.csv")).unwrap().lines().count(), 1 + 68);
 }

@@ -65,7 +65,7 @@ impl Drawing for OfTriggers {
         key_numbers(self.0, study, folder)
     }
 
-    fn figures(&self) -> &'static [(&'static str, &'static str)] {
+    fn figures(&self, _study: &Study) -> &'static [(&'static str, &'static str)] {
         names(self.0)
     }
 

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::report::plot::{Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Series, Ticks};
 use crate::run::folder::FIGURES_FOLDER;
 use crate::study::gather::{Spread, groups};
-use crate::study::{Study, value_text};
+use crate::study::{Axis, Study, value_text};
 use std::path::Path;
 
 /// Runs that a figure with a row or a panel for each can show.
@@ -105,6 +105,7 @@ pub(super) fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]
             save("curves", curves(study, found));
             save("positions", positions(study, found).into())
         }
+        Kind::Grid if without_phase(study).is_some() => {}
         Kind::Grid => save("phase", phase(study, &cells(study, found))),
     }
     gallery.finish()
@@ -237,7 +238,7 @@ fn heads(f: &Found<'_>) -> Figure {
     let mut series = Vec::new();
     for (h, a) in f.patterns.iter().enumerate() {
         for k in (0..most).filter(|k| all || best(*k) == Some(h)) {
-            let at = |(i, p): (usize, &Vec<usize>)| Some(((i + 1) as f64, a[i * t + *p.get(k)?]));
+            let at = |(i, p): (usize, &Vec<usize>)| Some((i as f64, a[i * t + *p.get(k)?]));
             let points = f.parents.iter().enumerate().filter_map(at).collect();
             let label = format!("head {} on parent {}", h + 1, k + 1);
             series.push(Series { dashed: k % 2 == 1, ..Series::new(label, points, h) });
@@ -311,17 +312,53 @@ fn curves(study: &Study, found: &[Found<'_>]) -> Figure {
     Panels { title: study.title.clone(), columns: 2, figures }.into()
 }
 
-/// Recovery rate, attention and gap over the grid: maps over two keys, curves over one.
+/// Rows of small maps that a figure of a grid may have, one for each choice of all but two keys.
+const MOST_CHOICES: usize = 16;
+
+/// Why a grid has no figure, where it has none.
+pub(super) fn without_phase(study: &Study) -> Option<String> {
+    let rows: usize = study.axes.iter().rev().skip(2).map(|a| a.values.len()).product();
+    (rows > MOST_CHOICES).then(|| {
+        format!("none: {rows} choices of all keys but the last two; at most {MOST_CHOICES} are drawn, see grid.csv")
+    })
+}
+
+/// Recovery rate, attention and gap over the grid: maps over two keys, curves over one; of more
+/// keys a row of maps over the last two for each choice of the others.
 fn phase(study: &Study, cells: &[Cell]) -> Figure {
+    if study.axes.len() <= 2 {
+        return maps(&study.title, &study.axes, cells, None);
+    }
+    let (outer, inner) = study.axes.split_at(study.axes.len() - 2);
+    let gaps = cells.iter().filter_map(|c| c.gap.map(|s| s.mean)).filter(|g| g.is_finite());
+    let ends = gaps.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), g| (a.min(g), b.max(g)));
+    // One scale for all maps of a quantity.
+    let range = Some(ends).filter(|(a, b)| a < b);
+    let size: usize = inner.iter().map(|a| a.values.len()).product();
+    let row = |(n, of): (usize, &[Cell])| {
+        let mut rest = n;
+        let mut at: Vec<String> = Vec::new();
+        for axis in outer.iter().rev() {
+            at.insert(0, format!("{}={}", axis.key, value_text(&axis.values[rest % axis.values.len()])));
+            rest /= axis.values.len();
+        }
+        maps(&at.join(", "), inner, of, range)
+    };
+    let figures = cells.chunks(size).enumerate().map(row).collect();
+    Panels { title: study.title.clone(), columns: 1, figures }.into()
+}
+
+/// The three quantities over one or two axes; `gaps` is the range of the last.
+fn maps(title: &str, axes: &[Axis], cells: &[Cell], gaps: Option<(f64, f64)>) -> Figure {
     type Quantity = (&'static str, fn(&Cell) -> f64, Option<(f64, f64)>);
     let quantities: [Quantity; 3] = [
         ("share of runs that recover the graph", |c| c.rate(), Some((0.0, 1.0))),
         ("mean attention on the parent", |c| c.attention.map_or(f64::NAN, |s| s.mean), Some((0.0, 1.0))),
-        ("test loss minus Bayes, counts (nats)", |c| c.gap.map_or(f64::NAN, |s| s.mean), None),
+        ("test loss minus Bayes, counts (nats)", |c| c.gap.map_or(f64::NAN, |s| s.mean), gaps),
     ];
-    let labels = |axis: usize| -> Vec<String> { study.axes[axis].values.iter().map(value_text).collect() };
+    let labels = |axis: usize| -> Vec<String> { axes[axis].values.iter().map(value_text).collect() };
     let figures = quantities.iter().map(|(title, pick, range)| -> Figure {
-        if let [rows, cols] = study.axes.as_slice() {
+        if let [rows, cols] = axes {
             return HeatMap {
                 title: (*title).into(),
                 values: cells.iter().map(pick).collect(),
@@ -337,7 +374,7 @@ fn phase(study: &Study, cells: &[Cell]) -> Figure {
             .into();
         }
         // Values that are not numbers are placed by their index in the list.
-        let axis = &study.axes[0];
+        let axis = &axes[0];
         let number = |v: &toml::Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
         let xs: Vec<f64> =
             axis.values.iter().enumerate().map(|(i, v)| number(v).unwrap_or((i + 1) as f64)).collect();
@@ -351,5 +388,5 @@ fn phase(study: &Study, cells: &[Cell]) -> Figure {
         }
         .into()
     });
-    Panels { title: study.title.clone(), columns: 3, figures: figures.collect() }.into()
+    Panels { title: title.into(), columns: 3, figures: figures.collect() }.into()
 }

@@ -66,8 +66,8 @@ impl Drawing for OfGraphs {
         tables::key_numbers(self.0, &gather::read(study, folder)?)
     }
 
-    fn figures(&self) -> &'static [(&'static str, &'static str)] {
-        draw::names(self.0)
+    fn figures(&self, study: &Study) -> &'static [(&'static str, &'static str)] {
+        if self.0 == Kind::Grid && draw::without_phase(study).is_some() { &[] } else { draw::names(self.0) }
     }
 
     fn tables(&self) -> &'static [&'static str] {

@@ -1,5 +1,6 @@
 //! A study of causal graphs in numbers: `runs.csv`, `curves.csv`, `positions.csv`, `summary.json`.
 
+use super::draw::without_phase;
 use super::drawing::Kind;
 use super::gather::{BestHead, Found, by_position, curve};
 use crate::report::files::write_bytes_atomic;
@@ -186,6 +187,9 @@ fn summary(kind: Kind, study: &Study, found: &[Found<'_>]) -> Result<Summary> {
             out.set("attention_on_parent_mean", numbers(&all, "attention_on_parent_mean"))?;
             for axis in &study.axes {
                 out.set(&axis.key, &axis.values)?;
+            }
+            if let Some(why) = without_phase(study) {
+                out.set("figure", why)?;
             }
         }
     }
