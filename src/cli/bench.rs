@@ -1,8 +1,8 @@
 //! `popgrad bench`: the speed of kernels and training steps, and their share of the CPU's peak.
 
-use super::info::json;
-use super::{pool, say, tell};
-use crate::measure::rivals::{self, Comparison, Event};
+use super::table::{Left, Right, columns};
+use super::{json, pool, say, show, tell, wants_json};
+use crate::measure::rivals::{self, Comparison, Event, Time};
 use crate::measure::{self, Machine, Measured};
 use crate::{Error, Result};
 use clap::Args;
@@ -13,9 +13,6 @@ use std::path::PathBuf;
 /// Arguments of `popgrad bench`.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// One JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
     /// Instruction set: portable, avx2 or avx512 [default: POPGRAD_ISA, else the best of this CPU].
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
@@ -68,7 +65,7 @@ pub(super) fn bench(args: BenchArgs) -> Result<()> {
     }
     let results = pool.install(|| measure::run(threads))?;
     let report = Report { version: env!("CARGO_PKG_VERSION"), machine, results };
-    if args.json { tell(&json(&report)?) } else { tell(&text(&report)) }
+    show(&report, || text(&report))
 }
 
 #[derive(Serialize)]
@@ -93,7 +90,7 @@ fn against(args: &BenchArgs, machine: Machine, threads: usize) -> Result<()> {
     let m = &report.machine;
     let cpu = m.cpu.as_deref().unwrap_or("unknown CPU");
     let head = format!("popgrad {version} on {cpu}, {} ({}), {threads} threads\n", m.isa, m.isa_reason);
-    let mut told = if args.json { Ok(()) } else { tell(&head) };
+    let mut told = if wants_json() { Ok(()) } else { tell(&head) };
     let (mut takes, mut skipped) = (Vec::new(), Vec::new());
     let results = rivals::run(&options, &mut |event| match event {
         Event::Takes(version) => takes.push(version.to_string()),
@@ -102,14 +99,14 @@ fn against(args: &BenchArgs, machine: Machine, threads: usize) -> Result<()> {
             skipped.push(why.to_string());
         }
         Event::Begins(name) => say(&format!("{name} ..")),
-        Event::Done(c) if !args.json && told.is_ok() => told = tell(&lines(c)),
+        Event::Done(c) if !wants_json() && told.is_ok() => told = tell(&lines(c)),
         Event::Done(_) => {}
     });
     told?;
     let results = results?;
     let agree = results.agree();
     (report.rivals, report.skipped, report.comparisons) = (takes, skipped, results.comparisons);
-    if args.json {
+    if wants_json() {
         tell(&json(&report)?)?;
     } else {
         tell(&format!("\nrivals: {}\n", report.rivals.join(", ")))?;
@@ -121,11 +118,13 @@ fn against(args: &BenchArgs, machine: Machine, threads: usize) -> Result<()> {
 /// A case in lines: ours, then the rivals, each with its time as a multiple of ours.
 fn lines(c: &Comparison) -> String {
     let mut out = format!("\n{} ({})\n", c.name, c.dtype);
-    for t in &c.times {
-        let times = t.median_ns / c.times[0].median_ns;
-        let (median, min, max) = (time(t.median_ns), time(t.min_ns), time(t.max_ns));
-        out += &format!("  {:<14} {median:>10}  {times:>8.2}  [{min}, {max}]\n", t.name);
-    }
+    let row = |t: &Time| {
+        let times = format!("{:.2}", t.median_ns / c.times[0].median_ns);
+        let range = format!("[{}, {}]", time(t.min_ns), time(t.max_ns));
+        vec![format!("  {}", t.name), time(t.median_ns), times, range]
+    };
+    let heads = [("", Left), ("", Right), ("", Right), ("", Left)];
+    out += &columns(&heads, c.times.iter().map(row).collect());
     out
 }
 
@@ -145,25 +144,29 @@ fn text(report: &Report) -> String {
     let m = &report.machine;
     let cpu = m.cpu.as_deref().unwrap_or("unknown CPU");
     let mut out = format!("popgrad {} on {cpu}, {} ({})\n\n", report.version, m.isa, m.isa_reason);
-    let width = report.results.iter().map(|r| r.name.len()).max().unwrap_or(0);
-    out += &format!(
-        "{:<width$}  type  threads  {:>17}  {:>8}  {:>11}  [fastest, slowest round]\n",
-        "", "rate", "of peak", "time"
-    );
-    for r in &report.results {
-        let share = r.share_of_peak.map_or(String::new(), |s| format!("{:.0}%", 100.0 * s));
-        out += &format!(
-            "{:<width$}  {:<4}  {:>7}  {:>9.2} {:<7}  {share:>8}  {:>11}  [{}, {}]\n",
-            r.name,
-            r.dtype,
-            r.threads,
-            r.rate,
-            r.unit,
+    let heads = [
+        ("", Left),
+        ("type", Left),
+        ("threads", Right),
+        ("rate", Right),
+        ("", Left),
+        ("of peak", Right),
+        ("time", Right),
+        ("[fastest, slowest round]", Left),
+    ];
+    let row = |r: &Measured| {
+        vec![
+            r.name.to_string(),
+            r.dtype.to_string(),
+            r.threads.to_string(),
+            format!("{:.2}", r.rate),
+            r.unit.to_string(),
+            r.share_of_peak.map_or(String::new(), |s| format!("{:.0}%", 100.0 * s)),
             time(r.median_ns),
-            time(r.min_ns),
-            time(r.max_ns),
-        );
-    }
+            format!("[{}, {}]", time(r.min_ns), time(r.max_ns)),
+        ]
+    };
+    out += &columns(&heads, report.results.iter().map(row).collect());
     out
 }
 

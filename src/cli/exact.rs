@@ -6,7 +6,8 @@ mod problem;
 mod quantities;
 
 use super::grad::{Params, active, block_arrays};
-use super::{pool, say, tell};
+use super::run::show_summary;
+use super::warn;
 use crate::batch::Targets;
 use crate::config::{self, Dtype, Key, Kind};
 use crate::exact::{DagLaw, TreeLaw};
@@ -39,7 +40,7 @@ pub(super) struct ExactArgs {
     /// Output file for loss, weight and +dL/dblock, or for the quantities, .npz or .safetensors.
     #[arg(long, value_name = "FILE", required_unless_present = "quantities")]
     out: Option<PathBuf>,
-    /// Instead of a model's loss, quantities of the task as JSON: mu, chi2, g, ghat, rho, t_eff of
+    /// Instead of a model's loss, quantities of the task: mu, chi2, g, ghat, rho, t_eff of
     /// a graph; c_v, c_k, c_x, a, a_prime of trigger sequences (N=.. T=..).
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     quantities: Vec<String>,
@@ -56,9 +57,8 @@ pub(super) struct ExactArgs {
     /// Run an evaluation that would be refused as too long.
     #[arg(long)]
     force: bool,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -158,7 +158,7 @@ fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
     let evaluator =
         Evaluator { model, params: &params, active: &active, problem: &problem, force: args.force };
     let started = Instant::now();
-    let (found, words) = pool(args.threads)?.install(|| -> Result<_> {
+    let (found, words) = args.threads.pool()?.install(|| -> Result<_> {
         match &problem.law {
             Law::Tree(tree) => {
                 let file = args.prior.as_deref().map(|p| prior::read(p, tree, symbols)).transpose()?;
@@ -182,7 +182,9 @@ fn typed<E: Elem>(args: &ExactArgs) -> Result<()> {
     })?;
     check(model, &found)?;
     write(out, model, &active, &found, words)?;
-    tell(&summary(&found, started)?.to_string())
+    let mut summary = summary(&found, started)?;
+    summary.set("out", out.display().to_string())?;
+    show_summary(&summary)
 }
 
 /// Refuses results that are not numbers, before anything is written. A loss may be +∞.
@@ -235,7 +237,7 @@ fn write<E: Elem>(
     arrays.extend(words.unwrap_or_default());
     let named: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (*n, a)).collect();
     if !found.loss.is_finite() {
-        say(
+        warn(
             "the loss is infinite: a symbol of positive probability is predicted with 0; gradients leave such terms out",
         );
     }

@@ -1,16 +1,18 @@
 //! `popgrad figures`: the studies of the papers in one folder, with a page that shows them.
 
 use super::output::new_folder;
+use super::plan::{self, Ahead};
 use super::run::take_seeds;
-use super::{pool, progress, say, tell};
+use super::{Threads, progress, say, show, table, tell, wants_json};
 use crate::config;
 use crate::input::decode;
 use crate::paper::studies::{self, Named, named_studies};
 use crate::paper::{PAPERS, Paper, Papers};
 use crate::report::digest;
 use crate::report::files::{FolderLock, claim_folder, create_run_dir, lock_folder};
+use crate::report::metrics::Summary;
 use crate::report::page::Page;
-use crate::study::Study;
+use crate::study::{Member, Study};
 use crate::{Error, Result};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -37,22 +39,24 @@ pub(super) struct FiguresArgs {
     /// Folder: new or empty [default: runs/figures, numbered].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// A file of figures, from --print-config: the same figures.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["overrides", "quick", "only"])]
+    config: Option<PathBuf>,
     /// Continue the figures in this folder.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["overrides", "quick", "only", "out"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["overrides", "quick", "only", "out", "config",
+        "print_config", "dry_run"])]
     resume: Option<PathBuf>,
-    /// Worker threads; they change the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    ahead: Ahead,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// Figures, for `--help`.
 pub(super) fn after_help() -> String {
-    let mut text = String::from("Figures:\n");
-    for s in named_studies() {
-        let unasked = if s.in_paper { "" } else { " [with --only]" };
-        text += &format!("  {:<22}{}{unasked}\n", s.name, s.what);
-    }
-    text
+    let unasked = |s: &Named| if s.in_paper { "" } else { " [with --only]" };
+    let lines = named_studies().map(|s| (s.name, format!("{}{}", s.what, unasked(s))));
+    format!("Figures:\n{}", table::named(lines))
 }
 
 /// What a folder of figures holds.
@@ -66,7 +70,7 @@ struct Plan {
 }
 
 pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
-    let pool = pool(args.threads)?;
+    let pool = args.threads.pool()?;
     let (folder, _lock, plan, all) = match &args.resume {
         Some(folder) => {
             check_plan(folder)?;
@@ -80,10 +84,22 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
             (folder.clone(), lock, plan, all)
         }
         None => {
-            let plan = make_plan(args)?;
-            let all = studies_of(&plan)?;
+            let (plan, all) = match &args.config {
+                Some(path) => of_file(path)?,
+                None => {
+                    let plan = make_plan(args)?;
+                    let all = studies_of(&plan)?;
+                    (plan, all)
+                }
+            };
             pool.install(|| all.iter().try_for_each(Study::check))?;
-            let folder = new_folder(args.out.as_deref(), "figures", args.quick)?;
+            let runs: Vec<(&Study, Vec<&Member>)> =
+                all.iter().map(|s| (s, s.runs.iter().collect())).collect();
+            let forecast = |budget| plan::of_all(&runs, pool.current_num_threads(), budget);
+            if args.ahead.shows(|| to_table(&plan, &all), forecast)? {
+                return Ok(());
+            }
+            let folder = new_folder(args.out.as_deref(), "figures", plan.quick)?;
             let lock = begin(&folder, &plan, &all)?;
             (folder, lock, plan, all)
         }
@@ -92,7 +108,10 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
     let threads = pool.current_num_threads();
     // Each run has its own pool.
     drop(pool);
+    let left = all.iter().map(|s| Ok((s, s.left(&folder.join(&s.name))?))).collect::<Result<Vec<_>>>()?;
+    plan::announce(&left, threads);
     let mut figures = Ok(());
+    let mut made = Vec::new();
     for study in &all {
         say(&format!("{}: {}", study.name, study.title));
         let sub = folder.join(&study.name);
@@ -102,14 +121,74 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
             }
             e => e,
         })?;
-        tell(&study.as_text(&sub, &outcome.summary)?)?;
+        if !wants_json() {
+            tell(&table::of_outcome(study, &sub, &outcome.summary)?)?;
+        }
+        made.push(Made::of(study, &outcome.summary)?);
         // The other studies and the page are worth having without it.
         figures = figures.and(outcome.figures);
     }
     let page = page(&folder, &plan, &all)?;
     page.save(&folder.join(INDEX_FILE))?;
-    tell(&format!("page: {}\n", folder.join(INDEX_FILE).display()))?;
+    let index = folder.join(INDEX_FILE).display().to_string();
+    let all = All { folder: folder.display().to_string(), page: index.clone(), studies: made };
+    show(&all, || format!("page: {index}\n"))?;
     figures
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct All {
+    folder: String,
+    page: String,
+    studies: Vec<Made>,
+}
+
+/// A study there.
+#[derive(Serialize)]
+struct Made {
+    name: String,
+    title: String,
+    summary: serde_json::Value,
+}
+
+impl Made {
+    fn of(study: &Study, summary: &Summary) -> Result<Self> {
+        let read = serde_json::from_str(&summary.to_json());
+        let summary = read.map_err(|e| Error::invalid("summary", e.to_string(), "JSON"))?;
+        Ok(Made { name: study.name.clone(), title: study.title.clone(), summary })
+    }
+}
+
+/// A plan with its studies as they are resolved.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resolved {
+    studies: Vec<String>,
+    quick: bool,
+    overrides: Vec<String>,
+    study: Vec<Table>,
+}
+
+fn to_table(plan: &Plan, all: &[Study]) -> Result<Table> {
+    let study = all.iter().map(Study::table).collect::<Result<_>>()?;
+    let Plan { studies, quick, overrides } = plan;
+    let whole = Resolved { studies: studies.clone(), quick: *quick, overrides: overrides.clone(), study };
+    Table::try_from(whole).map_err(|e| Error::invalid("figures", e.to_string(), "values that TOML can hold"))
+}
+
+/// The figures that a file holds.
+fn of_file(path: &Path) -> Result<(Plan, Vec<Study>)> {
+    let bad = |problem: &str| Error::format(path, problem.replace('\n', " "));
+    let Resolved { studies, quick, overrides, study } =
+        config::read_table(path)?.try_into().map_err(|e: toml::de::Error| bad(e.message()))?;
+    let all: Vec<Study> =
+        study.into_iter().map(|t| Study::from_table(path, t, &Papers)).collect::<Result<_>>()?;
+    let named = |s: &Study| studies::find(&s.name).is_some();
+    if all.is_empty() || !all.iter().all(named) || !all.iter().map(|s| &s.name).eq(&studies) {
+        return Err(bad("`studies` and the tables `study` do not name the same known studies"));
+    }
+    Ok((Plan { studies, quick, overrides }, all))
 }
 
 fn make_plan(args: &FiguresArgs) -> Result<Plan> {

@@ -1,18 +1,15 @@
 //! `popgrad info`: the machine, and the instruction set that the kernels use.
 
-use super::{pool, tell};
+use super::table::{Left, columns};
+use super::{pool, show};
+use crate::Result;
 use crate::measure::Machine;
-use crate::{Error, Result};
-use clap::Args;
 use serde::Serialize;
 
-/// Arguments of `popgrad info`.
-#[derive(Debug, Args)]
-pub(super) struct InfoArgs {
-    /// One JSON object instead of text.
-    #[arg(long)]
-    json: bool,
-}
+pub(super) const AFTER_HELP: &str = "\
+Examples:
+  popgrad info
+  popgrad info --json";
 
 #[derive(Serialize)]
 struct Info {
@@ -23,18 +20,11 @@ struct Info {
     machine: Machine,
 }
 
-pub(super) fn info(args: InfoArgs) -> Result<()> {
+pub(super) fn info() -> Result<()> {
     let machine = Machine::detect(false)?;
     let info =
         Info { version: env!("CARGO_PKG_VERSION"), threads: pool(None)?.current_num_threads(), machine };
-    if args.json { tell(&json(&info)?) } else { tell(&text(&info)) }
-}
-
-/// Indented JSON with a line end.
-pub(super) fn json(value: &impl Serialize) -> Result<String> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::invalid("json", e.to_string(), "values that JSON can hold"))?;
-    Ok(text + "\n")
+    show(&info, || text(&info))
 }
 
 /// Bytes in the largest unit that leaves at least 1.
@@ -63,24 +53,17 @@ fn text(info: &Info) -> String {
         .collect();
     let memory = m.memory.map_or_else(unknown, bytes);
     let free = m.memory_available.map_or_else(unknown, bytes);
-    format!(
-        "popgrad       {}\n\
-         CPU           {}, {} {}, {}\n\
-         instructions  {}: {} (available: {})\n\
-         caches        {}\n\
-         memory        {memory}, {free} free\n\
-         threads       {}\n",
-        info.version,
-        m.cpu.clone().unwrap_or_else(unknown),
-        m.cores,
-        if m.cores == 1 { "core" } else { "cores" },
-        m.platform,
-        m.isa,
-        m.isa_reason,
-        m.isas.join(", "),
-        if caches.is_empty() { unknown() } else { caches.join(", ") },
-        info.threads,
-    )
+    let cores = if m.cores == 1 { "core" } else { "cores" };
+    let rows = [
+        ("popgrad", info.version.to_string()),
+        ("CPU", format!("{}, {} {cores}, {}", m.cpu.clone().unwrap_or_else(unknown), m.cores, m.platform)),
+        ("instructions", format!("{}: {} (available: {})", m.isa, m.isa_reason, m.isas.join(", "))),
+        ("caches", if caches.is_empty() { unknown() } else { caches.join(", ") }),
+        ("memory", format!("{memory}, {free} free")),
+        ("threads", info.threads.to_string()),
+    ];
+    let rows = rows.into_iter().map(|(name, fact)| vec![name.to_string(), fact]).collect();
+    columns(&[("", Left), ("", Left)], rows)
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! `popgrad list` and `popgrad keys`: what there is to run, and what can be set.
 
-use super::info::json;
 use super::run::{is_preset, keys_of};
-use super::tell;
+use super::{json, table, tell, wants_json};
 use crate::config::{self, Key, task::TASKS};
 use crate::model::MODELS;
 use crate::paper::{self, studies};
@@ -16,9 +15,6 @@ use serde::Serialize;
 pub(super) struct ListArgs {
     /// presets, studies, models, tasks or claims [default: all of them].
     what: Option<String>,
-    /// A JSON object of lists instead of text.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Arguments of `popgrad keys`.
@@ -26,9 +22,6 @@ pub(super) struct ListArgs {
 pub(super) struct KeysArgs {
     /// A preset, task or model, or KEY=VALUE; several narrow it down [default: every key].
     words: Vec<String>,
-    /// A JSON list instead of text.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -90,7 +83,7 @@ pub(super) fn list(args: &ListArgs) -> Result<()> {
             None => return Err(Error::unknown("list", word, KINDS)),
         },
     };
-    if args.json {
+    if wants_json() {
         let all: serde_json::Map<String, serde_json::Value> =
             kinds.iter().map(|k| (k.to_string(), serde_json::json!(entries(k)))).collect();
         return tell(&json(&all)?);
@@ -100,11 +93,7 @@ pub(super) fn list(args: &ListArgs) -> Result<()> {
         if kinds.len() > 1 {
             text += &format!("{kind}\n");
         }
-        let entries = entries(kind);
-        let width = entries.iter().map(|e| e.name.len()).max().unwrap_or(0) + 2;
-        for e in entries {
-            text += &format!("  {:<width$}{}\n", e.name, e.what);
-        }
+        text += &table::named(entries(kind).iter().map(|e| (e.name.as_str(), e.what.clone())));
     }
     tell(&text)
 }
@@ -119,7 +108,7 @@ struct KeyEntry {
 pub(super) fn keys(args: &KeysArgs) -> Result<()> {
     let words: Vec<String> = args.words.iter().map(|w| chosen(w)).collect::<Result<_>>()?;
     let (found, text) = keys_of(&words);
-    if args.json {
+    if wants_json() {
         let entry = |k: &Key| KeyEntry { name: k.name, help: k.help, allowed: k.allowed() };
         return tell(&json(&found.iter().map(entry).collect::<Vec<_>>())?);
     }

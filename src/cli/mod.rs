@@ -10,18 +10,21 @@ mod info;
 mod list;
 mod ood;
 mod output;
+mod plan;
 mod probe;
 mod progress;
 mod run;
 mod scaling;
 mod signals;
 mod sweep;
+mod table;
 mod verify;
 
 use crate::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
-use std::io::Write as _;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use output::{detail, fail, insist, json, say, show, tell, wants_json, warn};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exact population gradients and fast CPU training for the theory of how transformers learn.
@@ -31,6 +34,8 @@ use std::process::ExitCode;
 struct Args {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    global: output::Global,
 }
 
 /// What a newcomer can do first: shown by `popgrad` alone, too.
@@ -81,7 +86,8 @@ enum Command {
     #[command(after_help = list::AFTER_HELP_OF_KEYS)]
     Keys(list::KeysArgs),
     /// Describe the machine and the instruction set that the kernels use.
-    Info(info::InfoArgs),
+    #[command(after_help = info::AFTER_HELP)]
+    Info,
     /// Measure the speed of kernels and training against the CPU's peak.
     #[command(after_help = bench::AFTER_HELP)]
     Bench(bench::BenchArgs),
@@ -89,57 +95,66 @@ enum Command {
 
 /// Runs the command line of this process, and returns its exit code.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let color = output::choose_color(std::env::args_os());
+    let parsed = Args::command().color(color).try_get_matches();
+    let args = match parsed.and_then(|m| Args::from_arg_matches(&m)) {
         Ok(args) => args,
-        Err(e) => {
-            // Help and version as clap wrote them; of an error the first paragraph in one line,
-            // like every other, then clap's tips and the usage.
-            if let Some(text) = refused_value(&e) {
-                say(&format!("error: {text}"));
-            } else if e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && e.use_stderr() {
-                let text = e.to_string();
-                let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim));
-                say(&paragraphs.next().map_or(String::new(), |p| p.collect::<Vec<_>>().join(" ")));
-                paragraphs.flatten().filter(|l| !l.is_empty()).for_each(say);
-            } else {
-                let _ = e.print();
-            }
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
+        Err(e) => return refuse(&e),
     };
     let resumed_by = match args.command {
         Command::Figures(_) => "figures",
         Command::Sweep(_) => "sweep",
         _ => "run",
     };
-    let result = match args.command {
-        Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
-        Command::Figures(args) => figures::figures(&args).map(|()| ExitCode::SUCCESS),
-        Command::Sweep(args) => sweep::sweep(&args).map(|()| ExitCode::SUCCESS),
-        Command::Scaling(args) => scaling::scaling(&args).map(|()| ExitCode::SUCCESS),
-        Command::Grad(args) => grad::grad(args).map(|()| ExitCode::SUCCESS),
-        Command::Exact(args) => exact::exact(&args).map(|()| ExitCode::SUCCESS),
-        Command::Discover(args) => discover::discover(&args).map(|()| ExitCode::SUCCESS),
-        Command::Probe(args) => probe::probe(&args).map(|()| ExitCode::SUCCESS),
-        Command::Ood(args) => ood::ood(&args).map(|()| ExitCode::SUCCESS),
-        Command::Verify(args) => verify::verify(&args),
-        Command::List(args) => list::list(&args).map(|()| ExitCode::SUCCESS),
-        Command::Keys(args) => list::keys(&args).map(|()| ExitCode::SUCCESS),
-        Command::Info(args) => info::info(args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),
-    };
-    match result {
+    match args.global.keep().and_then(|()| run_command(args.command)) {
         Ok(code) => code,
         // As a shell reports a process that a signal ended.
         Err(Error::Stopped { done, folder }) => {
             let folder = output::shell_word(&folder.to_string_lossy());
-            say(&format!("stopped after {done}; to go on: popgrad {resumed_by} --resume {folder}"));
+            insist(&format!("stopped after {done}; to go on: popgrad {resumed_by} --resume {folder}"));
             ExitCode::from(128 + signals::wanted().unwrap_or(2))
         }
         Err(e) => {
-            say(&format!("error: {e}"));
+            fail(&e.to_string());
             ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(1))
         }
+    }
+}
+
+/// Prints what the parser says, and returns its exit code: help and version as clap wrote them; of
+/// an error the first paragraph in one line, like every other, then clap's tips and the usage.
+fn refuse(e: &clap::Error) -> ExitCode {
+    if let Some(text) = refused_value(e) {
+        fail(&text);
+    } else if e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && e.use_stderr() {
+        let text = e.to_string();
+        let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim));
+        let first = paragraphs.next().map_or(String::new(), |p| p.collect::<Vec<_>>().join(" "));
+        fail(first.trim_start_matches("error:").trim_start());
+        paragraphs.flatten().filter(|l| !l.is_empty()).for_each(insist);
+    } else {
+        let _ = e.print();
+    }
+    ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
+}
+
+fn run_command(command: Command) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Run(args) => run::run(args).map(done),
+        Command::Figures(args) => figures::figures(&args).map(done),
+        Command::Sweep(args) => sweep::sweep(&args).map(done),
+        Command::Scaling(args) => scaling::scaling(&args).map(done),
+        Command::Grad(args) => grad::grad(args).map(done),
+        Command::Exact(args) => exact::exact(&args).map(done),
+        Command::Discover(args) => discover::discover(&args).map(done),
+        Command::Probe(args) => probe::probe(&args).map(done),
+        Command::Ood(args) => ood::ood(&args).map(done),
+        Command::Verify(args) => verify::verify(&args),
+        Command::List(args) => list::list(&args).map(done),
+        Command::Keys(args) => list::keys(&args).map(done),
+        Command::Info => info::info().map(done),
+        Command::Bench(args) => bench::bench(args).map(done),
     }
 }
 
@@ -150,28 +165,40 @@ fn refused_value(e: &clap::Error) -> Option<String> {
         _ => None,
     };
     let (option, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
-    let allowed = std::error::Error::source(e)?.to_string();
+    let allowed = match (e.kind(), e.get(ContextKind::ValidValue)) {
+        (ErrorKind::InvalidValue, Some(ContextValue::Strings(known))) => known.join(", "),
+        (ErrorKind::ValueValidation, _) => std::error::Error::source(e)?.to_string(),
+        _ => return None,
+    };
     let name = option.trim_start_matches('-').split(' ').next()?;
-    (e.kind() == ErrorKind::ValueValidation).then(|| Error::invalid(name, value, allowed).to_string())
+    Some(Error::invalid(name, value, allowed).to_string())
 }
 
-/// Prints a line on stderr. Control characters are escaped, so that it stays one line whatever the
-/// user typed. A closed stderr is ignored.
-fn say(text: &str) {
-    let line: String = text
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect();
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+/// How many threads, for commands whose results do not depend on it.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+struct Threads {
+    /// Worker threads; they change the speed, not one bit of the result [default: all cores].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
+    threads: Option<usize>,
 }
 
-/// Prints text on stdout. A closed pipe (`| head`) is not an error.
-fn tell(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", "cannot write", e)),
-        _ => Ok(()),
+impl Threads {
+    /// As [`pool`].
+    fn pool(self) -> Result<rayon::ThreadPool> {
+        pool(self.threads)
     }
+}
+
+/// A model at parameters in a file.
+#[derive(Debug, clap::Args)]
+struct ModelAt {
+    /// Model: disentangled, simplified, mlp_transformer, memory or transformer.
+    #[arg(long)]
+    model: String,
+    /// Parameters: one array per block (A.0, A.1, .., W; A1, A2; wte, ..; tok_embeddings.weight,
+    /// ..), .npz or .safetensors.
+    #[arg(long, value_name = "FILE")]
+    params: PathBuf,
 }
 
 /// Reads the integer of an option, from `least` to `most`.
@@ -213,5 +240,9 @@ fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     // An allocator reserves address space at a thread's first allocation: let all of them have
     // theirs before anyone asks what is left of it.
     pool.broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
+    detail(|| {
+        let isa = popgrad_kernels::Isa::from_env().map_or("unknown", popgrad_kernels::Isa::name);
+        format!("popgrad {}, {isa}, threads: {}", env!("CARGO_PKG_VERSION"), pool.current_num_threads())
+    });
     Ok(pool)
 }

@@ -1,6 +1,7 @@
 //! `popgrad ood`: evaluates trained runs on transitions of other kinds than their prior draws.
 
-use super::{integer, pool, say, tell};
+use super::table::{self, Left, Right, columns};
+use super::{integer, json, say, tell, wants_json};
 use crate::config::Task;
 use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Trained, evaluate, kinds};
 use crate::report::files::{claim_folder, write_bytes_atomic};
@@ -32,12 +33,8 @@ pub(super) struct OodArgs {
     /// Folder for ood.json and, of two runs or more, the figure: new or empty.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// JSON on stdout instead of the tables.
-    #[arg(long)]
-    json: bool,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 fn matrices(text: &str) -> std::result::Result<usize, String> {
@@ -54,8 +51,8 @@ fn seed(text: &str) -> std::result::Result<u64, String> {
 
 /// Kinds, for `--help`.
 pub(super) fn after_help() -> String {
-    let lines: Vec<String> = KINDS.iter().map(|(name, what)| format!("  {name:<15}{what}\n")).collect();
-    format!("Kinds:\n{}\nSee docs/discover.md.", lines.concat())
+    let kinds = table::named(KINDS.iter().map(|(name, what)| (*name, what.to_string())));
+    format!("Kinds:\n{kinds}\nSee docs/discover.md.")
 }
 
 #[derive(Serialize)]
@@ -78,7 +75,7 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
         return Err(Error::invalid("matrices", found, "matrices * sequences <= 2^30"));
     }
     let sizes = Sizes { matrices: args.matrices, sequences: args.sequences, seed: args.seed };
-    let pool = pool(args.threads)?;
+    let pool = args.threads.pool()?;
     // Every run is read before anything is written or evaluated.
     let trained: Vec<Trained> = args.runs.iter().map(|r| Trained::load(r)).collect::<Result<_>>()?;
     let _lock = args.out.as_deref().map(claim_folder).transpose()?;
@@ -95,15 +92,13 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
             step: trained.step,
             kinds: outcomes,
         };
-        if !args.json {
-            tell(&table(&run))?;
+        if !wants_json() {
+            tell(&text(&run))?;
         }
         runs.push(run);
     }
-    let json = serde_json::to_string_pretty(&runs)
-        .map_err(|e| Error::invalid("ood", e.to_string(), "results with a JSON form"))?
-        + "\n";
-    if args.json {
+    let json = json(&runs)?;
+    if wants_json() {
         tell(&json)?;
     }
     if let Some(dir) = &args.out {
@@ -127,28 +122,21 @@ fn graph(trained: &Trained) -> &'static str {
     }
 }
 
-fn table(run: &Run) -> String {
-    let mut text = format!(
+fn text(run: &Run) -> String {
+    let text = format!(
         "{}: {}, S = {}, T = {}, alpha = {}, step {}\n",
         run.run, run.graph, run.symbols, run.len, run.alpha, run.step
     );
-    text +=
-        "kind             T_eff    loss   counts  entropy   E|f-pi|   E sup   worst query  counts' E sup\n";
-    for o in &run.kinds {
-        text += &format!(
-            "{:<14} {:>7.2} {:>7.4}  {:>7.4}  {:>7.4}   {:>7.4} {:>7.4}       {:>7.4}        {:>7.4}\n",
-            o.kind,
-            o.t_eff,
-            o.loss,
-            o.bayes_counts,
-            o.entropy,
-            o.mean_error,
-            o.sup_error,
-            o.worst_query,
-            o.counts_sup_error
-        );
-    }
-    text
+    let heads =
+        ["kind", "T_eff", "loss", "counts", "entropy", "E|f-pi|", "E sup", "worst query", "counts' E sup"];
+    let row = |o: &Outcome| {
+        let errors = [o.mean_error, o.sup_error, o.worst_query, o.counts_sup_error];
+        let mut row = vec![o.kind.to_string(), format!("{:.2}", o.t_eff)];
+        row.extend([o.loss, o.bayes_counts, o.entropy].iter().chain(&errors).map(|x| format!("{x:.4}")));
+        row
+    };
+    let heads: Vec<_> = heads.into_iter().map(|h| (h, if h == "kind" { Left } else { Right })).collect();
+    text + &columns(&heads, run.kinds.iter().map(row).collect())
 }
 
 /// log10 of E sup |f − π̃| against T_eff, a line per kind through the runs.

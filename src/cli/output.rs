@@ -1,8 +1,152 @@
-//! Folders that commands make.
+//! What commands print, and the options of every command that decide it; folders that they make.
+//!
+//! Results go to stdout, as text for people or as one JSON document; all else to stderr.
 
-use crate::Result;
 use crate::report::files::{create_numbered, create_run_dir};
+use crate::{Error, Result};
+use anstyle::Style;
+use clap::builder::Styles;
+use clap::{Args, ColorChoice};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Options of every command.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(super) struct Global {
+    /// Nothing on stderr but errors and warnings; results on stdout stay.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Also say what is resolved, where and on what: configuration, folder, memory, instruction
+    /// set.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// When to colour: NO_COLOR and a stdout that is no terminal mean never in `auto`.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+    /// Results as one JSON document on stdout, with all digits, instead of text for people.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Those of this process, once they are read.
+static GLOBAL: OnceLock<Global> = OnceLock::new();
+
+impl Global {
+    /// Keeps them for this process.
+    ///
+    /// # Errors
+    /// Quiet and verbose at once: the parser does not see that where one of them stands before the
+    /// command.
+    pub(super) fn keep(self) -> Result<()> {
+        if self.quiet && self.verbose {
+            return Err(Error::invalid("verbose", "given with --quiet", "one of the two"));
+        }
+        GLOBAL.get_or_init(|| self);
+        Ok(())
+    }
+}
+
+/// The choice of colours in these arguments, which the parser's own errors follow too; from here on
+/// that of the process.
+pub(super) fn choose_color(args: impl Iterator<Item = OsString>) -> ColorChoice {
+    let args: Vec<String> = args.map(|a| a.to_string_lossy().into_owned()).collect();
+    let at = |i: usize| match args[i].strip_prefix("--color") {
+        Some("") => args.get(i + 1).map(String::as_str),
+        Some(rest) => rest.strip_prefix('='),
+        None => None,
+    };
+    let choice = match (0..args.len()).find_map(at) {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
+    };
+    match choice {
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+        ColorChoice::Auto => anstream::ColorChoice::Auto,
+    }
+    .write_global();
+    choice
+}
+
+/// True if results are to be JSON.
+pub(super) fn wants_json() -> bool {
+    GLOBAL.get().is_some_and(|g| g.json)
+}
+
+/// True if only errors and warnings are to be on stderr.
+pub(super) fn is_quiet() -> bool {
+    GLOBAL.get().is_some_and(|g| g.quiet)
+}
+
+/// True if more is to be said.
+pub(super) fn is_verbose() -> bool {
+    GLOBAL.get().is_some_and(|g| g.verbose)
+}
+
+/// Prints a line on stderr, `head` of it in `style`. Control characters are escaped, so that it
+/// stays one line whatever the user typed. A closed stderr is ignored.
+fn line(head: &str, style: Style, text: &str) {
+    let line: String = text
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect();
+    let _ = writeln!(anstream::stderr().lock(), "{style}{head}{style:#}{line}");
+}
+
+/// An error, on stderr.
+pub(super) fn fail(text: &str) {
+    line("error:", *Styles::styled().get_error(), &format!(" {text}"));
+}
+
+/// A warning, on stderr.
+pub(super) fn warn(text: &str) {
+    line("warning:", *Styles::styled().get_invalid(), &format!(" {text}"));
+}
+
+/// A line on stderr that stays whatever is asked for: tips that belong to an error.
+pub(super) fn insist(text: &str) {
+    line("", Style::new(), text);
+}
+
+/// A line on stderr, unless it is to be quiet.
+pub(super) fn say(text: &str) {
+    if !is_quiet() {
+        insist(text);
+    }
+}
+
+/// A line on stderr, where more is asked for.
+pub(super) fn detail(text: impl FnOnce() -> String) {
+    if is_verbose() {
+        insist(&text());
+    }
+}
+
+/// Prints text on stdout. A closed pipe (`| head`) is not an error.
+pub(super) fn tell(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", "cannot write", e)),
+        _ => Ok(()),
+    }
+}
+
+/// The result of a command on stdout: `value` as JSON, or the text for people.
+pub(super) fn show(value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    if wants_json() { tell(&json(value)?) } else { tell(&text()) }
+}
+
+/// Indented JSON with a line end.
+pub(super) fn json(value: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::invalid("json", e.to_string(), "values that JSON can hold"))?;
+    Ok(text + "\n")
+}
 
 /// Folder of the folders that nobody named.
 const RUNS: &str = "runs";
@@ -10,10 +154,12 @@ const RUNS: &str = "runs";
 /// The folder of a command, created: `out`, which must be new or empty, or the first of
 /// `runs/NAME`, `runs/NAME-2`, .. that did not exist, which no other process gets then.
 pub(super) fn new_folder(out: Option<&Path>, name: &str, quick: bool) -> Result<PathBuf> {
-    match out {
+    let folder = match out {
         Some(folder) => create_run_dir(folder).map(|()| folder.to_path_buf()),
         None => create_numbered(Path::new(RUNS), &format!("{name}{}", if quick { "-quick" } else { "" })),
-    }
+    }?;
+    detail(|| format!("folder: {}", folder.display()));
+    Ok(folder)
 }
 
 /// A word that a shell leaves as it is.
@@ -23,5 +169,18 @@ pub(super) fn shell_word(text: &str) -> String {
         text.into()
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_known_before_the_arguments_are_parsed() {
+        let of = |words: &[&str]| choose_color(words.iter().map(OsString::from));
+        assert_eq!(of(&["popgrad", "--color", "never", "run"]), ColorChoice::Never);
+        assert_eq!(of(&["popgrad", "run", "--color=always"]), ColorChoice::Always);
+        assert_eq!(of(&["popgrad", "run", "--colors=always", "--color"]), ColorChoice::Auto);
     }
 }

@@ -1,7 +1,7 @@
 //! `popgrad probe`: what a run would log of a model, at parameters from a file.
 
 use super::grad::{Params, missing, not_an_input};
-use super::{pool, tell};
+use super::{ModelAt, show, table};
 use crate::config::{self, Dtype};
 use crate::model::Spec;
 use crate::report::arrays::{Array, Format, write_arrays};
@@ -14,26 +14,21 @@ use toml::Table;
 /// Arguments of `popgrad probe`.
 #[derive(Debug, Args)]
 pub(super) struct ProbeArgs {
-    /// Model: disentangled, simplified, mlp_transformer, memory or transformer.
-    #[arg(long)]
-    model: String,
     /// Keys of the model and the task, as for run: T=20 graph=chain; task=trigger_bigram K=5;
     /// test_size, seed.
     #[arg(value_name = "KEY=VALUE")]
     keys: Vec<String>,
-    /// Parameters: one array per block, as for grad, .npz or .safetensors.
-    #[arg(long, value_name = "FILE")]
-    params: PathBuf,
+    #[command(flatten)]
+    at: ModelAt,
     /// Output file for the attention of each layer: `layer1`, .. (heads,T,T), .npz or .safetensors.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Prints one JSON object: what `run` logs at an evaluation. Over a graph: test_loss, gap to the counts predictor, \
+Prints what `run` logs at an evaluation. Over a graph: test_loss, gap to the counts predictor, \
 attention_on_parent_mean, attention_on_parent_min, graph_recovered. Of trigger bigrams: the accuracies and losses, the recall \
 of the memories (wk0_acc, wk1_acc, wo1_acc, ..), norms of blocks and of the gradient on the first batch. \
 The task is trigger_bigram for memory and transformer unless a key of a graph is given; keys that are not given are those of \
@@ -51,11 +46,11 @@ const OF_RUNS: [&str; 5] = ["step", "iter", "lr", "train_loss", "grad_norm"];
 pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
     if let Some(out) = &args.out {
         Format::of(out)?;
-        not_an_input(out, "params", &args.params)?;
+        not_an_input(out, "params", &args.at.params)?;
     }
     let mut table = config::parse_overrides(&args.keys)?;
     for key in ["model", "preset", "dtype", "source"] {
-        if let Some(value) = table.get(key).filter(|v| v.as_str() != Some(&args.model)) {
+        if let Some(value) = table.get(key).filter(|v| v.as_str() != Some(&args.at.model)) {
             return Err(Error::invalid(key, value.to_string(), "no such key here: --model, f64, samples"));
         }
     }
@@ -66,8 +61,8 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
             return Err(Error::invalid(key, "of a training run", allowed));
         }
     }
-    let file = Params::read(&args.params)?;
-    let (spec, symbols) = file.describe(&args.model, &table)?;
+    let file = Params::read(&args.at.params)?;
+    let (spec, symbols) = file.describe(&args.at.model, &table)?;
     let graph = OF_GRAPHS.iter().any(|k| table.contains_key(*k));
     let memories = matches!(spec, Spec::Memory(_) | Spec::Transformer(_));
     let task = match table.get("task").and_then(toml::Value::as_str) {
@@ -75,7 +70,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
         None if memories && !graph => "trigger_bigram".into(),
         None => config::task_of(&table).to_string(),
     };
-    complete(&mut table, &args.model, (&spec, symbols), &task, file.positions(symbols)?)?;
+    complete(&mut table, &args.at.model, (&spec, symbols), &task, file.positions(symbols)?)?;
     let of_triggers = task == "trigger_bigram";
     table.insert("task".into(), task.into());
     let mut layers = paper::preset(if of_triggers { "birth" } else { "chain" }, false)?;
@@ -87,7 +82,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
     let experiment = paper::experiment(&config)?;
     let layout = config.model.build::<f64>(symbols, config.task.seq_len())?.layout().clone();
     let params = file.into_blocks::<f64>(&layout)?;
-    let found = pool(args.threads)?.install(|| {
+    let found = args.threads.pool()?.install(|| {
         run::check(experiment, &config)?;
         run::measure(experiment, &config, symbols, &params)
     })?;
@@ -101,13 +96,13 @@ pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
         write_arrays(out, &named, None)?;
     }
     let mut all = Map::new();
-    all.insert("model".into(), json!(args.model));
+    all.insert("model".into(), json!(args.at.model));
     all.insert("task".into(), json!(config.task.name()));
     all.insert(found.fact.0.into(), found.fact.1);
     if let Value::Object(record) = found.record {
         all.extend(record.into_iter().filter(|(k, _)| !OF_RUNS.contains(&k.as_str())));
     }
-    tell(&format!("{}\n", Value::Object(all)))
+    show(&all, || table::of_object(&all))
 }
 
 /// Adds the keys that follow from the parameters, and those of an evaluation.

@@ -1,11 +1,12 @@
 //! Progress of a run on stderr: a bar on a terminal, a line every few seconds elsewhere.
 
-use super::{say, signals};
+use super::output::{is_quiet, is_verbose};
+use super::{say, signals, warn};
 use crate::config::{Config, Source};
 use crate::report::metrics::Summary;
 use crate::run::Progress;
-use crate::study::{Member, Watcher};
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::study::{self, Member, Watcher};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 /// A bar if stderr is a terminal, otherwise lines.
 pub(super) fn new(config: &Config) -> Box<dyn Progress> {
     let meter = Meter::new(config);
-    if std::io::stderr().is_terminal() {
-        Box::new(Bar::new(config, meter))
-    } else {
-        Box::new(Lines { meter })
-    }
+    if has_bar() { Box::new(Bar::new(config, meter)) } else { Box::new(Lines { meter }) }
+}
+
+/// True if a bar may move on stderr.
+fn has_bar() -> bool {
+    std::io::stderr().is_terminal() && !is_quiet()
 }
 
 /// What both forms show.
@@ -44,8 +46,9 @@ impl Meter {
         }
     }
 
-    /// The current text, if the last one is older than `every`.
-    fn due(&mut self, step: u64, every: Duration) -> Option<String> {
+    /// The current text, if the last one is older than `every`, and seconds left at the rate since
+    /// then.
+    fn due(&mut self, step: u64, every: Duration) -> Option<(String, f64)> {
         let elapsed = self.shown.elapsed();
         let from = *self.shown_step.get_or_insert(step);
         if elapsed < every {
@@ -58,7 +61,8 @@ impl Meter {
             0 => format!("{steps:.1} steps/s"),
             batch => format!("{:.0} sequences/s", steps * batch as f64),
         };
-        Some(format!("loss {:.4}{last}  {rate}", self.loss))
+        let left = (self.steps - step.min(self.steps)) as f64 / steps;
+        Some((format!("loss {:.4}{last}  {rate}", self.loss), left))
     }
 }
 
@@ -79,7 +83,7 @@ impl Bar {
 impl Progress for Bar {
     fn stepped(&mut self, step: u64, loss: f64) {
         self.meter.loss = loss;
-        if let Some(text) = self.meter.due(step, Duration::from_millis(200)) {
+        if let Some((text, _)) = self.meter.due(step, Duration::from_millis(200)) {
             self.bar.set_position(step);
             self.bar.set_message(text);
         }
@@ -96,6 +100,21 @@ impl Progress for Bar {
     fn note(&mut self, text: &str) {
         self.bar.suspend(|| say(text));
     }
+    fn warn(&mut self, text: &str) {
+        self.bar.suspend(|| warn(text));
+    }
+}
+
+/// Time between lines of a run.
+const LINE: Duration = Duration::from_secs(5);
+
+/// A time as a text: `about 2 minutes`.
+pub(super) fn about(seconds: f64) -> String {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time < Duration::from_secs(1) => "less than a second".into(),
+        Ok(time) => format!("about {}", HumanDuration(time)),
+        Err(_) => "unknown time".into(),
+    }
 }
 
 struct Lines {
@@ -105,8 +124,8 @@ struct Lines {
 impl Progress for Lines {
     fn stepped(&mut self, step: u64, loss: f64) {
         self.meter.loss = loss;
-        if let Some(text) = self.meter.due(step, Duration::from_secs(5)) {
-            say(&format!("step {step}/{}  {text}", self.meter.steps));
+        if let Some((text, left)) = self.meter.due(step, LINE) {
+            say(&format!("step {step}/{}  {text}  {} left", self.meter.steps, about(left)));
         }
     }
     fn evaluated(&mut self, name: &'static str, value: f64) {
@@ -119,23 +138,27 @@ impl Progress for Lines {
     fn note(&mut self, text: &str) {
         say(text);
     }
+    fn warn(&mut self, text: &str) {
+        warn(text);
+    }
 }
 
 /// The progress of a study: a bar over the updates of all runs on a terminal, otherwise a line
 /// every ten seconds. A study of few runs also has a line for each finished run.
 pub(super) fn of_study() -> Box<dyn Watcher> {
-    let bar = std::io::stderr().is_terminal().then(|| {
+    let bar = has_bar().then(|| {
         let style = ProgressStyle::with_template("{bar:32} {percent}%  {msg}  {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         ProgressBar::new(0).with_style(style)
     });
-    Box::new(StudyMeter { bar, steps: AtomicU64::new(0), state: Mutex::new(StudyState::default()) })
+    Box::new(StudyMeter { bar, work: AtomicU64::new(0), state: Mutex::new(StudyState::default()) })
 }
 
 struct StudyMeter {
     bar: Option<ProgressBar>,
-    /// Updates done in this session.
-    steps: AtomicU64,
+    /// Done in this session, in units of 10⁶ multiplications: a run whose updates are larger counts
+    /// for more.
+    work: AtomicU64,
     state: Mutex<StudyState>,
 }
 
@@ -143,54 +166,61 @@ struct StudyMeter {
 struct StudyState {
     runs: usize,
     over: usize,
-    all_steps: u64,
+    all: u64,
     since: Option<(Instant, Instant)>,
 }
 
 /// Largest number of runs that each have a line.
 const FEW_RUNS: usize = 24;
+/// Work of this many updates of a run, in the study's units.
+fn work(run: &Member, updates: u64) -> u64 {
+    (study::cost(&run.config) / run.config.plan.steps as f64 * updates as f64 / 1e6).ceil() as u64
+}
+
 /// Updates of a run between checks of the clock.
 const LOOK: u64 = 64;
 
 impl StudyMeter {
-    fn line(&self, text: &str) {
+    /// Prints beside the bar.
+    fn line(&self, print: impl FnOnce()) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| say(text)),
-            None => say(text),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 
     fn look(&self) {
-        let steps = self.steps.load(Ordering::Relaxed);
+        let work = self.work.load(Ordering::Relaxed);
         let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
         let Some((began, shown)) = state.since else { return };
         let runs = format!("{}/{} runs", state.over, state.runs);
         if let Some(bar) = &self.bar {
-            bar.set_position(steps);
+            bar.set_position(work);
             bar.set_message(runs);
         } else if shown.elapsed() > Duration::from_secs(10) {
             state.since = Some((began, Instant::now()));
-            let share = steps as f64 / state.all_steps.max(1) as f64;
+            let share = (work as f64 / state.all.max(1) as f64).min(1.0);
             let left = began.elapsed().as_secs_f64() * (1.0 / share.max(1e-9) - 1.0);
-            say(&format!("{runs}  {:.0}% of the updates  about {left:.0} s left", 100.0 * share));
+            say(&format!("{runs}  {:.0}% of the work  {} left", 100.0 * share, about(left)));
         }
     }
 }
 
 impl Watcher for StudyMeter {
-    fn begins(&self, runs: usize, left: usize, steps: u64) {
+    fn begins(&self, runs: usize, left: &[&Member]) {
+        let all = left.iter().map(|m| work(m, m.config.plan.steps)).sum();
         let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
-        self.steps.store(0, Ordering::Relaxed);
+        self.work.store(0, Ordering::Relaxed);
         let now = Instant::now();
-        *state = StudyState { runs, over: runs - left, all_steps: steps, since: Some((now, now)) };
+        *state = StudyState { runs, over: runs - left.len(), all, since: Some((now, now)) };
         if let Some(bar) = &self.bar {
             bar.reset();
-            bar.set_length(steps);
+            bar.set_length(all);
         }
     }
 
     fn started(&self, run: &Member) -> Box<dyn Progress + '_> {
-        Box::new(OneOfMany { of: self, name: run.name.clone(), done: 0 })
+        Box::new(OneOfMany { of: self, name: run.name.clone(), unit: work(run, LOOK), done: 0 })
     }
 
     fn finished(&self, run: &Member, summary: &Summary) {
@@ -199,14 +229,14 @@ impl Watcher for StudyMeter {
             state.over += 1;
             (state.runs, state.over)
         };
-        if runs <= FEW_RUNS {
+        if runs <= FEW_RUNS || is_verbose() {
             let keys = ["test_loss", "gap", "attention_on_parent_mean", "acc_end", "acc_end_test"];
             let short = |k: &&str| {
                 let x: f64 = summary.get(k)?.parse().ok()?;
                 Some(format!("  {k} {x:.4}"))
             };
             let found: String = keys.iter().filter_map(short).collect();
-            self.line(&format!("{over}/{runs} {}{found}", run.name));
+            self.line(|| say(&format!("{over}/{runs} {}{found}", run.name)));
         }
         self.look();
         if let Some(bar) = self.bar.as_ref().filter(|_| over == runs) {
@@ -218,13 +248,16 @@ impl Watcher for StudyMeter {
 struct OneOfMany<'a> {
     of: &'a StudyMeter,
     name: String,
+    /// Work of [`LOOK`] updates.
+    unit: u64,
     /// Updates not yet added to the study's.
     done: u64,
 }
 
 impl OneOfMany<'_> {
     fn add(&mut self) {
-        self.of.steps.fetch_add(std::mem::take(&mut self.done), Ordering::Relaxed);
+        let work = self.unit * std::mem::take(&mut self.done) / LOOK;
+        self.of.work.fetch_add(work, Ordering::Relaxed);
         self.of.look();
     }
 }
@@ -244,6 +277,9 @@ impl Progress for OneOfMany<'_> {
         signals::wanted().is_some()
     }
     fn note(&mut self, text: &str) {
-        self.of.line(&format!("{}: {text}", self.name));
+        self.of.line(|| say(&format!("{}: {text}", self.name)));
+    }
+    fn warn(&mut self, text: &str) {
+        self.of.line(|| warn(&format!("{}: {text}", self.name)));
     }
 }

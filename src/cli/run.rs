@@ -2,15 +2,18 @@
 //! summary.
 
 use super::output::new_folder;
-use super::{pool, progress, say, tell};
+use super::plan::{self, Ahead};
+use super::{detail, progress, say, table, tell, wants_json, warn};
 use crate::config::{self, Config, Key, Schedule};
 use crate::error::brief;
 use crate::paper::{self, Papers, studies};
-use crate::run::{self, folder};
-use crate::study::{STUDY_FILE, Study};
+use crate::report::metrics::Summary;
+use crate::run::{self, Outcome, folder};
+use crate::study::{Forecast, STUDY_FILE, Study};
 use crate::{Error, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::{Table, Value};
 
 /// Arguments of `popgrad run`.
@@ -25,15 +28,14 @@ pub(super) struct RunArgs {
     /// A short form of the preset that takes at most about a minute.
     #[arg(long)]
     quick: bool,
-    /// TOML file of keys, applied over the preset.
+    /// TOML file of keys, applied over the preset; or the file of a study, from --print-config.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Run folder: new or empty [default: runs/PRESET, numbered].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
     /// Type of parameters and activations: f32 or f64.
     #[arg(long)]
     dtype: Option<String>,
@@ -45,16 +47,19 @@ pub(super) struct RunArgs {
     params: Option<PathBuf>,
     /// Continue the run in this folder from its checkpoint. With steps=N it goes on to N updates,
     /// finished or not.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["quick", "config", "out", "dtype", "seed", "params"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["quick", "config", "out", "dtype", "seed", "params", "print_config", "dry_run"])]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    ahead: Ahead,
 }
 
 /// Presets and examples, for `--help`; where a preset, task or model is named on the command line,
 /// its keys.
 pub(super) fn after_help() -> String {
     // Any bytes may be there.
-    let words: Vec<String> = std::env::args_os().skip(2).map(|w| w.to_string_lossy().into_owned()).collect();
-    help_for(&words)
+    let mut words = std::env::args_os().skip(1).map(|w| w.to_string_lossy().into_owned());
+    let own = words.any(|w| w == "run");
+    help_for(&if own { words.collect::<Vec<_>>() } else { Vec::new() })
 }
 
 /// [`after_help`] for the arguments of a command line.
@@ -78,6 +83,7 @@ Examples:
   popgrad run birth model=transformer layers=3 heads=4
   popgrad run icl --params runs/chain/checkpoint.safetensors
   popgrad run --resume runs/chain steps=2^18
+  popgrad run chain snapshots=log --dry-run      how long, how large; --print-config: with which keys
 ";
 
 /// The keys that apply to what the arguments of a command line name, and a text of them.
@@ -95,15 +101,16 @@ pub(super) fn keys_of(words: &[String]) -> (Vec<Key>, String) {
     } else {
         text += &format!("Keys with {}:\n", with.join(", "));
     }
-    let seeds = "repeat a preset of one run over this many seeds, with mean and spread";
-    text += &format!("  {:<22}{seeds}\n", "seeds");
+    let mut lines: Vec<(&str, String)> =
+        vec![("seeds", "repeat a preset of one run over this many seeds, with mean and spread".into())];
     let mut keys = config::keys_with(&chosen);
     keys.retain(|k| k.name != "preset");
     for key in &keys {
         let owner = key.scope.decided_by().and_then(named);
         let value = resolved.as_ref().and_then(|table| table.get(key.name));
-        text += &format!("  {:<22}{}\n", key.name, key.line(owner, value));
+        lines.push((key.name, key.line(owner, value)));
     }
+    text += &table::named(lines);
     (keys, text)
 }
 
@@ -135,7 +142,7 @@ fn chosen(words: &[String]) -> Table {
 }
 
 pub(super) fn run(args: RunArgs) -> Result<()> {
-    let pool = pool(args.threads)?;
+    let pool = args.threads.pool()?;
     let (job, folder, resumed) = match &args.resume {
         Some(folder) if folder.join(STUDY_FILE).is_file() => {
             if more_steps(&args)?.is_some() {
@@ -148,6 +155,11 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             let job = resolve(&args)?;
             // Check everything before a folder is created.
             pool.install(|| job.check())?;
+            let threads = pool.current_num_threads();
+            let forecast = |budget| pool.install(|| job.forecast(threads, budget));
+            if args.ahead.shows(|| job.table(), forecast)? {
+                return Ok(());
+            }
             let folder = new_folder(args.out.as_deref(), job.name(), args.quick)?;
             (job, folder, false)
         }
@@ -160,8 +172,14 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             }
             let mut progress = progress::new(&config);
             let experiment = paper::experiment(&config)?;
+            detail(|| format!("{}: {}", experiment.name(), keys_in_line(&config)));
+            // Of a resumed run the file of its first weights may be gone: then nothing is said.
+            detail(|| match run::bytes(experiment, &config) {
+                Ok(bytes) => format!("memory while training: {:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+                Err(_) => "memory while training: unknown".into(),
+            });
             let outcome = run::run(experiment, &config, &folder, resumed, &pool, progress.as_mut())?;
-            tell(&outcome.summary.to_string())?;
+            show_summary(&outcome.summary)?;
             outcome.figures
         }
         Job::Study(study) => {
@@ -171,11 +189,23 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             if args.quick {
                 say_changes(&study.runs[0].config)?;
             }
+            plan::announce(&[(&study, study.left(&folder)?)], threads);
             let outcome = study.outcome(&folder, threads, progress::of_study().as_ref())?;
-            tell(&format!("{}folder: {}\n", study.as_text(&folder, &outcome.summary)?, folder.display()))?;
-            outcome.figures
+            let Outcome { mut summary, figures } = outcome;
+            if wants_json() || !study.drawing.shows_key_numbers() {
+                summary.set("folder", folder.display().to_string())?;
+                show_summary(&summary)?;
+            } else {
+                tell(&format!("{}folder: {}\n", table::of_study(&study, &folder)?, folder.display()))?;
+            }
+            figures
         }
     }
+}
+
+/// A summary on stdout: as JSON, or rounded.
+pub(super) fn show_summary(summary: &Summary) -> Result<()> {
+    tell(&if wants_json() { summary.to_json() } else { table::of_summary(summary) })
 }
 
 /// The job that a command line describes.
@@ -189,6 +219,20 @@ impl Job {
         match self {
             Job::Run(config) => run::check(paper::experiment(config)?, config),
             Job::Study(study) => study.check(),
+        }
+    }
+
+    fn table(&self) -> Result<Table> {
+        match self {
+            Job::Run(config) => Ok(config.table()),
+            Job::Study(study) => study.table(),
+        }
+    }
+
+    fn forecast(&self, threads: usize, budget: Duration) -> Result<Forecast> {
+        match self {
+            Job::Run(config) => plan::of_run(paper::experiment(config)?, config, budget),
+            Job::Study(study) => study.forecast(&study.runs.iter().collect::<Vec<_>>(), threads, budget),
         }
     }
 
@@ -216,6 +260,17 @@ fn resolve(args: &RunArgs) -> Result<Job> {
         Some(path) => config::read_table(path)?,
         None => Table::new(),
     };
+    if let (Some(path), true) = (&args.config, file.contains_key("runs")) {
+        plan::alone(&[
+            ("preset", preset.is_some()),
+            ("key", !overrides.is_empty()),
+            ("quick", args.quick),
+            ("dtype", args.dtype.is_some()),
+            ("seed", args.seed.is_some()),
+            ("params", args.params.is_some()),
+        ])?;
+        return Ok(Job::Study(Study::from_table(path, file, &Papers)?));
+    }
     let named = match file.remove("preset") {
         Some(Value::String(name)) => Some(name),
         Some(other) => return Err(Error::invalid("preset", other.to_string(), "the name of a preset")),
@@ -244,11 +299,23 @@ fn resolve(args: &RunArgs) -> Result<Job> {
     if studies::find(&preset).is_some() && !is_preset(&preset) {
         return Ok(Job::Study(studies::named(&preset, args.quick, seeds, &layers)?));
     }
+    let [file, given] = layers.clone();
+    if let Some(whole) = whole(file, &preset).filter(|_| seeds.is_none() && !args.quick) {
+        return Ok(Job::Run(Box::new(config::resolve_over(&[whole], &[given])?)));
+    }
     let tables = paper::preset(&preset, args.quick)?;
     if let Some(count) = seeds {
         return Ok(Job::Study(studies::seeds(&preset, args.quick, count, &layers)?));
     }
     Ok(Job::Run(Box::new(config::resolve_over(&tables, &layers)?)))
+}
+
+/// A file that holds every key, as --print-config prints and run folders hold them: it takes the
+/// place of the preset, of which it may be another form.
+fn whole(mut file: Table, preset: &str) -> Option<Table> {
+    file.insert("preset".into(), preset.into());
+    let config = config::resolve(std::slice::from_ref(&file)).ok()?;
+    Some(config.table()).filter(|table| *table == file)
 }
 
 /// True if it is the preset of a single run. A study of that run may have the same name.
@@ -276,6 +343,12 @@ pub(super) fn take_seeds(overrides: &mut Vec<String>) -> Result<Option<u64>> {
     Ok(seeds)
 }
 
+/// Every key of a configuration, as `key=value, ..`.
+fn keys_in_line(config: &Config) -> String {
+    let table = config.table();
+    table.iter().map(|(k, v)| format!("{k}={}", brief(v.to_string()))).collect::<Vec<_>>().join(", ")
+}
+
 /// What differs from the preset's full form, as `key=value, ..`.
 fn changes(config: &Config) -> Result<String> {
     let full = config::resolve(&paper::preset(&config.plan.preset, false)?)?.table();
@@ -301,7 +374,7 @@ fn go_on(args: &RunArgs, folder: &Path) -> Result<Config> {
     let before = config.plan.steps;
     let config = folder::extend(folder, steps)?;
     if steps != before && config.plan.schedule == Schedule::Cosine {
-        say(&format!("schedule=cosine: the rate goes to 0 at update {steps} now, no longer at {before}"));
+        warn(&format!("schedule=cosine: the rate goes to 0 at update {steps} now, no longer at {before}"));
     }
     Ok(config)
 }

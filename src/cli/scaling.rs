@@ -5,7 +5,8 @@
 //! whole process, including its code.
 
 use super::output::new_folder;
-use super::{pool, progress, real, say, tell};
+use super::table::{Left, Right, columns};
+use super::{pool, progress, real, say, show, tell};
 use crate::config::{self, Config};
 use crate::model::Spec;
 use crate::paper::{self, studies};
@@ -155,9 +156,17 @@ pub(super) fn scaling(args: &ScalingArgs) -> Result<()> {
     let drawn = save_figure(&folder, "scaling", &figure(&report)).map_err(|e| e.of_figures(&folder));
     report.recovery = recovery(args, &report.points, &folder, threads)?;
     report.write(&folder)?;
-    tell(&table(&report))?;
-    tell(&format!("folder: {}\n", folder.display()))?;
+    let found = Shown { report: &report, folder: folder.display().to_string() };
+    show(&found, || format!("{}folder: {}\n", table(&report), found.folder))?;
     drawn.map(drop)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    folder: String,
 }
 
 impl Report {
@@ -376,16 +385,18 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
 }
 
 fn table(report: &Report) -> String {
-    let mut text = format!("{:<7}{:>7}{:>14}{:>14}{:>12}\n", "", "size", "ms a step", "fastest", "peak MiB");
-    for p in &report.points {
+    let heads =
+        [("key", Left), ("size", Right), ("ms a step", Right), ("fastest", Right), ("peak MiB", Right)];
+    let row = |p: &Point| {
         let peak = p.peak_mib.map_or("-".into(), |m| format!("{m:.1}"));
-        text +=
-            &format!("{:<7}{:>7}{:>14.3}{:>14.3}{peak:>12}\n", p.key, p.size, p.ms_per_step, p.fastest_ms);
-    }
+        let times = [p.ms_per_step, p.fastest_ms].map(|ms| format!("{ms:.3}"));
+        [vec![p.key.clone(), p.size.to_string()], times.to_vec(), vec![peak]].concat()
+    };
+    let mut text = columns(&heads, report.points.iter().map(row).collect());
     for f in &report.fits {
         text += &format!("time ~ {}^{:.2}, between the last two ^{:.2}\n", f.key, f.exponent, f.at_the_end);
     }
-    for r in &report.recovery {
+    let row = |r: &Recovery| {
         let found = match (r.recovered, r.attention_on_parent_mean) {
             (Some(n), a) => {
                 let a = a.map_or("-".into(), |a| format!("{a:.3}"));
@@ -393,7 +404,11 @@ fn table(report: &Report) -> String {
             }
             _ => "left out: too long for --recovery".into(),
         };
-        text += &format!("{:<7}{:>7}  {found}\n", r.key, r.size);
+        vec![r.key.clone(), r.size.to_string(), found]
+    };
+    let heads = [("key", Left), ("size", Right), ("recovery", Left)];
+    if !report.recovery.is_empty() {
+        text += &columns(&heads, report.recovery.iter().map(row).collect());
     }
     text
 }

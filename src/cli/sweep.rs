@@ -1,15 +1,18 @@
 //! `popgrad sweep`: recovery of the graph over a grid of keys, by many short runs.
 
 use super::output::new_folder;
-use super::run::{is_preset, take_seeds};
-use super::{pool, progress, tell};
+use super::plan::{self, Ahead};
+use super::run::{is_preset, show_summary, take_seeds};
+use super::{Threads, progress, wants_json};
 use crate::config;
 use crate::paper::{Papers, studies};
 use crate::report::page::Page;
-use crate::study::{Axis, STUDY_FILE, Study};
+use crate::run::Outcome;
+use crate::study::gather::read_json;
+use crate::study::{Axis, Member, STUDY_FILE, Study};
 use crate::{Error, Result};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::Table;
 
 /// Arguments of `popgrad sweep`.
@@ -17,26 +20,39 @@ use toml::Table;
 pub(super) struct SweepArgs {
     /// Preset of the runs [default: chain].
     preset: Option<String>,
-    /// Grid and overrides: a key with several values (alpha=0.1,1) is an axis, the first one the
-    /// rows.
+    /// Grid and overrides: a key with several values (alpha=0.1,1, or heads=1;1,1 of lists) is an
+    /// axis.
     #[arg(value_name = "KEY=VALUES")]
     keys: Vec<String>,
     /// Folder: new or empty [default: runs/PRESET-sweep, numbered].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The file of a sweep, from --print-config: the same sweep.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "keys"])]
+    config: Option<PathBuf>,
     /// Continue the sweep in this folder.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "keys", "out"])]
+    #[arg(long, value_name = "DIR",
+        conflicts_with_all = ["preset", "keys", "out", "config", "print_config", "dry_run"])]
     resume: Option<PathBuf>,
-    /// Worker threads; they change the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    ahead: Ahead,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 pub(super) const AFTER_HELP: &str = "\
 Without keys: alpha=0.03,0.1,0.3,1,3 against T=6,8,12,16,24,32, seeds=5: 150 runs. Those of chain, icl and random are short ones \
 (S=5, T=12, 1,024 updates of 256 sequences at rate 4); other presets have their own short form, that of `run --quick`.
-One key or two may have several values; seeds=K sets the runs of each cell. Every other key is as in `run`.
-Results: figures/phase.svg and .png, grid.csv, grid.json, sweep.html, and a folder for each run.";
+Every key may have several values, and all their combinations are run: the last key goes fastest, and then the seeds, whose number \
+in each cell is seeds=K. Every other key is as in `run`. One key is drawn as curves, two as maps (the first one's values are the \
+rows), more as a row of maps over the last two for each choice of the others, up to 16 choices; beyond, there are tables alone.
+Results: figures/phase.svg and .png, grid.csv (a line for each cell), grid.json, sweep.html, and a folder for each run.
+
+Examples:
+  popgrad sweep
+  popgrad sweep chain alpha=0.1,1 T=8,16 S=3,5 seeds=3
+  popgrad sweep alpha=0.1,1 lr=1,2,4 --dry-run       how many runs, how long
+  popgrad sweep --resume runs/chain-sweep";
 
 /// Presets whose short runs are [`SHORT`]: trees that SGD learns at the same sizes and rate.
 const TREES: [&str; 3] = ["chain", "icl", "random"];
@@ -57,7 +73,7 @@ const DEFAULT_GRID: [&str; 2] = ["alpha=0.03,0.1,0.3,1,3", "T=6,8,12,16,24,32"];
 const DEFAULT_SEEDS: u64 = 5;
 
 pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
-    let pool = pool(args.threads)?;
+    let pool = args.threads.pool()?;
     let (study, folder) = match &args.resume {
         Some(folder) if folder.join(STUDY_FILE).is_file() => (Study::load(folder, &Papers)?, folder.clone()),
         Some(folder) => {
@@ -65,8 +81,16 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
             return Err(Error::invalid("resume", problem, "the folder of an earlier sweep"));
         }
         None => {
-            let study = resolve(args)?;
+            let study = match &args.config {
+                Some(path) => of_file(path)?,
+                None => resolve(args)?,
+            };
             pool.install(|| study.check())?;
+            let runs: Vec<&Member> = study.runs.iter().collect();
+            let forecast = |budget| study.forecast(&runs, pool.current_num_threads(), budget);
+            if args.ahead.shows(|| study.table(), forecast)? {
+                return Ok(());
+            }
             let folder = new_folder(args.out.as_deref(), &study.name, false)?;
             (study, folder)
         }
@@ -74,13 +98,28 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
     let threads = pool.current_num_threads();
     drop(pool);
     super::signals::watch()?;
+    plan::announce(&[(&study, study.left(&folder)?)], threads);
     let outcome = study.outcome(&folder, threads, progress::of_study().as_ref())?;
     let mut section = study.section(&folder, ".")?;
     section.text.push(format!("Common to all runs: {}.", study.common_keys()));
     let page = Page { title: study.title.clone(), summary: String::new(), sections: vec![section] };
     page.save(&folder.join("sweep.html"))?;
-    tell(&format!("{}folder: {}\n", outcome.summary, folder.display()))?;
-    outcome.figures
+    let Outcome { mut summary, figures } = outcome;
+    if wants_json() {
+        summary.set("grid", read_json::<serde_json::Value>(&folder.join("grid.json"))?)?;
+    }
+    summary.set("folder", folder.display().to_string())?;
+    show_summary(&summary)?;
+    figures
+}
+
+/// The sweep that a file holds.
+fn of_file(path: &Path) -> Result<Study> {
+    let study = Study::from_table(path, config::read_table(path)?, &Papers)?;
+    if study.axes.is_empty() {
+        return Err(Error::format(path, "a study without axes; expected a sweep, from `--print-config`"));
+    }
+    Ok(study)
 }
 
 fn resolve(args: &SweepArgs) -> Result<Study> {
@@ -150,8 +189,9 @@ mod tests {
     fn every_preset_keeps_its_rate_and_sizes() {
         let first = |preset: &str| {
             let keys = vec!["alpha=0.1,1".into(), "seeds=1".into()];
-            let args =
-                SweepArgs { preset: Some(preset.into()), keys, out: None, resume: None, threads: None };
+            let (out, config, resume) = (None, None, None);
+            let (ahead, threads) = (Ahead::default(), Threads::default());
+            let args = SweepArgs { preset: Some(preset.into()), keys, out, config, resume, ahead, threads };
             resolve(&args).unwrap().runs.remove(0).config
         };
         for (preset, lr, s, t, steps) in [

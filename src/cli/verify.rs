@@ -1,11 +1,12 @@
 //! `popgrad verify`: checks claims of the theory, and writes a table, JSON and a page of
 //! convergence plots.
 
-use super::{pool, tell};
+use super::table::{self, Left, columns, number};
+use super::{show, tell, wants_json};
 use crate::report::files::{claim_folder, write_bytes_atomic};
 use crate::report::page::{Page, Row, Section};
 use crate::report::plot::{Figure, LineChart, Series, save_figure};
-use crate::theory::{self, CLAIMS, Check, Fit, Outcome, Rule, Settings, Verdict};
+use crate::theory::{self, CLAIMS, Check, Claim, Fit, Outcome, Rule, Settings, Verdict};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -20,9 +21,6 @@ const FAILED: u8 = 3;
 pub(super) struct VerifyArgs {
     /// Names of the claims [default: all].
     claims: Vec<String>,
-    /// JSON on stdout instead of the table.
-    #[arg(long)]
-    json: bool,
     /// Folder for verify.json, verify.html and figures: new or empty.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -32,42 +30,36 @@ pub(super) struct VerifyArgs {
     /// List the names and statements of the claims and stop.
     #[arg(long)]
     list: bool,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 /// Claims, for `--help`.
 pub(super) fn after_help() -> String {
-    let width = CLAIMS.iter().map(|c| c.id.len()).max().unwrap_or(0) + 2;
-    let mut text = String::from("Claims:\n");
-    for c in CLAIMS {
-        text += &format!("  {:<width$}{}\n", c.id, c.title);
-    }
+    let text = format!("Claims:\n{}", table::named(CLAIMS.iter().map(|c| (c.id, c.title.into()))));
     text + "\nExit code: 0 all claims hold, 3 a claim fails, 2 an error in the arguments, 1 any other error."
 }
 
 pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let claims = theory::select(&args.claims)?;
     if args.list {
-        for c in claims {
-            tell(&format!("{}: {}\n    {}\n    [{}]\n", c.id, c.title, c.statement, c.source))?;
-        }
+        let listed: Vec<Listed> = claims.iter().map(|c| Listed::of(c)).collect();
+        show(&listed, || listed.iter().map(Listed::text).collect())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let pool = pool(args.threads)?;
+    let pool = args.threads.pool()?;
     let _lock = args.out.as_deref().map(claim_folder).transpose()?;
     let settings = Settings { thorough: args.thorough, ..Settings::default() };
     let mut outcomes = Vec::new();
     for claim in claims {
         let outcome = pool.install(|| theory::run(claim, &settings))?;
-        if !args.json {
-            tell(&table(&outcome))?;
+        if !wants_json() {
+            tell(&text(&outcome))?;
         }
         outcomes.push(outcome);
     }
     let json = json(&outcomes, args.thorough)?;
-    if args.json {
+    if wants_json() {
         tell(&json)?;
     } else {
         tell(&format!("{}\n", summary(&outcomes)))?;
@@ -81,6 +73,25 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 
+/// A claim in a list.
+#[derive(Serialize)]
+struct Listed {
+    id: &'static str,
+    title: &'static str,
+    statement: &'static str,
+    source: &'static str,
+}
+
+impl Listed {
+    fn of(c: &Claim) -> Self {
+        Listed { id: c.id, title: c.title, statement: c.statement, source: c.source }
+    }
+
+    fn text(&self) -> String {
+        format!("{}: {}\n    {}\n    [{}]\n", self.id, self.title, self.statement, self.source)
+    }
+}
+
 fn word(v: Verdict) -> &'static str {
     match v {
         Verdict::Pass => "pass",
@@ -88,18 +99,6 @@ fn word(v: Verdict) -> &'static str {
         Verdict::Counterexample => "counterexample",
         Verdict::Noted => "noted",
     }
-}
-
-/// Five digits, in the form that shows them.
-fn number(x: f64) -> String {
-    if x == 0.0 || (1e-3..1e5).contains(&x.abs()) && x.is_finite() {
-        let digits = 4 - (x.abs().max(1e-3).log10().floor() as i32).clamp(-3, 4);
-        let text = format!("{x:.*}", digits as usize);
-        // Whole numbers without a tail of zeros.
-        let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-        return short.to_string();
-    }
-    format!("{x:.3e}")
 }
 
 /// The condition of a check, as a formula.
@@ -118,22 +117,16 @@ fn parameters(c: &Check) -> String {
     c.parameters.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
 }
 
-fn table(o: &Outcome) -> String {
+fn text(o: &Outcome) -> String {
     let c = o.claim;
-    let mut text = format!(
-        "{:<15}{}: {} ({} checks, {:.1} s)\n",
-        word(o.verdict()),
-        c.id,
-        c.title,
-        o.checks.len(),
-        o.took.as_secs_f64()
-    );
+    let (checks, seconds) = (o.checks.len(), o.took.as_secs_f64());
+    let text = format!("{}: {} ({checks} checks, {seconds:.1} s)", c.id, c.title);
+    let mut rows = vec![vec![word(o.verdict()).to_string(), text]];
     for check in &o.checks {
-        let verdict = word(check.verdict());
-        text +=
-            &format!("  {verdict:<15}{}: {}  [{}]\n", check.quantity, condition(check), parameters(check));
+        let text = format!("{}: {}  [{}]", check.quantity, condition(check), parameters(check));
+        rows.push(vec![format!("  {}", word(check.verdict())), text]);
     }
-    text
+    columns(&[("", Left), ("", Left)], rows)
 }
 
 fn summary(outcomes: &[Outcome]) -> String {

@@ -107,6 +107,11 @@ impl Summary {
         self.entries.iter().find(|(k, _)| k == key).map(|(_, text)| text.as_str())
     }
 
+    /// Keys and JSON texts, in the order the keys were set.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(key, text)| (key.as_str(), text.as_str()))
+    }
+
     /// One JSON object, one pair a line, in the order the keys were set.
     pub fn to_json(&self) -> String {
         let lines: Vec<String> = self

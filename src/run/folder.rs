@@ -172,7 +172,7 @@ pub(crate) fn load<E: Elem>(
     }
     let path = folder.join(CHECKPOINT_FILE);
     if !path.exists() {
-        progress.note("no checkpoint yet: starting over");
+        progress.warn("no checkpoint yet: starting over");
         for log in [METRICS_FILE, TIMING_FILE] {
             match std::fs::remove_file(folder.join(log)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -199,7 +199,7 @@ pub(crate) fn load<E: Elem>(
     }
     let isa = Isa::from_env()?.name();
     if let Some(before) = extra.get("isa").filter(|b| *b != isa) {
-        progress.note(&format!("checkpoint made on {before}, now on {isa}: the last bits will differ"));
+        progress.warn(&format!("checkpoint made on {before}, now on {isa}: the last bits will differ"));
     }
     let mut take = |name: &str, shape: &[usize]| -> Result<Array> {
         let array = state.remove(name).filter(|a| a.shape() == shape);

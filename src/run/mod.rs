@@ -4,11 +4,13 @@
 //! The session does everything else and depends on no paper. A session is one execution of a run;
 //! a resumed run has several.
 
+mod cost;
 pub mod folder;
 pub mod params;
 mod session;
 mod view;
 
+pub use cost::{Cost, cost};
 pub use session::{MEASURED, Measured, bytes, check, fits, initial, measure, run, unfreeze};
 pub use view::View;
 
@@ -180,6 +182,10 @@ pub trait Progress: Send {
     }
     /// A note of one line for the user.
     fn note(&mut self, text: &str);
+    /// A warning of one line: the run goes on, maybe not as the user thinks.
+    fn warn(&mut self, text: &str) {
+        self.note(text);
+    }
     /// True if the run should draw its figures. Studies of many small runs skip them.
     fn wants_figures(&self) -> bool {
         true

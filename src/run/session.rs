@@ -76,7 +76,7 @@ pub fn unfreeze<E: Elem>(config: &Config, model: &dyn Model<E>) -> Result<Vec<Un
     Ok(each.map(|(b, from)| UnfreezeAt { name: b.name().into(), range: b.range(), from }).collect())
 }
 
-fn plan(config: &Config, population: Option<usize>) -> Plan {
+pub(super) fn plan(config: &Config, population: Option<usize>) -> Plan {
     let p = &config.plan;
     Plan {
         steps: p.steps,
@@ -90,7 +90,7 @@ fn plan(config: &Config, population: Option<usize>) -> Plan {
     }
 }
 
-fn optimizer<E: Elem>(
+pub(super) fn optimizer<E: Elem>(
     config: &Config,
     layout: &Layout,
     unfreeze: Vec<UnfreezeAt>,
@@ -366,7 +366,7 @@ impl Session<'_> {
         let steps = self.config.plan.steps;
         for block in unfreeze {
             if let Some(from) = block.from.filter(|from| *from >= steps) {
-                self.progress.note(&format!(
+                self.progress.warn(&format!(
                     "block `{}` starts to train at update {from}, after the last of {steps} steps",
                     block.name
                 ));
@@ -376,13 +376,13 @@ impl Session<'_> {
             && d.init == 0.0
             && d.heads.iter().any(|h| *h > 1)
         {
-            self.progress.note("with init=0 the heads of a layer stay equal; init=1e-4 makes them differ");
+            self.progress.warn("with init=0 the heads of a layer stay equal; init=1e-4 makes them differ");
         }
     }
 }
 
 /// An objective in f64 as one in `E`, which is f64.
-fn of_type<'a, E: Elem>(objective: Box<dyn Objective<f64>>) -> Result<Box<dyn Objective<E> + 'a>> {
+pub(super) fn of_type<'a, E: Elem>(objective: Box<dyn Objective<f64>>) -> Result<Box<dyn Objective<E> + 'a>> {
     let any: Box<dyn Any> = Box::new(objective);
     match any.downcast::<Box<dyn Objective<E>>>() {
         Ok(own) => Ok(*own),
@@ -391,7 +391,7 @@ fn of_type<'a, E: Elem>(objective: Box<dyn Objective<f64>>) -> Result<Box<dyn Ob
 }
 
 /// Batches of the setup's sources, with its test sets.
-fn batches<'a, E: Elem>(
+pub(super) fn batches<'a, E: Elem>(
     setup: &mut dyn Setup,
     model: &'a dyn Model<E>,
     source: &'a dyn Source,

@@ -6,8 +6,11 @@
 //! finished runs are skipped, unfinished ones continue from their checkpoints, and the figures are
 //! drawn again. A [`Drawing`] decides what is gathered from the runs and how it is drawn.
 
+mod forecast;
 pub mod gather;
 pub mod tables;
+
+pub use forecast::Forecast;
 
 use crate::config::{self, Config, KEYS, check_keys};
 use crate::input::decode;
@@ -169,9 +172,8 @@ struct WrittenMember {
 
 /// Receives the progress of a study; called from several threads.
 pub trait Watcher: Sync {
-    /// Called before anything runs, with the number of all runs, of runs left, and the largest
-    /// number of updates left.
-    fn begins(&self, runs: usize, left: usize, steps: u64);
+    /// Called before anything runs, with the number of all runs, and the runs left.
+    fn begins(&self, runs: usize, left: &[&Member]);
     /// Called when a run starts; the result receives its progress.
     fn started(&self, run: &Member) -> Box<dyn Progress + '_>;
     /// Called when a run is over.
@@ -212,11 +214,11 @@ impl Study {
         self.runs.iter().try_for_each(|m| run::check(self.registry.experiment(&m.config)?, &m.config))
     }
 
-    /// Writes `study.toml` into the folder, and its digest.
+    /// As a table, which [`Study::from_table`] reads.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<()> {
+    /// Values that TOML cannot hold.
+    pub fn table(&self) -> Result<Table> {
         let written = |m: &Member| WrittenMember {
             name: m.name.clone(),
             group: m.group.clone(),
@@ -230,9 +232,16 @@ impl Study {
             axes: self.axes.clone(),
             runs: self.runs.iter().map(written).collect(),
         };
-        let text = toml::to_string(&written)
-            .map_err(|e| Error::invalid("study", e.to_string(), "values that TOML can hold"))?;
-        digest::write_with(folder, STUDY_FILE, text.as_bytes())
+        let table = Table::try_from(&written);
+        table.map_err(|e| Error::invalid("study", e.to_string(), "values that TOML can hold"))
+    }
+
+    /// Writes `study.toml` into the folder, and its digest.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        digest::write_with(folder, STUDY_FILE, self.table()?.to_string().as_bytes())
     }
 
     /// The study that a folder was made with.
@@ -243,9 +252,17 @@ impl Study {
         let path = folder.join(STUDY_FILE);
         let bytes = digest::checked(folder, STUDY_FILE)?;
         let text = decode(&path, &bytes)?;
-        let bad = |problem: String| Error::format(&path, problem.replace('\n', " "));
+        Self::from_table(&path, config::parse_table(&path, &text)?, registry)
+    }
+
+    /// The study that a table holds; `path` names its file in errors.
+    ///
+    /// # Errors
+    /// A table that is damaged or holds what cannot run.
+    pub fn from_table(path: &Path, table: Table, registry: &'static dyn Registry) -> Result<Self> {
+        let bad = |problem: String| Error::format(path, problem.replace('\n', " "));
         let Written { name, title, drawing, figures, axes, runs } =
-            toml::from_str(&text).map_err(|e| bad(e.message().into()))?;
+            table.try_into().map_err(|e: toml::de::Error| bad(e.message().into()))?;
         let read = |m: WrittenMember| {
             let config = check_keys(m.config, KEYS).and_then(|t| config::resolve(&[t]));
             let config = config.map_err(|e| bad(format!("run `{}`: {e}", m.name)))?;
@@ -292,16 +309,12 @@ impl Study {
         };
         let runs = folder.join(RUNS_FOLDER);
         std::fs::create_dir_all(&runs).map_err(|e| Error::io(&runs, "cannot create folder", e))?;
-        let mut left = Vec::new();
-        for member in &self.runs {
-            if !self.finished(folder, member)? {
-                left.push(member);
-            } else if let Ok(lock) = lock_folder(&self.folder_of(folder, member)) {
-                // Only to remove what a killed process left.
-                drop(lock);
-            }
+        let mut left = self.left(folder)?;
+        for member in self.runs.iter().filter(|m| !left.contains(m)) {
+            // Only to remove what a killed process left.
+            drop(lock_folder(&self.folder_of(folder, member)));
         }
-        watcher.begins(self.runs.len(), left.len(), left.iter().map(|m| m.config.plan.steps).sum());
+        watcher.begins(self.runs.len(), &left);
         // Longest jobs first, so that none runs alone for long at the end.
         left.sort_by(|a, b| cost(&b.config).total_cmp(&cost(&a.config)));
         let workers = self.workers(threads.min(left.len()), &left)?;
@@ -360,25 +373,6 @@ impl Study {
         })
     }
 
-    /// The finished study as text for the terminal: its summary, or the table of its section.
-    ///
-    /// # Errors
-    /// As [`Study::section`].
-    pub fn as_text(&self, folder: &Path, summary: &Summary) -> Result<String> {
-        if !self.drawing.shows_key_numbers() {
-            return Ok(summary.to_string());
-        }
-        let (columns, mut rows) = self.drawing.key_numbers(self, folder)?;
-        rows.insert(0, columns.into_iter().map(String::from).collect());
-        let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-        let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}"));
-            format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-        };
-        Ok(rows.iter().map(line).collect())
-    }
-
     /// How many of `runs`, at most `most` and at least one, run in parallel within the free memory.
     fn workers(&self, most: usize, runs: &[&Member]) -> Result<usize> {
         let of = |m: &&Member| run::bytes(self.registry.experiment(&m.config)?, &m.config);
@@ -392,6 +386,20 @@ impl Study {
         let Some(first) = tables.first() else { return String::new() };
         let same = first.iter().filter(|(k, v)| tables.iter().all(|t| t.get(*k) == Some(*v)));
         same.map(|(k, v)| format!("{k}={}", value_text(v))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The runs that are not finished, in order.
+    ///
+    /// # Errors
+    /// A run whose configuration is damaged, or not the study's.
+    pub fn left(&self, folder: &Path) -> Result<Vec<&Member>> {
+        let mut left = Vec::new();
+        for member in &self.runs {
+            if !self.finished(folder, member)? {
+                left.push(member);
+            }
+        }
+        Ok(left)
     }
 
     /// True if this run is finished.
@@ -511,6 +519,9 @@ impl Progress for Quiet<'_> {
     fn note(&mut self, text: &str) {
         self.inner.note(text);
     }
+    fn warn(&mut self, text: &str) {
+        self.inner.warn(text);
+    }
     fn wants_to_stop(&self) -> bool {
         self.inner.wants_to_stop()
     }
@@ -525,8 +536,8 @@ fn pool(threads: usize) -> Result<rayon::ThreadPool> {
     pool.map_err(|e| crate::ram::no_threads(threads, &e))
 }
 
-/// Relative cost of a run.
-fn cost(config: &Config) -> f64 {
+/// Relative cost of a run: multiplications of its updates, about.
+pub fn cost(config: &Config) -> f64 {
     use crate::model::Spec;
     let (t, layers) = (config.task.seq_len(), |heads: &[usize]| heads.iter().sum::<usize>() + 1);
     let sequence = match &config.model {

@@ -596,7 +596,7 @@ fn entries_that_are_not_read_may_be_anything() {
 }
 
 fn quantities(args: &[&str]) -> serde_json::Value {
-    serde_json::from_str(&crate::support::ok(&[&["exact", "--quantities"], args].concat())).unwrap()
+    serde_json::from_str(&crate::support::ok(&[&["exact", "--json", "--quantities"], args].concat())).unwrap()
 }
 
 fn rows(of: &serde_json::Value) -> Vec<f64> {

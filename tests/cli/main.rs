@@ -12,5 +12,7 @@ mod grad;
 mod info_bench;
 mod input;
 mod ood;
+mod output;
+mod plan;
 mod probe;
 mod verify;

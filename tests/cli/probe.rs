@@ -15,7 +15,7 @@ fn trained(dir: &Path, name: &str, keys: &[&str]) -> (Value, PathBuf) {
 }
 
 fn probe(args: &[&str]) -> Value {
-    serde_json::from_str(&ok(&[&["probe"], args].concat())).unwrap()
+    serde_json::from_str(&ok(&[&["probe", "--json"], args].concat())).unwrap()
 }
 
 #[test]

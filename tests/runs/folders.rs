@@ -62,7 +62,7 @@ impl Progress for Quiet {
 }
 
 impl Watcher for Quiet {
-    fn begins(&self, _: usize, _: usize, _: u64) {}
+    fn begins(&self, _: usize, _: &[&Member]) {}
     fn started(&self, _: &Member) -> Box<dyn Progress + '_> {
         Box::new(Quiet)
     }

@@ -5,7 +5,7 @@ mod input;
 mod show;
 mod sweep;
 
-use super::{integer, pool, real, tell};
+use super::{integer, real, tell, wants_json};
 use crate::config::{self, Key, Kind};
 use crate::discover::tokens::MAX_SYMBOLS;
 use crate::discover::{Graph, Labels, Sample, check_level, chi2, gradient};
@@ -65,12 +65,8 @@ pub(super) struct DiscoverArgs {
     /// Folder for discover.json and the figure: new or empty.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// JSON on stdout instead of the table.
-    #[arg(long)]
-    json: bool,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -112,7 +108,7 @@ impl Score {
 pub(super) fn discover(args: &DiscoverArgs) -> Result<()> {
     let score = Score::named(&args.score)?;
     check_options(args, score)?;
-    pool(args.threads)?.install(|| read_and_find(args, score))
+    args.threads.pool()?.install(|| read_and_find(args, score))
 }
 
 fn read_and_find(args: &DiscoverArgs, score: Score) -> Result<()> {
@@ -141,7 +137,7 @@ fn read_and_find(args: &DiscoverArgs, score: Score) -> Result<()> {
     let graph = find(&sample, args, score)?;
     let verdict = truth.as_ref().map(|t| Verdict::of(&graph, t));
     let json = json(&graph, verdict.as_ref())?;
-    tell(&if args.json { json.clone() } else { table(&graph, verdict.as_ref()) })?;
+    tell(&if wants_json() { json.clone() } else { table(&graph, verdict.as_ref()) })?;
     if let Some(dir) = &args.out {
         write_bytes_atomic(&dir.join("discover.json"), json.as_bytes())?;
         save_figure(dir, "discover", &figure(&graph)).map_err(|e| e.of_figures(dir))?;

@@ -1,5 +1,6 @@
 //! The result as a table, as JSON and as a figure.
 
+use crate::cli::table::{Right, columns};
 use crate::discover::{Graph, Position};
 use crate::report::plot::{Figure, HeatMap, Panels, Ticks};
 use crate::{Error, Result};
@@ -75,23 +76,8 @@ pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
         to_json(&graph.score).unwrap_or_default().trim_matches('"'),
         graph.level
     );
-    text += "position  parent    best      score   +-       second     margin   +-             z        p\n";
-    let name = |j: Option<usize>, none: &str| j.map_or(none.to_string(), |j| j.to_string());
-    let none = |p: &Position| if p.tested || p.position == 0 { "root" } else { "?" };
-    for p in &graph.positions {
-        let row = format!("{:>8}  {:>6}", p.position, name(p.parent, none(p)));
-        text += &row;
-        if p.best.is_some() {
-            text += &format!("  {:>6} {:>10.4}  {:<9.2e}", name(p.best, ""), p.score, p.score_se);
-            match p.second {
-                Some(second) => text += &format!(" {second:>4} {:>10.4}  {:<9.2e}", p.margin, p.margin_se),
-                None => text += &format!(" {:>4} {:>10}  {:<9}", "-", "-", "-"),
-            }
-            let z = if p.z.is_finite() { format!("{:.1}", p.z) } else { "-".into() };
-            text += &format!(" {z:>8} {:>8}", if p.tested { scientific(p) } else { "-".into() });
-        }
-        text.push('\n');
-    }
+    let heads = ["position", "parent", "best", "score", "+-", "second", "margin", "+-", "z", "p"];
+    text += &columns(&heads.map(|h| (h, Right)), graph.positions.iter().map(row).collect());
     if !graph.tested {
         text +=
             &format!("no test: {UNTESTED}; `best` is the candidate of the highest score, parent or not\n");
@@ -114,6 +100,22 @@ pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
         );
     }
     text
+}
+
+/// A row of the table.
+fn row(p: &Position) -> Vec<String> {
+    let name = |j: Option<usize>, none: &str| j.map_or(none.to_string(), |j| j.to_string());
+    let none = if p.tested || p.position == 0 { "root" } else { "?" };
+    let mut row = vec![p.position.to_string(), name(p.parent, none)];
+    if p.best.is_some() {
+        row.extend([name(p.best, ""), format!("{:.4}", p.score), format!("{:.2e}", p.score_se)]);
+        row.push(name(p.second, "-"));
+        let margin = || [format!("{:.4}", p.margin), format!("{:.2e}", p.margin_se)];
+        row.extend(p.second.map_or(["-".into(), "-".into()], |_| margin()));
+        row.push(if p.z.is_finite() { format!("{:.1}", p.z) } else { "-".into() });
+        row.push(if p.tested { scientific(p) } else { "-".into() });
+    }
+    row
 }
 
 /// p, also where it is below what f64 holds.

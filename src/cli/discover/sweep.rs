@@ -3,7 +3,8 @@
 use super::drawn::Drawn;
 use super::show::{Verdict, to_json};
 use super::{DiscoverArgs, Score, find};
-use crate::cli::tell;
+use crate::cli::table::{Right, markdown};
+use crate::cli::{tell, wants_json};
 use crate::discover::{Labels, Sample};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -38,27 +39,31 @@ pub(super) fn sweep(drawn: &Drawn, seeds: u64, args: &DiscoverArgs, score: Score
         }
     }
     let records: Vec<Record> = sizes.iter().zip(&sums).map(|(n, s)| s.record(*n, seeds)).collect();
-    if args.json {
+    if wants_json() {
         return tell(&(to_json(&records)? + "\n"));
     }
-    let mut text = String::from(
-        "| samples | parent has the highest score | edges found | wrong parent | roots given a parent | whole graph |\n|---:|---:|---:|---:|---:|---:|\n",
-    );
+    let heads = [
+        "samples",
+        "parent has the highest score",
+        "edges found",
+        "wrong parent",
+        "roots given a parent",
+        "whole graph",
+    ];
     // A graph of roots has no share, one without test no verdict.
     let share = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
     let count = |n: Option<usize>, of: u64| n.map_or("-".into(), |n| format!("{n} of {of}"));
-    for r in &records {
-        text += &format!(
-            "| {} | {} | {} | {} | {} | {} |\n",
-            r.samples,
+    let row = |r: &Record| {
+        vec![
+            r.samples.to_string(),
             share(r.best),
             share(r.found),
             share(r.wrong),
             count(r.false_edges, r.roots as u64),
-            count(r.whole, r.seeds)
-        );
-    }
-    tell(&text)
+            count(r.whole, r.seeds),
+        ]
+    };
+    tell(&markdown(&heads.map(|h| (h, Right)), records.iter().map(row).collect()))
 }
 
 /// Verdicts of several seeds.

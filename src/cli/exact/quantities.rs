@@ -3,7 +3,7 @@
 use super::problem::{TreeProblem, of_tree};
 use super::{ExactArgs, keys_of_task, prior};
 use crate::cli::grad::{held_names, missing, shape_error, take};
-use crate::cli::{pool, tell};
+use crate::cli::{show, table};
 use crate::config;
 use crate::exact::effective::effective_length;
 use crate::exact::marginals::limit;
@@ -64,7 +64,7 @@ pub(super) fn quantities(args: &ExactArgs) -> Result<()> {
     let table = config::parse_keys(&args.keys, &keys_of_task()?)?;
     let triggers = wanted.iter().filter(|n| OF_TRIGGERS.contains(n)).count();
     let task = table.get("task").and_then(|v| v.as_str());
-    let found = pool(args.threads)?.install(|| match (triggers, task) {
+    let found = args.threads.pool()?.install(|| match (triggers, task) {
         (0, None | Some("causal_tree")) => of_graph(args, &table, &wanted),
         (n, None | Some("trigger_bigram")) if n == wanted.len() => of_triggers(args, &table, &wanted),
         _ => {
@@ -85,7 +85,7 @@ pub(super) fn quantities(args: &ExactArgs) -> Result<()> {
     if !found.errors.is_empty() {
         all.insert("standard_errors".into(), Value::Object(object(&found.errors)));
     }
-    tell(&format!("{}\n", Value::Object(all)))
+    show(&all, || table::of_object(&all))
 }
 
 /// Rows in rows; a number that is not finite is null.

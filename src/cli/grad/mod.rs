@@ -6,7 +6,8 @@ mod pieces;
 pub(super) use files::{Params, block_arrays, held_names, missing, not_an_input, shape_error, take};
 pub(super) use pieces::{Evaluated, Evaluation};
 
-use super::pool;
+use super::table::number;
+use super::{ModelAt, show};
 use crate::batch::{Batch, Targets};
 use crate::config::{self, Dtype};
 use crate::model::{Model, named_blocks};
@@ -14,23 +15,19 @@ use crate::report::arrays::{Array, Format, write_arrays};
 use crate::{Error, Result};
 use clap::Args;
 use popgrad_kernels::Elem;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `popgrad grad`.
 #[derive(Debug, Args)]
 pub(super) struct GradArgs {
-    /// Model: disentangled, simplified, mlp_transformer, memory or transformer.
-    #[arg(long)]
-    model: String,
     /// Keys of the model, as in a run (heads=2,1; layers=3 block=standard; eps, which is 0 if not
     /// given), and frozen: blocks without a gradient. T comes from the tokens, S and dim from the
     /// parameters; if they are given too, they must agree.
     #[arg(value_name = "KEY=VALUE")]
     keys: Vec<String>,
-    /// Parameters: one array per block (A.0, A.1, .., W; A1, A2; wte, ..; tok_embeddings.weight,
-    /// ..), .npz or .safetensors.
-    #[arg(long, value_name = "FILE")]
-    params: PathBuf,
+    #[command(flatten)]
+    at: ModelAt,
     /// Arrays `tokens` (B,T), `targets` (B,S), optionally `weights` (B); or `tokens`, `labels`
     /// (B,T), optionally `mask` (B,T).
     #[arg(long, value_name = "FILE")]
@@ -41,9 +38,8 @@ pub(super) struct GradArgs {
     /// Arithmetic: f32 or f64.
     #[arg(long, default_value = "f64")]
     dtype: String,
-    /// Worker threads [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -54,7 +50,7 @@ layer 1) and what frozen= names have no gradient. Every model but simplified tak
 pub(super) fn grad(args: GradArgs) -> Result<()> {
     // Refused before any work: an output format that cannot be written.
     Format::of(&args.out)?;
-    for (name, input) in [("params", &args.params), ("batch", &args.batch)] {
+    for (name, input) in [("params", &args.at.params), ("batch", &args.batch)] {
         not_an_input(&args.out, name, input)?;
     }
     match Dtype::named(&args.dtype)? {
@@ -64,11 +60,11 @@ pub(super) fn grad(args: GradArgs) -> Result<()> {
 }
 
 fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
-    let mut keys = config::model_keys(&args.model)?;
+    let mut keys = config::model_keys(&args.at.model)?;
     keys.extend(config::keys(&["S", "frozen"]));
     let table = config::parse_keys(&args.keys, &keys)?;
-    let file = Params::read(&args.params)?;
-    let (spec, vocab) = file.describe(&args.model, &table)?;
+    let file = Params::read(&args.at.params)?;
+    let (spec, vocab) = file.describe(&args.at.model, &table)?;
     let (batch, padding) = files::read_batch(&args.batch, vocab)?;
     let model = spec.build::<E>(vocab, batch.len_tokens())?;
     let model = model.as_ref();
@@ -85,7 +81,7 @@ fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
         keep: true,
     };
     let copy = |first: usize, piece: &mut Batch| copy_rows(&batch, first, piece);
-    let result = pool(args.threads)?.install(|| evaluation.run(&copy))?;
+    let result = args.threads.pool()?.install(|| evaluation.run(&copy))?;
     // Losses of outputs that do not count may be anything.
     let counted = result.losses.iter().zip(batch.weights()).filter(|(_, w)| **w > 0.0);
     if !result.loss.is_finite()
@@ -97,7 +93,18 @@ fn typed<E: Elem>(args: &GradArgs) -> Result<()> {
         return Err(Error::invalid(field, found, "values at which everything stays finite"));
     }
     let outputs = batch.outputs();
-    write(&args.out, &evaluation, without(result, &padding, outputs))
+    let loss = result.loss;
+    write(&args.out, &evaluation, without(result, &padding, outputs))?;
+    let found = Written { loss, sequences: batch.seqs(), out: args.out.display().to_string() };
+    show(&found, || format!("loss: {}\nout: {}\n", number(loss), found.out))
+}
+
+/// What is printed; the rest is in the file.
+#[derive(Serialize)]
+struct Written {
+    loss: f64,
+    sequences: usize,
+    out: String,
 }
 
 /// The same with NaN for what was computed from replaced padding; `outputs` of each sequence.

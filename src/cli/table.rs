@@ -1,0 +1,147 @@
+//! Results as text for people: rounded numbers. All digits are in JSON and in files.
+
+use crate::Result;
+use crate::report::metrics::Summary;
+use crate::study::Study;
+use comfy_table::{Table, TableStyle, presets};
+use serde_json::Value;
+use std::path::Path;
+
+pub(super) use comfy_table::CellAlignment::{self, Left, Right};
+
+/// Rows in columns under their heads; without a line of heads where all are empty.
+pub(super) fn columns(heads: &[(&str, CellAlignment)], rows: Vec<Vec<String>>) -> String {
+    filled(heads, rows, presets::NOTHING, |table| {
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+    })
+}
+
+/// The same as a table of Markdown.
+pub(super) fn markdown(heads: &[(&str, CellAlignment)], rows: Vec<Vec<String>>) -> String {
+    filled(heads, rows, presets::ASCII_MARKDOWN, |_| {})
+}
+
+fn filled(
+    heads: &[(&str, CellAlignment)],
+    rows: Vec<Vec<String>>,
+    style: TableStyle,
+    finish: impl FnOnce(&mut Table),
+) -> String {
+    let mut table = Table::new();
+    table.load_style(style);
+    if heads.iter().any(|(head, _)| !head.is_empty()) {
+        table.set_header(heads.iter().map(|(head, _)| *head));
+    }
+    table.add_rows(rows);
+    for (column, (_, alignment)) in table.column_iter_mut().zip(heads) {
+        column.set_cell_alignment(*alignment);
+    }
+    finish(&mut table);
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Names and what they are, indented.
+pub(super) fn named<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let rows = rows.into_iter().map(|(name, what)| vec![format!("  {name}"), what]).collect();
+    columns(&[("", Left), ("", Left)], rows)
+}
+
+/// Five digits, in the form that shows them.
+pub(super) fn number(x: f64) -> String {
+    if x == 0.0 || (1e-3..1e5).contains(&x.abs()) && x.is_finite() {
+        let digits = 4 - (x.abs().max(1e-3).log10().floor() as i32).clamp(-3, 4);
+        let text = format!("{x:.*}", digits as usize);
+        // Whole numbers without a tail of zeros.
+        let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        return short.to_string();
+    }
+    format!("{x:.3e}")
+}
+
+/// A value of JSON in one line, its numbers rounded, texts bare.
+pub(super) fn value(v: &Value) -> String {
+    let list = |of: Vec<String>| of.join(", ");
+    match v {
+        Value::Null => "-".into(),
+        Value::Number(n) if n.is_f64() => n.as_f64().map_or(n.to_string(), number),
+        // A line break inside a text would forge another `key: value` line: it stays quoted.
+        Value::String(s) if s.contains(['\n', '\r']) => v.to_string(),
+        Value::String(s) => s.clone(),
+        Value::Array(a) => format!("[{}]", list(a.iter().map(value).collect())),
+        Value::Object(o) => list(o.iter().map(|(k, v)| format!("{k} {}", value(v))).collect()),
+        other => other.to_string(),
+    }
+}
+
+/// A line `key: value` for each entry of an object.
+pub(super) fn of_object<'a>(entries: impl IntoIterator<Item = (&'a String, &'a Value)>) -> String {
+    entries.into_iter().map(|(k, v)| format!("{k}: {}\n", value(v))).collect()
+}
+
+/// A line `key: value` for each entry, in order.
+pub(super) fn of_summary(summary: &Summary) -> String {
+    let line = |(key, text): (&str, &str)| {
+        let shown = serde_json::from_str(text).map_or_else(|_| text.to_string(), |v| value(&v));
+        format!("{key}: {shown}\n")
+    };
+    summary.entries().map(line).collect()
+}
+
+/// A finished study as text: its summary, or the table of its key numbers.
+///
+/// # Errors
+/// Runs that are not over, damaged files.
+pub(super) fn of_outcome(study: &Study, folder: &Path, summary: &Summary) -> Result<String> {
+    if study.drawing.shows_key_numbers() { of_study(study, folder) } else { Ok(of_summary(summary)) }
+}
+
+/// The key numbers of a finished study, in columns.
+///
+/// # Errors
+/// Runs that are not over, damaged files.
+pub(super) fn of_study(study: &Study, folder: &Path) -> Result<String> {
+    let (heads, rows) = study.drawing.key_numbers(study, folder)?;
+    let heads: Vec<(&str, CellAlignment)> = heads.into_iter().map(|h| (h, Left)).collect();
+    Ok(columns(&heads, rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn columns_are_as_wide_as_what_they_hold() {
+        let rows = vec![vec!["α".into(), "1.5".into()], vec!["longer".into(), "-10".into()]];
+        assert_eq!(
+            columns(&[("name", Left), ("x", Right)], rows.clone()),
+            "name      x\nα       1.5\nlonger  -10\n"
+        );
+        assert_eq!(columns(&[("", Left), ("", Left)], rows), "α       1.5\nlonger  -10\n");
+        assert_eq!(named([("a", "b c".into())]), "  a  b c\n");
+        let text = markdown(&[("n", Right), ("m", Left)], vec![vec!["1".into(), "2".into()]]);
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().all(|l| l.starts_with('|') && l.ends_with('|')), "{text}");
+    }
+
+    #[test]
+    fn numbers_for_people_have_five_digits() {
+        for (x, shown) in [
+            (0.0, "0"),
+            (2.245_512_345, "2.2455"),
+            (-0.001_234_567, "-0.0012346"),
+            (12_345.678, "12346"),
+            (1e-9, "1.000e-9"),
+            (3.0, "3"),
+            (1e5, "1.000e5"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(number(x), shown);
+        }
+        let v = json!({"n": 131_072, "mean": 0.123_456_789, "of": [1.000_000_01, null], "name": "a b"});
+        assert_eq!(value(&v), "mean 0.12346, n 131072, name a b, of [1, -]");
+        assert_eq!(value(&json!("a\nb: 3")), "\"a\\nb: 3\"");
+    }
+}
