@@ -153,10 +153,12 @@ impl Error {
         let known: Vec<&str> = known.into_iter().collect();
         let near = known
             .iter()
-            .map(|k| (strsim::damerau_levenshtein(name, k), *k))
+            // Of equally near ones that of the same length: letters change places more often than
+            // they get lost.
+            .map(|k| (strsim::damerau_levenshtein(name, k), k.len().abs_diff(name.len()), *k))
             .min()
-            .filter(|(d, k)| *d <= 1 + k.len() / 3)
-            .map(|(_, k)| k.to_string());
+            .filter(|(d, _, k)| *d <= 1 + k.len() / 3)
+            .map(|(_, _, k)| k.to_string());
         Error::Unknown { kind, name: name.to_string(), near, known: known.join(", ") }
     }
 

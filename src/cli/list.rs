@@ -61,7 +61,8 @@ fn entry(name: &str, what: &str) -> Entry {
     Entry { name: name.into(), what: what.into() }
 }
 
-const KINDS: [&str; 5] = ["presets", "studies", "models", "tasks", "claims"];
+/// What can be listed.
+pub(super) const KINDS: [&str; 5] = ["presets", "studies", "models", "tasks", "claims"];
 
 fn entries(kind: &str) -> Vec<Entry> {
     match kind {

@@ -15,11 +15,14 @@ mod probe;
 mod progress;
 mod run;
 mod scaling;
+mod shell;
 mod signals;
 mod sweep;
 mod table;
 mod verify;
 
+use crate::paper::studies;
+use crate::theory::CLAIMS;
 use crate::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -91,6 +94,12 @@ enum Command {
     /// Measure the speed of kernels and training against the CPU's peak.
     #[command(after_help = bench::AFTER_HELP)]
     Bench(bench::BenchArgs),
+    /// Print a script that completes commands, options and names in a shell.
+    #[command(after_help = shell::AFTER_HELP)]
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write one for each command.
+    #[command(after_help = shell::AFTER_HELP_OF_MAN)]
+    Man(shell::ManArgs),
 }
 
 /// Runs the command line of this process, and returns its exit code.
@@ -126,6 +135,12 @@ pub fn main() -> ExitCode {
 fn refuse(e: &clap::Error) -> ExitCode {
     if let Some(text) = refused_value(e) {
         fail(&text);
+    } else if let Some(text) = refused_command(e) {
+        fail(&text);
+        let all = e.to_string();
+        let lines =
+            all.lines().map(str::trim).filter(|l| l.starts_with("Usage: ") || l.starts_with("For more"));
+        lines.for_each(insist);
     } else if e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && e.use_stderr() {
         let text = e.to_string();
         let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim));
@@ -155,7 +170,25 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Keys(args) => list::keys(&args).map(done),
         Command::Info => info::info().map(done),
         Command::Bench(args) => bench::bench(args).map(done),
+        Command::Completions(args) => shell::completions(&args, Args::command()).map(done),
+        Command::Man(args) => shell::man(&args, Args::command()).map(done),
     }
+}
+
+/// The message for a command that does not exist: with the nearest of all, or with what takes this
+/// word.
+fn refused_command(e: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(name)) = e.get(ContextKind::InvalidSubcommand) else { return None };
+    let allowed = if run::is_preset(name) || studies::find(name).is_some() {
+        format!("`popgrad run {name}`, as it is a preset")
+    } else if CLAIMS.iter().any(|c| c.id == name) {
+        format!("`popgrad verify {name}`, as it is a claim")
+    } else {
+        let all = Args::command();
+        let known = all.get_subcommands().map(clap::Command::get_name);
+        return Some(Error::unknown("command", name, known).to_string());
+    };
+    Some(Error::invalid("command", format!("`{name}`"), allowed).to_string())
 }
 
 /// The message for an option whose value is refused, in the form of every other message.

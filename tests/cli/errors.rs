@@ -510,7 +510,7 @@ fn a_bare_command_and_slips_are_helped() {
         one_line(&err);
         assert!(err.starts_with("error: ") && err.contains(tip), "{err}");
     };
-    slip(&["figurs"], "tip: a similar subcommand exists: 'figures'");
+    slip(&["figurs"], "unknown command `figurs`, did you mean `figures`?");
     slip(&["bench", "--thread", "1"], "tip: a similar argument exists: '--threads'");
     slip(&["run", "chian"], "did you mean `chain`?");
 }

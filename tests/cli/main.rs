@@ -15,4 +15,6 @@ mod ood;
 mod output;
 mod plan;
 mod probe;
+mod shell;
+mod slips;
 mod verify;

@@ -36,7 +36,7 @@ fn commands() -> BTreeSet<String> {
 }
 
 /// Commands whose output is a script or a page for another program: `--json` is refused.
-const NO_JSON: [&str; 0] = [];
+const NO_JSON: [&str; 1] = ["completions"];
 
 /// A short invocation of each command, some of several forms; `out` is a new name each.
 fn invocations(dir: &Path) -> Vec<Vec<String>> {
@@ -71,6 +71,7 @@ fn invocations(dir: &Path) -> Vec<Vec<String>> {
     add(&[&["keys", "chain"]]);
     add(&[&["info"]]);
     add(&[&["bench"]]);
+    add(&[&["man", &out()]]);
     all
 }
 
