@@ -104,6 +104,8 @@ struct Recovery {
     runs: usize,
     recovered: Option<usize>,
     attention_on_parent_mean: Option<f64>,
+    /// Test loss less that of the Bayes predictor from counts, nats, mean over the runs.
+    gap: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -357,6 +359,7 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
                     runs: 0,
                     recovered: None,
                     attention_on_parent_mean: None,
+                    gap: None,
                 });
             }
         }
@@ -372,12 +375,13 @@ fn recovery(args: &ScalingArgs, points: &[Point], folder: &Path, threads: usize)
         // Its own figures are not among what is measured.
         study.outcome(&sub, threads, progress::of_study().as_ref())?;
         let section = study.drawing.cells(&study, &sub)?;
-        out.extend(sizes.iter().zip(section).map(|(size, (runs, recovered, attention))| Recovery {
+        out.extend(sizes.iter().zip(section).map(|(size, found)| Recovery {
             key: key.into(),
             size: *size,
-            runs,
-            recovered: Some(recovered),
-            attention_on_parent_mean: attention,
+            runs: found.runs,
+            recovered: Some(found.recovered),
+            attention_on_parent_mean: found.attention,
+            gap: found.gap,
         }));
     }
     out.sort_by(|a, b| (b.key.as_str(), a.size).cmp(&(a.key.as_str(), b.size)));
@@ -397,12 +401,13 @@ fn table(report: &Report) -> String {
         text += &format!("time ~ {}^{:.2}, between the last two ^{:.2}\n", f.key, f.exponent, f.at_the_end);
     }
     let row = |r: &Recovery| {
-        let found = match (r.recovered, r.attention_on_parent_mean) {
-            (Some(n), a) => {
-                let a = a.map_or("-".into(), |a| format!("{a:.3}"));
-                format!("{n} of {} recovered, attention on the parent {a}", r.runs)
+        let found = match r.recovered {
+            Some(n) => {
+                let [a, gap] =
+                    [r.attention_on_parent_mean, r.gap].map(|x| x.map_or("-".into(), |x| format!("{x:.3}")));
+                format!("{n} of {} recovered, attention on the parent {a}, gap {gap} nats", r.runs)
             }
-            _ => "left out: too long for --recovery".into(),
+            None => "left out: too long for --recovery".into(),
         };
         vec![r.key.clone(), r.size.to_string(), found]
     };

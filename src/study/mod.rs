@@ -72,14 +72,26 @@ pub trait Drawing: Sync {
     fn allows_divergence(&self) -> bool {
         false
     }
-    /// For each cell of a grid, row by row: the number of runs, how many recovered the graph, and
-    /// the mean attention on the parent.
+    /// The cells of a grid, row by row.
     ///
     /// # Errors
     /// As [`Drawing::write`].
-    fn cells(&self, _study: &Study, _folder: &Path) -> Result<Vec<(usize, usize, Option<f64>)>> {
+    fn cells(&self, _study: &Study, _folder: &Path) -> Result<Vec<Recovery>> {
         Ok(Vec::new())
     }
+}
+
+/// What the runs of a cell of a grid found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recovery {
+    /// How many there are.
+    pub runs: usize,
+    /// How many recovered the graph.
+    pub recovered: usize,
+    /// Their mean attention on the parents.
+    pub attention: Option<f64>,
+    /// Their mean test loss less that of the Bayes predictor from counts, nats.
+    pub gap: Option<f64>,
 }
 
 impl std::fmt::Debug for dyn Drawing {

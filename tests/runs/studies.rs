@@ -424,6 +424,17 @@ fn scaling_measures_every_size() {
         assert!(fit["exponent"].as_f64().unwrap().is_finite());
     }
     assert_eq!(json["recovery"].as_array().unwrap().len(), 4);
+    for found in json["recovery"].as_array().unwrap() {
+        let (key, size) = (found["key"].as_str().unwrap(), &found["size"]);
+        let gap = |seed: u64| {
+            let run = folder.join(format!("recovery-{key}/runs/{key}={size}-seed={seed}/summary.json"));
+            let summary: serde_json::Value = serde_json::from_str(&fs::read_to_string(run).unwrap()).unwrap();
+            summary["gap"].as_f64().unwrap()
+        };
+        let mean = (0..3).map(gap).sum::<f64>() / 3.0;
+        assert!((found["gap"].as_f64().unwrap() - mean).abs() < 1e-12, "{found}, not {mean}");
+        assert!(out.contains(&format!("gap {mean:.3} nats")), "{out}");
+    }
     assert!(folder.join("scaling.svg").is_file());
     // A key given is that of the recovery runs, too.
     let given = dir.path().join("given");

@@ -4,7 +4,7 @@ use super::{draw, gather, tables};
 use crate::Result;
 use crate::config::{Config, Rule, Task};
 use crate::run::Outcome;
-use crate::study::{Drawing, ShortTable, Study};
+use crate::study::{Drawing, Recovery, ShortTable, Study};
 use std::path::Path;
 
 /// What is drawn from the runs.
@@ -87,9 +87,15 @@ impl Drawing for OfGraphs {
         self.0 == Kind::Grid
     }
 
-    fn cells(&self, study: &Study, folder: &Path) -> Result<Vec<(usize, usize, Option<f64>)>> {
+    fn cells(&self, study: &Study, folder: &Path) -> Result<Vec<Recovery>> {
         let found = gather::read(study, folder)?;
         let cells = tables::cells(study, &found);
-        Ok(cells.into_iter().map(|c| (c.runs, c.recovered, c.attention.map(|s| s.mean))).collect())
+        let of = |c: tables::Cell| Recovery {
+            runs: c.runs,
+            recovered: c.recovered,
+            attention: c.attention.map(|s| s.mean),
+            gap: c.gap.map(|s| s.mean),
+        };
+        Ok(cells.into_iter().map(of).collect())
     }
 }
