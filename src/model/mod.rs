@@ -11,6 +11,7 @@
 //! | [`mlp_transformer`] | transformer with an MLP, Figure 8 of paper 1 |
 //! | [`memory`] | two layers of attention without query matrix, read as associative memories (paper 2) |
 //! | [`transformer`] | full transformer of any depth (paper 2) |
+//! | [`trace`] | a plain pass of any of them that shows and changes activations |
 //! | [`construction`] | the explicit solution of paper 1 for [`disentangled`] |
 
 pub mod construction;
@@ -22,6 +23,7 @@ pub mod mlp_transformer;
 mod outputs;
 pub mod simplified;
 mod spec;
+pub mod trace;
 pub mod transformer;
 mod workspace;
 

@@ -13,4 +13,5 @@ mod rates;
 mod sharded;
 mod simplified;
 mod structured;
+mod trace;
 mod transformer;
