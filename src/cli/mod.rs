@@ -14,6 +14,7 @@ mod plan;
 mod probe;
 mod progress;
 mod run;
+mod sample;
 mod scaling;
 mod shell;
 mod signals;
@@ -70,6 +71,9 @@ enum Command {
     /// Compute loss and gradients on the whole population, without sampling sequences.
     #[command(after_help = exact::AFTER_HELP)]
     Exact(exact::ExactArgs),
+    /// Draw sequences of a task, with what they are drawn from.
+    #[command(after_help = sample::AFTER_HELP)]
+    Sample(sample::SampleArgs),
     /// Find the latent graph of token sequences from one sampled gradient, before any training.
     #[command(after_help = discover::AFTER_HELP)]
     Discover(discover::DiscoverArgs),
@@ -164,6 +168,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Exact(args) => exact::exact(&args).map(done),
         Command::Discover(args) => discover::discover(&args).map(done),
         Command::Probe(args) => probe::probe(&args).map(done),
+        Command::Sample(args) => sample::sample(&args).map(done),
         Command::Ood(args) => ood::ood(&args).map(done),
         Command::Verify(args) => verify::verify(&args),
         Command::List(args) => list::list(&args).map(done),

@@ -4,6 +4,7 @@
 pub mod birth;
 pub mod causal;
 mod presets;
+pub mod sample;
 pub mod studies;
 
 pub use presets::{Preset, preset, presets};

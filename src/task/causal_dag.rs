@@ -285,13 +285,30 @@ impl CausalDag {
             let s = self.vocab;
             let (row, cumulated) =
                 (&mut work.pi[at * s..(at + 1) * s], &mut work.cumulated[at * s..(at + 1) * s]);
-            self.gamma.fill(key, n, PI_VARIATES + number * s as u32, row);
-            let max = row.iter().fold(f64::NEG_INFINITY, |m, &y| if y > m { y } else { m });
-            row.iter_mut().for_each(|p| *p = exp(*p - max));
-            let scale = 1.0 / cumulate(row, cumulated);
-            row.iter_mut().for_each(|p| *p *= scale);
+            self.fill_row(key, n, number, row, cumulated);
         }
         at
+    }
+
+    fn fill_row(&self, key: &Key, n: u64, number: u32, row: &mut [f64], cumulated: &mut [f64]) {
+        self.gamma.fill(key, n, PI_VARIATES + number * self.vocab as u32, row);
+        let max = row.iter().fold(f64::NEG_INFINITY, |m, &y| if y > m { y } else { m });
+        row.iter_mut().for_each(|p| *p = exp(*p - max));
+        let scale = 1.0 / cumulate(row, cumulated);
+        row.iter_mut().for_each(|p| *p *= scale);
+    }
+
+    /// π_k of sample number `n` under `key`: all its rows, (S^k, S), first parent most significant.
+    ///
+    /// # Panics
+    /// When no position has `k` parents or more, or `out` has another size.
+    pub fn tensor(&self, key: &Key, n: u64, k: usize, out: &mut [f64]) {
+        let s = self.vocab;
+        assert!(out.len() == s.pow(k as u32 + 1), "output does not fit the tensor");
+        let mut cumulated = vec![0.0; s];
+        for (row, number) in out.chunks_exact_mut(s).zip(self.first_row[k]..) {
+            self.fill_row(key, n, number, row, &mut cumulated);
+        }
     }
 }
 

@@ -17,4 +17,5 @@ mod plan;
 mod probe;
 mod shell;
 mod slips;
+mod sample;
 mod verify;
