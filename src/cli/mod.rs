@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 success, 1 an error in files or the system, 2 an error in
 //! arguments or configuration, 3 a claim of `verify` failed, 128 + n stopped by signal n.
 
+mod ablate;
 mod bench;
 mod discover;
 mod exact;
@@ -80,6 +81,9 @@ enum Command {
     /// Measure a model at given parameters: attention on the graph, recall of memories, losses.
     #[command(after_help = probe::AFTER_HELP)]
     Probe(probe::ProbeArgs),
+    /// Replace each head, feed-forward part and block of a trained run, and measure the loss.
+    #[command(after_help = ablate::AFTER_HELP)]
+    Ablate(ablate::AblateArgs),
     /// Evaluate trained runs on transitions of other kinds than they were trained on.
     #[command(after_help = ood::after_help())]
     Ood(ood::OodArgs),
@@ -168,6 +172,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Exact(args) => exact::exact(&args).map(done),
         Command::Discover(args) => discover::discover(&args).map(done),
         Command::Probe(args) => probe::probe(&args).map(done),
+        Command::Ablate(args) => ablate::ablate(&args).map(done),
         Command::Sample(args) => sample::sample(&args).map(done),
         Command::Ood(args) => ood::ood(&args).map(done),
         Command::Verify(args) => verify::verify(&args),

@@ -5,13 +5,16 @@
 //! a resumed run has several.
 
 mod cost;
+pub mod ablate;
 pub mod folder;
 pub mod params;
 mod session;
+mod trained;
 mod view;
 
 pub use cost::{Cost, cost};
 pub use session::{MEASURED, Measured, bytes, check, fits, initial, measure, run, unfreeze};
+pub use trained::Trained;
 pub use view::View;
 
 use crate::Result;
@@ -66,6 +69,16 @@ pub trait Setup {
     /// # Errors
     /// As [`Setup::population`].
     fn tests(&self) -> Result<Vec<Box<dyn Source>>>;
+    /// The source of the first test set, or the population where that is the test set.
+    ///
+    /// # Errors
+    /// As [`Setup::population`].
+    fn test(&self) -> Result<Box<dyn Source>> {
+        match self.tests()?.into_iter().next() {
+            Some(test) => Ok(test),
+            None => self.train(),
+        }
+    }
     /// A special objective that replaces batches of [`Setup::train`]; `layout` is the model's.
     ///
     /// # Errors
@@ -101,6 +114,11 @@ pub trait Setup {
     /// A test set that the measurements cannot use.
     fn prepare(&mut self, _test: &[&Batch]) -> Result<()> {
         Ok(())
+    }
+    /// The loss of the Bayes predictor on the test set, after [`Setup::prepare`]; `None` if the
+    /// task has no such predictor.
+    fn bayes(&self) -> Option<f64> {
+        None
     }
     /// Measures, logs, and returns the test loss.
     ///

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod support;
 
+mod ablate;
 mod discover;
 mod discover_rare;
 mod errors;

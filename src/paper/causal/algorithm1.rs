@@ -112,6 +112,18 @@ impl Setup for Staged {
         Ok(vec![self.sampled(Purpose::Test)])
     }
 
+    fn test(&self) -> Result<Box<dyn Source>> {
+        match self.has_objective() {
+            true => Ok(Box::new(population::source(&self.task)?)),
+            false => Ok(self.sampled(Purpose::Test)),
+        }
+    }
+
+    fn bayes(&self) -> Option<f64> {
+        let known = self.has_objective().then(|| population::bayes_loss(&self.task).ok().flatten());
+        known.flatten()
+    }
+
     fn has_objective(&self) -> bool {
         self.config.plan.source != From::Sampled
     }

@@ -184,6 +184,10 @@ impl Setup for CausalSetup {
         Ok(())
     }
 
+    fn bayes(&self) -> Option<f64> {
+        self.references.counts
+    }
+
     fn evaluate(&mut self, at: &Moment, view: &mut dyn View, log: &mut Log<'_>) -> Result<f64> {
         let test_loss = view.test_loss()?;
         let patterns = self.patterns(view)?;
