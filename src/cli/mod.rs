@@ -2,6 +2,7 @@
 //! arguments or configuration, 3 a claim of `verify` failed, 128 + n stopped by signal n.
 
 mod ablate;
+mod attend;
 mod bench;
 mod discover;
 mod exact;
@@ -84,6 +85,9 @@ enum Command {
     /// Replace each head, feed-forward part and block of a trained run, and measure the loss.
     #[command(after_help = ablate::AFTER_HELP)]
     Ablate(ablate::AblateArgs),
+    /// Show attention and activations of a trained run on your own sequences.
+    #[command(after_help = attend::AFTER_HELP)]
+    Attend(attend::AttendArgs),
     /// Evaluate trained runs on transitions of other kinds than they were trained on.
     #[command(after_help = ood::after_help())]
     Ood(ood::OodArgs),
@@ -172,6 +176,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Exact(args) => exact::exact(&args).map(done),
         Command::Discover(args) => discover::discover(&args).map(done),
         Command::Probe(args) => probe::probe(&args).map(done),
+        Command::Attend(args) => attend::attend(&args).map(done),
         Command::Ablate(args) => ablate::ablate(&args).map(done),
         Command::Sample(args) => sample::sample(&args).map(done),
         Command::Ood(args) => ood::ood(&args).map(done),

@@ -3,5 +3,6 @@
 
 pub mod attention;
 pub mod in_context;
+pub mod looks;
 pub mod memory;
 pub mod noise;

@@ -5,6 +5,7 @@
 mod support;
 
 mod ablate;
+mod attend;
 mod discover;
 mod discover_rare;
 mod errors;

@@ -24,6 +24,8 @@ pub struct TriggerTasks {
     pub symbols: Vec<String>,
     /// Digest of the counts behind the laws; `None` if the seed determines the laws.
     pub(super) digest: Option<u64>,
+    /// The characters that the symbols are (N); none where symbols are numbers.
+    characters: Vec<char>,
     loss: LossOn,
     seed: u64,
 }
@@ -34,7 +36,11 @@ impl TriggerTasks {
     /// # Errors
     /// A corpus that cannot be read, triggers that do not fit it.
     pub fn new(keys: &Keys, seed: u64) -> Result<Self> {
-        let (laws, symbols, digest) = laws(keys, seed)?;
+        let (laws, characters, digest) = laws(keys, seed)?;
+        let symbols = match characters.is_empty() {
+            true => (0..laws.vocab()).map(|s| s.to_string()).collect(),
+            false => characters.iter().map(|c| name_of(*c)).collect(),
+        };
         let n = laws.vocab();
         let triggers = match keys.triggers {
             TriggerKind::Random => Triggers::Random { count: keys.K },
@@ -66,7 +72,31 @@ impl TriggerTasks {
             Loss::All => LossOn::All,
             Loss::Head => LossOn::Head,
         };
-        Ok(TriggerTasks { train: task(keys.outputs, true)?, tests, symbols, digest, loss, seed })
+        let train = task(keys.outputs, true)?;
+        Ok(TriggerTasks { train, tests, symbols, digest, characters, loss, seed })
+    }
+
+    /// The symbols of a text, character by character.
+    ///
+    /// # Errors
+    /// A character that the corpus lacks; symbols that are no characters.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if self.characters.is_empty() {
+            let allowed = "tokens: the symbols of corpus=dirichlet are numbers";
+            return Err(Error::invalid("text", "characters", allowed));
+        }
+        let symbol = |(i, c): (usize, char)| {
+            let at = self.characters.iter().position(|own| *own == c);
+            at.map(|at| at as u32).ok_or_else(|| {
+                let all: String = self.characters.iter().map(|c| name_of(*c)).collect();
+                Error::invalid(
+                    "text",
+                    format!("`{}` at {i}", name_of(c)),
+                    format!("characters of the corpus: {all}"),
+                )
+            })
+        };
+        text.chars().enumerate().map(symbol).collect()
     }
 
     /// Samples of `task` for `purpose`.
@@ -83,12 +113,13 @@ impl TriggerTasks {
     }
 }
 
-/// π_u and π_b, the names of the symbols, and a digest of a corpus.
-fn laws(keys: &Keys, seed: u64) -> Result<(Bigrams, Vec<String>, Option<u64>)> {
+/// π_u and π_b, the characters that the symbols are, and a digest of a corpus; symbols drawn under
+/// the seed are no characters.
+fn laws(keys: &Keys, seed: u64) -> Result<(Bigrams, Vec<char>, Option<u64>)> {
     let corpus = match (keys.corpus.as_str(), keys.N, keys.alpha) {
         ("dirichlet", Some(n), Some(alpha)) => {
             let laws = Bigrams::dirichlet(n, alpha, seed)?;
-            return Ok((laws, (0..n).map(|s| s.to_string()).collect(), None));
+            return Ok((laws, Vec::new(), None));
         }
         ("shipped", ..) => Corpus::shipped(),
         // The prefix `counts:` marks a folder of counts; a path without it is a text file.
@@ -106,9 +137,8 @@ fn laws(keys: &Keys, seed: u64) -> Result<(Bigrams, Vec<String>, Option<u64>)> {
             None => corpus::read(Path::new(name))?,
         },
     };
-    let names = corpus.symbols().iter().map(|c| name_of(*c)).collect();
     let digest = Some(digest(&corpus));
-    Ok((Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?, names, digest))
+    Ok((Bigrams::new(corpus.unigram_law(), corpus.bigram_law())?, corpus.symbols().to_vec(), digest))
 }
 
 fn of_counts() -> String {
