@@ -1,7 +1,7 @@
 //! `popgrad ablate`: what each head, feed-forward part and block of a trained run contributes.
 
-use super::info::json;
-use super::{integer, pool, tell};
+use super::table::{self, Left, Right};
+use super::{integer, show};
 use crate::run::Trained;
 use crate::run::ablate::{Ablation, Part, Replacement, Scores, ablate as measure};
 use crate::{Error, Result, paper};
@@ -31,12 +31,8 @@ pub(super) struct AblateArgs {
     /// Order of the rows: model, or effect (largest change of the loss first).
     #[arg(long, value_name = "ORDER", default_value = "model")]
     sort: String,
-    /// JSON on stdout instead of the table.
-    #[arg(long)]
-    json: bool,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -84,7 +80,7 @@ pub(super) fn ablate(args: &AblateArgs) -> Result<()> {
         let problem = format!("{step} with --with {}", args.with.display());
         return Err(Error::invalid("with-step", problem, "a step of another run, with --with RUN2"));
     }
-    let pool = pool(args.threads)?;
+    let pool = args.threads.pool()?;
     let trained = Trained::load(&args.run, args.step, paper::experiment)?;
     let other = match other {
         None => None,
@@ -121,7 +117,7 @@ pub(super) fn ablate(args: &AblateArgs) -> Result<()> {
         with_step: other.map(|o| o.step),
         found,
     };
-    tell(&if args.json { json(&printed)? } else { table(&printed) })
+    show(&printed, || shown(&printed))
 }
 
 /// A column: its heading, the number of a row, and whether it is a loss.
@@ -134,36 +130,34 @@ const COLUMNS: [Column; 4] = [
     ("loss_bigram", |s| s.loss_bigram),
 ];
 
-fn table(p: &Printed<'_>) -> String {
+fn shown(p: &Printed<'_>) -> String {
     let by = match p.with_step {
         Some(step) => format!("that of {} at step {step}", p.with),
         None if p.with == "mean" => "its mean over them".into(),
         None => "zeros".into(),
     };
     let (n, found) = (p.found.sequences, &p.found);
-    let mut text = format!(
+    let text = format!(
         "{}, step {}: {} on {}, {n} test sequences; each part replaced by {by}\n\n",
         p.run, p.step, p.model, p.task
     );
-    let width = found.rows.iter().map(|r| r.name.len()).chain([15]).max().unwrap_or(0);
     let columns: Vec<&Column> = COLUMNS.iter().filter(|c| c.1(&found.whole).is_some()).collect();
-    text += &format!("{:<width$}  kind       loss    change", "replaced");
-    columns.iter().for_each(|(name, _)| text += &format!("  {name:>11}"));
-    let mut line = |name: &str, kind: &str, scores: &Scores, change: Option<f64>| {
+    let mut heads = vec![("replaced", Left), ("kind", Left), ("loss", Right), ("change", Right)];
+    heads.extend(columns.iter().map(|(name, _)| (*name, Right)));
+    let row = |name: &str, kind: &str, scores: &Scores, change: Option<f64>| {
         let change = change.map_or(String::new(), |c| format!("{c:+.4}"));
-        text += &format!("\n{name:<width$}  {kind:<5} {:>9.4} {change:>9}", scores.loss);
-        for (_, of) in &columns {
-            text += &of(scores).map_or(format!("  {:>11}", "-"), |x| format!("  {x:>11.4}"));
-        }
+        let mut row = vec![name.into(), kind.into(), format!("{:.4}", scores.loss), change];
+        row.extend(columns.iter().map(|(_, of)| of(scores).map_or("-".into(), |x| format!("{x:.4}"))));
+        row
     };
-    line("(nothing)", "", &found.whole, None);
-    for r in &found.rows {
+    let mut rows = vec![row("(nothing)", "", &found.whole, None)];
+    rows.extend(found.rows.iter().map(|r| {
         let kind = match r.part {
             Part::Head => "head",
             Part::Mlp => "mlp",
             Part::Block => "block",
         };
-        line(&r.name, kind, &r.scores, r.change);
-    }
-    text + "\n"
+        row(&r.name, kind, &r.scores, r.change)
+    }));
+    text + &table::columns(&heads, rows)
 }

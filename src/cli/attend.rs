@@ -1,8 +1,8 @@
 //! `popgrad attend`: attention and activations of a trained run on given sequences.
 
 use super::grad::not_an_input;
-use super::info::json;
-use super::{integer, pool, tell};
+use super::table::{self, Left, Right};
+use super::{integer, show};
 use crate::config::Task;
 use crate::input::{self, TEXT};
 use crate::model::trace::Kind;
@@ -41,12 +41,8 @@ pub(super) struct AttendArgs {
     /// Picture of the attention on the first sequence, .svg or .png.
     #[arg(long, value_name = "FILE")]
     figure: Option<PathBuf>,
-    /// JSON on stdout instead of text.
-    #[arg(long)]
-    json: bool,
-    /// Worker threads; changes the speed, not one bit of the result [default: all cores].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::Threads,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -129,7 +125,7 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
             }
         }
     }
-    let pool = pool(args.threads)?;
+    let pool = args.threads.pool()?;
     let trained = Trained::load(&args.run, args.step, paper::experiment)?;
     let (trace, params) = (&trained.trace, &trained.params);
     let wanted: Vec<usize> = match args.names.is_empty() {
@@ -231,7 +227,7 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
         };
         write_bytes_atomic(path, &bytes)?;
     }
-    tell(&if args.json { json(&printed)? } else { shown(&printed) })
+    show(&printed, || shown(&printed))
 }
 
 /// What the run's symbols are called.
@@ -314,20 +310,18 @@ fn shown(p: &Printed<'_>) -> String {
         "{}, step {}: {} on {}, {} {sequences} of {} tokens\n\n",
         p.run, p.step, p.model, p.task, p.sequences, p.length
     );
-    let width = p.heads.iter().map(|h| h.name.len()).max().unwrap_or(0).max(4);
-    text += &format!("{:<width$}  previous  itself   first  entropy  last query attends to\n", "head");
-    for head in &p.heads {
-        text += &match &head.looks {
-            Some(l) => format!(
-                "{:<width$}  {:>8.3} {:>7.3} {:>7.3} {:>8.3}",
-                head.name, l.previous, l.itself, l.first, l.entropy
-            ),
-            None => format!("{:<width$}  {:>8} {:>7} {:>7} {:>8}", head.name, "-", "-", "-", "-"),
-        };
+    let heads = ["previous", "itself", "first", "entropy"].map(|name| (name, Right));
+    let heads = [&[("head", Left)], &heads[..], &[("last query attends to", Left)]].concat();
+    let row = |head: &Head| {
+        let looks = head.looks.as_ref().map(|l| [l.previous, l.itself, l.first, l.entropy]);
+        let mut row = vec![head.name.clone()];
+        row.extend((0..4).map(|i| looks.map_or("-".into(), |l| format!("{:.3}", l[i]))));
         let last = head.last.iter().filter(|a| a.attention > 0.0);
         let last = last.map(|a| format!("{} at {} ({:.3})", a.symbol, a.position, a.attention));
-        text += &format!("  {}\n", last.collect::<Vec<_>>().join(", "));
-    }
+        row.push(last.collect::<Vec<_>>().join(", "));
+        row
+    };
+    text += &table::columns(&heads, p.heads.iter().map(row).collect());
     let next = p.next.iter().map(|n| format!("{} ({:.3})", n.symbol, n.probability));
     text + &format!("\nnext symbol: {}\n", next.collect::<Vec<_>>().join(", "))
 }

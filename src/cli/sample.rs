@@ -1,7 +1,8 @@
 //! `popgrad sample`: sequences of a task, with the transitions that each was drawn from.
 
 use super::run::is_preset;
-use super::{integer, tell};
+use super::table;
+use super::{integer, tell, wants_json};
 use crate::config::{self, Config, KEYS, Scope, task::TASKS};
 use crate::paper::birth::TriggerTasks;
 use crate::paper::sample::{Of, draw};
@@ -39,9 +40,6 @@ pub(super) struct SampleArgs {
     /// The short form of the preset.
     #[arg(long)]
     quick: bool,
-    /// JSON on stdout: the arrays as lists.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -84,7 +82,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<()> {
     if !args.names.is_empty() {
         arrays.retain(|(name, _)| args.names.contains(name));
     }
-    if args.json {
+    if wants_json() {
         let numbers: usize = arrays.iter().map(|(_, a)| a.data().len()).sum();
         if numbers > MOST_IN_JSON {
             let allowed = format!("at most {MOST_IN_JSON}: fewer sequences, some of --names, or --out");
@@ -95,7 +93,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<()> {
         let named: Vec<(&str, &Array)> = arrays.iter().map(|(n, a)| (n.as_str(), a)).collect();
         write_arrays(out, &named, None)?;
     }
-    if args.json {
+    if wants_json() {
         let mut all = Map::new();
         all.insert("task".into(), json!(config.task.name()));
         all.insert("seed".into(), json!(config.plan.seed));
@@ -106,7 +104,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<()> {
     match &args.out {
         Some(out) => {
             let shape = |a: &Array| format!("{:?}", a.shape()).replace('[', "(").replace(']', ")");
-            let each = arrays.iter().map(|(name, a)| format!("  {name:<9} {}\n", shape(a)));
+            let each = table::named(arrays.iter().map(|(name, a)| (name.as_str(), shape(a))));
             let of = if args.test { "test" } else { "training" };
             let head = format!(
                 "{n} {of} sequences of {}, seed {}, from number {}, in {}:\n",
@@ -115,7 +113,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<()> {
                 args.first,
                 out.display()
             );
-            tell(&each.fold(head, |text, line| text + &line))
+            tell(&(head + &each))
         }
         None => tell(&shown(&config, &arrays)?),
     }

@@ -4,8 +4,8 @@
 //! The session does everything else and depends on no paper. A session is one execution of a run;
 //! a resumed run has several.
 
-mod cost;
 pub mod ablate;
+mod cost;
 pub mod folder;
 pub mod params;
 mod session;

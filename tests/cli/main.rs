@@ -17,7 +17,7 @@ mod ood;
 mod output;
 mod plan;
 mod probe;
+mod sample;
 mod shell;
 mod slips;
-mod sample;
 mod verify;
