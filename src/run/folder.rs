@@ -466,7 +466,7 @@ pub(crate) fn write_run_file(
 }
 
 /// The system's name of the processor; the architecture if that is unknown.
-fn cpu_name() -> String {
+pub(super) fn cpu_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|l| l.strip_prefix("model name").and_then(|l| l.split_once(':')));
     name.map_or(std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())

@@ -8,6 +8,7 @@ pub mod ablate;
 mod cost;
 pub mod folder;
 pub mod params;
+pub mod provenance;
 mod session;
 mod trained;
 mod view;

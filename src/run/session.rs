@@ -2,6 +2,7 @@
 
 use super::folder::{self, TimingRecord};
 use super::params;
+use super::provenance;
 use super::view::At;
 use super::{Experiment, Log, Outcome, Progress, Setup, Sink, View};
 use crate::batch::{Batch, Targets};
@@ -307,6 +308,7 @@ impl Session<'_> {
         folder::forget_summary(folder)?;
         self.note_what_never_moves(&unfreeze);
         folder::write_run_file(folder, config, setup.fact())?;
+        provenance::record(folder, trainer.steps_done(), rayon::current_num_threads())?;
 
         let snapshots = self.snapshots(layout.len() * size_of::<E>());
         let earlier = folder::last_seconds(folder)?;

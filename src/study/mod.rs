@@ -19,7 +19,7 @@ use crate::report::files::{claim_folder, create_run_dir, lock_folder};
 use crate::report::metrics::{SUMMARY_FILE, Summary};
 use crate::report::page::{Image, Row, Section};
 use crate::run::folder::FIGURES_FOLDER;
-use crate::run::{self, Experiment, Outcome, Progress, folder};
+use crate::run::{self, Experiment, Outcome, Progress, folder, provenance};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -326,6 +326,7 @@ impl Study {
             // Only to remove what a killed process left.
             drop(lock_folder(&self.folder_of(folder, member)));
         }
+        provenance::record(folder, (self.runs.len() - left.len()) as u64, threads)?;
         watcher.begins(self.runs.len(), &left);
         // Longest jobs first, so that none runs alone for long at the end.
         left.sort_by(|a, b| cost(&b.config).total_cmp(&cost(&a.config)));

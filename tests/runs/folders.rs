@@ -169,7 +169,7 @@ fn a_changed_bit_of_a_study_is_refused_or_has_no_effect() {
         gather().unwrap();
         let whole = contents(&folder);
         // What is gathered anew; times and paths of the runs are in none of it.
-        let of_study = |p: &Path| !p.starts_with("runs");
+        let of_study = |p: &Path| !p.starts_with("runs") && !p.ends_with("provenance.jsonl");
         let (mut same, mut refused) = (0, 0);
         for (name, good) in &whole {
             // Figures and tables are only written, and times are of no use here.
@@ -201,6 +201,51 @@ fn a_changed_bit_of_a_study_is_refused_or_has_no_effect() {
             }
         }
         assert!(refused > 30, "{study}: {same} without effect, {refused} refused");
+    }
+}
+
+/// A line for each session, which no digest covers and no comparison of results needs.
+#[test]
+fn sessions_say_where_results_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = |folder: &Path| -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(folder.join("provenance.jsonl")).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let folder = dir.path().join("run");
+    let args = [&TINY[..], &["steps=4", "--threads", "2", "--out", text(&folder)]].concat();
+    ok(&args);
+    ok(&["run", "--resume", text(&folder), "steps=6", "--threads", "1"]);
+    let sessions = lines(&folder);
+    let of = |key: &str| sessions.iter().map(|s| s[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("began"), ["start", "resume"]);
+    assert_eq!(of("done"), [0, 4]);
+    assert_eq!(of("threads"), [2, 1]);
+    let words: Vec<&str> =
+        sessions[0]["command"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    assert_eq!(words[0], env!("CARGO_BIN_EXE_popgrad"));
+    assert_eq!(words[1..], args);
+    let run: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("run.json")).unwrap()).unwrap();
+    for key in ["version", "cpu", "arch", "isa"] {
+        assert_eq!(sessions[1][key], run[key], "{key}");
+    }
+    // A time of day in UTC, of today or, at midnight, of yesterday.
+    let date: jiff::Timestamp = sessions[0]["date"].as_str().unwrap().parse().unwrap();
+    assert_eq!(date.subsec_nanosecond(), 0);
+    let ago = jiff::Timestamp::now().as_second() - date.as_second();
+    assert!((0..600).contains(&ago), "{ago} seconds ago");
+    assert!(!fs::read_to_string(folder.join("digests.json")).unwrap().contains("provenance"));
+    // A study, and each of its runs; in `figures` its folder is there before it starts.
+    let figures = dir.path().join("figures");
+    let keys = ["T=6", "steps=2", "batch=4", "shards=1", "test_size=4"];
+    ok(&[&["figures", "--only", "causal-fig8"], &keys[..], &["--out", text(&figures)]].concat());
+    ok(&["figures", "--resume", text(&figures)]);
+    let study = lines(&figures.join("causal-fig8"));
+    let runs = fs::read_dir(figures.join("causal-fig8/runs")).unwrap().count();
+    assert_eq!(study.iter().map(|s| s["began"].clone()).collect::<Vec<_>>(), ["start", "resume"]);
+    assert_eq!(study.iter().map(|s| s["done"].clone()).collect::<Vec<_>>(), [0, runs]);
+    for run in fs::read_dir(figures.join("causal-fig8/runs")).unwrap() {
+        assert_eq!(lines(&run.unwrap().path()).len(), 1);
     }
 }
 

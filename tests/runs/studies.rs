@@ -27,7 +27,8 @@ fn same(a: &Path, b: &Path) {
     let of_result = |p: &PathBuf| {
         let name = p.file_name().unwrap().to_str().unwrap();
         let in_run = p.starts_with("runs") || p.iter().nth(1).is_some_and(|d| d == "runs");
-        !(["timing.jsonl", "run.json", "digests.json"].contains(&name) || name == "summary.json" && in_run)
+        let of_machine = ["timing.jsonl", "run.json", "provenance.jsonl", "digests.json"];
+        !(of_machine.contains(&name) || name == "summary.json" && in_run)
     };
     let list = |root: &Path| files(root).into_iter().filter(of_result).collect::<Vec<_>>();
     let names = list(a);
