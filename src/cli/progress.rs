@@ -62,7 +62,8 @@ impl Meter {
             batch => format!("{:.0} sequences/s", steps * batch as f64),
         };
         let left = (self.steps - step.min(self.steps)) as f64 / steps;
-        Some((format!("loss {:.4}{last}  {rate}", self.loss), left))
+        let loss = if self.loss.is_nan() { "none in this batch".into() } else { format!("{:.4}", self.loss) };
+        Some((format!("loss {loss}{last}  {rate}"), left))
     }
 }
 
@@ -281,5 +282,11 @@ impl Progress for OneOfMany<'_> {
     }
     fn warn(&mut self, text: &str) {
         self.of.line(|| warn(&format!("{}: {text}", self.name)));
+    }
+    fn verdict(&mut self, text: &str) {
+        let runs = self.of.state.lock().unwrap_or_else(|p| p.into_inner()).runs;
+        if runs <= FEW_RUNS {
+            self.warn(text);
+        }
     }
 }

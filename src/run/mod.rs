@@ -11,6 +11,7 @@ pub mod params;
 pub mod provenance;
 mod session;
 mod trained;
+pub mod verdict;
 mod view;
 
 pub use cost::{Cost, cost};
@@ -188,7 +189,7 @@ pub struct Outcome {
 
 /// Receives the progress of a run, for display.
 pub trait Progress: Send {
-    /// Called after every update.
+    /// Called after every update with the batch loss, NaN if no output of the batch counts.
     fn stepped(&mut self, step: u64, loss: f64);
     /// Called after every evaluation with its most informative number and the name of that.
     fn evaluated(&mut self, name: &'static str, value: f64);
@@ -204,6 +205,10 @@ pub trait Progress: Send {
     /// A warning of one line: the run goes on, maybe not as the user thinks.
     fn warn(&mut self, text: &str) {
         self.note(text);
+    }
+    /// A warning about what the finished run means. Studies of many runs leave it to their tables.
+    fn verdict(&mut self, text: &str) {
+        self.warn(text);
     }
     /// True if the run should draw its figures. Studies of many small runs skip them.
     fn wants_figures(&self) -> bool {

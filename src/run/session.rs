@@ -3,6 +3,7 @@
 use super::folder::{self, TimingRecord};
 use super::params;
 use super::provenance;
+use super::verdict::{self, WARNINGS_KEY};
 use super::view::At;
 use super::{Experiment, Log, Outcome, Progress, Setup, Sink, View};
 use crate::batch::{Batch, Targets};
@@ -342,11 +343,14 @@ impl Session<'_> {
         let mut view = At::new(model, trainer.objective(), &unfreeze, &params);
         let mut summary = Summary::new();
         setup.finish(&mut view, folder, &mut summary)?;
+        let warnings = verdict::warnings(&verdict::curve(folder)?, setup.vocab());
+        summary.set(WARNINGS_KEY, warnings.iter().map(|w| w.name()).collect::<Vec<_>>())?;
         summary.set("steps", steps)?;
         summary.set("seconds", seconds)?;
         summary.set("steps_per_second", rate)?;
         summary.set("run_folder", folder.display().to_string())?;
         folder::write_summary(folder, &summary)?;
+        warnings.iter().for_each(|w| self.progress.verdict(&w.to_string()));
         let figures = if wants_figures { setup.draw(&mut view, folder) } else { Ok(()) };
         let figures = figures.map_err(|e| e.of_figures(folder));
         Ok(Outcome { summary, figures })
@@ -442,8 +446,8 @@ impl<E: Elem> Recorder<'_, E> {
 }
 
 impl<E: Elem> Observer<E> for Recorder<'_, E> {
-    fn stepped(&mut self, step: u64, loss: f64) -> Result<()> {
-        self.progress.stepped(step, loss);
+    fn stepped(&mut self, step: u64, loss: Option<f64>) -> Result<()> {
+        self.progress.stepped(step, loss.unwrap_or(f64::NAN));
         Ok(())
     }
 

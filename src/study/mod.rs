@@ -535,6 +535,9 @@ impl Progress for Quiet<'_> {
     fn warn(&mut self, text: &str) {
         self.inner.warn(text);
     }
+    fn verdict(&mut self, text: &str) {
+        self.inner.verdict(text);
+    }
     fn wants_to_stop(&self) -> bool {
         self.inner.wants_to_stop()
     }

@@ -182,12 +182,12 @@ pub struct Moment {
 
 /// Receives the events of a run. Called on the training thread, between steps.
 pub trait Observer<E: Elem> {
-    /// Called after every update with the number of updates done and the batch loss, which is 0 if
-    /// no output of the batch counts. Must not allocate.
+    /// Called after every update with the number of updates done and the batch loss, `None` if no
+    /// output of the batch counts. Must not allocate.
     ///
     /// # Errors
     /// An error ends the run.
-    fn stepped(&mut self, step: u64, loss: f64) -> Result<()>;
+    fn stepped(&mut self, step: u64, loss: Option<f64>) -> Result<()>;
     /// Called with the parameters before the first update of a new run, and after every update.
     ///
     /// # Errors
@@ -361,6 +361,7 @@ impl<E: Elem, O: Objective<E>> Trainer<E, O> {
                 return Ok(Ended::Stopped);
             }
             let loss = self.update()?;
+            let loss = self.objective.counted().then_some(loss);
             observer.stepped(self.step, loss)?;
             observer.moved(self.step, &self.params)?;
             let last = self.step == self.plan.steps;

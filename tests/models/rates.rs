@@ -30,7 +30,7 @@ struct Seen {
 }
 
 impl Observer<f64> for Seen {
-    fn stepped(&mut self, _step: u64, _loss: f64) -> Result<()> {
+    fn stepped(&mut self, _step: u64, _loss: Option<f64>) -> Result<()> {
         Ok(())
     }
     fn evaluate(

@@ -262,8 +262,8 @@ impl Setup for BirthSetup {
             let allowed = "at least one position that counts: use longer or more sequences, or more triggers";
             return Err(Error::invalid("test_size", "no position of the test set counts", allowed));
         };
-        let shown = ("acc_end", record.batch.acc_end.unwrap_or(f64::NAN));
-        log.record(record.test_loss, &record, Some(shown))?;
+        let shown = record.batch.acc_end.map(|x| ("acc_end", x));
+        log.record(record.test_loss, &record, shown)?;
         Ok(record.test_loss)
     }
 
