@@ -4,9 +4,12 @@
 mod ablate;
 mod attend;
 mod bench;
+mod compare;
 mod discover;
 mod exact;
+mod export;
 mod figures;
+mod finished;
 mod grad;
 mod info;
 mod list;
@@ -91,6 +94,12 @@ enum Command {
     /// Evaluate trained runs on transitions of other kinds than they were trained on.
     #[command(after_help = ood::after_help())]
     Ood(ood::OodArgs),
+    /// Set runs side by side: keys that differ, results, curves in one picture.
+    #[command(after_help = compare::AFTER_HELP)]
+    Compare(compare::CompareArgs),
+    /// Write a run's metrics as CSV, its weights over time and its test sets as arrays.
+    #[command(after_help = export::AFTER_HELP)]
+    Export(export::ExportArgs),
     /// Check the theory's claims against exact computation.
     #[command(after_help = verify::after_help())]
     Verify(verify::VerifyArgs),
@@ -180,6 +189,8 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Ablate(args) => ablate::ablate(&args).map(done),
         Command::Sample(args) => sample::sample(&args).map(done),
         Command::Ood(args) => ood::ood(&args).map(done),
+        Command::Export(args) => export::export(&args).map(done),
+        Command::Compare(args) => compare::compare(&args).map(done),
         Command::Verify(args) => verify::verify(&args),
         Command::List(args) => list::list(&args).map(done),
         Command::Keys(args) => list::keys(&args).map(done),

@@ -11,6 +11,7 @@
 //! | [`checkpoint`] | training state, bit for bit |
 //! | [`metrics`] | `metrics.jsonl`, `timing.jsonl`, the summary |
 //! | [`page`] | an HTML page of tables and figures |
+//! | [`records`] | logs as cells of a table |
 //! | [`plot`] | line charts and heat maps, one SVG and the PNG drawn from it |
 
 pub mod arrays;
@@ -20,3 +21,4 @@ pub mod files;
 pub mod metrics;
 pub mod page;
 pub mod plot;
+pub mod records;

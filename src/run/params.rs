@@ -58,7 +58,8 @@ pub fn blocks<E: Elem>(file: &ArrayFile, path: &Path, layout: &Layout) -> Result
     }
 }
 
-fn is_of_training(name: &str) -> bool {
+/// True for the name of an array of a checkpoint that is no block of the model.
+pub(crate) fn is_of_training(name: &str) -> bool {
     name.split_once('.').is_some_and(|(first, _)| OF_TRAINING.contains(&first))
 }
 

@@ -6,10 +6,12 @@ mod support;
 
 mod ablate;
 mod attend;
+mod compare;
 mod discover;
 mod discover_rare;
 mod errors;
 mod exact;
+mod export;
 mod grad;
 mod info_bench;
 mod input;
