@@ -1,8 +1,8 @@
 //! `popgrad compare`: what differs between runs, and what came of it.
 
 use super::finished::runs_in;
-use super::info::json;
-use super::tell;
+use super::show;
+use super::table::{self, Left, Right};
 use crate::config::Config;
 use crate::input::{self, RECORDS};
 use crate::report::files::write_bytes_atomic;
@@ -14,7 +14,6 @@ use crate::study::tables::NOT_OF_THE_RESULT;
 use crate::study::value_text;
 use crate::{Error, Result};
 use clap::Args;
-use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -27,9 +26,6 @@ pub(super) struct CompareArgs {
     /// Curves of all runs in one picture, an .svg file.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// A JSON object with full digits instead of tables.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -107,7 +103,7 @@ pub(super) fn compare(args: &CompareArgs) -> Result<()> {
     if let Some(out) = &args.out {
         write_bytes_atomic(out, figure(&runs).to_svg()?.as_bytes())?;
     }
-    if args.json { tell(&json(&as_json(&runs))?) } else { tell(&as_text(&runs)) }
+    show(&as_json(&runs), || as_text(&runs))
 }
 
 fn read(name: String, folder: PathBuf, config: &Config) -> Result<Compared> {
@@ -199,14 +195,10 @@ fn as_json(runs: &[Compared]) -> Value {
 }
 
 fn as_text(runs: &[Compared]) -> String {
-    let table = |head: &str, rows: Vec<Vec<String>>| {
-        let mut table = Table::new();
-        table.load_style(comfy_table::presets::NOTHING);
-        let names = runs.iter().map(|r| r.name.clone());
-        table.set_header(std::iter::once(head.to_string()).chain(names));
-        table.add_rows(rows);
-        table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
-        table.lines().map(|l| format!("{}\n", l.trim_end())).collect::<String>()
+    let in_columns = |head: &str, rows: Vec<Vec<String>>| {
+        let mut heads = vec![(head, Left)];
+        heads.extend(runs.iter().map(|r| (r.name.as_str(), Right)));
+        table::columns(&heads, rows)
     };
     let row = |key: &str, value: &dyn Fn(&Compared) -> String| {
         std::iter::once(key.to_string()).chain(runs.iter().map(value)).collect::<Vec<_>>()
@@ -218,34 +210,20 @@ fn as_text(runs: &[Compared]) -> String {
         let of = |k: &str, r: &Compared| {
             r.config.get(k).map_or("-".into(), |v| crate::error::brief(value_text(v)))
         };
-        table("keys that differ", keys.iter().map(|k| row(k, &|r| of(k, r))).collect())
+        in_columns("keys that differ", keys.iter().map(|k| row(k, &|r| of(k, r))).collect())
     };
     let mut rows = Vec::new();
     if runs.iter().any(|r| !r.finished) {
         rows.push(row("over", &|r| if r.finished { "yes" } else { "no" }.into()));
     }
     for key in result_keys(runs) {
-        let found =
-            |r: &Compared| r.results.iter().find(|(k, _)| k == key).map_or("-".into(), |(_, v)| short(v));
+        let found = |r: &Compared| {
+            r.results.iter().find(|(k, _)| k == key).map_or("-".into(), |(_, v)| table::value(v))
+        };
         rows.push(row(key, &found));
     }
     text.push('\n');
-    text + &table("results", rows)
-}
-
-/// A value for people: numbers with four digits after the point, or in powers of ten.
-fn short(value: &Value) -> String {
-    match value {
-        Value::Null => "none".into(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => format!("[{}]", list.iter().map(short).collect::<Vec<_>>().join(", ")),
-        Value::Number(n) if n.is_f64() => {
-            let x = n.as_f64().unwrap_or(f64::NAN);
-            let plain = x == 0.0 || (1e-3..1e6).contains(&x.abs());
-            if plain { format!("{x:.4}") } else { format!("{x:.3e}") }
-        }
-        other => other.to_string(),
-    }
+    text + &in_columns("results", rows)
 }
 
 /// A panel for each curve that some run has.

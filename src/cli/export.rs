@@ -2,7 +2,7 @@
 
 use super::finished::run_config;
 use super::output::new_folder;
-use super::tell;
+use super::show;
 use crate::batch::{Batch, Targets};
 use crate::config::Config;
 use crate::input::{self, RECORDS};
@@ -16,6 +16,7 @@ use crate::run::params::is_of_training;
 use crate::run::{self, folder};
 use crate::{Error, Result};
 use clap::Args;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -68,14 +69,24 @@ pub(super) fn export(args: &ExportArgs) -> Result<()> {
     if let Some(weights) = weights {
         weights.write(&folder.join(WEIGHTS_FILE))?;
         for (i, batch) in tests.iter().enumerate() {
-            let name = if i == 0 { "test.npz".into() } else { format!("test-{}.npz", i + 1) };
-            write_batch(&folder.join(name), batch)?;
+            write_batch(&folder.join(test_file(i)), batch)?;
         }
         if tests.is_empty() {
             super::say("no test set: the run's losses are exact, without sequences");
         }
     }
-    tell(&format!("folder: {}\n", folder.display()))
+    let mut files: Vec<String> = Vec::new();
+    for (file, is_there) in [(TABLE_FILE, true), (WEIGHTS_FILE, !args.csv)] {
+        files.extend(is_there.then(|| file.to_string()));
+    }
+    files.extend((0..tests.len()).map(test_file));
+    let written = json!({ "folder": folder.display().to_string(), "files": files });
+    show(&written, || format!("{}\nfolder: {}\n", files.join(", "), folder.display()))
+}
+
+/// File of test set `i`.
+fn test_file(i: usize) -> String {
+    if i == 0 { "test.npz".into() } else { format!("test-{}.npz", i + 1) }
 }
 
 /// A log as CSV: a column for each key, in order of appearance.

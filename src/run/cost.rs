@@ -131,7 +131,7 @@ struct Clock<'a, E: Elem> {
 }
 
 impl<E: Elem> Observer<E> for Clock<'_, E> {
-    fn stepped(&mut self, _step: u64, _loss: f64) -> Result<()> {
+    fn stepped(&mut self, _step: u64, _loss: Option<f64>) -> Result<()> {
         let now = Instant::now();
         if let Some(last) = self.last.replace(now) {
             self.steps.push(now.duration_since(last).as_secs_f64());

@@ -10,15 +10,15 @@ pub mod folder;
 pub mod params;
 pub mod provenance;
 mod session;
-mod trained;
 mod sets;
+mod trained;
 pub mod verdict;
 mod view;
 
 pub use cost::{Cost, cost};
 pub use session::{MEASURED, Measured, bytes, check, fits, initial, measure, run, unfreeze};
-pub use trained::Trained;
 pub use sets::{parameters, test_sets};
+pub use trained::Trained;
 pub use view::View;
 
 use crate::Result;
