@@ -224,6 +224,29 @@ pub struct HeadAssignment {
     pub split: f64,
 }
 
+impl HeadAssignment {
+    /// Mean attention on parent k of the head that it is assigned (K).
+    pub fn on_parent(&self) -> Vec<Option<f64>> {
+        let of = |(k, h): (usize, &Option<usize>)| h.map(|h| self.mean[h * self.slots + k]);
+        self.head_of.iter().enumerate().map(of).collect()
+    }
+
+    /// What the assignment means, in a sentence; heads and parents from 1.
+    pub fn in_words(&self) -> String {
+        let one = |(k, on): (usize, Option<f64>)| {
+            let parent = if self.slots == 1 { "the parent".into() } else { format!("parent {}", k + 1) };
+            match (self.head_of[k], on) {
+                (Some(h), Some(on)) => format!("head {} on {parent} with mean attention {on:.3}", h + 1),
+                _ => format!("no head left for {parent}"),
+            }
+        };
+        let each: Vec<String> = self.on_parent().into_iter().enumerate().map(one).collect();
+        let led = if self.slots == 1 { "it is" } else { "each is" };
+        let share = 100.0 * self.split;
+        format!("{}; {led} the largest entry of its head's row at {share:.1}% of positions", each.join(", "))
+    }
+}
+
 /// Assigns heads to parents from the patterns (t, t). `parents` holds (i, parents of i); every
 /// position has the same number K >= 1 of parents. `None` without positions or heads.
 pub fn head_assignment(
@@ -361,8 +384,22 @@ mod tests {
         assert!((got.mean[2] - (0.7 + 0.1) / 2.0).abs() < 1e-15);
         let all = pattern_attention(&patterns, t, [(2, 0), (2, 1), (3, 1), (3, 2)].into_iter()).unwrap();
         assert!(!all.recovered && (all.min - 0.1).abs() < 1e-15);
+        assert_eq!(
+            got.in_words(),
+            "head 2 on parent 1 with mean attention 0.400, head 1 on parent 2 with mean attention 0.700; each is the \
+             largest entry of its head's row at 50.0% of positions"
+        );
         // One head for two parents: the one it holds more, and no split.
         let one = head_assignment(&patterns[..1], t, &parents).unwrap();
+        assert!(one.in_words().starts_with("no head left for parent 1, head 1 on parent 2 with"));
+        assert_eq!(one.on_parent()[0], None);
+        // A single parent each.
+        let single: [(usize, &[usize]); 2] = [(2, &[1]), (3, &[2])];
+        let of_one = head_assignment(&patterns, t, &single).unwrap().in_words();
+        assert_eq!(
+            of_one,
+            "head 1 on the parent with mean attention 0.700; it is the largest entry of its head's row at 100.0% of positions"
+        );
         assert_eq!((one.head_of, one.split), (vec![None, Some(0)], 0.0));
         // A tie goes to the first pair, and is no split.
         let flat = vec![pattern([0, 0, 9, 9]); 2];

@@ -231,12 +231,16 @@ impl Setup for CausalSetup {
         summary.set("attention_on_parent_min", attention.as_ref().map(|a| a.min))?;
         summary.set("graph_recovered", attention.as_ref().is_some_and(|a| a.recovered))?;
         summary.set("graph_argmax", attention.as_ref().is_some_and(|a| a.argmax))?;
-        if let Some(heads) = probe.assignment(&patterns) {
+        if let Some(heads) = probe.assignment_of_any(&patterns) {
+            summary.set("recovery", heads.in_words())?;
             // Heads from 1, as figures name them.
             let of = heads.head_of.iter().map(|h| h.map(|h| h + 1)).collect::<Vec<_>>();
             summary.set("head_of_parent", of)?;
+            summary.set("attention_of_assigned_head", heads.on_parent())?;
             summary.set("attention_of_heads", heads.mean.chunks(heads.slots).collect::<Vec<_>>())?;
-            summary.set("heads_split_parents", heads.split)?;
+            if heads.slots > 1 {
+                summary.set("heads_split_parents", heads.split)?;
+            }
         }
         self.patterns = patterns;
         Ok(())
@@ -303,8 +307,19 @@ impl Probe {
     /// Which head holds which parent, over the positions with as many parents as the target; none
     /// if that is one.
     fn assignment(&self, patterns: &[Vec<f64>]) -> Option<HeadAssignment> {
+        self.assignment_over(self.several?, patterns)
+    }
+
+    /// The same with one parent too, where there are several heads.
+    fn assignment_of_any(&self, patterns: &[Vec<f64>]) -> Option<HeadAssignment> {
+        let one = (patterns.len() > 1).then_some(1);
+        self.assignment_over(self.several.or(one)?, patterns)
+    }
+
+    /// Over the positions with `count` parents.
+    fn assignment_over(&self, count: usize, patterns: &[Vec<f64>]) -> Option<HeadAssignment> {
         let parents = self.parents.iter().enumerate().map(|(i, p)| (i, p.as_slice()));
-        let like_target: Vec<_> = parents.filter(|(_, p)| Some(p.len()) == self.several).collect();
+        let like_target: Vec<_> = parents.filter(|(_, p)| p.len() == count).collect();
         head_assignment(patterns, self.len, &like_target)
     }
 }
