@@ -226,7 +226,11 @@ fn errors_name_the_key_and_what_is_allowed() {
         ("chain", &["corpus=shipped"], "corpus: \"shipped\"; allowed: task=trigger_bigram only"),
         ("algorithm1", &["model=disentangled"], "model: disentangled with optimizer=staged"),
         ("algorithm1", &["eps=0"], "eps: 0; allowed: eps > 0"),
-        ("algorithm1", &["steps1=401"], "steps1: 401; allowed: a multiple of eval_every = 10"),
+        (
+            "algorithm1",
+            &["eval_every=10", "steps1=401"],
+            "steps1: 401; allowed: a multiple of eval_every = 10",
+        ),
         ("algorithm1", &["dtype=f32"], "dtype: f32; allowed: f64"),
         ("birth", &["S=3"], "S: 3; allowed: task=causal_tree|causal_dag only"),
         ("birth", &["T=1"], "T: 1; allowed: integers, 2 <= T <= 4096"),

@@ -442,7 +442,7 @@ fn disentangled_trains_on_the_population() {
         (&["algorithm1", "steps1=900"], "steps1: 900"),
         (&["algorithm1", "eps=-1"], "eps"),
         (&["algorithm1", "eps=0"], "eps > 0"),
-        (&["algorithm1", "steps1=405"], "a multiple of eval_every"),
+        (&["algorithm1", "eval_every=10", "steps1=405"], "a multiple of eval_every"),
         (&["algorithm1", "weight_decay=-5"], "weight_decay: -5"),
         (&["algorithm1", "heads=1"], "heads"),
         (&["algorithm1", "source=orbit", "roots=uniform", "S=300", "T=4"], "S: 300"),

@@ -11,4 +11,5 @@ mod mlp;
 mod pairs;
 mod samples;
 mod studies;
+mod warnings;
 mod weights;

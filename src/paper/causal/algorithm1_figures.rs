@@ -52,7 +52,7 @@ impl Drawn<'_> {
             ("loss", self.loss(&records)),
             ("attention_over_time", over_time(&records)),
             ("last_row", last_row(t, &records)),
-            ("beta", beta(&records)),
+            ("beta", beta(self.steps1, &records)),
         ];
         let mut all: Vec<Figure> = Vec::new();
         for (stem, chart) in charts {
@@ -75,7 +75,8 @@ impl Drawn<'_> {
             // The stages share the point where one ends and the other begins.
             let steps1 = self.steps1;
             let inside = |r: &&MetricRecord| if stage == 1 { r.step <= steps1 } else { r.step >= steps1 };
-            records.iter().filter(inside).map(|r| (r.step as f64, r.test_loss)).collect()
+            let first = if stage == 1 { 0 } else { steps1 };
+            records.iter().filter(inside).map(|r| (of_stage(r.step, first), r.test_loss)).collect()
         };
         let mut lines = vec![RefLine::new("uniform guess", (self.task.vocab() as f64).ln())];
         if let Some(y) = self.bayes {
@@ -83,7 +84,8 @@ impl Drawn<'_> {
         }
         LineChart {
             title: "Loss".into(),
-            x_label: "step".into(),
+            x_label: "1 + updates of the stage".into(),
+            x_log: true,
             y_label: "cross-entropy (nats)".into(),
             series: vec![Series::new("stage 1: A1", of(1), 0), Series::new("stage 2: A2", of(2), 1)],
             reference_lines: lines,
@@ -92,13 +94,21 @@ impl Drawn<'_> {
     }
 }
 
+/// The place of `step` on the logarithmic axis of a stage that began at `first`. A stage is over
+/// within a few of its updates: on a linear axis its curve would be an L.
+fn of_stage(step: u64, first: u64) -> f64 {
+    (1 + step - first) as f64
+}
+
+const SINCE_START: &str = "1 + updates";
+
 /// Largest number of curves in a chart.
 const MOST_CURVES: usize = 7;
 
 fn over_time(records: &[MetricRecord]) -> LineChart {
     let positions = records.first().map_or(0, |r| r.attention_on_parent.len());
     let curve = |i: usize| -> Vec<(f64, f64)> {
-        records.iter().filter_map(|r| Some((r.step as f64, r.attention_on_parent[i]?))).collect()
+        records.iter().filter_map(|r| Some((of_stage(r.step, 0), r.attention_on_parent[i]?))).collect()
     };
     let children: Vec<usize> = (0..positions).filter(|i| !curve(*i).is_empty()).collect();
     // Evenly chosen where there are too many: first and last among them.
@@ -111,7 +121,8 @@ fn over_time(records: &[MetricRecord]) -> LineChart {
         shown.iter().enumerate().map(|(k, i)| Series::new(format!("position {i}"), curve(*i), k)).collect();
     LineChart {
         title: "Attention on the parent".into(),
-        x_label: "step".into(),
+        x_label: SINCE_START.into(),
+        x_log: true,
         y_label: "softmax(A1)[i, p(i)]".into(),
         series,
         y_range: Some((0.0, 1.0)),
@@ -120,14 +131,15 @@ fn over_time(records: &[MetricRecord]) -> LineChart {
 }
 
 fn last_row(t: usize, records: &[MetricRecord]) -> LineChart {
-    let curve = |j: usize| records.iter().map(|r| (r.step as f64, r.last_row[j])).collect::<Vec<_>>();
+    let curve = |j: usize| records.iter().map(|r| (of_stage(r.step, 0), r.last_row[j])).collect::<Vec<_>>();
     let others = records
         .iter()
-        .map(|r| (r.step as f64, r.last_row[..t - 1].iter().fold(0.0, |m: f64, x| m.max(*x))))
+        .map(|r| (of_stage(r.step, 0), r.last_row[..t - 1].iter().fold(0.0, |m: f64, x| m.max(*x))))
         .collect();
     LineChart {
         title: "Attention of the last row".into(),
-        x_label: "step".into(),
+        x_label: SINCE_START.into(),
+        x_log: true,
         y_label: format!("softmax(A1)[{t}, j]"),
         series: vec![
             Series::new("on itself", curve(t - 1), 0),
@@ -138,12 +150,15 @@ fn last_row(t: usize, records: &[MetricRecord]) -> LineChart {
     }
 }
 
-fn beta(records: &[MetricRecord]) -> LineChart {
+fn beta(steps1: u64, records: &[MetricRecord]) -> LineChart {
+    let stage2 = records.iter().filter(|r| r.step >= steps1);
+    let points = stage2.map(|r| (of_stage(r.step, steps1), r.beta)).collect();
     LineChart {
         title: "β: diagonal of A2 over the rest".into(),
-        x_label: "step".into(),
+        x_label: "1 + updates of stage 2".into(),
+        x_log: true,
         y_label: "β".into(),
-        series: vec![Series::new("", records.iter().map(|r| (r.step as f64, r.beta)).collect(), 0)],
+        series: vec![Series::new("", points, 0)],
         ..LineChart::default()
     }
 }
