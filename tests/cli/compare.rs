@@ -52,8 +52,10 @@ fn only_keys_that_differ_and_the_summaries_side_by_side() {
     };
     let of_a: Value =
         serde_json::from_str(&fs::read_to_string(at("a").join("summary.json")).unwrap()).unwrap();
-    let gap = format!("{:.4}", of_a["gap"].as_f64().unwrap());
-    assert_eq!(row("gap"), ["gap", gap.as_str(), "-"]);
+    let (gap, of_run) = (row("gap"), of_a["gap"].as_f64().unwrap());
+    let shown_gap: f64 = gap[1].parse().unwrap();
+    assert!((shown_gap - of_run).abs() <= 1e-4 * of_run.abs() && shown_gap != of_run, "{gap:?}, {of_run}");
+    assert_eq!((gap.len(), gap[2]), (3, "-"));
     assert_eq!(row("task"), ["task", "causal_tree", "trigger_bigram"]);
     assert!(!shown.contains("steps_per_second") && !shown.lines().any(|l| l.starts_with("eval_every")));
     // One picture of both tasks: the loss of both, and the measure of each.

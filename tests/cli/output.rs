@@ -64,6 +64,13 @@ fn invocations(dir: &Path) -> Vec<Vec<String>> {
     add(&[&["discover", "graph=chain", "S=3", "T=7", "samples=2^8"]]);
     add(&[&["discover", "graph=chain", "S=3", "T=7", "samples=2^8", "--sweep", "1"]]);
     add(&[&["probe", "--model", "simplified", "--params", &params, "test_size=32"]]);
+    let tokens = dir.join("tokens.txt");
+    std::fs::write(&tokens, "0 1 2 1 0\n2 2 1 0 1\n").unwrap();
+    add(&[&["ablate", &run]]);
+    add(&[&["attend", &run, "--tokens", text(&tokens), "--out", &file(out())]]);
+    add(&[&["sample", "chain", "2", "S=3", "T=5"]]);
+    add(&[&["compare", &run, &run]]);
+    add(&[&["export", &run, "--out", &out()]]);
     add(&[&["ood", &run, "--matrices", "1", "--sequences", "16"]]);
     add(&[&["verify", "leading"]]);
     add(&[&["verify", "--list"]]);
@@ -102,8 +109,8 @@ fn every_command_prints_one_json_document_with_all_digits() {
         let parsed: Result<Value, _> = serde_json::from_slice(&out.stdout);
         let value = parsed.unwrap_or_else(|e| panic!("{words:?}: {e}"));
         assert!(value.is_object() || value.is_array(), "{words:?}");
-        let facts =
-            ["list", "keys", "info", "man"].iter().any(|c| words.contains(c)) || words.contains(&"--list");
+        let facts = ["list", "keys", "info", "man", "export"].iter().any(|c| words.contains(c))
+            || words.contains(&"--list");
         // Shares of a few edges are short.
         let facts = facts || words.contains(&"--sweep");
         assert!(facts || has_digits(&value), "{words:?}: {value}");

@@ -203,8 +203,15 @@ fn every_metric_is_there_and_they_agree_with_each_other() {
     }
     // The last record is the summary.
     let last = records.last().unwrap();
+    let summary: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("summary.json")).unwrap()).unwrap();
     for key in METRICS {
-        assert!(told.contains(&format!("{key}: {}", last[key])), "{key} in\n{told}");
+        assert_eq!(summary[key], last[key], "{key}");
+        // For people: five digits of it.
+        let line = told.lines().find_map(|l| l.strip_prefix(&format!("{key}: ")));
+        let shown: f64 = line.unwrap_or_else(|| panic!("{key} in\n{told}")).parse().unwrap();
+        let all = last[key].as_f64().unwrap();
+        assert!((shown - all).abs() <= 5e-4 * all.abs(), "{key}: {shown}, {all}");
     }
     let arrays = read_arrays(&folder.join("attention.npz")).unwrap();
     assert_eq!(arrays["tokens"].shape(), [24]);
