@@ -118,6 +118,7 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
         } else if !["svg", "png"].contains(&input::extension(out).as_str()) {
             return Err(Error::invalid("figure", out.display().to_string(), "a name in .svg or .png"));
         }
+        outside(name, out, &args.run)?;
         let inputs = [args.tokens.clone(), args.text.as_ref().map(PathBuf::from)];
         for (input, from) in inputs.into_iter().zip(["tokens", "text"]) {
             if let Some(input) = input {
@@ -228,6 +229,21 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
         write_bytes_atomic(path, &bytes)?;
     }
     show(&printed, || shown(&printed))
+}
+
+/// Refuses a file in the folder of the run, whose own files are there.
+///
+/// # Errors
+/// A file in that folder or below.
+fn outside(name: &str, out: &Path, run: &Path) -> Result<()> {
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (parent.canonicalize(), run.canonicalize()) {
+        (Ok(parent), Ok(run)) if parent.starts_with(&run) => {
+            let problem = format!("{} is in the folder of the run", out.display());
+            Err(Error::invalid(name, problem, "a file elsewhere: the run's own files stay as they are"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the run's symbols are called.

@@ -42,7 +42,11 @@ Flops of attention are those of the causal triangle, 2 T^2 D forward and 4 T^2 D
 
 --rivals takes minutes, most of them the rivals' own. Each rival is a transcription of the same mathematics that must first \
 give our numbers; PyTorch's allocator is told to keep its memory. Names of a rival's variants: eager, sdpa \
-(scaled_dot_product_attention), compile (torch.compile), jit.";
+(scaled_dot_product_attention), compile (torch.compile), jit.
+
+Examples:
+  popgrad bench --threads 1
+  popgrad bench --rivals --only attention,exact";
 
 #[derive(Serialize)]
 struct Report {

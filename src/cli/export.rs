@@ -10,7 +10,7 @@ use crate::paper;
 use crate::report::arrays::{Array, ArrayData, write_arrays};
 use crate::report::checkpoint::Checkpoint;
 use crate::report::files::{claim_folder, write_bytes_atomic};
-use crate::report::metrics::METRICS_FILE;
+use crate::report::metrics::{METRICS_FILE, SUMMARY_FILE};
 use crate::report::records::{self, Cell};
 use crate::run::params::is_of_training;
 use crate::run::{self, folder};
@@ -56,6 +56,9 @@ const STEPS: &str = "steps";
 
 pub(super) fn export(args: &ExportArgs) -> Result<()> {
     let config = run_config(&args.run)?;
+    if args.run.join(SUMMARY_FILE).is_file() {
+        folder::check_results(&args.run)?;
+    }
     let table = table(&args.run.join(METRICS_FILE))?;
     let (weights, tests) = match args.csv {
         true => (None, Vec::new()),
@@ -139,7 +142,13 @@ impl Weights {
         folder::check_memory("weights (snapshots)", needed)?;
         let mut found: BTreeMap<u64, BTreeMap<String, Array>> = BTreeMap::new();
         for path in &files {
-            let Checkpoint { step, mut state, .. } = Checkpoint::load(path)?;
+            let Checkpoint { step, config_fingerprint, mut state, .. } = Checkpoint::load(path)?;
+            if path.file_name().is_some_and(|n| n == folder::CHECKPOINT_FILE) {
+                let setup = paper::experiment(config)?.setup(config)?;
+                folder::check_own(path, &config_fingerprint, config, setup.digest())?;
+            } else if path.file_name().is_none_or(|n| *n != *folder::snapshot_name(step)) {
+                return Err(Error::format(path, format!("weights of update {step}, not those of its name")));
+            }
             state.retain(|name, _| !is_of_training(name));
             if let Some(first) = found.values().next() {
                 let shapes = |s: &BTreeMap<String, Array>| -> Vec<(String, Vec<usize>, &'static str)> {

@@ -56,7 +56,8 @@ pub(super) struct FiguresArgs {
 pub(super) fn after_help() -> String {
     let unasked = |s: &Named| if s.in_paper { "" } else { " [with --only]" };
     let lines = named_studies().map(|s| (s.name, format!("{}{}", s.what, unasked(s))));
-    format!("Figures:\n{}", table::named(lines))
+    let examples = "  popgrad figures --quick\n  popgrad figures --only causal-fig2,birth-fig2 --dry-run";
+    format!("Figures:\n{}\nExamples:\n{examples}", table::named(lines))
 }
 
 /// What a folder of figures holds.

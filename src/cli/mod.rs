@@ -224,6 +224,10 @@ fn refused_value(e: &clap::Error) -> Option<String> {
         _ => None,
     };
     let (option, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
+    if value.is_empty() && e.kind() == ErrorKind::InvalidValue {
+        // No value at all: the parser's own words name the option and what it takes.
+        return None;
+    }
     let allowed = match (e.kind(), e.get(ContextKind::ValidValue)) {
         (ErrorKind::InvalidValue, Some(ContextValue::Strings(known))) => known.join(", "),
         (ErrorKind::ValueValidation, _) => std::error::Error::source(e)?.to_string(),

@@ -52,7 +52,9 @@ fn seed(text: &str) -> std::result::Result<u64, String> {
 /// Kinds, for `--help`.
 pub(super) fn after_help() -> String {
     let kinds = table::named(KINDS.iter().map(|(name, what)| (*name, what.to_string())));
-    format!("Kinds:\n{kinds}\nSee docs/discover.md.")
+    format!(
+        "Kinds:\n{kinds}\nExamples:\n  popgrad ood runs/chain\n  popgrad ood runs/chain --kinds cyclic --json\n\nSee docs/discover.md."
+    )
 }
 
 #[derive(Serialize)]

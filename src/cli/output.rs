@@ -24,7 +24,7 @@ pub(super) struct Global {
     /// set.
     #[arg(short, long, global = true)]
     verbose: bool,
-    /// When to colour: NO_COLOR and a stdout that is no terminal mean never in `auto`.
+    /// When to colour: NO_COLOR, or an output that is no terminal, means never in `auto`.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
     /// Results as one JSON document on stdout, with all digits, instead of text for people.

@@ -108,7 +108,7 @@ pub(super) fn alone(given: &[(&str, bool)]) -> Result<()> {
 fn text(f: &Forecast) -> String {
     let mb = |bytes: u64| format!("{} MB", table::number(bytes as f64 / 1e6));
     let snapshots =
-        if f.snapshots > 0 { format!(", {} snapshots among it", f.snapshots) } else { String::new() };
+        if f.snapshots > 0 { format!(", {} snapshots included", f.snapshots) } else { String::new() };
     let rows = [
         ("runs", f.runs.to_string()),
         ("side by side", f.side_by_side.to_string()),

@@ -55,7 +55,11 @@ Chain, alpha=0.1, heads 1,1, S=10, T=20, batch 256, f32; one of T, S, heads of l
 sampling, gradient and update; its time is the median over steps. Exponents are slopes of log time against log size, by least \
 squares over all sizes, and between the last two. Memory is the peak resident size of a process that trains at that size.
 Recovery: runs of 1,024 updates of 256 sequences at rate 4, 3 seeds, S=5 against T and T=12 against S. A key given replaces \
-that of all runs; steps, eval_every, test_size and checkpoint_every are the command's own.";
+that of all runs; steps, eval_every, test_size and checkpoint_every are the command's own.
+
+Examples:
+  popgrad scaling --quick
+  popgrad scaling --recovery 0 model=mlp_transformer dtype=f64";
 
 /// The sizes that stay fixed.
 const BASE: &str = "

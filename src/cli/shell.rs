@@ -93,6 +93,7 @@ fn with_names(command: Command) -> Command {
     let mut words = single();
     words.extend(owned(MODELS));
     words.extend(owned(TASKS));
+    let single_or_task = [single(), owned(TASKS)].concat();
     let seeds = [keys(), vec!["seeds=".to_string()]].concat();
     let claims: Vec<String> = CLAIMS.iter().map(|c| c.id.to_string()).collect();
     let kinds: Vec<String> = ood::KINDS.iter().map(|(name, _)| name.to_string()).collect();
@@ -105,6 +106,10 @@ fn with_names(command: Command) -> Command {
         .mut_subcommand("grad", |c| c.mut_arg("model", names(model())).mut_arg("keys", names(keys())))
         .mut_subcommand("exact", |c| c.mut_arg("model", names(model())).mut_arg("keys", names(keys())))
         .mut_subcommand("probe", |c| c.mut_arg("model", names(model())).mut_arg("keys", names(keys())))
+        .mut_subcommand("sample", |c| {
+            c.mut_arg("what", names(single_or_task)).mut_arg("words", names(keys()))
+        })
+        .mut_subcommand("ablate", |c| c.mut_arg("sort", names(owned(&["model", "effect"]))))
         .mut_subcommand("discover", |c| c.mut_arg("score", names(owned(&["gradient", "chi2"]))))
         .mut_subcommand("ood", |c| c.mut_arg("kinds", names(kinds)))
         .mut_subcommand("verify", |c| c.mut_arg("claims", names(claims)))

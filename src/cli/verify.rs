@@ -37,7 +37,9 @@ pub(super) struct VerifyArgs {
 /// Claims, for `--help`.
 pub(super) fn after_help() -> String {
     let text = format!("Claims:\n{}", table::named(CLAIMS.iter().map(|c| (c.id, c.title.into()))));
-    text + "\nExit code: 0 all claims hold, 3 a claim fails, 2 an error in the arguments, 1 any other error."
+    let examples = "\nExamples:\n  popgrad verify\n  popgrad verify leading argmax --json\n";
+    text + examples
+        + "\nExit code: 0 all claims hold, 3 a claim fails, 2 an error in the arguments, 1 any other error."
 }
 
 pub(super) fn verify(args: &VerifyArgs) -> Result<ExitCode> {

@@ -127,6 +127,19 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
     digest.map_or(config.into(), |d| format!("{config}{DATA}{d:016x}\n"))
 }
 
+/// Refuses a checkpoint at `path` that is not of the run whose configuration and digest of data
+/// these are.
+///
+/// # Errors
+/// A checkpoint of another run.
+pub(crate) fn check_own(path: &Path, of: &str, config: &Config, data: Option<u64>) -> Result<()> {
+    if but_steps(of) == but_steps(&with_data(&config.to_toml(), data)) {
+        return Ok(());
+    }
+    let problem = format!("checkpoint of another run; expected one of the configuration in {CONFIG_FILE}");
+    Err(Error::format(path, problem))
+}
+
 /// A fingerprint without its line on the number of updates: a run may go on to more of them.
 fn but_steps(fingerprint: &str) -> String {
     fingerprint.lines().filter(|l| !l.starts_with("steps = ")).collect::<Vec<_>>().join("\n")

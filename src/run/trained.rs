@@ -62,9 +62,13 @@ impl Trained {
             }
         };
         // The digest of the whole file first.
-        let held = Checkpoint::load(&path)?.step;
-        if held != step {
-            return Err(Error::format(&path, format!("weights of update {held}; expected those of {step}")));
+        let held = Checkpoint::load(&path)?;
+        if held.step != step {
+            let problem = format!("weights of update {}; expected those of {step}", held.step);
+            return Err(Error::format(&path, problem));
+        }
+        if path == folder.join(CHECKPOINT_FILE) {
+            folder::check_own(&path, &held.config_fingerprint, &config, setup.digest())?;
         }
         let params = params::read(&path, trace.model().layout())?;
         Ok(Trained { config, step, trace, params })

@@ -135,4 +135,17 @@ fn what_cannot_be_shown_is_refused() {
     refused(&["attend", run, "--tokens", rows, "--out", "a.txt"], 1, &["a.txt", ".npz"]);
     refused(&["attend", run, "--tokens", rows, "--figure", "a.pdf"], 2, &["figure: a.pdf", ".svg or .png"]);
     assert!(!out.exists());
+    // The run's own files stay as they are, and so does a checkpoint of another run beside them.
+    let own = path("run").join("checkpoint.safetensors");
+    let before = std::fs::read(&own).unwrap();
+    for (option, file) in [("--out", "checkpoint.safetensors"), ("--figure", "figures/new.svg")] {
+        let file = path("run").join(file);
+        refused(&["attend", run, "--tokens", rows, option, text(&file)], 2, &["is in the folder of the run"]);
+    }
+    assert_eq!(std::fs::read(&own).unwrap(), before);
+    train(&path("other"), &["chain", "S=3", "T=4", "lr=0.5"]);
+    std::fs::copy(path("other").join("checkpoint.safetensors"), &own).unwrap();
+    refused(&["attend", run, "--tokens", rows], 1, &["checkpoint of another run"]);
+    refused(&["ablate", run], 1, &["checkpoint of another run"]);
+    refused(&["export", run, "--out", text(&path("e"))], 1, &["checkpoint of another run"]);
 }

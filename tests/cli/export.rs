@@ -168,6 +168,16 @@ fn what_is_no_run_is_refused_and_nothing_is_left() {
     bytes[middle] ^= 1;
     fs::write(&checkpoint, bytes).unwrap();
     refuse(&at("run"), 1, &["checkpoint.safetensors"]);
+    // An edited log, and a snapshot under the name of another update.
+    let kept = at("kept");
+    run(&kept, &["chain", "S=2", "T=4", "shards=1", "test_size=8", "snapshots=every 2"]);
+    let log = fs::read_to_string(kept.join("metrics.jsonl")).unwrap();
+    fs::write(kept.join("metrics.jsonl"), log.replacen("\"test_loss\":0", "\"test_loss\":9", 1)).unwrap();
+    refuse(&kept, 1, &["metrics.jsonl"]);
+    fs::write(kept.join("metrics.jsonl"), log).unwrap();
+    let [two, four] = [2, 4].map(|n| kept.join(format!("snapshots/step-{n:012}.safetensors")));
+    fs::copy(two, four).unwrap();
+    refuse(&kept, 1, &["step-000000000004", "weights of update 2"]);
     // The event files of TensorBoard are not written here, and the help says who does.
     let help = ok(&["export", "--help"]);
     assert!(help.contains("TensorBoard") && help.contains("Python"), "{help}");

@@ -124,7 +124,7 @@ fn a_dry_run_counts_right_and_writes_nothing() {
     let guessed = count(&short, "disk_bytes");
     assert!(guessed.abs_diff(held) < held / 3, "{guessed} guessed, {held} held");
     let shown = ok(&[&run[..], &["--dry-run"]].concat());
-    assert!(shown.contains("updates: 8\n") && shown.contains(", 7 snapshots among it"), "{shown}");
+    assert!(shown.contains("updates: 8\n") && shown.contains(", 7 snapshots included"), "{shown}");
     // What cannot run is refused as by a run; what contradicts is, too.
     refused(&["run", "chain", "S=1", "--dry-run"], 2, &["S: 1"]);
     refused(&["run", "chain", "--dry-run", "--print-config"], 2, &["--dry-run", "--print-config"]);

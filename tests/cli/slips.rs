@@ -91,6 +91,28 @@ fn every_preset_study_claim_and_kind() {
     suggests(&["run", "chain", "task={}"], popgrad::config::task::TASKS.iter().copied());
 }
 
+/// An option without its value is told by its name.
+#[test]
+fn a_missing_value() {
+    for words in [&["run", "chain", "--seed"][..], &["run", "chain", "--params"], &["attend", "x", "--text"]]
+    {
+        let out = popgrad(words);
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{words:?}: {err}");
+        assert!(err.contains("a value is required for") && err.contains(words[2]), "{words:?}: {err}");
+    }
+}
+
+/// Every command's help shows how it is used.
+#[test]
+fn examples_in_every_help() {
+    for name in commands().iter().filter(|n| *n != "help") {
+        let help = ok(&[name, "--help"]);
+        let examples = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name}: {help}")).1;
+        assert!(examples.contains(&format!("popgrad {name}")), "{name}: {help}");
+    }
+}
+
 #[test]
 fn every_key() {
     let long = popgrad::config::KEYS.iter().map(|k| k.name).filter(|k| k.len() > 2);

@@ -70,7 +70,11 @@ pub(super) struct DiscoverArgs {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Per position: the parent (or root), its score, the margin to the second best, standard errors, the test's z and p. See docs/discover.md.";
+Per position: the parent (or root), its score, the margin to the second best, standard errors, the test's z and p. See docs/discover.md.
+
+Examples:
+  popgrad discover graph=chain S=5 T=12
+  popgrad discover --tokens rows.txt --score chi2";
 
 /// A number of characters or symbols; what is too many is said later, with the reason.
 fn count(text: &str) -> std::result::Result<usize, String> {
