@@ -157,8 +157,8 @@ pub(super) fn of_study() -> Box<dyn Watcher> {
 
 struct StudyMeter {
     bar: Option<ProgressBar>,
-    /// Done in this session, in units of 10⁶ multiplications: a run whose updates are larger counts
-    /// for more.
+    /// Done in this session, in units of 10⁶ multiplications: a run whose updates are larger
+    /// counts for more.
     work: AtomicU64,
     state: Mutex<StudyState>,
 }

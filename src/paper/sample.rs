@@ -33,13 +33,13 @@ impl Of {
 /// | array | shape | tasks | meaning |
 /// |---|---|---|---|
 /// | `tokens` | (n, T) | all | |
-/// | `targets` | (n, S) | over a graph | law of the next symbol, or with `labels=symbol` one symbol of it |
-/// | `labels`, `mask` | (n, T) | `trigger_bigram` | what follows each token; 1 where it counts in the loss |
+/// | `targets` | (n, S) | over a graph | law of the next symbol; one of it with `labels=symbol` |
+/// | `labels`, `mask` | (n, T) | `trigger_bigram` | what follows each token; 1 where it counts |
 /// | `seen` | (n, T) | `trigger_bigram` | occurrences of the trigger so far; 0 of other tokens |
 /// | `pi` | (n, S, S) | `causal_tree`, `trigger_bigram` | transitions of the sequence, row = from |
 /// | `mu` | (n, S) | `causal_tree` with stationary roots | stationary law of `pi` |
-/// | `pi{k}` | (n, S^k, S) | `causal_dag` | transitions given k parents, the first most significant |
-/// | `triggers`, `outputs` | (n, K) | `trigger_bigram` | the sequence's triggers, and what follows each |
+/// | `pi{k}` | (n, S^k, S) | `causal_dag` | transitions given k parents, first most significant |
+/// | `triggers`, `outputs` | (n, K) | `trigger_bigram` | its triggers, and what follows each |
 /// | `unigram`, `bigram` | (S), (S, S) | `trigger_bigram` | laws of what is no trigger |
 ///
 /// # Errors

@@ -33,8 +33,8 @@ pub enum Warning {
     /// The last test loss is above the lowest one by more than [`SHARE_OF_DROP`] of the fall from
     /// the first to the lowest, [`TIMES_NOISE`] times the noise (which excuses at most [`EXCUSED`]
     /// of that fall), and [`SHARE_OF_UNIFORM`] of log S. The noise is the median of
-    /// |l_(k-1) - 2 l_k + l_(k+1)| / √6 over the evaluations: the standard deviation of independent
-    /// errors, but for a factor, whatever the trend.
+    /// |l_(k-1) - 2 l_k + l_(k+1)| / √6 over the evaluations: the standard deviation of
+    /// independent errors, but for a factor, whatever the trend.
     Rose {
         /// The last test loss.
         loss: f64,

@@ -298,7 +298,7 @@ impl CausalDag {
         row.iter_mut().for_each(|p| *p *= scale);
     }
 
-    /// π_k of sample number `n` under `key`: all its rows, (S^k, S), first parent most significant.
+    /// π_k of sample number `n` under `key`: all rows, (S^k, S), first parent most significant.
     ///
     /// # Panics
     /// When no position has `k` parents or more, or `out` has another size.

@@ -58,8 +58,8 @@ pub(super) struct Said<S: Words> {
 
 pub(super) const REJECTED: u32 = SAMPLE_LANES as u32;
 
-/// The proposals at `u`, and 1 - d + d²/2 - d³/6 <= e^{-d} <= 1 - d + d²/2 at `v`, with room for a
-/// d that is a little too large. What they decide, the rule decides too; they leave to it one
+/// The proposals at `u`, and 1 - d + d²/2 - d³/6 <= e^{-d} <= 1 - d + d²/2 at `v`, with room
+/// for a d that is a little too large. What they decide, the rule decides too; they leave to it one
 /// proposal in a thousand or so at α = 0.1.
 #[inline(always)]
 pub(super) fn squeeze<S: Words>(s: S, envelope: &Wide<S>, u: S::V, v: S::V) -> Said<S> {

@@ -1,5 +1,5 @@
-//! h = x + Φ Σ_s α_ts x_s, α = softmax(scale x_tᵀ W_K x_s), Φ = W_O W_V; x = h + FF(h); logits = c
-//! W_U x.
+//! h = x + Φ Σ_s α_ts x_s, α = softmax(scale x_tᵀ W_K x_s), Φ = W_O W_V; x = h + FF(h);
+//! logits = c W_U x.
 
 use super::super::{FeedForward, MemorySpec, Output, Positions};
 use super::Points;

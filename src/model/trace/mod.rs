@@ -4,8 +4,8 @@
 //! | name | shape | what |
 //! |---|---|---|
 //! | `embed` | (T, d₀) | what layer 0 reads: embeddings, or one-hot tokens and positions |
-//! | `layer{l}.pattern` | (H, T, T) | attention probabilities; rows are queries, 0 where there is no key |
-//! | `layer{l}.head{h}.out` | (T, d) | what head h contributes, behind its output matrix where there is one |
+//! | `layer{l}.pattern` | (H, T, T) | attention probabilities; rows are queries, 0 at masked keys |
+//! | `layer{l}.head{h}.out` | (T, d) | what head h contributes, behind its output matrix if any |
 //! | `layer{l}.mlp.hidden` | (T, m) | rectified units |
 //! | `layer{l}.mlp.out` | (T, d) | what the feed-forward part adds to the stream |
 //! | `layer{l}.resid` | (T, d_{l+1}) | the residual stream after layer l |

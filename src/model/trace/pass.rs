@@ -116,8 +116,8 @@ impl<'a, 'h> Pass<'a, 'h> {
         x
     }
 
-    /// What h W₁ᵀ .. of a feed-forward part gives for `x` (T, d): W x, or W₂ relu(W₁ x); shown as
-    /// `mlp.hidden` and `mlp.out`. `blocks` begins the names of its blocks.
+    /// What h W₁ᵀ .. of a feed-forward part gives for `x` (T, d): W x, or W₂ relu(W₁ x);
+    /// shown as `mlp.hidden` and `mlp.out`. `blocks` begins the names of its blocks.
     pub(super) fn feed_forward(&mut self, x: &[f64], d: usize, relu: bool, blocks: &str) -> Result<Vec<f64>> {
         let mut out = if relu {
             let w1 = self.matrix(&format!("{blocks}.w1.weight"), d)?;

@@ -113,8 +113,8 @@ impl TriggerTasks {
     }
 }
 
-/// π_u and π_b, the characters that the symbols are, and a digest of a corpus; symbols drawn under
-/// the seed are no characters.
+/// π_u and π_b, the characters that the symbols are, and a digest of a corpus; symbols drawn
+/// under the seed are no characters.
 fn laws(keys: &Keys, seed: u64) -> Result<(Bigrams, Vec<char>, Option<u64>)> {
     let corpus = match (keys.corpus.as_str(), keys.N, keys.alpha) {
         ("dirichlet", Some(n), Some(alpha)) => {
