@@ -1,8 +1,8 @@
 //! `popgrad ablate`: what each head, feed-forward part and block of a trained run contributes.
 
+use super::finished::trained as load;
 use super::table::{self, Left, Right};
 use super::{integer, show};
-use crate::run::Trained;
 use crate::run::ablate::{Ablation, Part, Replacement, Scores, ablate as measure};
 use crate::{Error, Result, paper};
 use clap::Args;
@@ -81,7 +81,7 @@ pub(super) fn ablate(args: &AblateArgs) -> Result<()> {
         return Err(Error::invalid("with-step", problem, "a step of another run, with --with RUN2"));
     }
     let pool = args.threads.pool()?;
-    let trained = Trained::load(&args.run, args.step, paper::experiment)?;
+    let trained = load(&args.run, args.step)?;
     let other = match other {
         None => None,
         Some(folder) if !folder.exists() => {
@@ -89,7 +89,7 @@ pub(super) fn ablate(args: &AblateArgs) -> Result<()> {
             return Err(Error::invalid("with", format!("`{}`", folder.display()), allowed));
         }
         Some(folder) => {
-            let other = Trained::load(folder, args.with_step, paper::experiment)?;
+            let other = load(folder, args.with_step)?;
             trained.check_same_model(&other)?;
             Some(other)
         }
@@ -136,18 +136,22 @@ fn shown(p: &Printed<'_>) -> String {
         None if p.with == "mean" => "its mean over them".into(),
         None => "zeros".into(),
     };
-    let (n, found) = (p.found.sequences, &p.found);
+    let found = &p.found;
+    let of = if found.population { "sequences of the population" } else { "test sequences" };
     let text = format!(
-        "{}, step {}: {} on {}, {n} test sequences; each part replaced by {by}\n\n",
-        p.run, p.step, p.model, p.task
+        "{}, step {}: {} on {}, {} {of}; each part replaced by {by}\n\n",
+        p.run, p.step, p.model, p.task, found.sequences
     );
     let columns: Vec<&Column> = COLUMNS.iter().filter(|c| c.1(&found.whole).is_some()).collect();
     let mut heads = vec![("replaced", Left), ("kind", Left), ("loss", Right), ("change", Right)];
     heads.extend(columns.iter().map(|(name, _)| (*name, Right)));
+    // What rounds to 0 has no sign.
+    let digits = |x: f64| if x.abs() < 5e-5 { "0.0000".into() } else { format!("{x:.4}") };
     let row = |name: &str, kind: &str, scores: &Scores, change: Option<f64>| {
-        let change = change.map_or(String::new(), |c| format!("{c:+.4}"));
-        let mut row = vec![name.into(), kind.into(), format!("{:.4}", scores.loss), change];
-        row.extend(columns.iter().map(|(_, of)| of(scores).map_or("-".into(), |x| format!("{x:.4}"))));
+        let change =
+            change.map_or(String::new(), |c| if c > 0.0 { format!("+{}", digits(c)) } else { digits(c) });
+        let mut row = vec![name.into(), kind.into(), digits(scores.loss), change];
+        row.extend(columns.iter().map(|(_, of)| of(scores).map_or("-".into(), digits)));
         row
     };
     let mut rows = vec![row("(nothing)", "", &found.whole, None)];

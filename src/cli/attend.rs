@@ -1,6 +1,8 @@
 //! `popgrad attend`: attention and activations of a trained run on given sequences.
 
+use super::finished::trained as load;
 use super::grad::not_an_input;
+use super::output::{check_picture, write_picture};
 use super::table::{self, Left, Right};
 use super::{integer, show};
 use crate::config::Task;
@@ -9,10 +11,9 @@ use crate::model::trace::Kind;
 use crate::paper::birth::TriggerTasks;
 use crate::probe::looks::{Looks, looks};
 use crate::report::arrays::{Array, Format, write_arrays};
-use crate::report::files::write_bytes_atomic;
 use crate::report::plot::{Figure, HeatMap, Panels, Ticks};
 use crate::run::{Trained, folder};
-use crate::{Error, Result, discover, paper};
+use crate::{Error, Result, discover};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -115,8 +116,8 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
         let Some(out) = out else { continue };
         if name == "out" {
             Format::of(out)?;
-        } else if !["svg", "png"].contains(&input::extension(out).as_str()) {
-            return Err(Error::invalid("figure", out.display().to_string(), "a name in .svg or .png"));
+        } else {
+            check_picture(name, out)?;
         }
         outside(name, out, &args.run)?;
         let inputs = [args.tokens.clone(), args.text.as_ref().map(PathBuf::from)];
@@ -127,7 +128,7 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
         }
     }
     let pool = args.threads.pool()?;
-    let trained = Trained::load(&args.run, args.step, paper::experiment)?;
+    let trained = load(&args.run, args.step)?;
     let (trace, params) = (&trained.trace, &trained.params);
     let wanted: Vec<usize> = match args.names.is_empty() {
         true => (0..trace.points().len()).collect(),
@@ -222,11 +223,7 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
         let title = format!("{}, step {}", trained.config.plan.preset, trained.step);
         let columns = maps.len().clamp(1, 2);
         let figure: Figure = Panels { title, columns, figures: maps }.into();
-        let bytes = match input::extension(path).as_str() {
-            "png" => figure.to_png()?,
-            _ => figure.to_svg()?.into_bytes(),
-        };
-        write_bytes_atomic(path, &bytes)?;
+        write_picture(path, &figure)?;
     }
     show(&printed, || shown(&printed))
 }
@@ -272,6 +269,9 @@ fn sequences(args: &AttendArgs, trained: &Trained) -> Result<Sequences> {
                     }
                     other => other,
                 })?
+            } else if looks_like_a_file(words) {
+                let found = format!("`{words}`, a file that does not exist");
+                return Err(Error::invalid("text", found, "a file of text, or a sequence of characters"));
             } else {
                 tasks.encode(words)?
             };
@@ -291,6 +291,13 @@ fn sequences(args: &AttendArgs, trained: &Trained) -> Result<Sequences> {
         false => format!("{t}, the run's T: its last position is the query"),
     };
     Err(Error::invalid(from, format!("{} symbols", found.len), allowed))
+}
+
+/// One word with a folder, or with the end of a name of a file of text.
+fn looks_like_a_file(words: &str) -> bool {
+    let path = Path::new(words);
+    !words.contains(char::is_whitespace)
+        && (path.parent().is_some_and(|p| !p.as_os_str().is_empty()) || input::extension(path) == "txt")
 }
 
 /// The largest entries with their places, largest first; of equal ones the first.

@@ -1,11 +1,11 @@
 //! `popgrad compare`: what differs between runs, and what came of it.
 
 use super::finished::runs_in;
+use super::output::{check_picture, write_picture};
 use super::show;
 use super::table::{self, Left, Right};
 use crate::config::Config;
 use crate::input::{self, RECORDS};
-use crate::report::files::write_bytes_atomic;
 use crate::report::metrics::{METRICS_FILE, SUMMARY_FILE};
 use crate::report::plot::{Figure, LineChart, Panels, Series};
 use crate::report::records::{self, Cell};
@@ -23,7 +23,7 @@ pub(super) struct CompareArgs {
     /// Folders of runs, or of studies, whose runs are all compared; two runs or more.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Curves of all runs in one picture, an .svg file.
+    /// Curves of all runs in one picture, .svg or .png.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -81,9 +81,7 @@ impl Record<'_> {
 }
 
 pub(super) fn compare(args: &CompareArgs) -> Result<()> {
-    if let Some(out) = args.out.as_ref().filter(|p| input::extension(p) != "svg") {
-        return Err(Error::invalid("out", out.display().to_string(), "a file name that ends in .svg"));
-    }
+    args.out.as_deref().map(|out| check_picture("out", out)).transpose()?;
     let mut found = Vec::new();
     for folder in &args.runs {
         found.extend(runs_in(folder)?);
@@ -101,7 +99,7 @@ pub(super) fn compare(args: &CompareArgs) -> Result<()> {
         runs.push(read(name, folder, &config)?);
     }
     if let Some(out) = &args.out {
-        write_bytes_atomic(out, figure(&runs).to_svg()?.as_bytes())?;
+        write_picture(out, &figure(&runs))?;
     }
     show(&as_json(&runs), || as_text(&runs))
 }
@@ -196,9 +194,8 @@ fn as_json(runs: &[Compared]) -> Value {
 
 fn as_text(runs: &[Compared]) -> String {
     let in_columns = |head: &str, rows: Vec<Vec<String>>| {
-        let mut heads = vec![(head, Left)];
-        heads.extend(runs.iter().map(|r| (r.name.as_str(), Right)));
-        table::columns(&heads, rows)
+        let names: Vec<&str> = runs.iter().map(|r| r.name.as_str()).collect();
+        if runs.len() > BESIDE { turned(head, &names, &rows) } else { beside(head, &names, rows) }
     };
     let row = |key: &str, value: &dyn Fn(&Compared) -> String| {
         std::iter::once(key.to_string()).chain(runs.iter().map(value)).collect::<Vec<_>>()
@@ -226,6 +223,47 @@ fn as_text(runs: &[Compared]) -> String {
     text + &in_columns("results", rows)
 }
 
+/// Runs that stand beside each other; of more, each has a line.
+const BESIDE: usize = 4;
+/// Letters in a line of a table of more runs.
+const WIDTH: usize = 100;
+
+/// A line for each key, a column for each run.
+fn beside(head: &str, names: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut heads = vec![(head, Left)];
+    heads.extend(names.iter().map(|name| (*name, Right)));
+    table::columns(&heads, rows)
+}
+
+/// A line for each run, a column for each key, in as many tables as it takes. `rows` as for
+/// [`beside`].
+fn turned(head: &str, names: &[&str], rows: &[Vec<String>]) -> String {
+    let letters = |text: &str| text.chars().count();
+    let first = names.iter().map(|n| letters(n)).max().unwrap_or(0).max(letters(head));
+    let mut tables: Vec<Vec<&Vec<String>>> = Vec::new();
+    let mut left = 0;
+    for row in rows {
+        let own = 2 + row.iter().map(|cell| letters(cell)).max().unwrap_or(0);
+        match tables.last_mut() {
+            Some(table) if own <= left => table.push(row),
+            _ => {
+                left = WIDTH.saturating_sub(first).max(own);
+                tables.push(vec![row]);
+            }
+        }
+        left -= own;
+    }
+    let one = |keys: &Vec<&Vec<String>>| {
+        let mut heads = vec![(head, Left)];
+        heads.extend(keys.iter().map(|row| (row[0].as_str(), Right)));
+        let line = |(i, name): (usize, &&str)| {
+            std::iter::once(name.to_string()).chain(keys.iter().map(|row| row[1 + i].clone())).collect()
+        };
+        table::columns(&heads, names.iter().enumerate().map(line).collect())
+    };
+    tables.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
 /// A panel for each curve that some run has.
 fn figure(runs: &[Compared]) -> Figure {
     let panel = |(key, heading): (&'static str, &str)| {
@@ -242,4 +280,30 @@ fn figure(runs: &[Compared]) -> Figure {
         figures.push(LineChart::over_steps("no evaluation yet", "", Vec::new(), None).into());
     }
     Panels { title: String::new(), columns: figures.len(), figures }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_runs_than_stand_beside_each_other_have_a_line_each() {
+        let names = ["a", "b", "c", "d", "e"];
+        let row = |key: String| {
+            let values = (0..names.len()).map(|i| format!("{key}{i}"));
+            std::iter::once(key.clone()).chain(values).collect::<Vec<_>>()
+        };
+        let rows: Vec<Vec<String>> = (0..12).map(|k| row(format!("a-long-key-{k}"))).collect();
+        let text = turned("run", &names, &rows);
+        assert!(text.lines().all(|l| l.chars().count() <= WIDTH), "{text}");
+        // Every value stands once, in its run's line.
+        for (i, name) in names.iter().enumerate() {
+            let lines: Vec<&str> = text.lines().filter(|l| l.starts_with(&format!("{name} "))).collect();
+            assert_eq!(lines.len(), 2, "{text}");
+            for key in &rows {
+                let found = lines.iter().flat_map(|l| l.split_whitespace()).filter(|w| *w == key[1 + i]);
+                assert_eq!(found.count(), 1, "{text}");
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::input::decode;
 use crate::paper::studies::{self, Named, named_studies};
 use crate::paper::{PAPERS, Paper, Papers};
 use crate::report::digest;
-use crate::report::files::{FolderLock, claim_folder, create_run_dir, lock_folder};
+use crate::report::files::{FolderLock, claim_folder, create_run_dir, expect, lock_folder};
 use crate::report::metrics::Summary;
 use crate::report::page::Page;
 use crate::study::{Member, Study};
@@ -74,7 +74,7 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
     let pool = args.threads.pool()?;
     let (folder, _lock, plan, all) = match &args.resume {
         Some(folder) => {
-            check_plan(folder)?;
+            expect("resume", folder, FIGURES_FILE, "the folder of earlier `popgrad figures`")?;
             let lock = lock_folder(folder)?;
             let plan = read_plan(folder)?;
             let all = plan
@@ -97,7 +97,7 @@ pub(super) fn figures(args: &FiguresArgs) -> Result<()> {
             let runs: Vec<(&Study, Vec<&Member>)> =
                 all.iter().map(|s| (s, s.runs.iter().collect())).collect();
             let forecast = |budget| plan::of_all(&runs, pool.current_num_threads(), budget);
-            if args.ahead.shows(|| to_table(&plan, &all), forecast)? {
+            if args.ahead.shows(args.out.as_deref(), || to_table(&plan, &all), forecast)? {
                 return Ok(());
             }
             let folder = new_folder(args.out.as_deref(), "figures", plan.quick)?;
@@ -263,14 +263,6 @@ fn begin(folder: &Path, plan: &Plan, all: &[Study]) -> Result<FolderLock> {
         .map_err(|e| Error::invalid("figures", e.to_string(), "values that TOML can hold"))?;
     digest::write_with(folder, FIGURES_FILE, text.as_bytes())?;
     Ok(lock)
-}
-
-fn check_plan(folder: &Path) -> Result<()> {
-    if folder.join(FIGURES_FILE).is_file() {
-        return Ok(());
-    }
-    let problem = format!("{} has no {FIGURES_FILE}", folder.display());
-    Err(Error::invalid("resume", problem, "the folder of earlier `popgrad figures`"))
 }
 
 fn read_plan(folder: &Path) -> Result<Plan> {

@@ -1,8 +1,9 @@
 //! Reading the folders of runs and studies that commands are given.
 
 use crate::config::Config;
-use crate::paper::Papers;
-use crate::run::folder;
+use crate::paper::{self, Papers};
+use crate::report::files::expect;
+use crate::run::{Trained, folder};
 use crate::study::{STUDY_FILE, Study};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -17,17 +18,25 @@ fn is_run(folder: &Path) -> bool {
 /// # Errors
 /// No folder of a run; as [`folder::read_config`].
 pub(super) fn run_config(run: &Path) -> Result<Config> {
-    if is_run(run) {
-        return folder::read_config(run);
+    check_run(run)?;
+    folder::read_config(run)
+}
+
+/// The weights of the run in `run` after `step` updates, at its end if `None`.
+///
+/// # Errors
+/// No folder of a run; as [`Trained::load`].
+pub(super) fn trained(run: &Path, step: Option<u64>) -> Result<Trained> {
+    check_run(run)?;
+    Trained::load(run, step, paper::experiment)
+}
+
+fn check_run(run: &Path) -> Result<()> {
+    if run.join(STUDY_FILE).is_file() {
+        let found = format!("{} is the folder of a study", run.display());
+        return Err(Error::invalid("run", found, "the folder of a run"));
     }
-    let what = if run.join(STUDY_FILE).is_file() {
-        format!("{} is the folder of a study", run.display())
-    } else if !run.exists() {
-        format!("{} does not exist", run.display())
-    } else {
-        format!("{} has no {}", run.display(), folder::CONFIG_FILE)
-    };
-    Err(Error::invalid("run", what, "the folder of a run"))
+    expect("run", run, folder::CONFIG_FILE, "the folder of a run")
 }
 
 /// The runs in `folder`, itself or those of a study, with their names and configurations.

@@ -1,6 +1,6 @@
 //! `popgrad list` and `popgrad keys`: what there is to run, and what can be set.
 
-use super::run::{is_preset, keys_of};
+use super::run::{KeysOf, is_preset};
 use super::{json, table, tell, wants_json};
 use crate::config::{self, Key, task::TASKS};
 use crate::model::MODELS;
@@ -9,6 +9,7 @@ use crate::theory::CLAIMS;
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
+use toml::Value;
 
 /// Arguments of `popgrad list`.
 #[derive(Debug, Args)]
@@ -104,16 +105,20 @@ struct KeyEntry {
     name: &'static str,
     help: &'static str,
     allowed: String,
+    /// Its value in the preset, or its default with the task, model and optimiser that are named;
+    /// null if there is none, or if it depends on what is not named.
+    value: Option<Value>,
 }
 
 pub(super) fn keys(args: &KeysArgs) -> Result<()> {
     let words: Vec<String> = args.words.iter().map(|w| chosen(w)).collect::<Result<_>>()?;
-    let (found, text) = keys_of(&words);
+    let found = KeysOf::words(&words);
     if wants_json() {
-        let entry = |k: &Key| KeyEntry { name: k.name, help: k.help, allowed: k.allowed() };
-        return tell(&json(&found.iter().map(entry).collect::<Vec<_>>())?);
+        let entry =
+            |k: &Key| KeyEntry { name: k.name, help: k.help, allowed: k.allowed(), value: found.value(k) };
+        return tell(&json(&found.keys.iter().map(entry).collect::<Vec<_>>())?);
     }
-    tell(&text)
+    tell(&found.text())
 }
 
 /// A word as one of `run`'s: a preset, or KEY=VALUE.
@@ -152,13 +157,24 @@ mod tests {
     fn keys_follow_what_is_named() {
         let has = |words: &[&str], key: &str| {
             let words: Vec<String> = words.iter().map(|w| chosen(w).unwrap()).collect();
-            keys_of(&words).0.iter().any(|k| k.name == key)
+            KeysOf::words(&words).keys.iter().any(|k| k.name == key)
         };
         assert!(has(&[], "K") && has(&[], "graph"));
         assert!(has(&["memory"], "ff1") && !has(&["memory"], "block"));
         assert!(has(&["trigger_bigram"], "K") && !has(&["trigger_bigram"], "graph"));
         assert!(has(&["causal_dag", "transformer"], "block") && !has(&["causal_dag", "transformer"], "K"));
         assert!(has(&["birth"], "momentum") && !has(&["birth"], "graph"));
+        let value = |words: &[&str], key: &str| {
+            let words: Vec<String> = words.iter().map(|w| chosen(w).unwrap()).collect();
+            let found = KeysOf::words(&words);
+            let key = found.keys.iter().find(|k| k.name == key).unwrap();
+            found.value(key).map(|v| v.to_string())
+        };
+        // Of a preset; a default of all runs; one of a model, once that is named.
+        assert_eq!(value(&["chain"], "steps").unwrap(), "131072");
+        assert_eq!(value(&[], "dtype").unwrap(), "\"f32\"");
+        assert_eq!((value(&[], "dim"), value(&["memory"], "dim").unwrap()), (None, "128".into()));
+        assert_eq!(value(&["chain"], "seeds"), None);
         assert!(chosen("memoryy").unwrap_err().to_string().contains("did you mean `memory`?"));
         assert!(chosen("steps=-1").is_err());
     }

@@ -1,9 +1,10 @@
 //! `popgrad ood`: evaluates trained runs on transitions of other kinds than their prior draws.
 
+use super::finished::trained;
 use super::table::{self, Left, Right, columns};
 use super::{integer, json, say, tell, wants_json};
 use crate::config::Task;
-use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Trained, evaluate, kinds};
+use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Subject, evaluate, kinds};
 use crate::report::files::{claim_folder, write_bytes_atomic};
 use crate::report::plot::{LineChart, Series, save_figure};
 use crate::task::Task as _;
@@ -79,19 +80,20 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
     let sizes = Sizes { matrices: args.matrices, sequences: args.sequences, seed: args.seed };
     let pool = args.threads.pool()?;
     // Every run is read before anything is written or evaluated.
-    let trained: Vec<Trained> = args.runs.iter().map(|r| Trained::load(r)).collect::<Result<_>>()?;
+    let subjects: Vec<Subject> =
+        args.runs.iter().map(|folder| Subject::new(trained(folder, None)?)).collect::<Result<_>>()?;
     let _lock = args.out.as_deref().map(claim_folder).transpose()?;
     let mut runs = Vec::new();
-    for (folder, trained) in args.runs.iter().zip(&trained) {
+    for (folder, subject) in args.runs.iter().zip(&subjects) {
         let outcomes =
-            pool.install(|| kinds.iter().map(|k| evaluate(trained, k, &sizes)).collect::<Result<_>>())?;
+            pool.install(|| kinds.iter().map(|k| evaluate(subject, k, &sizes)).collect::<Result<_>>())?;
         let run = Run {
             run: folder.display().to_string(),
-            graph: graph(trained).into(),
-            symbols: trained.task.vocab(),
-            len: trained.task.seq_len(),
-            alpha: trained.task.alpha(),
-            step: trained.step,
+            graph: graph(subject).into(),
+            symbols: subject.task.vocab(),
+            len: subject.task.seq_len(),
+            alpha: subject.task.alpha(),
+            step: subject.run.step,
             kinds: outcomes,
         };
         if !wants_json() {
@@ -115,8 +117,8 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
 }
 
 /// The name of a run's graph.
-fn graph(trained: &Trained) -> &'static str {
-    match &trained.config.task {
+fn graph(subject: &Subject) -> &'static str {
+    match &subject.run.config.task {
         Task::CausalTree(task) => task.graph.name(),
         Task::CausalDag(task) => task.graph.name(),
         // None of these is loaded.

@@ -2,7 +2,9 @@
 //!
 //! Results go to stdout, as text for people or as one JSON document; all else to stderr.
 
-use crate::report::files::{create_numbered, create_run_dir};
+use crate::input;
+use crate::report::files::{create_numbered, create_run_dir, write_bytes_atomic};
+use crate::report::plot::Figure;
 use crate::{Error, Result};
 use anstyle::Style;
 use clap::builder::Styles;
@@ -160,6 +162,29 @@ pub(super) fn new_folder(out: Option<&Path>, name: &str, quick: bool) -> Result<
     }?;
     detail(|| format!("folder: {}", folder.display()));
     Ok(folder)
+}
+
+/// Checks the name of a file for a picture, given as `field`.
+///
+/// # Errors
+/// Another ending than .svg and .png.
+pub(super) fn check_picture(field: &'static str, path: &Path) -> Result<()> {
+    if ["svg", "png"].contains(&input::extension(path).as_str()) {
+        return Ok(());
+    }
+    Err(Error::invalid(field, path.display().to_string(), "a file name that ends in .svg or .png"))
+}
+
+/// Writes a picture in the form that its name says.
+///
+/// # Errors
+/// As [`Figure::to_png`]; a file that cannot be written.
+pub(super) fn write_picture(path: &Path, figure: &Figure) -> Result<()> {
+    let bytes = match input::extension(path).as_str() {
+        "png" => figure.to_png()?,
+        _ => figure.to_svg()?.into_bytes(),
+    };
+    write_bytes_atomic(path, &bytes)
 }
 
 /// A word that a shell leaves as it is.

@@ -2,12 +2,15 @@
 
 use super::output::{is_quiet, json, wants_json};
 use super::progress::about;
-use super::{say, show, table, tell};
+use super::{say, show, tell};
 use crate::config::Config;
+use crate::input::in_words;
+use crate::report::files::check_new;
 use crate::run::{self, Experiment};
 use crate::study::{Forecast, Member, Study};
 use crate::{Error, Result};
 use clap::Args;
+use std::path::Path;
 use std::time::Duration;
 use toml::Table;
 
@@ -29,15 +32,19 @@ const IN_PASSING: Duration = Duration::from_millis(50);
 
 impl Ahead {
     /// Prints what is asked for; true if nothing is to be run. `config` is the resolved
-    /// configuration.
+    /// configuration, `out` the folder that is asked for.
     ///
     /// # Errors
     /// Those of the arguments; a loss that is not finite before the first update.
     pub(super) fn shows(
         self,
+        out: Option<&Path>,
         config: impl FnOnce() -> Result<Table>,
         forecast: impl FnOnce(Duration) -> Result<Forecast>,
     ) -> Result<bool> {
+        if let Some(out) = out.filter(|_| self.dry_run) {
+            check_new(out)?;
+        }
         if self.print_config {
             let config = config()?;
             tell(&if wants_json() { json(&config)? } else { config.to_string() })?;
@@ -106,15 +113,14 @@ pub(super) fn alone(given: &[(&str, bool)]) -> Result<()> {
 }
 
 fn text(f: &Forecast) -> String {
-    let mb = |bytes: u64| format!("{} MB", table::number(bytes as f64 / 1e6));
     let snapshots =
         if f.snapshots > 0 { format!(", {} snapshots included", f.snapshots) } else { String::new() };
     let rows = [
         ("runs", f.runs.to_string()),
         ("side by side", f.side_by_side.to_string()),
         ("updates", f.steps.to_string()),
-        ("memory", mb(f.memory_bytes as u64)),
-        ("disk", format!("{} without figures{snapshots}", mb(f.disk_bytes))),
+        ("memory", in_words(f.memory_bytes as u64)),
+        ("disk", format!("{} without figures{snapshots}", in_words(f.disk_bytes))),
         ("time", format!("{} without figures", about(f.seconds))),
     ];
     rows.iter().map(|(key, value)| format!("{key}: {value}\n")).collect()

@@ -6,7 +6,9 @@ use super::plan::{self, Ahead};
 use super::{detail, progress, say, table, tell, wants_json, warn};
 use crate::config::{self, Config, Key, Schedule};
 use crate::error::brief;
+use crate::input::in_words;
 use crate::paper::{self, Papers, studies};
+use crate::report::files::expect;
 use crate::report::metrics::Summary;
 use crate::run::{self, Outcome, folder};
 use crate::study::{Forecast, STUDY_FILE, Study};
@@ -65,7 +67,7 @@ pub(super) fn after_help() -> String {
 /// [`after_help`] for the arguments of a command line.
 fn help_for(words: &[String]) -> String {
     if words.iter().any(|w| is_preset(w) || w.contains('=')) {
-        return keys_of(words).1;
+        return KeysOf::words(words).text();
     }
     let single: Vec<String> = paper::presets().into_iter().map(|p| p.name).collect();
     let several = studies::named_studies().map(|s| s.name).filter(|n| !is_preset(n));
@@ -86,32 +88,61 @@ Examples:
   popgrad run chain snapshots=log --dry-run      how long, how large; --print-config: with which keys
 ";
 
-/// The keys that apply to what the arguments of a command line name, and a text of them.
-pub(super) fn keys_of(words: &[String]) -> (Vec<Key>, String) {
-    let mut text = String::new();
-    let resolved = resolved(words);
-    let chosen = resolved.clone().unwrap_or_else(|| chosen(words));
-    let named = |by: &str| chosen.get(by).and_then(Value::as_str);
-    let mut with: Vec<String> = Vec::new();
-    for by in ["task", "model", "optimizer"] {
-        with.extend(named(by).map(|w| format!("{by}={w}")));
+/// Of presets of one run only: [`take_seeds`] takes it out before keys are parsed.
+const SEEDS: Key = Key::of_command(
+    "seeds",
+    config::Kind::Count(1, 1000),
+    "repeat a preset of one run over this many seeds, with mean and spread",
+);
+
+/// The keys that apply to what the arguments of a command line name.
+pub(super) struct KeysOf {
+    /// In the order of the table of keys.
+    pub(super) keys: Vec<Key>,
+    /// The configuration, if they name a preset.
+    resolved: Option<Table>,
+    /// Task, model and optimiser, as far as they are named.
+    chosen: Table,
+}
+
+impl KeysOf {
+    /// Of the words of a command line.
+    pub(super) fn words(words: &[String]) -> KeysOf {
+        let resolved = resolved(words);
+        let chosen = resolved.clone().unwrap_or_else(|| chosen(words));
+        let mut keys = vec![SEEDS];
+        keys.extend(config::keys_with(&chosen));
+        keys.retain(|k| k.name != "preset");
+        KeysOf { keys, resolved, chosen }
     }
-    if with.is_empty() {
-        text += "Keys:\n";
-    } else {
-        text += &format!("Keys with {}:\n", with.join(", "));
+
+    fn named(&self, by: &str) -> Option<&str> {
+        self.chosen.get(by).and_then(Value::as_str)
     }
-    let mut lines: Vec<(&str, String)> =
-        vec![("seeds", "repeat a preset of one run over this many seeds, with mean and spread".into())];
-    let mut keys = config::keys_with(&chosen);
-    keys.retain(|k| k.name != "preset");
-    for key in &keys {
-        let owner = key.scope.decided_by().and_then(named);
-        let value = resolved.as_ref().and_then(|table| table.get(key.name));
-        lines.push((key.name, key.line(owner, value)));
+
+    /// The task, model or optimiser, if named, that decides on `key`.
+    fn owner(&self, key: &Key) -> Option<&str> {
+        key.scope.decided_by().and_then(|by| self.named(by))
     }
-    text += &table::named(lines);
-    (keys, text)
+
+    /// The value of `key` in the preset; else its default.
+    pub(super) fn value(&self, key: &Key) -> Option<Value> {
+        match &self.resolved {
+            Some(table) if key.name != SEEDS.name => table.get(key.name).cloned(),
+            _ => key.default_value(self.owner(key)),
+        }
+    }
+
+    /// A line for each.
+    pub(super) fn text(&self) -> String {
+        let by = ["task", "model", "optimizer"];
+        let with: Vec<String> =
+            by.iter().filter_map(|by| self.named(by).map(|w| format!("{by}={w}"))).collect();
+        let head =
+            if with.is_empty() { "Keys:\n".into() } else { format!("Keys with {}:\n", with.join(", ")) };
+        let value = |key: &Key| self.resolved.as_ref().and_then(|table| table.get(key.name));
+        head + &table::named(self.keys.iter().map(|k| (k.name, k.line(self.owner(k), value(k)))))
+    }
 }
 
 /// The configuration that the arguments of a command line describe, if they name a preset.
@@ -157,7 +188,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             pool.install(|| job.check())?;
             let threads = pool.current_num_threads();
             let forecast = |budget| pool.install(|| job.forecast(threads, budget));
-            if args.ahead.shows(|| job.table(), forecast)? {
+            if args.ahead.shows(args.out.as_deref(), || job.table(), forecast)? {
                 return Ok(());
             }
             let folder = new_folder(args.out.as_deref(), job.name(), args.quick)?;
@@ -175,7 +206,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             detail(|| format!("{}: {}", experiment.name(), keys_in_line(&config)));
             // Of a resumed run the file of its first weights may be gone: then nothing is said.
             detail(|| match run::bytes(experiment, &config) {
-                Ok(bytes) => format!("memory while training: {:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+                Ok(bytes) => format!("memory while training: {}", in_words(bytes as u64)),
                 Err(_) => "memory while training: unknown".into(),
             });
             let outcome = run::run(experiment, &config, &folder, resumed, &pool, progress.as_mut())?;
@@ -363,8 +394,13 @@ fn more_steps(args: &RunArgs) -> Result<Option<u64>> {
     if let Some(word) = words.iter().find(|w| !w.contains('=')) {
         return Err(Error::invalid("resume", format!("with `{word}`"), "alone, or with steps=N"));
     }
-    let steps = config::parse_keys(&words, &config::keys(&["steps"]))?;
-    Ok(steps.get("steps").and_then(Value::as_integer).map(|n| n as u64))
+    let given = config::parse_keys(&words, config::KEYS)?;
+    if let Some(key) = given.keys().find(|k| *k != "steps") {
+        let allowed =
+            "steps=N alone: the other keys stay as the run began (another run from its weights: --params)";
+        return Err(Error::invalid(key, "given with --resume", allowed));
+    }
+    Ok(given.get("steps").and_then(Value::as_integer).map(|n| n as u64))
 }
 
 /// The configuration to resume with.
@@ -381,11 +417,7 @@ fn go_on(args: &RunArgs, folder: &Path) -> Result<Config> {
 
 /// The configuration that a run folder was made with.
 fn read_run(run: &Path) -> Result<Config> {
-    let path = run.join(folder::CONFIG_FILE);
-    if !path.is_file() {
-        let problem = format!("{} has no {}", run.display(), folder::CONFIG_FILE);
-        return Err(Error::invalid("resume", problem, "the folder of an earlier run"));
-    }
+    expect("resume", run, folder::CONFIG_FILE, "the folder of an earlier run")?;
     folder::read_config(run)
 }
 
@@ -397,7 +429,7 @@ mod tests {
     fn help_shows_the_keys_that_apply() {
         let keys = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
-            let text = keys_of(&words).1;
+            let text = KeysOf::words(&words).text();
             let keys = text.strip_prefix("Keys").unwrap();
             keys.lines()
                 .skip(1)
@@ -418,7 +450,7 @@ mod tests {
         let line = |words: &[&str], key: &str| {
             let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
             let start = format!("  {key} ");
-            keys_of(&words).1.lines().find(|l| l.starts_with(&start)).map(String::from).unwrap()
+            KeysOf::words(&words).text().lines().find(|l| l.starts_with(&start)).map(String::from).unwrap()
         };
         assert!(line(&["chain"], "steps").ends_with("[131072]"));
         assert!(line(&["chain", "--quick"], "steps").ends_with("[2048]"));

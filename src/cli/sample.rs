@@ -74,9 +74,12 @@ pub(super) fn sample(args: &SampleArgs) -> Result<()> {
     let of = if args.test { Of::Test } else { Of::Training };
     let mut arrays = draw(&config, of, args.first, n)?;
     let held: Vec<String> = arrays.iter().map(|(name, _)| name.clone()).collect();
-    for name in &args.names {
+    for (i, name) in args.names.iter().enumerate() {
         if !held.contains(name) {
             return Err(Error::unknown("array", name, held.iter().map(String::as_str)));
+        }
+        if args.names[..i].contains(name) {
+            return Err(Error::invalid("names", format!("`{name}` twice"), "every name once"));
         }
     }
     if !args.names.is_empty() {

@@ -6,6 +6,7 @@ use super::run::{is_preset, show_summary, take_seeds};
 use super::{Threads, progress, wants_json};
 use crate::config;
 use crate::paper::{Papers, studies};
+use crate::report::files::expect;
 use crate::report::page::Page;
 use crate::run::Outcome;
 use crate::study::gather::read_json;
@@ -75,10 +76,9 @@ const DEFAULT_SEEDS: u64 = 5;
 pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
     let pool = args.threads.pool()?;
     let (study, folder) = match &args.resume {
-        Some(folder) if folder.join(STUDY_FILE).is_file() => (Study::load(folder, &Papers)?, folder.clone()),
         Some(folder) => {
-            let problem = format!("{} has no {STUDY_FILE}", folder.display());
-            return Err(Error::invalid("resume", problem, "the folder of an earlier sweep"));
+            expect("resume", folder, STUDY_FILE, "the folder of an earlier sweep")?;
+            (Study::load(folder, &Papers)?, folder.clone())
         }
         None => {
             let study = match &args.config {
@@ -88,7 +88,7 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
             pool.install(|| study.check())?;
             let runs: Vec<&Member> = study.runs.iter().collect();
             let forecast = |budget| study.forecast(&runs, pool.current_num_threads(), budget);
-            if args.ahead.shows(|| study.table(), forecast)? {
+            if args.ahead.shows(args.out.as_deref(), || study.table(), forecast)? {
                 return Ok(());
             }
             let folder = new_folder(args.out.as_deref(), &study.name, false)?;

@@ -173,6 +173,19 @@ impl Key {
         text
     }
 
+    /// Its default with the task, model or optimiser `owner`; `None` if it has none, or one that
+    /// depends on an owner that is not given.
+    pub fn default_value(&self, owner: Option<&str>) -> Option<Value> {
+        let default = match (self.scope, owner) {
+            (Scope::Run(default), _) => default,
+            (scope, owner) => scope.default_with(owner?)?,
+        };
+        match default {
+            Default::Is(text) => format!("x = {text}").parse::<Table>().ok()?.remove("x"),
+            Default::Needed | Default::Absent => None,
+        }
+    }
+
     fn refuse(&self, found: String) -> Error {
         Error::invalid(self.name, found.replace('\n', " "), self.allowed())
     }

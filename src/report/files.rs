@@ -89,6 +89,18 @@ pub fn exists(path: &Path) -> Error {
     Error::invalid("output", format!("{} exists", path.display()), "a file that does not exist yet")
 }
 
+/// Checks that `folder`, given as `field`, holds `file`; `allowed` says what it should be.
+///
+/// # Errors
+/// [`Error::Invalid`] naming `field`: a folder that does not exist, or has no such file.
+pub fn expect(field: &'static str, folder: &Path, file: &str, allowed: &'static str) -> Result<()> {
+    if folder.join(file).is_file() {
+        return Ok(());
+    }
+    let found = if folder.exists() { format!("has no {file}") } else { "does not exist".into() };
+    Err(Error::invalid(field, format!("{} {found}", folder.display()), allowed))
+}
+
 /// Create the folder of a new run, parents included.
 ///
 /// This alone gives nobody the folder: another process may have found it empty, too.
@@ -98,10 +110,18 @@ pub fn exists(path: &Path) -> Error {
 /// [`Error::Invalid`] when `path` exists and is not an empty folder (a finished run is never
 /// overwritten by accident), [`Error::Io`] when the system refuses.
 pub fn create_run_dir(path: &Path) -> Result<()> {
+    check_new(path)?;
+    fs::create_dir_all(path).map_err(|e| Error::io(path, "cannot create folder", e))
+}
+
+/// Checks that [`create_run_dir`] takes `path`, and creates nothing.
+///
+/// # Errors
+/// [`Error::Invalid`] when `path` exists and is not an empty folder, [`Error::Io`] when it cannot
+/// be read.
+pub fn check_new(path: &Path) -> Result<()> {
     match check_empty(path) {
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-            fs::create_dir_all(path).map_err(|e| Error::io(path, "cannot create folder", e))
-        }
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }

@@ -83,6 +83,8 @@ pub struct Row {
 pub struct Ablation {
     /// Sequences of the test set.
     pub sequences: usize,
+    /// True if it is a population, whose sequences have probabilities.
+    pub population: bool,
     /// The whole model.
     pub whole: Scores,
     /// One part replaced each.
@@ -149,7 +151,7 @@ pub fn ablate(
         }
         rows.push(row(block.name(), Part::Block, measure(&edited, &[])?));
     }
-    Ok(Ablation { sequences: batches.iter().map(Batch::seqs).sum(), whole, rows })
+    Ok(Ablation { sequences: batches.iter().map(Batch::seqs).sum(), population, whole, rows })
 }
 
 /// The test set in chunks; true if it is a population, whose sequences have probabilities.

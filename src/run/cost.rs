@@ -24,6 +24,8 @@ pub struct Cost {
     pub snapshots: u64,
     /// Bytes of memory while it trains.
     pub memory: usize,
+    /// Parameters of the model.
+    pub parameters: usize,
     /// Bytes of a checkpoint, of a snapshot, and of the records of an evaluation.
     pub file_bytes: [u64; 3],
     /// Median seconds of an update.
@@ -37,6 +39,15 @@ impl Cost {
     pub fn disk(&self) -> u64 {
         let [checkpoint, snapshot, record] = self.file_bytes;
         checkpoint + self.snapshots * snapshot + self.evaluations * record
+    }
+
+    /// The same for a model of so many parameters.
+    pub fn with_parameters(self, parameters: usize) -> Cost {
+        let of = |bytes: u64| {
+            HEADER + ((bytes - HEADER) as f64 * parameters as f64 / self.parameters as f64) as u64
+        };
+        let [checkpoint, snapshot, record] = self.file_bytes;
+        Cost { parameters, file_bytes: [of(checkpoint), of(snapshot), record], ..self }
     }
 
     /// Seconds of the whole run, without figures.
@@ -110,8 +121,17 @@ fn typed<E: Elem>(experiment: &dyn Experiment, config: &Config, budget: Duration
     }
     clock.steps.sort_by(f64::total_cmp);
     let step_seconds = clock.steps.get(clock.steps.len() / 2).copied().unwrap_or(0.0);
-    let evaluation_seconds = clock.evaluation;
-    Ok(Cost { steps: p.steps, evaluations, snapshots, memory, file_bytes, step_seconds, evaluation_seconds })
+    let (parameters, evaluation_seconds) = (layout.len(), clock.evaluation);
+    Ok(Cost {
+        steps: p.steps,
+        evaluations,
+        snapshots,
+        memory,
+        parameters,
+        file_bytes,
+        step_seconds,
+        evaluation_seconds,
+    })
 }
 
 /// Times updates and the first evaluation, and keeps nothing.

@@ -17,7 +17,8 @@ use std::path::Path;
 /// The file inside the folder of a run or a study.
 pub const PROVENANCE_FILE: &str = "provenance.jsonl";
 
-/// The commit that the binary was built from: the variable `POPGRAD_COMMIT` of the build.
+/// The commit that the binary was built from, `-dirty` if the files were not all as there; set by
+/// the build script, in releases.
 pub const COMMIT: &str = match option_env!("POPGRAD_COMMIT") {
     Some(commit) => commit,
     None => "unknown",

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::model::Spec;
 use crate::model::trace::Trace;
 use crate::report::checkpoint::Checkpoint;
+use crate::report::files::expect;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -34,10 +35,7 @@ impl Trained {
         find: impl FnOnce(&Config) -> Result<&'static dyn Experiment>,
     ) -> Result<Self> {
         for name in [CONFIG_FILE, CHECKPOINT_FILE] {
-            if !folder.join(name).is_file() {
-                let problem = format!("{} has no {name}", folder.display());
-                return Err(Error::invalid("run", problem, "the folder of a run with a checkpoint"));
-            }
+            expect("run", folder, name, "the folder of a run with a checkpoint")?;
         }
         let config = folder::read_config(folder)?;
         let setup = find(&config)?.setup(&config)?;

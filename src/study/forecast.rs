@@ -76,11 +76,12 @@ impl Study {
             let evaluations = 1 + p.steps.div_ceil(p.eval_every);
             let kept = p.snapshots.as_ref().map_or(0, |s| s.up_to(p.steps).len() as u64);
             let as_this = Cost { steps: p.steps, evaluations, snapshots: kept, ..*near };
+            let experiment = self.registry.experiment(&member.config)?;
             seconds += own / of * as_this.seconds();
-            disk += as_this.disk();
+            disk += as_this.with_parameters(run::parameters(experiment, &member.config)?).disk();
             steps += p.steps;
             snapshots += kept;
-            bytes.push(run::bytes(self.registry.experiment(&member.config)?, &member.config)?);
+            bytes.push(run::bytes(experiment, &member.config)?);
         }
         bytes.sort_unstable_by(|a, b| b.cmp(a));
         let memory_bytes = bytes.iter().take(workers).fold(0usize, |sum, b| sum.saturating_add(*b));

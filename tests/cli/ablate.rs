@@ -104,6 +104,9 @@ fn populations_are_the_test_set_where_a_run_trains_on_them() {
         let summary: Value = serde_json::from_str(&summary).unwrap();
         let (own, logged) = (number(&found["whole"]["loss"]), number(&summary[loss]));
         assert!((own - logged).abs() < 1e-11, "{own} {logged}");
+        let shown = ok(&["ablate", text(folder)]);
+        assert!(shown.contains(", 32 sequences of the population;"), "{shown}");
+        assert!(!shown.contains("-0.0000"), "{shown}");
         refused(&["ablate", text(folder), "--sequences", "31"], 2, &["sequences: 31", "population"]);
     }
     let found = json(&[text(&algorithm1)]);

@@ -108,6 +108,10 @@ fn text_goes_through_the_corpus_and_may_be_short() {
     let one = json(&[text(&run), "--text", "c"]);
     assert!(one["heads"][0].get("previous").is_none(), "no query but the first");
     refused(&["attend", text(&run), "--text", "abxc"], 2, &["text: `x` at 2", "characters of the corpus"]);
+    for file in ["abc.txt", "abc/cab"] {
+        let found = format!("text: `{file}`, a file that does not exist");
+        refused(&["attend", text(&run), "--text", file], 2, &[&found, "a sequence of characters"]);
+    }
     refused(&["attend", text(&run), "--text", ""], 2, &["text: 0 symbols", "1 to 10"]);
     refused(&["attend", text(&run), "--text", "abcabcabcab"], 2, &["text: 11 symbols", "1 to 10"]);
     std::fs::write(path("other"), "abd").unwrap();

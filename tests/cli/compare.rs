@@ -103,9 +103,11 @@ fn runs_of_studies_unfinished_runs_and_what_is_refused() {
     );
     refused(&["compare", text(&at("a")), "/nowhere"], 2, &["run: /nowhere does not exist"]);
     let (a, b) = (at("a"), text(&study));
-    let png = at("x.png");
-    refused(&["compare", text(&a), b, "--out", text(&png)], 2, &["out: ", ".svg"]);
-    assert!(!png.exists());
+    let (pdf, png) = (at("x.pdf"), at("x.png"));
+    refused(&["compare", text(&a), b, "--out", text(&pdf)], 2, &["out: ", ".svg or .png"]);
+    assert!(!pdf.exists());
+    ok(&["compare", text(&a), b, "--out", text(&png)]);
+    assert!(fs::read(&png).unwrap().starts_with(b"\x89PNG"));
     // A summary that was edited is none.
     let summary = study.join("runs").join("seed-1").join("summary.json");
     let summary = if summary.exists() {

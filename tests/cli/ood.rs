@@ -3,10 +3,12 @@
 
 use crate::support::{one_line, popgrad};
 use popgrad::config::{parse_overrides, resolve};
+use popgrad::model::trace::Trace;
 use popgrad::model::{Simplified, Spec};
-use popgrad::paper::causal::ood::{KINDS, Outcome, Sizes, Trained, count, evaluate, matrix, sample_given};
+use popgrad::paper::causal::ood::{KINDS, Outcome, Sizes, Subject, count, evaluate, matrix, sample_given};
 use popgrad::paper::preset;
 use popgrad::rng::{Key, Purpose};
+use popgrad::run::Trained;
 use popgrad::task::Forest;
 use std::path::Path;
 
@@ -76,7 +78,7 @@ fn sequences_follow_the_given_transitions() {
 }
 
 /// The induction head on a chain of T tokens, S = 3.
-fn head(t: usize) -> Trained {
+fn head(t: usize) -> Subject {
     let words = [format!("T={t}"), "S=3".into(), "source=sampled".into()];
     let mut layers = preset("algorithm1", false).unwrap();
     layers.push(parse_overrides(&words).unwrap());
@@ -84,7 +86,8 @@ fn head(t: usize) -> Trained {
     let Spec::Simplified(spec) = &config.model else { panic!("another model") };
     let model = Simplified::<f64>::new(3, t, spec).unwrap();
     let params = model.construction(Forest::chain(t).unwrap().parents(), 40.0, 60.0).unwrap();
-    Trained::new(config, Box::new(model), params).unwrap()
+    let trace = Trace::new(&config.model, 3, t).unwrap();
+    Subject::new(Trained { config, step: 0, trace, params }).unwrap()
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn quiet_leaves_errors_and_warnings_and_verbose_says_more() {
     let (_, warned) = run(&["--quiet", "heads=2,1", "init=0"], "warned");
     assert!(warned.starts_with("warning: with init=0 ") && warned.lines().count() == 1, "{warned}");
     let (_, more) = run(&["-v"], "verbose");
-    for word in ["popgrad ", "threads: ", "folder: ", "steps=4", "MiB"] {
+    for word in ["popgrad ", "threads: ", "folder: ", "steps=4", "memory while training: "] {
         assert!(more.contains(word), "{word} is not in {more}");
     }
     refused(&["-q", "run", "chain", "--verbose"], 2, &["verbose: given with --quiet", "one of the two"]);

@@ -113,6 +113,13 @@ fn a_dry_run_counts_right_and_writes_nothing() {
     );
     let figures = plan(&["figures", "--only", "causal-fig2,causal-fig7", "--quick", "steps=4", "T=6"]);
     assert!(count(&figures, "runs") > 2 && count(&figures, "steps") == 4 * count(&figures, "runs"));
+    // Runs of other sizes than those that are measured take the disk that they take alone.
+    let all = ["3", "4", "6", "8", "9"].map(|s| format!("S={s}"));
+    let small = ["T=5", "batch=16", "shards=2", "steps=8", "snapshots=every 2"];
+    let alone = all.iter().map(|s| count(&plan(&[&["run", "chain", s], &small[..]].concat()), "disk_bytes"));
+    let sum: u64 = alone.sum();
+    let grid = plan(&[&["sweep", "chain", "S=3,4,6,8,9", "seeds=1"], &small[..]].concat());
+    assert!(count(&grid, "disk_bytes").abs_diff(sum) < sum / 20, "{grid}, alone {sum}");
     // The disk that a run then takes, figures aside.
     let folder = dir.path().join("run");
     ok(&[&run[..], &["--out", text(&folder)]].concat());
@@ -127,6 +134,7 @@ fn a_dry_run_counts_right_and_writes_nothing() {
     assert!(shown.contains("updates: 8\n") && shown.contains(", 7 snapshots included"), "{shown}");
     // What cannot run is refused as by a run; what contradicts is, too.
     refused(&["run", "chain", "S=1", "--dry-run"], 2, &["S: 1"]);
+    refused(&["run", "chain", "--dry-run", "--out", text(&folder)], 2, &["run folder: ", "not empty"]);
     refused(&["run", "chain", "--dry-run", "--print-config"], 2, &["--dry-run", "--print-config"]);
     refused(&["run", "--resume", text(&folder), "--dry-run"], 2, &["--resume", "--dry-run"]);
 }

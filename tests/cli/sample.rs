@@ -145,6 +145,7 @@ fn what_cannot_be_drawn_is_refused() {
     refused(&["sample", "chain", "heads=2"], 2, &["heads: not of a task"]);
     refused(&["sample", "chain", "source=exact"], 2, &["source: not of a task"]);
     refused(&["sample", "causal_tree", "graph=ngram", "order=2"], 2, &["task: causal_dag by its keys"]);
+    refused(&["sample", "chain", "--names", "tokens,tokens"], 2, &["names: `tokens` twice"]);
     refused(&["sample", "chain", "--names", "mask"], 2, &["unknown array `mask`"]);
     refused(&["sample", "chain", "100000", "--json"], 2, &["json: ", "--out"]);
     refused(&["sample", "chain", "--names", "pi"], 2, &["names: without tokens"]);

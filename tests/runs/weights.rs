@@ -129,5 +129,6 @@ fn a_finished_run_goes_on() {
     refused(&[&resume[..], &["steps=11"]].concat(), 2, &["steps: 11", "at least 12"]);
     refused(&[&resume[..], &["lr=2"]].concat(), 2, &["lr"]);
     refused(&[&resume[..], &["chain"]].concat(), 2, &["resume: with `chain`"]);
+    refused(&[&resume[..], &["lr=2"]].concat(), 2, &["lr: given with --resume", "steps=N alone"]);
     assert_eq!(bytes(&at("short"), "checkpoint.safetensors"), bytes(&at("long"), "checkpoint.safetensors"));
 }

@@ -7,20 +7,18 @@
 
 use super::tree;
 use crate::batch::{Batch, Parts, Targets};
-use crate::config::{Config, Dtype};
 use crate::exact::effective::effective_length;
 use crate::exact::transition::Transition;
-use crate::model::{Model, Report};
+use crate::model::Report;
 use crate::num::Sum;
 use crate::paper::cross_entropy;
 use crate::rng::{Key, Purpose};
-use crate::run::{Progress, folder};
+use crate::run::Trained;
 use crate::task::bayes::bayes_counts;
 use crate::task::{CausalTree, Forest, Roots, Task};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::path::Path;
 
 /// Every kind of transition matrix, with what it is.
 pub const KINDS: [(&str, &str); 8] = [
@@ -81,21 +79,32 @@ pub struct Outcome {
     pub worst_query: f64,
 }
 
-/// A run folder's trained model.
-pub struct Trained {
-    /// Its configuration.
-    pub config: Config,
+/// A trained run with its task.
+#[derive(Debug)]
+pub struct Subject {
+    /// Its configuration and weights.
+    pub run: Trained,
     /// Its task: graph, root law, the counts predictor's alpha.
     pub task: CausalTree,
-    /// Updates done.
-    pub step: u64,
-    model: Box<dyn Model<f64>>,
-    params: Vec<f64>,
 }
 
-impl std::fmt::Debug for Trained {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trained").field("config", &self.config).field("step", &self.step).finish()
+impl Subject {
+    /// # Errors
+    /// A run of another task; a model of another S or T than the task's.
+    pub fn new(run: Trained) -> Result<Self> {
+        let task = tree(&run.config).map_err(|_| {
+            let found = format!("a run of task {}", run.config.task.name());
+            Error::invalid("run", found, "a run on a graph with one parent each")
+        })?;
+        let model = run.trace.model();
+        if model.seq_len() != task.seq_len()
+            || model.vocab() != task.vocab()
+            || model.layout().len() != run.params.len()
+        {
+            let allowed = "one of the task's S and T, with its parameters";
+            return Err(Error::invalid("model", model.name(), allowed));
+        }
+        Ok(Subject { run, task })
     }
 }
 
@@ -119,71 +128,6 @@ impl Outcome {
                 Err(Error::invalid("params", found, "parameters at which everything stays finite"))
             }
         }
-    }
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn stepped(&mut self, _: u64, _: f64) {}
-    fn evaluated(&mut self, _: &'static str, _: f64) {}
-    fn finished(&mut self) {}
-    fn note(&mut self, _: &str) {}
-}
-
-impl Trained {
-    /// From `folder`, in f64 whatever the run's type.
-    ///
-    /// # Errors
-    /// A folder without configuration or checkpoint, or whose checkpoint is of another run.
-    pub fn load(folder: &Path) -> Result<Self> {
-        for name in [folder::CONFIG_FILE, folder::CHECKPOINT_FILE] {
-            if !folder.join(name).is_file() {
-                let problem = format!("{} has no {name}", folder.display());
-                return Err(Error::invalid("run", problem, "the folder of a run with a checkpoint"));
-            }
-        }
-        let config = folder::read_config(folder)?;
-        let task = tree(&config).map_err(|_| {
-            let problem = format!("{} holds a run of task {}", folder.display(), config.task.name());
-            Error::invalid("run", problem, "a run on a graph with one parent each")
-        })?;
-        let model = config.model.build::<f64>(task.vocab(), task.seq_len())?;
-        let fingerprint = config.to_toml();
-        let (layout, silent) = (model.layout(), &mut Silent);
-        let missing = || Error::format(folder, "no checkpoint");
-        let (step, params) = match config.plan.dtype {
-            Dtype::F64 => {
-                let (state, _) =
-                    folder::load::<f64>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
-                (state.step, state.params)
-            }
-            Dtype::F32 => {
-                let (state, _) =
-                    folder::load::<f32>(folder, true, &fingerprint, layout, silent)?.ok_or_else(missing)?;
-                (state.step, state.params.into_iter().map(f64::from).collect())
-            }
-        };
-        Ok(Trained { config, task, step, model, params })
-    }
-
-    /// A model and parameters made elsewhere.
-    ///
-    /// # Errors
-    /// When they do not fit each other or the task.
-    pub fn new(config: Config, model: Box<dyn Model<f64>>, params: Vec<f64>) -> Result<Self> {
-        let task = tree(&config)?;
-        if model.seq_len() != task.seq_len()
-            || model.vocab() != task.vocab()
-            || model.layout().len() != params.len()
-        {
-            return Err(Error::invalid(
-                "model",
-                model.name(),
-                "one of the task's S and T, with its parameters",
-            ));
-        }
-        Ok(Trained { config, task, step: 0, model, params })
     }
 }
 
@@ -300,25 +244,25 @@ struct Sums {
 /// Most sequences of a kind: matrices times sequences per matrix.
 pub const MAX_SEQUENCES: usize = 1 << 30;
 
-/// `trained` on every matrix of `kind`; a few matrices are held at a time, folded in their order.
+/// `subject` on every matrix of `kind`; a few matrices are held at a time, folded in their order.
 ///
 /// # Errors
 /// Sizes of 0 or beyond [`MAX_SEQUENCES`]; what model and kind report.
-pub fn evaluate(trained: &Trained, kind: &'static str, sizes: &Sizes) -> Result<Outcome> {
+pub fn evaluate(subject: &Subject, kind: &'static str, sizes: &Sizes) -> Result<Outcome> {
     let total = sizes.matrices.checked_mul(sizes.sequences).filter(|n| *n <= MAX_SEQUENCES);
     if sizes.matrices == 0 || sizes.sequences < 2 || total.is_none() {
         let found = format!("{} matrices, {} sequences", sizes.matrices, sizes.sequences);
         let allowed = "at least 1 matrix and 2 sequences, matrices * sequences <= 2^30";
         return Err(Error::invalid("sizes", found, allowed));
     }
-    let (s, alpha, number) = (trained.task.vocab(), trained.task.alpha(), count(kind, sizes));
+    let (s, alpha, number) = (subject.task.vocab(), subject.task.alpha(), count(kind, sizes));
     let mut of = [Sum::new(); 8];
     let (mut rho, mut t_eff, mut worst) = (Sum::new(), Sum::new(), 0.0f64);
     // Loss and sup error of each matrix: their means.
     let mut means = [Vec::with_capacity(number), Vec::with_capacity(number)];
     let all: Vec<usize> = (0..number).collect();
     for group in all.chunks(4 * rayon::current_num_threads()) {
-        let one = |m: &usize| under(trained, &matrix(kind, s, alpha, sizes, *m)?, *m, sizes);
+        let one = |m: &usize| under(subject, &matrix(kind, s, alpha, sizes, *m)?, *m, sizes);
         let sums: Vec<Result<Sums>> = group.par_iter().map(one).collect();
         for one in sums {
             let one = one?;
@@ -357,8 +301,9 @@ pub fn evaluate(trained: &Trained, kind: &'static str, sizes: &Sizes) -> Result<
     Ok(outcome)
 }
 
-fn under(trained: &Trained, pi: &[f64], m: usize, sizes: &Sizes) -> Result<Sums> {
-    let Trained { task, model, params, .. } = trained;
+fn under(subject: &Subject, pi: &[f64], m: usize, sizes: &Sizes) -> Result<Sums> {
+    let Subject { run, task } = subject;
+    let model = run.trace.model();
     let (s, t, forest) = (task.vocab(), task.seq_len(), task.forest());
     let transition = Transition::new(s, pi)?;
     let root = match task.roots() {
@@ -381,8 +326,8 @@ fn under(trained: &Trained, pi: &[f64], m: usize, sizes: &Sizes) -> Result<Sums>
             sample_given(forest, s, pi, &root, &key, ((m as u64) << 40) + (start + k) as u64, tokens);
             target.copy_from_slice(&pi[tokens[t - 1] as usize * s..][..s]);
         }
-        let mut report = Report::new(model.as_ref(), Targets::Law, batch.seqs(), false, true);
-        model.report(params, &batch, &mut ws, &mut report)?;
+        let mut report = Report::new(model, Targets::Law, batch.seqs(), false, true);
+        model.report(&run.params, &batch, &mut ws, &mut report)?;
         for (k, f) in report.probs.chunks_exact(s).enumerate() {
             let (word, y) = (batch.sequence(k), batch.law(k));
             bayes_counts(task, word, &mut counts);
