@@ -10,9 +10,11 @@ use popgrad_kernels::{
 use std::hint::black_box;
 
 /// (problems, queries, keys, d = dv): batch times heads is the number of problems.
-const SHAPES: [[usize; 4]; 7] = [
+const SHAPES: [[usize; 4]; 8] = [
     [64, 20, 20, 30],
     [1024, 20, 20, 30],
+    // The same in the second-level cache.
+    [32, 1, 20, 30],
     [1024, 1, 20, 30],
     [512, 256, 256, 128],
     [256, 256, 256, 32],
