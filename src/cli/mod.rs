@@ -33,6 +33,7 @@ use crate::{Error, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use output::{detail, fail, insist, json, say, show, tell, wants_json, warn};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -125,8 +126,15 @@ enum Command {
 
 /// Runs the command line of this process, and returns its exit code.
 pub fn main() -> ExitCode {
-    let color = output::choose_color(std::env::args_os());
-    let parsed = Args::command().color(color).try_get_matches();
+    ExitCode::from(run_words(std::env::args_os()))
+}
+
+/// Runs the command line of these words, the first of which is the program's name, and returns its
+/// exit code: for a process that was started as something else.
+pub fn run_words(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let color = output::choose_color(words.iter().cloned());
+    let parsed = Args::command().color(color).try_get_matches_from(words);
     let args = match parsed.and_then(|m| Args::from_arg_matches(&m)) {
         Ok(args) => args,
         Err(e) => return refuse(&e),
@@ -142,18 +150,18 @@ pub fn main() -> ExitCode {
         Err(Error::Stopped { done, folder }) => {
             let folder = output::shell_word(&folder.to_string_lossy());
             insist(&format!("stopped after {done}; to go on: popgrad {resumed_by} --resume {folder}"));
-            ExitCode::from(128 + signals::wanted().unwrap_or(2))
+            128 + signals::wanted().unwrap_or(2)
         }
         Err(e) => {
             fail(&e.to_string());
-            ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(1))
+            u8::try_from(e.exit_code()).unwrap_or(1)
         }
     }
 }
 
 /// Prints what the parser says, and returns its exit code: help and version as clap wrote them; of
 /// an error the first paragraph in one line, like every other, then clap's tips and the usage.
-fn refuse(e: &clap::Error) -> ExitCode {
+fn refuse(e: &clap::Error) -> u8 {
     if let Some(text) = refused_value(e) {
         fail(&text);
     } else if let Some(text) = refused_command(e) {
@@ -171,11 +179,12 @@ fn refuse(e: &clap::Error) -> ExitCode {
     } else {
         let _ = e.print();
     }
-    ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
+    u8::try_from(e.exit_code()).unwrap_or(2)
 }
 
-fn run_command(command: Command) -> Result<ExitCode> {
-    let done = |()| ExitCode::SUCCESS;
+/// Runs a command, and returns its exit code where that is no error's.
+fn run_command(command: Command) -> Result<u8> {
+    let done = |()| 0;
     match command {
         Command::Run(args) => run::run(args).map(done),
         Command::Figures(args) => figures::figures(&args).map(done),
