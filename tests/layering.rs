@@ -40,7 +40,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "paper", "study", "run", "config", "theory", "exact", "task", "source", "model", "batch", "rng",
-            "probe", "report", "measure", "discover",
+            "probe", "report", "train", "measure", "discover",
         ],
     ),
 ];

@@ -1,7 +1,7 @@
 //! A batch of any size, piece by piece.
 
 use crate::batch::{Batch, Targets, divisor};
-use crate::model::{Model, Report};
+use crate::model::{Model, Report, Workspace};
 use crate::num::Sum;
 use crate::{Error, Result, ram};
 use popgrad_kernels::Elem;
@@ -9,96 +9,225 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// A model and parameters to evaluate; the sequences are passed separately.
-pub(in crate::cli) struct Evaluation<'a, E> {
-    pub(in crate::cli) model: &'a dyn Model<E>,
-    pub(in crate::cli) params: &'a [E],
+#[derive(Clone, Copy)]
+pub struct Evaluation<'a, E> {
+    /// The model.
+    pub model: &'a dyn Model<E>,
+    /// Its parameters, in its layout.
+    pub params: &'a [E],
     /// Which blocks get a gradient.
-    pub(in crate::cli) active: &'a [bool],
-    pub(in crate::cli) kind: Targets,
+    pub active: &'a [bool],
+    /// The kind of targets.
+    pub kind: Targets,
     /// Sequences.
-    pub(in crate::cli) seqs: usize,
+    pub seqs: usize,
     /// True if losses and predictions of each output are kept.
-    pub(in crate::cli) keep: bool,
+    pub keep: bool,
 }
 
 /// Weighted means, see [`crate::batch`].
-pub(in crate::cli) struct Evaluated {
-    pub(in crate::cli) loss: f64,
+#[derive(Debug)]
+pub struct Evaluated {
+    /// Σ w ℓ / Σ w.
+    pub loss: f64,
     /// (B, O), whatever the weights; empty if not wanted.
-    pub(in crate::cli) losses: Vec<f64>,
+    pub losses: Vec<f64>,
     /// (B, O, S); empty if not wanted.
-    pub(in crate::cli) predictions: Vec<f64>,
+    pub predictions: Vec<f64>,
     /// In the model's layout; zeros in blocks without a requested gradient.
-    pub(in crate::cli) grad: Vec<f64>,
+    pub grad: Vec<f64>,
 }
 
-/// Sums over one piece.
-struct Piece<E> {
-    loss: Sum,
-    weight: f64,
+/// What [`Evaluation::run_in`] finds beside the gradient; fields as in [`Evaluated`].
+#[derive(Debug)]
+pub struct Values {
+    /// Σ w ℓ / Σ w.
+    pub loss: f64,
+    /// (B, O), or empty.
+    pub losses: Vec<f64>,
+    /// (B, O, S), or empty.
+    pub predictions: Vec<f64>,
+}
+
+/// Working storage of evaluations of one model, which later calls use again: a warm call allocates
+/// nothing but what it returns.
+#[derive(Debug)]
+pub struct Storage<E> {
+    slots: Vec<Slot<E>>,
+    sums: Vec<Sum>,
+    /// The kind of targets and the sequences of a piece that the slots are for.
+    sized: Option<(Targets, usize)>,
+}
+
+impl<E> Default for Storage<E> {
+    fn default() -> Self {
+        Storage { slots: Vec::new(), sums: Vec::new(), sized: None }
+    }
+}
+
+/// A piece in progress, and its sums.
+#[derive(Debug)]
+struct Slot<E> {
+    batch: Batch,
+    ws: Workspace<E>,
     grad: Vec<E>,
     report: Option<Report>,
+    done: Result<(Sum, f64)>,
 }
 
 /// Bytes that the working storage of a piece may take.
 const PIECE_BYTES: usize = 1 << 28;
 
 impl<E: Elem> Evaluation<'_, E> {
-    /// Loss and gradient, piece by piece. `fill` writes the sequences from a number on into a batch
-    /// that has its size.
+    /// Loss and gradient, piece by piece, on the threads of the current pool. `fill` writes the
+    /// sequences from a number on into a batch that has its size.
     ///
     /// # Errors
     /// Too little memory; what the model refuses.
-    pub(in crate::cli) fn run(&self, fill: &(dyn Fn(usize, &mut Batch) + Sync)) -> Result<Evaluated> {
-        let size = self.piece_size();
-        self.check_memory(size)?;
-        let starts = (0..self.seqs).step_by(size);
-        let pieces: Vec<Range<usize>> = starts.map(|i| i..self.seqs.min(i + size)).collect();
-        let (mut loss, mut weight) = (Sum::new(), Sum::new());
-        let mut grad = vec![Sum::new(); self.params.len()];
-        let (mut losses, mut predictions) = (Vec::new(), Vec::new());
-        // A bounded number of pieces in flight; folded in order.
-        for group in pieces.chunks(rayon::current_num_threads()) {
-            let done: Vec<_> = group.par_iter().map(|rows| self.piece(rows, fill)).collect();
-            for piece in done {
-                let piece = piece?;
-                loss.merge(piece.loss);
-                weight.add(piece.weight);
-                grad.iter_mut().zip(piece.grad).for_each(|(sum, g)| sum.add(g.to_f64()));
-                if let Some(report) = piece.report {
-                    losses.extend(report.losses);
-                    predictions.extend(report.probs);
-                }
-            }
-        }
-        let by = divisor(weight.value());
-        let grad = grad.iter().map(|g| g.value() / by).collect();
-        Ok(Evaluated { loss: loss.value() / by, losses, predictions, grad })
+    pub fn run(&self, fill: &(dyn Fn(usize, &mut Batch) + Sync)) -> Result<Evaluated> {
+        let mut grad = vec![0.0; self.params.len()];
+        let threads = rayon::current_num_threads();
+        let Values { loss, losses, predictions } =
+            self.run_in(&mut Storage::default(), threads, fill, &mut grad)?;
+        Ok(Evaluated { loss, losses, predictions, grad })
     }
 
-    fn piece(&self, rows: &Range<usize>, fill: &(dyn Fn(usize, &mut Batch) + Sync)) -> Result<Piece<E>> {
+    /// The same with `threads` pieces at a time, in `storage`; overwrites `grad`, in the model's
+    /// layout. Enters a pool only for more than one piece at a time, and then the current one. The
+    /// result does not depend on `threads`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run). `grad` then holds anything.
+    pub fn run_in<G: Elem>(
+        &self,
+        storage: &mut Storage<E>,
+        threads: usize,
+        fill: &(dyn Fn(usize, &mut Batch) + Sync),
+        grad: &mut [G],
+    ) -> Result<Values> {
+        let size = self.piece_size();
+        let starts = (0..self.seqs).step_by(size);
+        let count = starts.len();
+        self.reserve(storage, size, threads.clamp(1, count.max(1)))?;
+        let backward = self.active.contains(&true);
+        let Storage { slots, sums, .. } = storage;
+        let (mut loss, mut weight) = (Sum::new(), Sum::new());
+        let (mut losses, mut predictions) = (Vec::new(), Vec::new());
+        if count > 1 && backward {
+            sums.clear();
+            sums.resize(self.params.len(), Sum::new());
+        }
+        // A bounded number of pieces in flight; folded in order.
+        let mut first = 0;
+        while first < count {
+            let group = &mut slots[..threads.clamp(1, count - first)];
+            let rows = |i: usize| (first + i) * size..self.seqs.min((first + i + 1) * size);
+            match &mut *group {
+                [slot] => self.piece(&rows(0), fill, slot),
+                group => {
+                    group.par_iter_mut().enumerate().for_each(|(i, slot)| self.piece(&rows(i), fill, slot))
+                }
+            }
+            for slot in group.iter_mut() {
+                let (piece, of) = std::mem::replace(&mut slot.done, Ok((Sum::new(), 0.0)))?;
+                loss.merge(piece);
+                weight.add(of);
+                if count > 1 && backward {
+                    sums.iter_mut().zip(&slot.grad).for_each(|(sum, g)| sum.add(g.to_f64()));
+                }
+                if let Some(report) = slot.report.as_ref().filter(|_| self.keep) {
+                    losses.extend_from_slice(&report.losses);
+                    predictions.extend_from_slice(&report.probs);
+                }
+            }
+            first += group.len();
+        }
+        let by = divisor(weight.value());
+        match &slots[..] {
+            _ if !backward || count == 0 => grad.fill(G::ZERO),
+            // The sum of one piece: a zero of either sign is 0.
+            [slot, ..] if count == 1 => {
+                let all = grad.iter_mut().zip(&slot.grad);
+                all.for_each(|(to, g)| *to = G::from_f64((0.0 + g.to_f64()) / by));
+            }
+            _ => grad.iter_mut().zip(sums.iter()).for_each(|(to, s)| *to = G::from_f64(s.value() / by)),
+        }
+        Ok(Values { loss: loss.value() / by, losses, predictions })
+    }
+
+    /// Pieces that the sequences are cut into.
+    pub fn pieces(&self) -> usize {
+        self.seqs.div_ceil(self.piece_size())
+    }
+
+    /// Makes slots for `threads` pieces of up to `size` sequences, where `storage` lacks them.
+    fn reserve(&self, storage: &mut Storage<E>, size: usize, threads: usize) -> Result<()> {
+        let (model, size) = (self.model, size.min(self.seqs));
+        let large = |(kind, n): (Targets, usize)| kind == self.kind && n >= size;
+        let kept = storage.sized.filter(|s| large(*s));
+        if kept.is_some() && storage.slots.len() >= threads {
+            return Ok(());
+        }
+        let size = kept.map_or(size, |(_, n)| n);
+        self.check_memory(size, threads)?;
+        if kept.is_none() {
+            storage.slots.clear();
+            storage.sized = None;
+        }
+        while storage.slots.len() < threads {
+            storage.slots.push(Slot {
+                batch: Batch::with_capacity(self.kind, size, model.seq_len(), model.vocab())?,
+                ws: model.workspace(self.kind, size)?,
+                grad: vec![E::ZERO; self.params.len()],
+                report: None,
+                done: Ok((Sum::new(), 0.0)),
+            });
+        }
+        storage.sized = Some((self.kind, size));
+        Ok(())
+    }
+
+    /// Evaluates the sequences `rows`; the loss, or what was refused, is left in `slot.done`.
+    fn piece(&self, rows: &Range<usize>, fill: &(dyn Fn(usize, &mut Batch) + Sync), slot: &mut Slot<E>) {
+        slot.done = self.sums(rows, fill, slot);
+    }
+
+    fn sums(
+        &self,
+        rows: &Range<usize>,
+        fill: &(dyn Fn(usize, &mut Batch) + Sync),
+        slot: &mut Slot<E>,
+    ) -> Result<(Sum, f64)> {
         let (model, n) = (self.model, rows.len());
-        let mut batch = Batch::with_capacity(self.kind, n, model.seq_len(), model.vocab())?;
+        let Slot { batch, ws, grad, report, .. } = slot;
         batch.set_seqs(n);
-        fill(rows.start, &mut batch);
-        let mut ws = model.workspace(self.kind, n)?;
-        let mut grad = vec![E::ZERO; self.params.len()];
-        let mut loss = model.loss_and_grad(self.params, &batch, self.active, &mut ws, &mut grad)?;
-        let all_finite =
-            |loss: &Sum, grad: &[E]| loss.value().is_finite() && grad.iter().all(|g| g.is_finite());
-        // What overflows in sequences that do not count must not reach the gradient.
-        if !all_finite(&loss, &grad)
-            && let Some(counting) = counting(&batch)?
+        fill(rows.start, batch);
+        let backward = self.active.contains(&true);
+        // Blocks that an earlier call asked for, and this one does not.
+        for (block, _) in model.layout().blocks().iter().zip(self.active).filter(|(_, on)| backward && !**on)
         {
-            loss = model.loss_and_grad(self.params, &counting, self.active, &mut ws, &mut grad)?;
+            grad[block.range()].fill(E::ZERO);
         }
-        let mut report = None;
+        let mut loss = model.loss_and_grad(self.params, batch, self.active, ws, grad)?;
+        let all_finite = |loss: &Sum, grad: &[E]| {
+            loss.value().is_finite() && (!backward || grad.iter().all(|g| g.is_finite()))
+        };
+        // What overflows in sequences that do not count must not reach the gradient.
+        if !all_finite(&loss, grad)
+            && let Some(counting) = counting(batch)?
+        {
+            loss = model.loss_and_grad(self.params, &counting, self.active, ws, grad)?;
+        }
         if self.keep {
-            let mut wanted = Report::new(model, self.kind, n, false, true);
-            model.report(self.params, &batch, &mut ws, &mut wanted)?;
-            report = Some(wanted);
+            let fits = |r: &Report| r.losses.len() == n * batch.outputs() && !r.probs.is_empty();
+            let mut wanted = match report.take().filter(fits) {
+                Some(wanted) => wanted,
+                None => Report::new(model, self.kind, n, false, true),
+            };
+            model.report(self.params, batch, ws, &mut wanted)?;
+            *report = Some(wanted);
         }
-        Ok(Piece { loss, weight: batch.total_weight(), grad, report })
+        Ok((loss, batch.total_weight()))
     }
 
     /// Sequences per piece. It fixes the order of sums, so it depends on the model and the kind of
@@ -116,7 +245,7 @@ impl<E: Elem> Evaluation<'_, E> {
     }
 
     /// Checks that memory can hold the pieces in progress, the results and the batch.
-    fn check_memory(&self, size: usize) -> Result<()> {
+    fn check_memory(&self, size: usize, threads: usize) -> Result<()> {
         let (model, size) = (self.model, size.min(self.seqs));
         let outputs = self.kind.outputs(model.seq_len());
         let needed = || {
@@ -124,7 +253,7 @@ impl<E: Elem> Evaluation<'_, E> {
             let work = model.workspace_len(self.kind, size)?.bytes::<E>()?;
             let grad = self.params.len().checked_mul(size_of::<E>())?;
             let piece = work.checked_add(grad)?.checked_add(row.checked_mul(2 * size)?)?;
-            let flying = rayon::current_num_threads().min(self.seqs.div_ceil(size.max(1)));
+            let flying = threads.min(self.seqs.div_ceil(size.max(1)));
             // The results once more as arrays, beside the batch.
             let kept = if self.keep { row.checked_mul(3)?.checked_mul(self.seqs)? } else { 0 };
             let sums = self.params.len().checked_mul(32)?;

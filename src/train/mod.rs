@@ -5,10 +5,14 @@
 //! so the result depends on the number of shards, which is configuration, and never on the number
 //! of threads. After the first step a step allocates nothing.
 //!
+//! [`Evaluation`] takes a batch of any size apart from training, piece by piece.
+//!
 //! Run everything inside one rayon pool (`pool.install`): entering a pool from outside allocates.
 
+mod evaluation;
 mod sharded;
 
+pub use evaluation::{Evaluated, Evaluation, Storage, Values};
 pub use sharded::{Sharded, batch_bytes, bytes};
 
 use crate::batch::Batch;

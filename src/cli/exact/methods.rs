@@ -3,12 +3,12 @@
 use super::Found;
 use super::problem::{Method, Problem, TreeProblem};
 use crate::batch::{Batch, Targets};
-use crate::cli::grad::Evaluation;
 use crate::exact::symmetric::{canonical_words, is_symmetric};
 use crate::exact::{Orbits, Prior, Progress, Tree, TreeLaw, brute, law};
 use crate::model::Model;
 use crate::report::arrays::Array;
 use crate::source::{Population, Source};
+use crate::train::Evaluation;
 use crate::{Error, Result};
 use indicatif::ProgressBar;
 use popgrad_kernels::Elem;

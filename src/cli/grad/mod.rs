@@ -1,10 +1,8 @@
 //! `popgrad grad`: loss, predictions and gradients of a model at parameters and tokens from files.
 
 mod files;
-mod pieces;
 
 pub(super) use files::{Params, block_arrays, held_names, missing, not_an_input, shape_error, take};
-pub(super) use pieces::{Evaluated, Evaluation};
 
 use super::table::number;
 use super::{ModelAt, show};
@@ -12,6 +10,7 @@ use crate::batch::{Batch, Targets};
 use crate::config::{self, Dtype};
 use crate::model::{Model, named_blocks};
 use crate::report::arrays::{Array, Format, write_arrays};
+use crate::train::{Evaluated, Evaluation};
 use crate::{Error, Result};
 use clap::Args;
 use popgrad_kernels::Elem;
