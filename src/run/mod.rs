@@ -25,6 +25,7 @@ use crate::Result;
 use crate::batch::{Batch, Targets};
 use crate::config::Config;
 use crate::model::Layout;
+use crate::report::arrays::Array;
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::source::Source;
 use crate::train::{Moment, Objective};
@@ -193,6 +194,10 @@ pub struct Outcome {
 pub trait Progress: Send {
     /// Called after every update with the batch loss, NaN if no output of the batch counts.
     fn stepped(&mut self, step: u64, loss: f64);
+    /// Called with the number of updates done before the first update of a new run, and after every
+    /// update, after [`Progress::stepped`]. `weights` copies the parameters: an array for each
+    /// block, by its name.
+    fn moved(&mut self, _step: u64, _weights: &dyn Fn() -> Result<Vec<(String, Array)>>) {}
     /// Called after every evaluation with its most informative number and the name of that.
     fn evaluated(&mut self, name: &'static str, value: f64);
     /// Called when training is over, or stopped.

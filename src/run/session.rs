@@ -452,6 +452,10 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
     }
 
     fn moved(&mut self, step: u64, params: &[E]) -> Result<()> {
+        let layout = self.model.layout();
+        let named = |(name, array): (&str, _)| (name.to_string(), array);
+        let weights = || Ok(params::arrays(layout, params)?.into_iter().map(named).collect());
+        self.progress.moved(step, &weights);
         match self.snapshots.binary_search(&step) {
             Ok(_) => folder::keep(self.folder, self.model.layout(), step, params),
             Err(_) => Ok(()),

@@ -5,7 +5,7 @@ use super::{population, posterior};
 use crate::batch::{Batch, divisor};
 use crate::config::task::{self as keys, Graph};
 use crate::config::{Config, Task as Keys};
-use crate::exact::DagLaw;
+use crate::exact::{DagLaw, Prior};
 use crate::num::Sum;
 use crate::paper::cross_entropy;
 use crate::rng::{Key, Purpose};
@@ -178,6 +178,17 @@ impl CausalTask {
         match self {
             CausalTask::Tree(task) => population::source(task),
             CausalTask::Dag(task) => Population::new(&DagLaw::new(task.clone())),
+        }
+    }
+
+    /// The prior of the transitions, with as many nodes as its integrals need.
+    ///
+    /// # Errors
+    /// As [`check_prior`](Self::check_prior); a task with several parents.
+    pub fn prior(&self) -> Result<Prior> {
+        match self {
+            CausalTask::Tree(task) => population::prior(task),
+            CausalTask::Dag(_) => Err(Error::invalid("task", "causal_dag", "causal_tree")),
         }
     }
 
