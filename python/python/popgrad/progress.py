@@ -1,0 +1,69 @@
+"""Progress of a run: a line in a terminal or a notebook."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+
+class Display:
+    """One line that is written over, at most ten times a second."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.started = time.monotonic()
+        self.shown = 0.0
+        self.width = 0
+        self.handle: Any = None
+        if in_notebook():
+            from IPython.display import display as show
+
+            self.handle = show({"text/plain": ""}, raw=True, display_id=True)
+
+    def update(self, step: int, loss: float, name: str, value: float) -> None:
+        """Shows the state, if it is time to."""
+        now = time.monotonic()
+        if now - self.shown < 0.1 and step < self.steps:
+            return
+        self.shown = now
+        rate = step / max(now - self.started, 1e-9)
+        text = f"{step}/{self.steps}  loss {loss:.4f}"
+        if name:
+            text += f"  {name} {value:.4f}"
+        self.write(f"{text}  {rate:.0f} steps/s")
+
+    def note(self, text: str) -> None:
+        """A remark on a line of its own."""
+        if self.handle is None:
+            self.write("")
+            print(f"\r{text}", file=sys.stderr)
+
+    def write(self, text: str) -> None:
+        """Replaces the line."""
+        if self.handle is not None:
+            self.handle.update({"text/plain": text}, raw=True)
+            return
+        print(f"\r{text.ljust(self.width)}", end="", file=sys.stderr, flush=True)
+        self.width = len(text)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self.handle is None and self.width > 0:
+            print(file=sys.stderr)
+
+
+def in_notebook() -> bool:
+    """True inside a kernel of Jupyter."""
+    shell = sys.modules.get("IPython")
+    if shell is None:
+        return False
+    own = shell.get_ipython()
+    return own is not None and hasattr(own, "kernel")
+
+
+def display(progress: str | bool, steps: int) -> Display | None:
+    """The display that `progress` asks for: with "auto" where somebody can see it."""
+    if progress == "auto":
+        progress = in_notebook() or sys.stderr.isatty()
+    return Display(steps) if progress else None

@@ -1,0 +1,451 @@
+"""Training runs and their folders."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from .errors import InvalidError, RunWarning
+from .progress import Display, display
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Params = Mapping[str, "np.ndarray"]
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent, p - lr (g + weight_decay p) with momentum on the gradient."""
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def keys(self) -> dict[str, Any]:
+        """Configuration keys."""
+        return {
+            "optimizer": "sgd",
+            "lr": self.lr,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+        }
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW with decoupled weight decay."""
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def keys(self) -> dict[str, Any]:
+        """Configuration keys."""
+        return {
+            "optimizer": "adamw",
+            "lr": self.lr,
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "adam_eps": self.eps,
+            "weight_decay": self.weight_decay,
+        }
+
+
+@dataclass(frozen=True)
+class State:
+    """What a callback sees after an update.
+
+    Attributes:
+        step: updates done; 0 before the first one.
+        loss: loss of the update's batch in nats, NaN at step 0 and where nothing counts.
+        params: a copy of the parameters, in the type of the run.
+    """
+
+    step: int
+    loss: float
+    params: dict[str, np.ndarray]
+
+
+Callback = Callable[[State], Any]
+
+
+class Metrics(dict):
+    """Columns of a run's metrics: arrays of float64 by name, NaN where a record has no such number.
+
+    A number of a list in the records has the name "name.i".
+    """
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a data frame; needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(dict(self))
+
+
+class Run:
+    """A run in a folder: finished, stopped, or under way elsewhere.
+
+    Example:
+        >>> run = Run.open("runs/chain-quick")           # doctest: +SKIP
+        >>> run.metrics["test_loss"]                     # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | Path, *, _keep: Any = None) -> None:
+        self.folder = Path(folder)
+        self._config: dict[str, Any] = _native.run_config(self.folder)
+        # A temporary folder, which goes with the last run that names it.
+        self._keep = _keep
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """The run in `folder`, made by this package or by the command line.
+
+        Raises:
+            InvalidError: no folder of a run.
+        """
+        return cls(folder)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every configuration key with its value."""
+        return dict(self._config)
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The results of the finished run, or None."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
+    def stopped(self) -> bool:
+        """True if the run has not made all of its updates."""
+        return self.summary is None
+
+    @property
+    def metrics(self) -> Metrics:
+        """The records of all evaluations, column by column."""
+        import numpy as np
+
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        rows = [_flat(json.loads(line)) for line in lines]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return Metrics(
+            {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in names}
+        )
+
+    @property
+    def snapshots(self) -> list[int]:
+        """The updates whose weights were kept."""
+        found = (self.folder / "snapshots").glob("step-*.safetensors")
+        return sorted(int(path.stem.removeprefix("step-")) for path in found)
+
+    def params(self, step: int | None = None) -> dict[str, np.ndarray]:
+        """The parameters after `step` updates, by default those of the checkpoint.
+
+        Raises:
+            InvalidError: an update whose weights were not kept.
+        """
+        return _native.run_weights(self.folder, step)[1]
+
+    @property
+    def step(self) -> int:
+        """Updates done at the checkpoint."""
+        return _native.run_weights(self.folder, None)[0]
+
+    def attention(self, step: int | None = None) -> list[np.ndarray]:
+        """Attention of each layer, (heads, T, T), rows are queries, NaN where there is no key.
+
+        The mean over test sequences; of layer 0 the pattern by position alone, where the model has
+        one.
+        """
+        return _native.run_attention(self.folder, step)
+
+    def resume(
+        self,
+        steps: int | None = None,
+        *,
+        threads: int | None = None,
+        callbacks: Iterable[Callback] = (),
+        progress: str | bool = "auto",
+        figures: bool = False,
+    ) -> Run:
+        """Goes on from the checkpoint, to `steps` updates if that is given; returns the run.
+
+        The result has the bits of a run that was never interrupted.
+
+        Raises:
+            InvalidError: fewer steps than are done.
+            DivergedError: a loss or a parameter is not finite.
+        """
+        total = int(steps if steps is not None else self._config["steps"])
+        show = display(progress, total)
+        callback = _callback(callbacks)
+        with _showing(show) as (tell, note):
+            _native.resume(
+                self.folder,
+                steps,
+                threads=threads,
+                figures=figures,
+                callback=callback,
+                show=tell,
+                note=note,
+            )
+        return _ended(self.folder, self._keep)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Training and test loss against updates, with that of the Bayes predictor; needs
+        matplotlib."""
+        from .plots import curve
+
+        return curve(self, ax)
+
+    def _repr_html_(self) -> str:
+        from .plots import page
+
+        return page(self)
+
+    def __repr__(self) -> str:
+        state = "stopped" if self.stopped else "finished"
+        task, model = self._config["task"], self._config["model"]
+        return f"Run({str(self.folder)!r}, {task}, {model}, {state})"
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, float]:
+    out: dict[str, float] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                add(f"{name}.{key}", inner)
+        elif isinstance(value, list):
+            for i, inner in enumerate(value):
+                add(f"{name}.{i}", inner)
+        elif isinstance(value, (int, float)):
+            out[name] = float(value)
+
+    for key, value in record.items():
+        add(key, value)
+    return out
+
+
+def _callback(callbacks: Iterable[Callback]) -> Callable[[int, float, dict[str, Any]], None] | None:
+    all_of_them = list(callbacks)
+    if not all_of_them:
+        return None
+
+    def call(step: int, loss: float, params: dict[str, Any]) -> None:
+        state = State(step, loss, params)
+        for f in all_of_them:
+            f(state)
+
+    return call
+
+
+class _showing:
+    """The display of a run for the time that it takes."""
+
+    def __init__(self, show: Display | None) -> None:
+        self.show = show
+
+    def __enter__(self) -> tuple[Any, Any]:
+        def note(text: str, warning: bool) -> None:
+            if warning:
+                warnings.warn(text, RunWarning, stacklevel=5)
+            elif self.show is not None:
+                self.show.note(text)
+
+        return (self.show.update if self.show is not None else None), note
+
+    def __exit__(self, *_: object) -> None:
+        if self.show is not None:
+            self.show.close()
+
+
+def _ended(folder: Path, keep: Any) -> Run:
+    run = Run(folder, _keep=keep)
+    if run.stopped:
+        text = f"stopped after update {run.step} of {run.config['steps']}; run.resume() goes on"
+        warnings.warn(text, RunWarning, stacklevel=3)
+    return run
+
+
+def _start(
+    base: str,
+    quick: bool,
+    keys: dict[str, Any],
+    *,
+    params: Params | None,
+    out: str | Path | None,
+    threads: int | None,
+    callbacks: Iterable[Callback],
+    progress: str | bool,
+    figures: bool,
+) -> Run:
+    keep = None
+    if out is None:
+        keep = tempfile.TemporaryDirectory(prefix="popgrad-")
+        folder = Path(keep.name) / base
+    else:
+        folder = Path(out)
+    if params is not None:
+        import numpy as np
+
+        # Beside the folder of the run, which must be new; the configuration names it.
+        start = folder.with_name(folder.name + "-start.npz")
+        start.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(start, **dict(params))
+        keys = {**keys, "params": str(start.resolve())}
+    config = _native.resolve(base, quick, keys)
+    show = display(progress, int(config["steps"]))
+    with _showing(show) as (tell, note):
+        _native.train(
+            base,
+            quick,
+            keys,
+            folder,
+            threads=threads,
+            figures=figures,
+            callback=_callback(callbacks),
+            show=tell,
+            note=note,
+        )
+    return _ended(folder, keep)
+
+
+def preset(
+    name: str,
+    *,
+    quick: bool = False,
+    out: str | Path | None = None,
+    threads: int | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: str | bool = "auto",
+    figures: bool = False,
+    **keys: Any,
+) -> Run:
+    """Trains a preset, as `popgrad run NAME` does; `keys` are its overrides.
+
+    Args:
+        name: one of :func:`popgrad.presets`.
+        quick: the short form.
+        out: folder of the run, new or empty; by default a temporary one, which is removed with the
+            run.
+        threads: all cores by default; they change no bit.
+        callbacks: called with a :class:`State` after every update.
+        progress: "auto", True or False.
+        figures: draw the command line's figures into the folder.
+
+    Raises:
+        InvalidError: unknown names, values out of their domain.
+        DivergedError: a loss or a parameter is not finite.
+
+    Example:
+        >>> run = preset("chain", quick=True, steps=20, progress=False)
+        >>> run.stopped
+        False
+    """
+    return _start(
+        name,
+        quick,
+        keys,
+        params=None,
+        out=out,
+        threads=threads,
+        callbacks=callbacks,
+        progress=progress,
+        figures=figures,
+    )
+
+
+def train(
+    task: _native.Task,
+    model: _native.Model,
+    params: Params | None = None,
+    *,
+    optimizer: SGD | AdamW,
+    steps: int,
+    schedule: str = "constant",
+    batch: int = 1024,
+    seed: int = 0,
+    dtype: str | None = None,
+    eval_every: int | None = None,
+    snapshots: str | Sequence[int] | None = None,
+    out: str | Path | None = None,
+    threads: int | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: str | bool = "auto",
+    figures: bool = False,
+    **keys: Any,
+) -> Run:
+    """Trains `model` on samples of `task`, as `popgrad run` with the same keys does.
+
+    Args:
+        task, model: of the same S and T.
+        params: where to start; by default the model's own start under `seed`.
+        optimizer: :class:`SGD` or :class:`AdamW`.
+        steps: updates, and the horizon of the schedule.
+        schedule: "constant" or "cosine".
+        batch: sequences per update.
+        dtype: "float32" or "float64"; by default that of `params`, else float32.
+        eval_every: updates between evaluations; by default a hundredth of `steps`.
+        snapshots: "log", "every N" or a list of updates whose weights are kept.
+        keys: further configuration keys, e.g. test_size=4096, frozen="W".
+
+    Others as for :func:`preset`.
+
+    Raises:
+        InvalidError: values out of their domain, sizes that differ.
+        DivergedError: a loss or a parameter is not finite.
+        TypeError: parameters of mixed types.
+    """
+    for field, found, own in (("S", model.S, task.S), ("T", model.T, task.T)):
+        if found != own:
+            allowed = f"{own}, the task's"
+            raise InvalidError(f"{field}: {found} of the model; allowed: {allowed}", field, allowed)
+    if params is not None:
+        model.is_borrowed(dict(params))  # Checks names, shapes and types.
+        own_type = str(next(iter(params.values())).dtype)
+        dtype = own_type if dtype is None else dtype
+    names = {"float32": "f32", "float64": "f64", "f32": "f32", "f64": "f64", None: "f32"}
+    if dtype not in names:
+        raise InvalidError(f"dtype: {dtype}; allowed: float32, float64", "dtype", "float32, float64")
+    if snapshots is not None and not isinstance(snapshots, str):
+        snapshots = ",".join(str(int(step)) for step in snapshots)
+    every = eval_every if eval_every is not None else max(1, int(steps) // 100)
+    all_keys = {
+        **task.keys,
+        **model.keys,
+        **optimizer.keys(),
+        "steps": steps,
+        "schedule": schedule,
+        "batch": batch,
+        "seed": seed,
+        "dtype": names[dtype],
+        "eval_every": every,
+        "checkpoint_every": max(1, int(steps) // 10),
+        "snapshots": snapshots,
+        **keys,
+    }
+    bases = {"causal_tree": "chain", "causal_dag": "two-parents", "trigger_bigram": "birth"}
+    return _start(
+        bases[task.name],
+        False,
+        {name: value for name, value in all_keys.items() if value is not None},
+        params=params,
+        out=out,
+        threads=threads,
+        callbacks=callbacks,
+        progress=progress,
+        figures=figures,
+    )

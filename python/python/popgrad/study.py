@@ -1,0 +1,90 @@
+"""Many runs: a grid of keys."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidError
+from .run import Run, preset
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        keys: its keys of the grid.
+        seed: its seed.
+        result: its run, or what the function returned.
+    """
+
+    keys: dict[str, Any]
+    seed: int
+    result: Any
+
+
+def sweep(
+    what: str | Callable[..., Any],
+    grid: Mapping[str, Sequence[Any]],
+    seeds: int | Iterable[int] = 1,
+    workers: int | None = None,
+    *,
+    quick: bool = False,
+    out: str | Path | None = None,
+    **keys: Any,
+) -> list[Cell]:
+    """Runs a preset, or calls a function, at every point of a grid under every seed.
+
+    Args:
+        what: name of a preset, or a function that takes the keys of the grid and `seed`.
+        grid: values of each key.
+        seeds: a number of seeds, from 0 on, or the seeds.
+        workers: cells at a time, each on one thread; all cores by default.
+        quick, keys: of a preset, as for :func:`popgrad.preset`.
+        out: folder that the folders of the runs go to; temporary ones by default.
+
+    Returns:
+        Cells, the last key of the grid and then the seed varying fastest.
+
+    Raises:
+        InvalidError: an empty grid; as :func:`popgrad.preset`. The first exception of a cell ends
+            the sweep, after the cells that are under way.
+
+    Example:
+        >>> [c.result for c in sweep(lambda a, seed: a + seed, {"a": [1, 2]}, seeds=2)]
+        [1, 2, 2, 3]
+    """
+    all_seeds = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    axes = {name: list(values) for name, values in grid.items()}
+    for name, values in [*axes.items(), ("seeds", all_seeds)]:
+        if not values:
+            raise InvalidError(f"{name}: no values; allowed: at least one", name, "at least one")
+    points = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+    cells = [(point, seed) for point in points for seed in all_seeds]
+
+    def one(cell: tuple[dict[str, Any], int]) -> Any:
+        point, seed = cell
+        if callable(what):
+            return what(**{**keys, **point}, seed=seed)
+        name = "-".join([*(f"{k}={v}" for k, v in point.items()), f"seed={seed}"])
+        folder = None if out is None else Path(out) / name.replace("/", "_").replace(" ", "")
+        run: Run = preset(
+            what, quick=quick, out=folder, threads=1, progress=False, seed=seed, **{**keys, **point}
+        )
+        return run
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        futures = [pool.submit(one, cell) for cell in cells]
+        try:
+            results = [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    return [Cell(point, seed, result) for (point, seed), result in zip(cells, results)]

@@ -1,0 +1,56 @@
+//! The native module of the Python package: thin over the library, exact about types and memory.
+//!
+//! | module | what |
+//! |---|---|
+//! | `params` | parameter sets: dictionaries of arrays, borrowed where they are one flat array |
+//! | `batch` | tokens, targets or labels, weights |
+//! | `model`, `trace` | loss, gradient, predictions; activations |
+//! | `task`, `population` | samples, Bayes answers; every sequence with its probability |
+//! | `training`, `folder` | runs, and reading their folders |
+//! | `kernels`, `tools` | single kernels; discovery, claims, the machine, the command line |
+//! | `tables`, `errors`, `pools` | configuration keys, exceptions, threads |
+//!
+//! Locks are held only while attached to the interpreter and never across a call into it; computing
+//! is done detached. `unsafe` is only where slices are made of NumPy's memory.
+
+mod batch;
+mod errors;
+mod folder;
+mod kernels;
+mod model;
+mod params;
+mod pools;
+mod population;
+mod tables;
+mod task;
+mod tools;
+mod trace;
+mod training;
+
+use pyo3::prelude::*;
+
+/// The engine.
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::batch::Batch;
+    #[pymodule_export]
+    use super::folder::{run_attention, run_config, run_weights};
+    #[pymodule_export]
+    use super::kernels::{attention, attention_backward, cross_entropy, gemm, softmax};
+    #[pymodule_export]
+    use super::model::{Model, models};
+    #[pymodule_export]
+    use super::population::Population;
+    #[pymodule_export]
+    use super::task::Task;
+    #[pymodule_export]
+    use super::tools::{claims, find_graph, machine, run_words, verify_claim};
+    #[pymodule_export]
+    use super::training::{presets, resolve, resume, train};
+
+    /// Version of the package.
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "Python's name for it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,556 @@
+//! Models: loss, gradient, predictions.
+
+use crate::batch::Batch;
+use crate::errors::{OrRaise, invalid};
+use crate::params::{Arrays, Dtype, Names, Real, views};
+use crate::{pools, tables};
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
+use popgrad::batch::Targets;
+use popgrad::model::trace::Trace;
+use popgrad::model::{Model as Passes, Spec};
+use popgrad::rng::{Key, Purpose};
+use popgrad::run::initial;
+use popgrad::train::{Evaluation, Storage, Values};
+use popgrad::{config, model};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// A model of fixed sizes. Parameters are dictionaries with an array for each block.
+#[pyclass(frozen, subclass, module = "popgrad")]
+pub(crate) struct Model {
+    pub(crate) spec: Spec,
+    pub(crate) vocab: usize,
+    pub(crate) len: usize,
+    keys: toml::Table,
+    pub(crate) double: Typed<f64>,
+    single: OnceLock<popgrad::Result<Typed<f32>>>,
+    names: Names,
+    trace: OnceLock<popgrad::Result<Trace>>,
+}
+
+/// A model in one element type.
+pub(crate) struct Typed<E> {
+    pub(crate) model: Box<dyn Passes<E>>,
+    /// Which blocks have a gradient: all but buffers.
+    active: Vec<bool>,
+    none: Vec<bool>,
+    /// Working storage that no call uses now. The lock is held only to take and to give back, while
+    /// attached to the interpreter: calls in two threads each have their own storage.
+    idle: Mutex<Vec<Storage<E>>>,
+}
+
+/// What a call evaluates.
+pub(crate) struct Call<'a, F> {
+    pub(crate) kind: Targets,
+    pub(crate) seqs: usize,
+    pub(crate) threads: Option<usize>,
+    pub(crate) keep: bool,
+    pub(crate) fill: &'a F,
+}
+
+impl<E: Real> Typed<E> {
+    pub(crate) fn new(spec: &Spec, vocab: usize, len: usize) -> popgrad::Result<Self> {
+        let model = spec.build::<E>(vocab, len)?;
+        // A frozen output is a choice of training; its gradient exists.
+        let blocks = model.layout().blocks().iter().zip(model.trainable());
+        let active: Vec<bool> = blocks.map(|(b, on)| *on || b.name() == "output.weight").collect();
+        let none = vec![false; active.len()];
+        Ok(Typed { model, active, none, idle: Mutex::new(Vec::new()) })
+    }
+
+    /// Evaluates with the lock of the interpreter released; writes the gradient to `grad`, if any.
+    pub(crate) fn evaluate<F>(
+        &self,
+        py: Python<'_>,
+        params: &[E],
+        call: &Call<'_, F>,
+        grad: Option<&mut [E]>,
+    ) -> PyResult<Values>
+    where
+        F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
+    {
+        self.model.accepts(call.kind).or_raise()?;
+        let threads = pools::count(call.threads)?;
+        let evaluation = Evaluation {
+            model: self.model.as_ref(),
+            params,
+            active: if grad.is_some() { &self.active } else { &self.none },
+            kind: call.kind,
+            seqs: call.seqs,
+            keep: call.keep,
+        };
+        let free = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut storage = free().pop().unwrap_or_default();
+        let out = grad.unwrap_or(&mut []);
+        // A single piece does not enter a pool.
+        let alone = threads == 1 || evaluation.pieces() <= 1;
+        let pool = if alone { None } else { Some(pools::pool(py, threads)?) };
+        let (found, storage) = py.detach(|| {
+            let found = match &pool {
+                None => evaluation.run_in(&mut storage, 1, call.fill, out),
+                Some(pool) => pool.install(|| evaluation.run_in(&mut storage, threads, call.fill, out)),
+            };
+            (found, storage)
+        });
+        free().push(storage);
+        found.or_raise()
+    }
+
+    /// The model's own start under `seed`; with `std` normal numbers of that deviation in every
+    /// block that trains.
+    fn init(&self, seed: u64, std: Option<f64>) -> Vec<E> {
+        let model = self.model.as_ref();
+        let mut params = initial(model, seed);
+        if let Some(std) = std {
+            let key = Key::new(seed, Purpose::Init);
+            for (block, _) in model.layout().blocks().iter().zip(model.trainable()).filter(|(_, on)| **on) {
+                for i in block.range() {
+                    params[i] = E::from_f64(std * key.normal(i as u64));
+                }
+            }
+        }
+        params
+    }
+}
+
+impl Model {
+    fn single(&self) -> PyResult<&Typed<f32>> {
+        let made = self.single.get_or_init(|| Typed::new(&self.spec, self.vocab, self.len));
+        made.as_ref().map_err(|e| invalid("model", &e.to_string(), "a model in float32"))
+    }
+
+    fn trace(&self) -> PyResult<&Trace> {
+        let made = self.trace.get_or_init(|| Trace::new(&self.spec, self.vocab, self.len));
+        made.as_ref().map_err(|e| invalid("model", &e.to_string(), "a model that can be traced"))
+    }
+
+    /// Parameters in f64, of either type.
+    pub(crate) fn in_double(&self, params: &Bound<'_, PyDict>) -> PyResult<Vec<f64>> {
+        let layout = self.double.model.layout();
+        Ok(match self.names.dtype(params)? {
+            Dtype::F64 => {
+                let arrays = Arrays::<f64>::new(params, layout, &self.names)?;
+                arrays.read(layout.len(), true, &mut Vec::new())?.to_vec()
+            }
+            Dtype::F32 => {
+                let arrays = Arrays::<f32>::new(params, layout, &self.names)?;
+                let mut held = Vec::new();
+                arrays.read(layout.len(), true, &mut held)?.iter().map(|x| f64::from(*x)).collect()
+            }
+        })
+    }
+
+    /// Loss, and the gradient as a parameter set in the type of the parameters.
+    pub(crate) fn gradient<'py, F>(
+        &self,
+        params: &Bound<'py, PyDict>,
+        call: &Call<'_, F>,
+        out: Option<&Bound<'py, PyDict>>,
+        copy: bool,
+    ) -> PyResult<(f64, Bound<'py, PyDict>)>
+    where
+        F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
+    {
+        match self.names.dtype(params)? {
+            Dtype::F64 => self.gradient_in(&self.double, params, call, out, copy),
+            Dtype::F32 => self.gradient_in(self.single()?, params, call, out, copy),
+        }
+    }
+
+    fn gradient_in<'py, E: Real, F>(
+        &self,
+        typed: &Typed<E>,
+        params: &Bound<'py, PyDict>,
+        call: &Call<'_, F>,
+        out: Option<&Bound<'py, PyDict>>,
+        copy: bool,
+    ) -> PyResult<(f64, Bound<'py, PyDict>)>
+    where
+        F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
+    {
+        let (py, layout) = (params.py(), typed.model.layout());
+        let arrays = Arrays::<E>::new(params, layout, &self.names)?;
+        let mut held = Vec::new();
+        let read = arrays.read(layout.len(), copy, &mut held)?;
+        let (grad, arrays_out);
+        let flat;
+        let to = match out {
+            Some(out) => {
+                arrays_out = Arrays::<E>::new(out, layout, &self.names)?;
+                grad = out.clone();
+                arrays_out.write(layout.len())?
+            }
+            None => {
+                flat = PyArray1::<E>::zeros(py, layout.len(), false);
+                grad = views(&flat, layout, &self.names)?;
+                // SAFETY: made here, and nobody else has it yet.
+                unsafe { flat.as_slice_mut()? }
+            }
+        };
+        // Two slices of one memory are no references that Rust allows.
+        let (from, into) = (read.as_ptr_range(), to.as_ptr_range());
+        if from.start < into.end && into.start < from.end {
+            return Err(invalid("out", "memory that params lie in", "other arrays"));
+        }
+        let found = typed.evaluate(py, read, call, Some(to))?;
+        Ok((found.loss, grad))
+    }
+
+    /// Values without a gradient.
+    pub(crate) fn values<F>(
+        &self,
+        params: &Bound<'_, PyDict>,
+        call: &Call<'_, F>,
+        copy: bool,
+    ) -> PyResult<Values>
+    where
+        F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
+    {
+        fn of<E: Real, F>(
+            model: &Model,
+            typed: &Typed<E>,
+            params: &Bound<'_, PyDict>,
+            call: &Call<'_, F>,
+            copy: bool,
+        ) -> PyResult<Values>
+        where
+            F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
+        {
+            let layout = typed.model.layout();
+            let arrays = Arrays::<E>::new(params, layout, &model.names)?;
+            let mut held = Vec::new();
+            let read = arrays.read(layout.len(), copy, &mut held)?;
+            typed.evaluate(params.py(), read, call, None)
+        }
+        match self.names.dtype(params)? {
+            Dtype::F64 => of(self, &self.double, params, call, copy),
+            Dtype::F32 => of(self, self.single()?, params, call, copy),
+        }
+    }
+
+    /// A parameter set of these numbers, in the type of `params`.
+    pub(crate) fn set_like<'py>(
+        &self,
+        params: &Bound<'py, PyDict>,
+        numbers: Vec<f64>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (py, layout) = (params.py(), self.double.model.layout());
+        match self.names.dtype(params)? {
+            Dtype::F64 => views(&PyArray1::from_vec(py, numbers), layout, &self.names),
+            Dtype::F32 => {
+                let numbers = numbers.into_iter().map(|x| x as f32).collect();
+                views(&PyArray1::<f32>::from_vec(py, numbers), layout, &self.names)
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Model {
+    #[new]
+    fn new(keys: &Bound<'_, PyDict>, vocab: usize, len: usize) -> PyResult<Self> {
+        let keys = tables::table(keys)?;
+        let name = keys.get("model").and_then(|v| v.as_str()).unwrap_or_default();
+        let spec = config::model_spec(name, &keys).or_raise()?;
+        for (field, found, least, most) in [("S", vocab, 2, 1 << 20), ("T", len, 1, 1 << 20)] {
+            if !(least..=most).contains(&found) {
+                return Err(invalid(field, &found.to_string(), &format!("{least} <= {field} <= {most}")));
+            }
+        }
+        let double = Typed::new(&spec, vocab, len).or_raise()?;
+        let names = Python::attach(|py| Names::new(py, double.model.layout()));
+        Ok(Model { spec, vocab, len, keys, double, single: OnceLock::new(), names, trace: OnceLock::new() })
+    }
+
+    /// Name of the model in configurations.
+    #[getter]
+    fn name(&self) -> &'static str {
+        self.spec.name()
+    }
+
+    /// Alphabet size.
+    #[getter(S)]
+    fn s(&self) -> usize {
+        self.vocab
+    }
+
+    /// Tokens of a sequence.
+    #[getter(T)]
+    fn t(&self) -> usize {
+        self.len
+    }
+
+    /// Configuration keys and values of the model.
+    #[getter]
+    fn keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        tables::dict(py, &self.keys)
+    }
+
+    /// Attention heads of each layer.
+    #[getter]
+    fn head_counts(&self) -> Vec<usize> {
+        self.double.model.heads().to_vec()
+    }
+
+    /// Shape of each block, by name, in order.
+    #[getter]
+    fn shapes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        for block in self.double.model.layout().blocks() {
+            out.set_item(block.name(), PyTuple::new(py, block.shape())?)?;
+        }
+        Ok(out)
+    }
+
+    /// For each block, by name, whether training may change it.
+    #[getter]
+    fn trainable<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        let model = &self.double.model;
+        for (block, on) in model.layout().blocks().iter().zip(model.trainable()) {
+            out.set_item(block.name(), *on)?;
+        }
+        Ok(out)
+    }
+
+    /// Parameters to start from: views of one flat array.
+    ///
+    /// Args:
+    ///     seed: of the draws.
+    ///     std: standard deviation of normal numbers in every block that trains. None: the model's
+    ///         own start, with the bits of the command line.
+    ///     dtype: "float64" or "float32".
+    ///
+    /// Raises:
+    ///     InvalidError: a value out of its domain.
+    ///
+    /// Example:
+    ///     >>> popgrad.Simplified(S=3, T=4).init(seed=0)["A2"].shape
+    ///     (3, 3)
+    #[pyo3(signature = (seed=0, std=None, dtype="float64"))]
+    fn init<'py>(
+        &self,
+        py: Python<'py>,
+        seed: u64,
+        std: Option<f64>,
+        dtype: &str,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        if let Some(x) = std.filter(|x| !(x.is_finite() && *x >= 0.0)) {
+            return Err(invalid("std", &x.to_string(), "finite, >= 0, or None for the model's own start"));
+        }
+        let layout = self.double.model.layout();
+        match dtype {
+            "float64" | "f64" => {
+                views(&PyArray1::from_vec(py, self.double.init(seed, std)), layout, &self.names)
+            }
+            "float32" | "f32" => {
+                views(&PyArray1::from_vec(py, self.single()?.init(seed, std)), layout, &self.names)
+            }
+            other => Err(invalid("dtype", other, "float64, float32")),
+        }
+    }
+
+    /// A copy of a parameter set as views of one flat array, which calls borrow.
+    ///
+    /// Example:
+    ///     >>> params = model.flat({name: x.copy() for name, x in params.items()})
+    fn flat<'py>(&self, params: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+        fn of<'py, E: Real>(model: &Model, params: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+            let layout = model.double.model.layout();
+            let arrays = Arrays::<E>::new(params, layout, &model.names)?;
+            let mut held = Vec::new();
+            let all = arrays.read(layout.len(), true, &mut held)?.to_vec();
+            views(&PyArray1::from_vec(params.py(), all), layout, &model.names)
+        }
+        match self.names.dtype(params)? {
+            Dtype::F64 => of::<f64>(self, params),
+            Dtype::F32 => of::<f32>(self, params),
+        }
+    }
+
+    /// True if calls read this parameter set where it is, without a copy.
+    ///
+    /// Raises:
+    ///     InvalidError: blocks that are missing, or of other shapes.
+    ///     TypeError: arrays of mixed types, or neither float32 nor float64.
+    fn is_borrowed(&self, params: &Bound<'_, PyDict>) -> PyResult<bool> {
+        let layout = self.double.model.layout();
+        Ok(match self.names.dtype(params)? {
+            Dtype::F64 => Arrays::<f64>::new(params, layout, &self.names)?.is_flat(),
+            Dtype::F32 => Arrays::<f32>::new(params, layout, &self.names)?.is_flat(),
+        })
+    }
+
+    /// The weighted mean loss Σ w ℓ / Σ w in nats; 0 if no output counts.
+    ///
+    /// Args:
+    ///     params: an array for each block, all float32 or all float64.
+    ///     batch: sequences of this model's S and T.
+    ///     threads: all cores by default; they change no bit.
+    ///     copy: False refuses parameters that would have to be copied.
+    ///
+    /// Raises:
+    ///     InvalidError: sizes that do not fit, tokens that are no symbols, weights out of range.
+    ///     TypeError: arrays of mixed types, or neither float32 nor float64.
+    ///
+    /// Example:
+    ///     >>> model.loss(params, batch)
+    #[pyo3(signature = (params, batch, threads=None, *, copy=true))]
+    fn loss(
+        &self,
+        params: &Bound<'_, PyDict>,
+        batch: &Batch,
+        threads: Option<usize>,
+        copy: bool,
+    ) -> PyResult<f64> {
+        let view = batch.view(params.py());
+        view.check(self.vocab, self.len)?;
+        let fill = |first: usize, piece: &mut _| view.fill(first, piece);
+        let call = Call { kind: view.sizes.kind, seqs: view.sizes.seqs, threads, keep: false, fill: &fill };
+        Ok(self.values(params, &call, copy)?.loss)
+    }
+
+    /// The loss, and its gradient as a parameter set in the type of `params`.
+    ///
+    /// Args:
+    ///     params: an array for each block, all float32 or all float64.
+    ///     batch: sequences of this model's S and T.
+    ///     threads: all cores by default; they change no bit.
+    ///     copy: False refuses parameters that would have to be copied.
+    ///     out: a parameter set to write the gradient to, as `flat` returns; it is then the one
+    ///         that is returned.
+    ///
+    /// Raises:
+    ///     InvalidError: sizes that do not fit, tokens that are no symbols, weights out of range.
+    ///     TypeError: arrays of mixed types, or neither float32 nor float64.
+    ///
+    /// The result has the bits of `popgrad grad`. Entries that the model does not read, and buffers,
+    /// have gradient 0.
+    ///
+    /// Example:
+    ///     >>> loss, grad = model.value_and_grad(params, batch, threads=1)
+    ///     >>> params["W"] -= 0.1 * grad["W"]
+    #[pyo3(signature = (params, batch, threads=None, out=None, *, copy=true))]
+    fn value_and_grad<'py>(
+        &self,
+        params: &Bound<'py, PyDict>,
+        batch: &Batch,
+        threads: Option<usize>,
+        out: Option<&Bound<'py, PyDict>>,
+        copy: bool,
+    ) -> PyResult<(f64, Bound<'py, PyDict>)> {
+        let view = batch.view(params.py());
+        view.check(self.vocab, self.len)?;
+        let fill = |first: usize, piece: &mut _| view.fill(first, piece);
+        let call = Call { kind: view.sizes.kind, seqs: view.sizes.seqs, threads, keep: false, fill: &fill };
+        self.gradient(params, &call, out, copy)
+    }
+
+    /// Predictions, float64: (B, S) where the batch has targets, else (B, T, S).
+    ///
+    /// Args:
+    ///     params: an array for each block, all float32 or all float64.
+    ///     batch: sequences of this model's S and T.
+    ///     threads: all cores by default; they change no bit.
+    ///     copy: False refuses parameters that would have to be copied.
+    ///
+    /// Raises:
+    ///     InvalidError: sizes that do not fit, tokens that are no symbols, weights out of range.
+    ///     TypeError: arrays of mixed types, or neither float32 nor float64.
+    ///
+    /// Example:
+    ///     >>> model.predict(params, batch).sum(axis=-1)
+    #[pyo3(signature = (params, batch, threads=None, *, copy=true))]
+    fn predict<'py>(
+        &self,
+        params: &Bound<'py, PyDict>,
+        batch: &Batch,
+        threads: Option<usize>,
+        copy: bool,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+        let py = params.py();
+        let view = batch.view(py);
+        view.check(self.vocab, self.len)?;
+        let fill = |first: usize, piece: &mut _| view.fill(first, piece);
+        let sizes = view.sizes;
+        let call = Call { kind: sizes.kind, seqs: sizes.seqs, threads, keep: true, fill: &fill };
+        let found = self.values(params, &call, copy)?;
+        let shape = match sizes.kind {
+            Targets::Law => vec![sizes.seqs, self.vocab],
+            Targets::Labels => vec![sizes.seqs, self.len, self.vocab],
+        };
+        PyArray1::from_vec(py, found.predictions).reshape(shape)
+    }
+
+    /// Names of the activations, with their shapes for one sequence.
+    #[getter]
+    fn activations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        for point in self.trace()?.points() {
+            out.set_item(&point.name, PyTuple::new(py, &point.shape)?)?;
+        }
+        Ok(out)
+    }
+
+    /// Probabilities at every position (n, T, S), and activations by name, each (n, its shape).
+    ///
+    /// Computed in float64 whatever the type of `params`, one sequence at a time, by a plain pass.
+    ///
+    /// Args:
+    ///     params: a parameter set.
+    ///     tokens: integers (n, T), or (T) for one sequence.
+    ///     names: of `activations`; all of them by default.
+    ///
+    /// Raises:
+    ///     InvalidError: unknown names, other sizes, tokens that are no symbols.
+    ///
+    /// Example:
+    ///     >>> probs, cache = model.run_with_cache(params, batch.tokens, ["layer0.pattern"])
+    ///     >>> cache["layer0.pattern"].shape  # (n, heads, T, T)
+    #[pyo3(signature = (params, tokens, names=None))]
+    fn run_with_cache<'py>(
+        &self,
+        params: &Bound<'py, PyDict>,
+        tokens: &Bound<'py, PyAny>,
+        names: Option<Vec<String>>,
+    ) -> PyResult<(Bound<'py, PyArrayDyn<f64>>, Bound<'py, PyDict>)> {
+        crate::trace::run(self.trace()?, &self.in_double(params)?, tokens, names, Vec::new())
+    }
+
+    /// As `run_with_cache`, with some activations replaced; what is computed from them follows.
+    ///
+    /// Args:
+    ///     patches: by name of the activation: 0 for zeros, an array of its shape, or one for each
+    ///         sequence (n, its shape), or a parameter set, whose activation on the same sequence
+    ///         takes the place.
+    ///
+    /// Raises:
+    ///     InvalidError: as `run_with_cache`; an array of another shape.
+    ///
+    /// Example:
+    ///     >>> probs, _ = model.patch(params, batch.tokens, {"layer0.head0.out": 0}, names=[])
+    #[pyo3(signature = (params, tokens, patches, names=None))]
+    fn patch<'py>(
+        &self,
+        params: &Bound<'py, PyDict>,
+        tokens: &Bound<'py, PyAny>,
+        patches: &Bound<'py, PyDict>,
+        names: Option<Vec<String>>,
+    ) -> PyResult<(Bound<'py, PyArrayDyn<f64>>, Bound<'py, PyDict>)> {
+        let trace = self.trace()?;
+        let replaced = crate::trace::replacements(self, trace, patches)?;
+        crate::trace::run(trace, &self.in_double(params)?, tokens, names, replaced)
+    }
+
+    fn __repr__(&self) -> String {
+        let own = self.keys.iter().filter(|(k, _)| *k != "model").map(|(k, v)| format!(", {k}={v}"));
+        format!("{}(S={}, T={}{})", self.spec.name(), self.vocab, self.len, own.collect::<String>())
+    }
+}
+
+/// Names of the models.
+#[pyfunction]
+pub(crate) fn models() -> Vec<&'static str> {
+    model::MODELS.to_vec()
+}
