@@ -490,7 +490,7 @@ pub(super) fn cpu_name() -> String {
 ///
 /// # Errors
 /// When it does not fit.
-pub(crate) fn check_memory(what: &str, needed: Option<usize>) -> Result<()> {
+pub fn check_memory(what: &str, needed: Option<usize>) -> Result<()> {
     let free = ram::free().unwrap_or(usize::MAX);
     match needed {
         Some(bytes) if bytes <= free => Ok(()),
