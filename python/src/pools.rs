@@ -5,16 +5,18 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rayon::ThreadPool;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// By process and number of threads. After a fork the child has none of its parent's threads, so it
 /// makes pools of its own. The lock is held only while attached to the interpreter, which a fork
 /// from Python is too: it never comes in between.
 static POOLS: Mutex<Option<HashMap<(u32, usize), Arc<ThreadPool>>>> = Mutex::new(None);
 
-/// Threads where a call does not say: as many as there are cores.
+/// Threads where a call does not say: as many as there are cores. They are counted once, since the
+/// system's answer takes longer than a small gradient.
 pub(crate) fn count(threads: Option<usize>) -> PyResult<usize> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
     let most = (4 * cores).max(64);
     match threads {
         None => Ok(cores),

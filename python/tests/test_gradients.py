@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 # Relative to the largest entry of a block.
 TOLERANCE = 1e-12
+# What is 0 by symmetry is a sum of terms of order 1, each rounded.
+ROUNDING = 1e-15
 
 
 def batch_of(rng, kind, n, s, t):
@@ -30,18 +32,14 @@ def check(model, forward, batch, seed, std=0.5, **options):
     def of(params):
         return transcription.loss(forward, params, batch, model.S, model.T, **options)
 
-    expected, autodiff = jax.value_and_grad(of)({name: np.array(x) for name, x in params.items()})
+    expected, autodiff = jax.jit(jax.value_and_grad(of))({name: np.array(x) for name, x in params.items()})
     assert abs(loss - float(expected)) <= TOLERANCE * abs(float(expected))
-    compared = 0
     for name, trains in model.trainable.items():
         if not trains:
             assert not grad[name].any() or name == "output.weight"
             continue
         theirs = np.asarray(autodiff[name])
-        largest = np.abs(theirs).max()
-        assert np.abs(grad[name] - theirs).max() <= TOLERANCE * largest, name
-        compared += bool(largest > 0)
-    assert compared > 0
+        assert np.abs(grad[name] - theirs).max() <= TOLERANCE * np.abs(theirs).max() + ROUNDING, name
     return grad
 
 
@@ -50,14 +48,14 @@ KINDS = st.sampled_from(["targets", "labels"])
 HEADS = st.lists(st.integers(1, 2), min_size=1, max_size=3)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(**SIZES, kind=KINDS, heads=HEADS)
 def test_disentangled(s, t, n, seed, kind, heads):
     model = popgrad.Disentangled(s, t, heads=heads)
     check(model, transcription.disentangled, batch_of(np.random.default_rng(seed), kind, n, s, t), seed)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(**SIZES)
 def test_simplified(s, t, n, seed):
     model = popgrad.Simplified(s, t, eps=0.01)
@@ -66,7 +64,7 @@ def test_simplified(s, t, n, seed):
     assert not np.triu(grad["A1"], 1).any()
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(**SIZES, kind=KINDS, heads=st.lists(st.integers(1, 2), min_size=1, max_size=2))
 def test_mlp_transformer(s, t, n, seed, kind, heads):
     model = popgrad.MlpTransformer(s, t, heads=heads)
@@ -74,7 +72,7 @@ def test_mlp_transformer(s, t, n, seed, kind, heads):
     check(model, transcription.mlp_transformer, batch, seed, std=0.4)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(
     **SIZES,
     kind=KINDS,
@@ -91,7 +89,7 @@ def test_memory(s, t, n, seed, kind, dim, ff1, ff2, rotary, scaled):
     check(model, transcription.memory, batch, seed, rotary=rotary, scaled=scaled)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(
     **SIZES,
     kind=KINDS,
