@@ -85,9 +85,10 @@ impl Task {
 #[pymethods]
 impl Task {
     #[new]
-    fn new(keys: &Bound<'_, PyDict>) -> PyResult<Self> {
+    #[pyo3(signature = (keys, seed=0))]
+    fn new(keys: &Bound<'_, PyDict>, seed: u64) -> PyResult<Self> {
         let keys = tables::table(keys)?;
-        let config = resolve(&keys, 0)?;
+        let config = resolve(&keys, seed)?;
         let experiment = paper::experiment(&config).or_raise()?;
         let vocab = experiment.setup(&config).or_raise()?.vocab();
         Ok(Task { keys, config, vocab, source: Mutex::new(None) })

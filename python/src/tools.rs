@@ -49,6 +49,8 @@ pub(crate) fn find_graph<'py>(
     let (seqs, len) = (view.sizes.seqs, view.sizes.len);
     let sample = Sample { seqs, len, symbols, tokens: view.tokens.to_vec(), labels };
     sample.check().or_raise()?;
+    discover::check_level(level).or_raise()?;
+    discover::gradient::check_eps(eps).or_raise()?;
     let pool = pools::pool(py, pools::count(None)?)?;
     let found = py.detach(|| {
         pool.install(|| match score {

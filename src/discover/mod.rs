@@ -285,7 +285,7 @@ pub(crate) fn leaders(scores: &[f64], rows: usize) -> Vec<Leaders> {
 }
 
 /// Refuses a level that is no probability.
-pub(crate) fn check_level(level: f64) -> Result<()> {
+pub fn check_level(level: f64) -> Result<()> {
     if level > 0.0 && level < 1.0 {
         return Ok(());
     }

@@ -21,7 +21,7 @@ class Found:
 
     Attributes:
         parents: for each position but the query its parent, None for a root.
-        scores: (T - 1, T - 1), row i columns j < i, NaN elsewhere.
+        scores: (T - 1, T - 1), row i columns j < i; NaN above the diagonal.
         positions: a record for each position: its best candidate, score, z and p.
         tested: True if the sample is large enough for the test.
     """
@@ -39,7 +39,7 @@ def discover(
     *,
     S: int | None = None,
     level: float = 0.01,
-    eps: float = 0.01,
+    eps: float = 0.0,
 ) -> Found:
     """The latent graph from one sampled gradient before any training, or from pair counts.
 
@@ -56,9 +56,9 @@ def discover(
 
     Example:
         >>> import popgrad
-        >>> batch = popgrad.CausalTree("chain", S=3, T=6, alpha=0.3).sample(20000)
+        >>> batch = popgrad.CausalTree("chain", S=3, T=8, alpha=0.5).sample(20000)
         >>> popgrad.discover(batch.tokens, batch.targets).parents
-        [None, 0, 1, 2, 3]
+        [None, 0, 1, 2, 3, 4, 5]
     """
     import numpy as np
 

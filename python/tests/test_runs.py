@@ -1,0 +1,187 @@
+"""Runs: the command line's bytes; callbacks, interruptions, resuming; two runs at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import popgrad
+import pytest
+
+COMMAND = [sys.executable, "-m", "popgrad.cli"]
+QUIET = {"progress": False}
+
+
+def lines(folder):
+    return (folder / "metrics.jsonl").read_bytes()
+
+
+def small(out=None, steps=60, **more):
+    task = popgrad.CausalTree("chain", S=3, T=6)
+    model = popgrad.Disentangled(task=task)
+    options = {"eval_every": 10, "batch": 64, "test_size": 128, **QUIET, **more}
+    return popgrad.train(task, model, optimizer=popgrad.SGD(lr=0.5), steps=steps, out=out, **options)
+
+
+KEYS = [
+    "graph=chain", "S=3", "T=6", "model=disentangled", "heads=1,1", "optimizer=sgd", "momentum=0.0", "lr=0.5",
+    "weight_decay=0.0", "schedule=constant", "batch=64", "seed=0", "dtype=f32", "eval_every=10",
+    "checkpoint_every=6", "test_size=128", "steps=60",
+]  # fmt: skip
+
+
+def test_a_run_with_a_callback_every_step_is_that_of_the_command_line(tmp_path):
+    seen = []
+    ours = small(tmp_path / "ours", callbacks=[lambda state: seen.append(state.step)])
+    words = ["run", "chain", *KEYS, "--out", str(tmp_path / "theirs"), "--quiet"]
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert seen == list(range(61))
+    assert lines(ours.folder) == lines(tmp_path / "theirs") and lines(ours.folder).count(b"\n") == 7
+    theirs = popgrad.Run.open(tmp_path / "theirs")
+    assert all((ours.params()[name] == x).all() for name, x in theirs.params().items())
+
+
+def test_a_preset_is_that_of_the_command_line(tmp_path):
+    ours = popgrad.preset("chain", quick=True, steps=20, eval_every=5, out=tmp_path / "ours", **QUIET)
+    words = ["run", "chain", "--quick", "steps=20", "eval_every=5", "--out", str(tmp_path / "theirs"), "--quiet"]
+    assert subprocess.run([*COMMAND, *words], capture_output=True, timeout=120).returncode == 0
+    assert lines(ours.folder) == lines(tmp_path / "theirs")
+
+
+def test_what_a_run_holds(tmp_path):
+    run = small(tmp_path / "run", snapshots=[0, 10])
+    assert not run.stopped and run.config["steps"] == 60 and run.step == 60
+    records = [json.loads(line) for line in lines(run.folder).splitlines()]
+    assert (run.metrics["step"] == [r["step"] for r in records]).all()
+    assert (run.metrics["test_loss"] == [r["test_loss"] for r in records]).all()
+    assert list(run.metrics.to_pandas()["step"]) == list(range(0, 61, 10))
+    assert run.snapshots == [0, 10, 60]
+    assert not run.params(0)["W"].any() and run.params(10)["W"].any()
+    assert run.params()["W"].dtype == np.float32
+    patterns = run.attention()
+    assert [p.shape for p in patterns] == [(1, 6, 6), (1, 6, 6)]
+    rows = np.nansum(patterns[0][0], axis=1)
+    assert np.allclose(rows, 1, atol=1e-6) and np.isnan(patterns[0][0][0, 1])
+    with pytest.raises(popgrad.InvalidError) as refused:
+        run.params(11)
+    assert refused.value.field == "step"
+    page = run._repr_html_()
+    assert "<svg" in page and "layer 1, head 0" in page
+    assert repr(popgrad.Run.open(run.folder)) == repr(run)
+
+
+def test_a_plot(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    run = small(tmp_path / "run")
+    ax = run.plot()
+    losses = [line.get_ydata() for line in ax.get_lines() if line.get_label() == "test loss"]
+    assert (losses[0] == run.metrics["test_loss"]).all()
+
+
+def test_training_starts_from_given_parameters():
+    task = popgrad.CausalTree("chain", S=3, T=6)
+    model = popgrad.Disentangled(task=task)
+    params = model.init(seed=5, std=0.2)
+    kept = []
+    with pytest.warns(popgrad.RunWarning, match="uniform guess"):
+        run = small(steps=1, params=params, callbacks=[kept.append])
+    assert run.config["dtype"] == "f64"
+    assert all((kept[0].params[name] == x).all() for name, x in params.items())
+    # One step of gradient descent on the first batch, by our own hand.
+    loss, grad = model.value_and_grad(params, task.sample(64, seed=0))
+    assert abs(loss - kept[1].loss) < 1e-14
+    for name, x in kept[1].params.items():
+        assert np.abs(x - (params[name] - 0.5 * grad[name])).max() < 1e-14
+
+
+def test_an_exception_in_a_callback_surfaces_as_itself_and_the_run_goes_on_to_the_same_bits(tmp_path):
+    whole = small(tmp_path / "whole")
+
+    def fail(state):
+        if state.step == 23:
+            raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        small(tmp_path / "cut", callbacks=[fail])
+    cut = popgrad.Run.open(tmp_path / "cut")
+    assert cut.stopped and cut.step == 23
+    done = cut.resume(**QUIET)
+    assert not done.stopped
+    assert lines(done.folder) == lines(whole.folder)
+    assert all((done.params()[name] == x).all() for name, x in whole.params().items())
+
+
+def test_a_run_goes_on_to_more_steps(tmp_path):
+    run = small(tmp_path / "run", steps=40).resume(steps=60, **QUIET)
+    assert run.step == 60 and lines(run.folder) == lines(small(tmp_path / "whole", checkpoint_every=4).folder)
+
+
+LONG = {"steps": 10**6, "eval_every": 10**6, "checkpoint_every": 10**6}
+
+
+@pytest.mark.parametrize("callbacks", [[], [lambda state: None]])
+def test_an_interrupt_stops_soon_and_leaves_a_run(tmp_path, callbacks):
+    sent = []
+
+    def interrupt():
+        time.sleep(0.5)
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.warns(popgrad.RunWarning, match="stopped after update"):
+        run = small(tmp_path / "run", callbacks=callbacks, **LONG)
+    assert time.monotonic() - sent[0] < 0.2 + 0.3  # The second number is for a machine under load.
+    thread.join()
+    assert run.stopped and 0 < run.step < 10**6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps = run.step + 5
+        assert run.resume(steps=steps, **QUIET).step == steps
+
+
+def test_a_run_that_diverges_says_so(tmp_path):
+    with pytest.raises(popgrad.DivergedError) as diverged:
+        popgrad.preset("birth", quick=True, lr=1e30, steps=20, out=tmp_path / "run", **QUIET)
+    assert diverged.value.step > 0 and not np.isfinite(diverged.value.value)
+    assert isinstance(diverged.value, ArithmeticError)
+
+
+def test_two_threads_train_two_runs_at_once(tmp_path):
+    expected, found = lines(small(tmp_path / "alone").folder), {}
+
+    def work(name):
+        found[name] = lines(small(tmp_path / name, threads=2, callbacks=[lambda state: None]).folder)
+
+    threads = [threading.Thread(target=work, args=(f"run{i}",)) for i in range(3)]
+    [t.start() for t in threads]
+    [t.join(timeout=60) for t in threads]
+    assert not any(t.is_alive() for t in threads)
+    assert list(found.values()) == [expected] * 3
+
+
+def test_a_sweep_is_its_runs(tmp_path):
+    keys = {"steps": 10, "eval_every": 5, "test_size": 64, "batch": 32, "S": 3, "T": 5}
+    cells = popgrad.sweep("chain", {"lr": [0.1, 0.5]}, seeds=2, workers=2, out=tmp_path, **keys)
+    assert [(c.keys["lr"], c.seed) for c in cells] == [(0.1, 0), (0.1, 1), (0.5, 0), (0.5, 1)]
+    alone = popgrad.preset("chain", lr=0.5, seed=1, out=tmp_path / "alone", **keys, **QUIET)
+    assert lines(cells[3].result.folder) == lines(alone.folder)
+    assert lines(cells[2].result.folder) != lines(alone.folder)
+    with pytest.raises(ZeroDivisionError):
+        popgrad.sweep(lambda a, seed: 1 / a, {"a": [0]})
+
+
+def test_a_temporary_run_is_removed_with_its_last_name():
+    run = small(steps=2)
+    folder = run.folder
+    assert folder.is_dir()
+    del run
+    assert not folder.exists()
