@@ -35,7 +35,12 @@ REFUSED = [
     (lambda: MODEL.loss(PARAMS, popgrad.Batch(TOKENS + 3, LAWS)), "tokens"),
     (lambda: MODEL.loss(PARAMS, popgrad.Batch(TOKENS, LAWS, weights=np.array([1.0, -1.0]))), "weights"),
     (lambda: MODEL.loss(PARAMS, popgrad.Batch(TOKENS, labels=TOKENS + 9)), "labels"),
-    (lambda: popgrad.Simplified(3, 4).loss(popgrad.Simplified(3, 4).init(), popgrad.Batch(TOKENS, labels=TOKENS)), "model"),
+    (
+        lambda: popgrad.Simplified(3, 4).loss(
+            popgrad.Simplified(3, 4).init(), popgrad.Batch(TOKENS, labels=TOKENS)
+        ),
+        "model",
+    ),
     (lambda: popgrad.Batch(TOKENS), "targets"),
     (lambda: popgrad.Batch(TOKENS, LAWS, TOKENS), "labels"),
     (lambda: popgrad.Batch(TOKENS, LAWS[:1]), "targets"),
@@ -105,11 +110,17 @@ def test_exceptions_pickle():
 
 
 ANY = st.one_of(
-    st.none(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=4)
+    st.none(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=4),
 )
 
 
-@given(S=ANY, T=ANY, alpha=ANY, graph=st.one_of(st.text(max_size=5), st.lists(st.integers(-2, 5), max_size=5)))
+@given(
+    S=ANY, T=ANY, alpha=ANY, graph=st.one_of(st.text(max_size=5), st.lists(st.integers(-2, 5), max_size=5))
+)
 def test_tasks_of_anything_never_panic(S, T, alpha, graph):
     try:
         task = popgrad.CausalTree(graph, S=S, T=T, alpha=alpha)

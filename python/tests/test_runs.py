@@ -49,7 +49,16 @@ def test_a_run_with_a_callback_every_step_is_that_of_the_command_line(tmp_path):
 
 def test_a_preset_is_that_of_the_command_line(tmp_path):
     ours = popgrad.preset("chain", quick=True, steps=20, eval_every=5, out=tmp_path / "ours", **QUIET)
-    words = ["run", "chain", "--quick", "steps=20", "eval_every=5", "--out", str(tmp_path / "theirs"), "--quiet"]
+    words = [
+        "run",
+        "chain",
+        "--quick",
+        "steps=20",
+        "eval_every=5",
+        "--out",
+        str(tmp_path / "theirs"),
+        "--quiet",
+    ]
     assert subprocess.run([*COMMAND, *words], capture_output=True, timeout=120).returncode == 0
     assert lines(ours.folder) == lines(tmp_path / "theirs")
 

@@ -26,8 +26,14 @@ def sampled(*words):
     ("task", "words"),
     [
         (popgrad.CausalTree("chain", S=3, T=6), ["causal_tree", "graph=chain", "S=3", "T=6"]),
-        (popgrad.CausalTree([-1, 0, 0, 2], S=4, alpha=0.5), ["causal_tree", "parents=-1,0,0,2", "S=4", "T=5", "alpha=0.5"]),
-        (popgrad.CausalDag([(), (0,), (0, 1), (1, 2)], S=3), ["causal_dag", "parent_sets=-;0;0,1;1,2", "S=3", "T=3"]),
+        (
+            popgrad.CausalTree([-1, 0, 0, 2], S=4, alpha=0.5),
+            ["causal_tree", "parents=-1,0,0,2", "S=4", "T=5", "alpha=0.5"],
+        ),
+        (
+            popgrad.CausalDag([(), (0,), (0, 1), (1, 2)], S=3),
+            ["causal_dag", "parent_sets=-;0;0,1;1,2", "S=3", "T=3"],
+        ),
         (popgrad.TriggerBigram(T=24), ["trigger_bigram", "T=24"]),
     ],
 )
@@ -167,7 +173,9 @@ def test_a_population_that_takes_too_long_is_refused():
         population.loss(model, model.init())
     assert refused.value.field == "max_seconds"
     with pytest.raises(popgrad.InvalidError, match="eps"):
-        popgrad.Population(SMALL[0], eps=0.5).loss(*(lambda m: (m, m.init()))(popgrad.Simplified(task=SMALL[0])))
+        popgrad.Population(SMALL[0], eps=0.5).loss(
+            *(lambda m: (m, m.init()))(popgrad.Simplified(task=SMALL[0]))
+        )
 
 
 def test_discover_finds_the_graph():

@@ -2,13 +2,40 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
-Params = dict[str, NDArray[Any]]
-Folder = str | PathLike[str]
+_Params = dict[str, NDArray[Any]]
+_Folder = str | PathLike[str]
+
+__all__ = [
+    "Batch",
+    "Model",
+    "Population",
+    "Task",
+    "__version__",
+    "attention",
+    "attention_backward",
+    "claims",
+    "cross_entropy",
+    "find_graph",
+    "gemm",
+    "machine",
+    "models",
+    "presets",
+    "resolve",
+    "resume",
+    "run_attention",
+    "run_config",
+    "run_weights",
+    "run_words",
+    "softmax",
+    "train",
+    "verify_claim",
+]
 
 __version__: str
 
@@ -23,7 +50,7 @@ class Batch:
         *,
         seen: ArrayLike | None = None,
         copy: bool = True,
-    ) -> Batch: ...
+    ) -> Self: ...
     @property
     def tokens(self) -> NDArray[np.uint32]: ...
     @property
@@ -36,8 +63,9 @@ class Batch:
     def seen(self) -> NDArray[np.uint32] | None: ...
     def __len__(self) -> int: ...
 
+@disjoint_base
 class Task:
-    def __new__(cls, keys: dict[str, Any], seed: int = 0) -> Task: ...
+    def __new__(cls, keys: dict[str, Any], seed: int = 0) -> Self: ...
     @property
     def name(self) -> str: ...
     @property
@@ -53,8 +81,9 @@ class Task:
     def sample(self, n: int, seed: int = 0, start: int = 0, *, test: bool = False) -> Batch: ...
     def bayes(self, batch: Batch, method: str | None = None, *, seed: int = 0) -> NDArray[np.float64]: ...
 
+@disjoint_base
 class Model:
-    def __new__(cls, keys: dict[str, Any], vocab: int, len: int) -> Model: ...
+    def __new__(cls, keys: dict[str, Any], vocab: int, len: int) -> Self: ...
     @property
     def name(self) -> str: ...
     @property
@@ -71,32 +100,32 @@ class Model:
     def trainable(self) -> dict[str, bool]: ...
     @property
     def activations(self) -> dict[str, tuple[int, ...]]: ...
-    def init(self, seed: int = 0, std: float | None = None, dtype: str = "float64") -> Params: ...
-    def flat(self, params: Params) -> Params: ...
-    def is_borrowed(self, params: Params) -> bool: ...
+    def init(self, seed: int = 0, std: float | None = None, dtype: str = "float64") -> _Params: ...
+    def flat(self, params: _Params) -> _Params: ...
+    def is_borrowed(self, params: _Params) -> bool: ...
     def loss(
-        self, params: Params, batch: Batch, threads: int | None = None, *, copy: bool = True
+        self, params: _Params, batch: Batch, threads: int | None = None, *, copy: bool = True
     ) -> float: ...
     def value_and_grad(
         self,
-        params: Params,
+        params: _Params,
         batch: Batch,
         threads: int | None = None,
-        out: Params | None = None,
+        out: _Params | None = None,
         *,
         copy: bool = True,
-    ) -> tuple[float, Params]: ...
+    ) -> tuple[float, _Params]: ...
     def predict(
-        self, params: Params, batch: Batch, threads: int | None = None, *, copy: bool = True
+        self, params: _Params, batch: Batch, threads: int | None = None, *, copy: bool = True
     ) -> NDArray[np.float64]: ...
     def run_with_cache(
-        self, params: Params, tokens: ArrayLike, names: Sequence[str] | None = None
+        self, params: _Params, tokens: ArrayLike, names: Sequence[str] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]: ...
     def patch(
         self,
-        params: Params,
+        params: _Params,
         tokens: ArrayLike,
-        patches: dict[str, ArrayLike | Params | Literal["zero"]],
+        patches: dict[str, ArrayLike | _Params | Literal["zero"]],
         names: Sequence[str] | None = None,
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]: ...
 
@@ -104,13 +133,13 @@ class Model:
 class Population:
     def __new__(
         cls, task: Task, eps: float | None = None, method: str = "auto", max_seconds: float = 60.0
-    ) -> Population: ...
+    ) -> Self: ...
     @property
     def task(self) -> Task: ...
     def value_and_grad(
-        self, model: Model, params: Params, threads: int | None = None
-    ) -> tuple[float, Params]: ...
-    def loss(self, model: Model, params: Params, threads: int | None = None) -> float: ...
+        self, model: Model, params: _Params, threads: int | None = None
+    ) -> tuple[float, _Params]: ...
+    def loss(self, model: Model, params: _Params, threads: int | None = None) -> float: ...
     def batch(self) -> Batch: ...
     def words(self) -> NDArray[np.uint32]: ...
     def weights(self) -> NDArray[np.float64]: ...
@@ -123,27 +152,27 @@ def train(
     preset: str,
     quick: bool,
     keys: dict[str, Any],
-    folder: Folder,
+    folder: _Folder,
     *,
     threads: int | None = None,
     figures: bool = False,
-    callback: Callable[[int, float, Params], object] | None = None,
+    callback: Callable[[int, float, _Params], object] | None = None,
     show: Callable[[int, float, str, float], object] | None = None,
     note: Callable[[str, bool], object] | None = None,
 ) -> str | None: ...
 def resume(
-    folder: Folder,
+    folder: _Folder,
     steps: int | None = None,
     *,
     threads: int | None = None,
     figures: bool = False,
-    callback: Callable[[int, float, Params], object] | None = None,
+    callback: Callable[[int, float, _Params], object] | None = None,
     show: Callable[[int, float, str, float], object] | None = None,
     note: Callable[[str, bool], object] | None = None,
 ) -> str | None: ...
-def run_config(folder: Folder) -> dict[str, Any]: ...
-def run_weights(folder: Folder, step: int | None = None) -> tuple[int, Params]: ...
-def run_attention(folder: Folder, step: int | None = None) -> list[NDArray[np.float64]]: ...
+def run_config(folder: _Folder) -> dict[str, Any]: ...
+def run_weights(folder: _Folder, step: int | None = None) -> tuple[int, _Params]: ...
+def run_attention(folder: _Folder, step: int | None = None) -> list[NDArray[np.float64]]: ...
 def gemm(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]: ...
 def attention(
     q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], scale: float = 1.0

@@ -7,10 +7,13 @@ the documentation of the engine; ``model.shapes`` lists them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .tasks import sizes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def _keys(name: str, **options: Any) -> dict[str, Any]:
@@ -40,7 +43,7 @@ class Disentangled(_native.Model):
         task: _native.Task | None = None,
         heads: Sequence[int] = (1, 1),
         start: float | None = None,
-    ) -> Disentangled:
+    ) -> Self:
         return super().__new__(cls, _keys("disentangled", heads=list(heads), init=start), *sizes(task, S, T))
 
 
@@ -64,7 +67,7 @@ class Simplified(_native.Model):
         task: _native.Task | None = None,
         eps: float | None = None,
         beta0: float | None = None,
-    ) -> Simplified:
+    ) -> Self:
         return super().__new__(cls, _keys("simplified", eps=eps, beta0=beta0), *sizes(task, S, T))
 
 
@@ -88,8 +91,10 @@ class MlpTransformer(_native.Model):
         task: _native.Task | None = None,
         heads: Sequence[int] = (1, 1),
         start: float | None = None,
-    ) -> MlpTransformer:
-        return super().__new__(cls, _keys("mlp_transformer", heads=list(heads), init=start), *sizes(task, S, T))
+    ) -> Self:
+        return super().__new__(
+            cls, _keys("mlp_transformer", heads=list(heads), init=start), *sizes(task, S, T)
+        )
 
 
 class Memory(_native.Model):
@@ -123,7 +128,7 @@ class Memory(_native.Model):
         output: str | None = None,
         scale_scores: bool | None = None,
         scale_embeddings: bool | None = None,
-    ) -> Memory:
+    ) -> Self:
         keys = _keys(
             "memory",
             dim=dim,
@@ -166,7 +171,7 @@ class Transformer(_native.Model):
         ff: str | None = None,
         positions: str | None = None,
         output: str | None = None,
-    ) -> Transformer:
+    ) -> Self:
         keys = _keys(
             "transformer",
             dim=dim,

@@ -66,7 +66,9 @@ def _map(pattern: np.ndarray, title: str, cell: int = 6) -> str:
     size = t * cell
     frame = f'<rect width="{size}" height="{size}" fill="none" stroke="currentColor" stroke-opacity="0.3"/>'
     picture = f'<svg width="{size}" height="{size}">{frame}{"".join(squares)}</svg>'
-    return f'<figure style="display:inline-block;margin:4px">{picture}<figcaption>{title}</figcaption></figure>'
+    return (
+        f'<figure style="display:inline-block;margin:4px">{picture}<figcaption>{title}</figcaption></figure>'
+    )
 
 
 def page(run: Run) -> str:

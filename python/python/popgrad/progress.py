@@ -19,7 +19,7 @@ class Display:
         if in_notebook():
             from IPython.display import display as show
 
-            self.handle = show({"text/plain": ""}, raw=True, display_id=True)
+            self.handle = show({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def update(self, step: int, loss: float, name: str, value: float) -> None:
         """Shows the state, if it is time to."""

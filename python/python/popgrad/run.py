@@ -80,7 +80,7 @@ class State:
 Callback = Callable[[State], Any]
 
 
-class Metrics(dict):
+class Metrics(dict[str, "np.ndarray"]):
     """Columns of a run's metrics: arrays of float64 by name, NaN where a record has no such number.
 
     A number of a list in the records has the name "name.i".
@@ -304,7 +304,8 @@ def _start(
         # Beside the folder of the run, which must be new; the configuration names it.
         start = folder.with_name(folder.name + "-start.npz")
         start.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(start, **dict(params))
+        arrays: dict[str, Any] = dict(params)
+        np.savez(start, **arrays)
         keys = {**keys, "params": str(start.resolve())}
     config = _native.resolve(base, quick, keys)
     show = display(progress, int(config["steps"]))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .errors import InvalidError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Graphs that a seed decides.
 _DRAWN = ("random", "many_graphs", "random_parents")
@@ -55,7 +58,7 @@ class CausalTree(_native.Task):
         labels: str | None = None,
         graph_seed: int = 0,
         parents: Sequence[int] | None = None,
-    ) -> CausalTree:
+    ) -> Self:
         keys = _given(S=S, T=T, alpha=alpha, roots=roots, prior=prior, gamma=gamma, labels=labels)
         keys["task"] = "causal_tree"
         if parents is not None:
@@ -63,7 +66,7 @@ class CausalTree(_native.Task):
         if isinstance(graph, str):
             keys["graph"] = graph
             if graph in _DRAWN:
-                drawn = _native.Task(keys, graph_seed).graph
+                drawn = _native.Task(keys, graph_seed).graph or []
                 keys["graph"] = "custom"
                 keys["parents"] = [p[0] if p else -1 for p in drawn]
         else:
@@ -104,7 +107,7 @@ class CausalDag(_native.Task):
         labels: str | None = None,
         graph_seed: int = 0,
         parents: Sequence[Sequence[int]] | None = None,
-    ) -> CausalDag:
+    ) -> Self:
         keys = _given(S=S, T=T, alpha=alpha, roots=roots, order=order, k=k, labels=labels)
         keys["task"] = "causal_dag"
         if parents is not None:
@@ -112,7 +115,7 @@ class CausalDag(_native.Task):
         if isinstance(graph, str):
             keys["graph"] = graph
             if graph in _DRAWN:
-                graph = _native.Task(keys, graph_seed).graph
+                graph = _native.Task(keys, graph_seed).graph or []
                 keys.pop("k", None)
         if not isinstance(graph, str):
             sets = [",".join(str(int(p)) for p in own) or "-" for own in graph]
@@ -163,7 +166,7 @@ class TriggerBigram(_native.Task):
         N: int | None = None,
         alpha: float | None = None,
         offset: int | None = None,
-    ) -> TriggerBigram:
+    ) -> Self:
         keys = _given(
             corpus=corpus,
             T=T,
