@@ -395,7 +395,7 @@ impl Model {
     ///     TypeError: arrays of mixed types, or neither float32 nor float64.
     ///
     /// Example:
-    ///     >>> model.loss(params, batch)
+    ///     >>> loss = model.loss(params, batch)
     #[pyo3(signature = (params, batch, threads=None, *, copy=true))]
     fn loss(
         &self,
@@ -460,7 +460,8 @@ impl Model {
     ///     TypeError: arrays of mixed types, or neither float32 nor float64.
     ///
     /// Example:
-    ///     >>> model.predict(params, batch).sum(axis=-1)
+    ///     >>> model.predict(params, batch).sum(axis=-1).round(6).tolist()
+    ///     [1.0, 1.0, 1.0, 1.0]
     #[pyo3(signature = (params, batch, threads=None, *, copy=true))]
     fn predict<'py>(
         &self,
@@ -507,7 +508,8 @@ impl Model {
     ///
     /// Example:
     ///     >>> probs, cache = model.run_with_cache(params, batch.tokens, ["layer0.pattern"])
-    ///     >>> cache["layer0.pattern"].shape  # (n, heads, T, T)
+    ///     >>> cache["layer0.pattern"].shape
+    ///     (4, 1, 6, 6)
     #[pyo3(signature = (params, tokens, names=None))]
     fn run_with_cache<'py>(
         &self,

@@ -149,7 +149,8 @@ impl Task {
     ///     InvalidError: a value out of its domain; more memory than is free.
     ///
     /// Example:
-    ///     >>> task.sample(8, seed=0, start=8).tokens
+    ///     >>> task.sample(8, seed=0, start=8).tokens.shape
+    ///     (8, 6)
     #[pyo3(signature = (n, seed=0, start=0, *, test=false))]
     fn sample(&self, py: Python<'_>, n: usize, seed: u64, start: u64, test: bool) -> PyResult<Batch> {
         let source = self.source(seed, test)?;
@@ -184,7 +185,7 @@ impl Task {
     ///
     /// Example:
     ///     >>> laws = task.bayes(batch)
-    ///     >>> -(batch.targets * np.log(laws)).sum(axis=1).mean()
+    ///     >>> loss = -(batch.targets * np.log(laws)).sum(axis=1).mean()
     #[pyo3(signature = (batch, method=None, *, seed=0))]
     fn bayes<'py>(
         &self,

@@ -130,7 +130,9 @@ pub(crate) fn presets() -> Vec<(String, String)> {
 /// thread; `show(step, loss, name, value)` now and then; `note(text, warning)` with remarks.
 /// Returns the summary, or None if it was stopped.
 #[pyfunction]
-#[pyo3(signature = (preset, quick, keys, folder, *, threads=None, figures=false, callback=None, show=None, note=None))]
+#[pyo3(signature = (
+    preset, quick, keys, folder, *, threads=None, figures=false, callback=None, show=None, note=None
+))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub(crate) fn train(
     py: Python<'_>,

@@ -1,6 +1,9 @@
 """value_and_grad against automatic differentiation of the equations, for every model, both kinds of
 targets, over drawn shapes."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import popgrad
@@ -140,3 +143,27 @@ def test_single_precision_is_close_to_double():
     for name in grad:
         assert small[name].dtype == np.float32
         assert np.abs(small[name] - grad[name]).max() < 1e-4 * np.abs(grad[name]).max()
+
+
+@pytest.mark.parametrize("kind", ["targets", "labels"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_bits_are_those_of_the_command_line(tmp_path, kind, dtype):
+    model = popgrad.Transformer(4, 6, dim=8, heads=2)
+    batch = batch_of(np.random.default_rng(5), kind, 300, 4, 6)
+    params = model.init(seed=2, std=0.3, dtype=dtype)
+    np.savez(tmp_path / "params.npz", **params)
+    answers = {"targets": batch.targets, "weights": batch.weights}
+    if kind == "labels":
+        answers = {"labels": batch.labels, "mask": batch.weights}
+    np.savez(tmp_path / "batch.npz", tokens=batch.tokens, **answers)
+    words = ["grad", "heads=2", "--model", "transformer", "--params", "params.npz", "--batch", "batch.npz"]
+    words += ["--dtype", dtype.replace("float", "f"), "--out", "grad.npz"]
+    command = [sys.executable, "-m", "popgrad.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    theirs = np.load(tmp_path / "grad.npz")
+    loss, grad = model.value_and_grad(params, batch)
+    assert loss == theirs["loss"]
+    assert all((grad[name] == theirs[name].astype(dtype)).all() for name in theirs.files if name in grad)
+    assert len(set(theirs.files) & set(grad)) == len(grad)
+    assert (model.predict(params, batch) == theirs["predictions"]).all()

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import popgrad
 import pytest
+from popgrad import _native
 
 MODULES = [f"popgrad.{m.name}" for m in pkgutil.iter_modules(popgrad.__path__)]
 
@@ -27,14 +29,29 @@ def test_every_public_name_is_documented():
 @pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("_native")] + ["popgrad"])
 def test_examples_are_true(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.failed == 0
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    for example in finder.find(importlib.import_module(name), name):
+        if not example.name.startswith(NATIVE_NAMES):
+            runner.run(example)
+    assert runner.failures == 0
 
 
-def test_some_examples_are_run():
-    finder = doctest.DocTestFinder()
-    all_of_them = [t for m in MODULES for t in finder.find(importlib.import_module(m)) if t.examples]
-    assert len(all_of_them) >= 8
+NATIVE = [popgrad.Batch, popgrad.Population, _native.Model, _native.Task]
+NATIVE_NAMES = ("popgrad.Batch", "popgrad.Population")
+
+
+@pytest.mark.parametrize("kind", NATIVE, ids=lambda k: k.__name__)
+def test_examples_of_native_classes_are_true(kind):
+    task = popgrad.CausalTree("chain", S=3, T=6)
+    model = popgrad.Disentangled(task=task)
+    if kind is popgrad.Population:
+        model = popgrad.Simplified(S=2, T=6)
+    names = {"popgrad": popgrad, "np": np, "task": task, "model": model, "params": model.init(seed=0)}
+    names["batch"] = task.sample(4)
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    for example in finder.find(kind, module=False, globs=names):
+        runner.run(example)
+    assert runner.failures == 0 and (kind is popgrad.Batch or runner.tries > 0)
 
 
 def test_the_stubs_are_those_of_the_module():
@@ -48,6 +65,7 @@ def test_the_stubs_are_those_of_the_module():
 
 def test_an_import_brings_in_no_other_package():
     """NumPy and the rest come where they are needed: the command starts at once."""
-    code = "import sys, popgrad; print(sorted({m.split('.')[0] for m in sys.modules} & {'numpy', 'jax', 'matplotlib', 'pandas', 'torch'}))"
+    others = "{'numpy', 'jax', 'matplotlib', 'pandas', 'torch'}"
+    code = f"import sys, popgrad; print(sorted({{m.split('.')[0] for m in sys.modules}} & {others}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

@@ -194,3 +194,11 @@ def test_a_temporary_run_is_removed_with_its_last_name():
     assert folder.is_dir()
     del run
     assert not folder.exists()
+
+
+def test_an_exception_ends_the_other_runs_of_a_sweep(tmp_path):
+    started = time.monotonic()
+    keys = {"S": 3, "T": 5, "test_size": 64, "batch": 32, **LONG}
+    with pytest.raises(popgrad.InvalidError):
+        popgrad.sweep("chain", {"alpha": [0.1, -1.0]}, workers=2, out=tmp_path, **keys)
+    assert time.monotonic() - started < 30

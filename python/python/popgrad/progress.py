@@ -53,6 +53,29 @@ class Display:
             print(file=sys.stderr)
 
 
+class Stopper(Display):
+    """Shows nothing, and ends its run when `stop` is called: for runs in other threads than the
+    main one, where signals do not arrive."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Ends the run soon."""
+        self.stopped = True
+
+    def update(self, step: int, loss: float, name: str, value: float) -> None:
+        """Raises what ends the run, if it shall."""
+        if self.stopped:
+            raise RuntimeError("the sweep was stopped")
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def in_notebook() -> bool:
     """True inside a kernel of Jupyter."""
     shell = sys.modules.get("IPython")
@@ -62,8 +85,10 @@ def in_notebook() -> bool:
     return own is not None and hasattr(own, "kernel")
 
 
-def display(progress: str | bool, steps: int) -> Display | None:
+def display(progress: str | bool | Display, steps: int) -> Display | None:
     """The display that `progress` asks for: with "auto" where somebody can see it."""
+    if isinstance(progress, Display):
+        return progress
     if progress == "auto":
         progress = in_notebook() or sys.stderr.isatty()
     return Display(steps) if progress else None

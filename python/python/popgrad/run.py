@@ -177,7 +177,7 @@ class Run:
         *,
         threads: int | None = None,
         callbacks: Iterable[Callback] = (),
-        progress: str | bool = "auto",
+        progress: str | bool | Display = "auto",
         figures: bool = False,
     ) -> Run:
         """Goes on from the checkpoint, to `steps` updates if that is given; returns the run.
@@ -289,7 +289,7 @@ def _start(
     out: str | Path | None,
     threads: int | None,
     callbacks: Iterable[Callback],
-    progress: str | bool,
+    progress: str | bool | Display,
     figures: bool,
 ) -> Run:
     keep = None
@@ -331,7 +331,7 @@ def preset(
     out: str | Path | None = None,
     threads: int | None = None,
     callbacks: Iterable[Callback] = (),
-    progress: str | bool = "auto",
+    progress: str | bool | Display = "auto",
     figures: bool = False,
     **keys: Any,
 ) -> Run:
@@ -344,7 +344,7 @@ def preset(
             run.
         threads: all cores by default; they change no bit.
         callbacks: called with a :class:`State` after every update.
-        progress: "auto", True or False.
+        progress: "auto", True or False, or a display of your own.
         figures: draw the command line's figures into the folder.
 
     Raises:
@@ -385,7 +385,7 @@ def train(
     out: str | Path | None = None,
     threads: int | None = None,
     callbacks: Iterable[Callback] = (),
-    progress: str | bool = "auto",
+    progress: str | bool | Display = "auto",
     figures: bool = False,
     **keys: Any,
 ) -> Run:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import InvalidError
+from .progress import Stopper
 from .run import Run, preset
 
 
@@ -53,8 +54,8 @@ def sweep(
         Cells, the last key of the grid and then the seed varying fastest.
 
     Raises:
-        InvalidError: an empty grid; as :func:`popgrad.preset`. The first exception of a cell ends
-            the sweep, after the cells that are under way.
+        InvalidError: an empty grid; as :func:`popgrad.preset`. The first exception of a cell, or
+            Ctrl-C, ends the sweep; runs that are under way are stopped and keep their folders.
 
     Example:
         >>> [c.result for c in sweep(lambda a, seed: a + seed, {"a": [1, 2]}, seeds=2)]
@@ -68,6 +69,8 @@ def sweep(
     points = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
     cells = [(point, seed) for point in points for seed in all_seeds]
 
+    stopper = Stopper()
+
     def one(cell: tuple[dict[str, Any], int]) -> Any:
         point, seed = cell
         if callable(what):
@@ -75,15 +78,21 @@ def sweep(
         name = "-".join([*(f"{k}={v}" for k, v in point.items()), f"seed={seed}"])
         folder = None if out is None else Path(out) / name.replace("/", "_").replace(" ", "")
         run: Run = preset(
-            what, quick=quick, out=folder, threads=1, progress=False, seed=seed, **{**keys, **point}
+            what, quick=quick, out=folder, threads=1, progress=stopper, seed=seed, **{**keys, **point}
         )
         return run
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         futures = [pool.submit(one, cell) for cell in cells]
         try:
+            ended = wait(futures, return_when=FIRST_EXCEPTION).done
+            # The exception of any of them, before the others are waited for.
+            failed = [error for error in (future.exception() for future in ended) if error is not None]
+            if failed:
+                raise failed[0]
             results = [future.result() for future in futures]
         except BaseException:
+            stopper.stop()
             for future in futures:
                 future.cancel()
             raise
