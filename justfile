@@ -34,3 +34,8 @@ figures:
 # Records today's values: only after a change of numbers that the changelog explains.
 record-values:
     POPGRAD_RECORD_VALUES=1 cargo test --test values
+
+# The Python package in the active virtual environment, with its tests.
+python:
+    pip install "./python[test]"
+    python -m pytest python/tests
