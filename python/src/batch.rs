@@ -303,6 +303,12 @@ impl View<'_> {
         }
     }
 
+    /// True if some output counts.
+    pub(crate) fn counts(&self) -> bool {
+        // What is negative or NaN counts, so that the engine refuses it.
+        self.weights.iter().any(|w| *w != 0.0)
+    }
+
     /// Fills `piece` with the sequences from number `first` on.
     pub(crate) fn fill(&self, first: usize, piece: &mut Rows) {
         let (n, t, s, o) = (piece.seqs(), piece.len_tokens(), piece.vocab(), piece.outputs());

@@ -46,6 +46,8 @@ pub(crate) struct Call<'a, F> {
     pub(crate) seqs: usize,
     pub(crate) threads: Option<usize>,
     pub(crate) keep: bool,
+    /// False if no output has a weight: the loss and its gradient are then 0.
+    pub(crate) counts: bool,
     pub(crate) fill: &'a F,
 }
 
@@ -72,6 +74,10 @@ impl<E: Real> Typed<E> {
     {
         self.model.accepts(call.kind).or_raise()?;
         let threads = pools::count(call.threads)?;
+        if !call.counts && !call.keep {
+            grad.unwrap_or(&mut []).fill(E::ZERO);
+            return Ok(Values { loss: 0.0, losses: Vec::new(), predictions: Vec::new() });
+        }
         let evaluation = Evaluation {
             model: self.model.as_ref(),
             params,
@@ -250,7 +256,7 @@ impl Model {
 impl Model {
     #[new]
     fn new(keys: &Bound<'_, PyDict>, vocab: usize, len: usize) -> PyResult<Self> {
-        let keys = tables::table(keys)?;
+        let (py, keys) = (keys.py(), tables::table(keys)?);
         let name = keys.get("model").and_then(|v| v.as_str()).unwrap_or_default();
         let spec = config::model_spec(name, &keys).or_raise()?;
         for (field, found, least, most) in [("S", vocab, 2, 1 << 20), ("T", len, 1, 1 << 20)] {
@@ -259,7 +265,7 @@ impl Model {
             }
         }
         let double = Typed::new(&spec, vocab, len).or_raise()?;
-        let names = Python::attach(|py| Names::new(py, double.model.layout()));
+        let names = Names::new(py, double.model.layout());
         Ok(Model { spec, vocab, len, keys, double, single: OnceLock::new(), names, trace: OnceLock::new() })
     }
 
@@ -407,7 +413,14 @@ impl Model {
         let view = batch.view(params.py());
         view.check(self.vocab, self.len)?;
         let fill = |first: usize, piece: &mut _| view.fill(first, piece);
-        let call = Call { kind: view.sizes.kind, seqs: view.sizes.seqs, threads, keep: false, fill: &fill };
+        let call = Call {
+            kind: view.sizes.kind,
+            seqs: view.sizes.seqs,
+            threads,
+            keep: false,
+            counts: view.counts(),
+            fill: &fill,
+        };
         Ok(self.values(params, &call, copy)?.loss)
     }
 
@@ -443,7 +456,14 @@ impl Model {
         let view = batch.view(params.py());
         view.check(self.vocab, self.len)?;
         let fill = |first: usize, piece: &mut _| view.fill(first, piece);
-        let call = Call { kind: view.sizes.kind, seqs: view.sizes.seqs, threads, keep: false, fill: &fill };
+        let call = Call {
+            kind: view.sizes.kind,
+            seqs: view.sizes.seqs,
+            threads,
+            keep: false,
+            counts: view.counts(),
+            fill: &fill,
+        };
         self.gradient(params, &call, out, copy)
     }
 
@@ -475,7 +495,8 @@ impl Model {
         view.check(self.vocab, self.len)?;
         let fill = |first: usize, piece: &mut _| view.fill(first, piece);
         let sizes = view.sizes;
-        let call = Call { kind: sizes.kind, seqs: sizes.seqs, threads, keep: true, fill: &fill };
+        let call =
+            Call { kind: sizes.kind, seqs: sizes.seqs, threads, keep: true, counts: true, fill: &fill };
         let found = self.values(params, &call, copy)?;
         let shape = match sizes.kind {
             Targets::Law => vec![sizes.seqs, self.vocab],

@@ -165,7 +165,14 @@ impl Population {
         let fill = |first: usize, piece: &mut Rows| {
             source.fill(first as u64, piece.seqs(), &mut source.work(), piece);
         };
-        let call = Call { kind: source.targets(), seqs: few, threads: Some(1), keep: false, fill: &fill };
+        let call = Call {
+            kind: source.targets(),
+            seqs: few,
+            threads: Some(1),
+            keep: false,
+            counts: true,
+            fill: &fill,
+        };
         let start = Instant::now();
         let mut grad = vec![0.0; params.len()];
         model.double.evaluate(py, params, &call, Some(&mut grad))?;
@@ -232,7 +239,7 @@ impl Population {
             source.fill(first as u64, piece.seqs(), &mut source.work(), piece);
         };
         let seqs = source.population().unwrap_or(0);
-        let call = Call { kind: source.targets(), seqs, threads, keep: false, fill: &fill };
+        let call = Call { kind: source.targets(), seqs, threads, keep: false, counts: true, fill: &fill };
         model.gradient(params, &call, None, true)
     }
 
@@ -253,7 +260,7 @@ impl Population {
             source.fill(first as u64, piece.seqs(), &mut source.work(), piece);
         };
         let seqs = source.population().unwrap_or(0);
-        let call = Call { kind: source.targets(), seqs, threads, keep: false, fill: &fill };
+        let call = Call { kind: source.targets(), seqs, threads, keep: false, counts: true, fill: &fill };
         Ok(model.values(params, &call, true)?.loss)
     }
 

@@ -157,6 +157,9 @@ impl Task {
         if n == 0 || n > 1 << 26 {
             return Err(invalid("n", &n.to_string(), "1 <= n <= 2^26"));
         }
+        if start > i64::MAX as u64 {
+            return Err(invalid("start", &start.to_string(), "0 <= start < 2^63"));
+        }
         let rows = py.detach(|| {
             let row = source.seq_len().checked_mul(16)?.checked_add(source.vocab().checked_mul(16)?)?;
             row.checked_mul(n).map(|bytes| {

@@ -55,6 +55,8 @@ REFUSED = [
     (lambda: popgrad.preset("chain", steps=0), "steps"),
     (lambda: popgrad.Run.open("nowhere"), "run"),
     (lambda: popgrad.verify("gradient"), "claim"),
+    (lambda: popgrad.CausalTree("chain", S=3, T=4).sample(2, start=2**63), "start"),
+    (lambda: popgrad.CausalTree("chain", S=3, T=4).sample(0), "n"),
     (lambda: popgrad.discover(TOKENS), "S"),
     (lambda: popgrad.sweep("chain", {"lr": []}), "lr"),
     (lambda: popgrad.kernels.gemm(np.zeros((2, 3)), np.zeros((2, 3))), "operands"),

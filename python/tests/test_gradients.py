@@ -167,3 +167,18 @@ def test_the_bits_are_those_of_the_command_line(tmp_path, kind, dtype):
     assert all((grad[name] == theirs[name].astype(dtype)).all() for name in theirs.files if name in grad)
     assert len(set(theirs.files) & set(grad)) == len(grad)
     assert (model.predict(params, batch) == theirs["predictions"]).all()
+
+
+def test_a_batch_that_counts_nothing_has_loss_and_gradient_zero():
+    model = popgrad.Transformer(4, 6, dim=8, heads=2)
+    params = model.init(seed=0)
+    tokens = np.zeros((3, 6), np.uint32)
+    batch = popgrad.Batch(tokens, labels=tokens, weights=np.zeros((3, 6)))
+    none = popgrad.Batch(tokens[:0], labels=tokens[:0])
+    for empty in (batch, none):
+        out = model.flat({name: np.full_like(x, 7.0) for name, x in params.items()})
+        loss, grad = model.value_and_grad(params, empty, out=out)
+        assert loss == 0.0 == model.loss(params, empty)
+        assert not any(x.any() for x in grad.values())
+    assert model.predict(params, batch).shape == (3, 6, 4)
+    assert model.predict(params, none).shape == (0, 6, 4)
