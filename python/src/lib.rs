@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `params` | parameter sets: dictionaries of arrays, borrowed where they are one flat array |
 //! | `batch` | tokens, targets or labels, weights |
-//! | `model`, `trace` | loss, gradient, predictions; activations |
+//! | `model`, `typed`, `trace` | loss, gradient, predictions; the two element types; activations |
 //! | `task`, `population` | samples, Bayes answers; every sequence with its probability |
 //! | `training`, `folder` | runs, and reading their folders |
 //! | `kernels`, `tools` | single kernels; discovery, claims, the machine, the command line |
@@ -26,6 +26,7 @@ mod task;
 mod tools;
 mod trace;
 mod training;
+mod typed;
 
 use pyo3::prelude::*;
 

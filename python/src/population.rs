@@ -1,9 +1,10 @@
 //! The exact population of a task: loss and gradient over every sequence.
 
 use crate::errors::{OrRaise, invalid};
-use crate::model::{Call, Model};
+use crate::model::Model;
 use crate::pools;
 use crate::task::{Task, kind_name};
+use crate::typed::Call;
 use numpy::PyArrayDyn;
 use popgrad::Error;
 use popgrad::batch::{Batch as Rows, Targets, divisor};

@@ -140,7 +140,8 @@ impl Task {
         Ok(self.triggers(0)?.map(|t| t.symbols))
     }
 
-    /// `n` sequences from number `start` on, under `seed`; sequence i does not depend on n or start.
+    /// `n` sequences from number `start` on, under `seed`. Sequence i does not depend on n or
+    /// start.
     ///
     /// They are those of `popgrad sample` and of a run with this seed: update u of a run trains on
     /// sequences u * batch on. test: those of the test set.
@@ -177,10 +178,10 @@ impl Task {
     ///
     /// Args:
     ///     batch: sequences of this task's S and T.
-    ///     method: over a tree "counts" (the default: the posterior mean from the edges, exact where
-    ///         roots are uniform), "public" (the public code's variant), "exact"; over several
-    ///         parents "counts" (exact), "previous" or "one_parent"; of trigger bigrams "exact",
-    ///         with fixed triggers only.
+    ///     method: over a tree "counts" (the default: the posterior mean from the edges, exact
+    ///         where roots are uniform), "public" (the public code's variant), "exact"; over
+    ///         several parents "counts" (exact), "previous" or "one_parent"; of trigger bigrams
+    ///         "exact", with fixed triggers only.
     ///     seed: of the bigrams, where corpus="dirichlet".
     ///
     /// Raises:

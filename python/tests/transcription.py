@@ -1,4 +1,4 @@
-"""The models' equations once more, in JAX, from the papers' formulas: no line here knows the engine.
+"""The models' equations once more, in JAX, from the papers' formulas, without the engine.
 
 Each function takes a parameter set, one sequence (T) of integers and the sizes, and returns logits
 (T, S); `simplified` returns f (S).
@@ -114,8 +114,7 @@ def transformer(params, tokens, s, t, heads=1, block="public"):
 
 
 def loss(forward, params, batch, s, t, **options):
-    """The weighted mean over the outputs of `batch`: tokens (B, T), targets (B, S) or labels (B, T),
-    weights."""
+    """The weighted mean over the outputs of `batch`: tokens, targets (B, S) or labels (B, T)."""
     eps = options.pop("eps", None)
 
     def one(tokens, target):

@@ -1,4 +1,4 @@
-"""popgrad: exact population gradients and fast CPU training for the theory of how transformers learn.
+"""popgrad: exact population gradients and fast CPU training, for the theory of transformers.
 
 Tasks: CausalTree, CausalDag, TriggerBigram. Models: Disentangled, Simplified, MlpTransformer,
 Memory, Transformer. The whole population: Population. Runs: train, preset, Run, sweep. Also
