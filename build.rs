@@ -19,14 +19,16 @@ fn main() {
         return;
     }
     let Some(commit) = git(&["rev-parse", "HEAD"]) else { return };
-    for path in ["src", "kernels", "presets", "Cargo.toml", "Cargo.lock"] {
+    const COMPILED: [&str; 5] = ["src", "kernels", "presets", "Cargo.toml", "Cargo.lock"];
+    for path in COMPILED {
         println!("cargo::rerun-if-changed={path}");
     }
     // A line is added to it whenever another commit is checked out.
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         println!("cargo::rerun-if-changed={log}");
     }
-    let clean = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| s.is_empty());
+    let status = [&["status", "--porcelain", "--untracked-files=no", "--"], &COMPILED[..]].concat();
+    let clean = git(&status).is_some_and(|s| s.is_empty());
     println!("cargo::rustc-env=POPGRAD_COMMIT={commit}{}", if clean { "" } else { "-dirty" });
 }
 

@@ -155,10 +155,13 @@ impl Error {
             .iter()
             // Of equally near ones that of the same length: letters change places more often than
             // they get lost.
-            .map(|k| (strsim::damerau_levenshtein(name, k), k.len().abs_diff(name.len()), *k))
+            .map(|k| {
+                let same = k.eq_ignore_ascii_case(name);
+                (!same, strsim::damerau_levenshtein(name, k), k.len().abs_diff(name.len()), *k)
+            })
             .min()
-            .filter(|(d, _, k)| *d <= 1 + k.len() / 3)
-            .map(|(_, _, k)| k.to_string());
+            .filter(|(other, d, _, k)| !other || *d <= 1 + k.len() / 3 && 2 * *d <= k.len().max(name.len()))
+            .map(|(.., k)| k.to_string());
         Error::Unknown { kind, name: name.to_string(), near, known: known.join(", ") }
     }
 

@@ -170,7 +170,7 @@ pub(crate) fn resume(
     note: Option<Py<PyAny>>,
 ) -> PyResult<Option<String>> {
     let config = match steps {
-        Some(steps) => folder::extend(&folder, steps),
+        Some(steps) => folder::extend(&folder, steps, paper::experiment),
         None => folder::read_config(&folder),
     };
     let plan = Plan { config: config.or_raise()?, folder, resumed: true, threads, figures };

@@ -148,8 +148,10 @@ fn shown(p: &Printed<'_>) -> String {
     // What rounds to 0 has no sign.
     let digits = |x: f64| if x.abs() < 5e-5 { "0.0000".into() } else { format!("{x:.4}") };
     let row = |name: &str, kind: &str, scores: &Scores, change: Option<f64>| {
-        let change =
-            change.map_or(String::new(), |c| if c > 0.0 { format!("+{}", digits(c)) } else { digits(c) });
+        let change = change.map_or(String::new(), |c| {
+            let text = digits(c);
+            if c > 0.0 && text != digits(0.0) { format!("+{text}") } else { text }
+        });
         let mut row = vec![name.into(), kind.into(), digits(scores.loss), change];
         row.extend(columns.iter().map(|(_, of)| of(scores).map_or("-".into(), digits)));
         row

@@ -2,7 +2,7 @@
 
 use super::finished::trained as load;
 use super::grad::not_an_input;
-use super::output::{check_picture, write_picture};
+use super::output::{check_arrays, check_picture, write_picture};
 use super::table::{self, Left, Right};
 use super::{integer, show};
 use crate::config::Task;
@@ -10,7 +10,7 @@ use crate::input::{self, TEXT};
 use crate::model::trace::Kind;
 use crate::paper::birth::TriggerTasks;
 use crate::probe::looks::{Looks, looks};
-use crate::report::arrays::{Array, Format, write_arrays};
+use crate::report::arrays::{Array, write_arrays};
 use crate::report::plot::{Figure, HeatMap, Panels, Ticks};
 use crate::run::{Trained, folder};
 use crate::{Error, Result, discover};
@@ -115,11 +115,10 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
     for (name, out) in [("out", &args.out), ("figure", &args.figure)] {
         let Some(out) = out else { continue };
         if name == "out" {
-            Format::of(out)?;
+            check_arrays(name, out)?;
         } else {
             check_picture(name, out)?;
         }
-        outside(name, out, &args.run)?;
         let inputs = [args.tokens.clone(), args.text.as_ref().map(PathBuf::from)];
         for (input, from) in inputs.into_iter().zip(["tokens", "text"]) {
             if let Some(input) = input {
@@ -228,21 +227,6 @@ pub(super) fn attend(args: &AttendArgs) -> Result<()> {
     show(&printed, || shown(&printed))
 }
 
-/// Refuses a file in the folder of the run, whose own files are there.
-///
-/// # Errors
-/// A file in that folder or below.
-fn outside(name: &str, out: &Path, run: &Path) -> Result<()> {
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match (parent.canonicalize(), run.canonicalize()) {
-        (Ok(parent), Ok(run)) if parent.starts_with(&run) => {
-            let problem = format!("{} is in the folder of the run", out.display());
-            Err(Error::invalid(name, problem, "a file elsewhere: the run's own files stay as they are"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// What the run's symbols are called.
 fn symbols(trained: &Trained) -> Result<Vec<String>> {
     match &trained.config.task {
@@ -269,11 +253,14 @@ fn sequences(args: &AttendArgs, trained: &Trained) -> Result<Sequences> {
                     }
                     other => other,
                 })?
-            } else if looks_like_a_file(words) {
-                let found = format!("`{words}`, a file that does not exist");
-                return Err(Error::invalid("text", found, "a file of text, or a sequence of characters"));
             } else {
-                tasks.encode(words)?
+                tasks.encode(words).map_err(|e| match looks_like_a_file(words) {
+                    true => {
+                        let found = format!("`{words}`, a file that does not exist");
+                        Error::invalid("text", found, "a file of text, or characters of the corpus")
+                    }
+                    false => e,
+                })?
             };
             (Sequences { len: tokens.len(), tokens }, "text")
         }

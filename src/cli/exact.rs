@@ -13,7 +13,7 @@ use crate::config::{self, Dtype, Key, Kind};
 use crate::exact::{DagLaw, TreeLaw};
 use crate::model::Model;
 use crate::num::check_total;
-use crate::report::arrays::{Array, Format, write_arrays};
+use crate::report::arrays::{Array, write_arrays};
 use crate::report::metrics::Summary;
 use crate::source::Population;
 use crate::{Error, Result};
@@ -126,7 +126,7 @@ struct Found {
 pub(super) fn exact(args: &ExactArgs) -> Result<()> {
     // Refused before any work: an output format that cannot be written, an output that is an input.
     if let Some(out) = &args.out {
-        Format::of(out)?;
+        check_arrays("out", out)?;
         let inputs = [("params", args.params.as_ref()), ("prior", args.prior.as_ref())];
         for (name, input) in inputs.into_iter().filter_map(|(n, i)| Some((n, i?))) {
             super::grad::not_an_input(out, name, input)?;

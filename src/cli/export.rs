@@ -35,11 +35,10 @@ pub(super) struct ExportArgs {
 
 pub(super) const AFTER_HELP: &str = "\
 Files:
-  metrics.csv   a row for each evaluation; lists have a column for each entry (last_row.0, last_row.1, ..)
-  weights.npz   `steps` (n), and each block of the model with a leading axis of n: the snapshots and the checkpoint,
-                in order of steps
-  test.npz      the sequences that test_loss is the mean over, as `popgrad grad --batch` takes them; test-2.npz if
-                the run has a second test set; none if its losses are exact sums without sequences
+  metrics.csv: a row for each evaluation; lists have a column for each entry (last_row.0, ..)
+  weights.npz: steps (n), and each block with a leading axis of n, the snapshots and the checkpoint
+  test.npz: the sequences of test_loss, as `popgrad grad --batch` takes them
+A second test set is test-2.npz; losses that are exact sums without sequences have none.
 
 Examples:
   popgrad run chain --quick snapshots=log && popgrad export runs/chain-quick
@@ -137,16 +136,16 @@ impl Weights {
         }
         let width = if config.plan.dtype == crate::config::Dtype::F32 { 4 } else { 8 };
         // What is read, what is put together, and the bytes of the file.
-        let bytes = paper::experiment(config).and_then(|e| run::parameters(e, config))?;
+        let bytes = paper::experiment(config).and_then(|e| run::sizes(e, config))?.parameters;
         let needed = bytes.checked_mul(width * 3).and_then(|b| b.checked_mul(files.len()));
         folder::check_memory("weights (snapshots)", needed)?;
+        let data = paper::experiment(config)?.setup(config)?.digest();
         let mut found: BTreeMap<u64, BTreeMap<String, Array>> = BTreeMap::new();
         for path in &files {
             let Checkpoint { step, config_fingerprint, mut state, .. } = Checkpoint::load(path)?;
-            if path.file_name().is_some_and(|n| n == folder::CHECKPOINT_FILE) {
-                let setup = paper::experiment(config)?.setup(config)?;
-                folder::check_own(path, &config_fingerprint, config, setup.digest())?;
-            } else if path.file_name().is_none_or(|n| *n != *folder::snapshot_name(step)) {
+            folder::check_own(path, &config_fingerprint, config, data)?;
+            let name = path.file_name().unwrap_or_default();
+            if name != folder::CHECKPOINT_FILE && *name != *folder::snapshot_name(step) {
                 return Err(Error::format(path, format!("weights of update {step}, not those of its name")));
             }
             state.retain(|name, _| !is_of_training(name));

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 /// The list of studies, inside the folder.
-const FIGURES_FILE: &str = "figures.toml";
+pub(super) const FIGURES_FILE: &str = "figures.toml";
 /// The page.
 const INDEX_FILE: &str = "index.html";
 

@@ -82,7 +82,7 @@ pub(super) fn ood(args: &OodArgs) -> Result<()> {
     // Every run is read before anything is written or evaluated.
     let subjects: Vec<Subject> =
         args.runs.iter().map(|folder| Subject::new(trained(folder, None)?)).collect::<Result<_>>()?;
-    let _lock = args.out.as_deref().map(claim_folder).transpose()?;
+    let _lock = args.out.as_deref().map(claim_out).transpose()?;
     let mut runs = Vec::new();
     for (folder, subject) in args.runs.iter().zip(&subjects) {
         let outcomes =

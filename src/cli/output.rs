@@ -3,8 +3,12 @@
 //! Results go to stdout, as text for people or as one JSON document; all else to stderr.
 
 use crate::input;
-use crate::report::files::{create_numbered, create_run_dir, write_bytes_atomic};
+use crate::report::arrays::Format;
+use crate::report::digest::DIGESTS_FILE;
+use crate::report::files::{FolderLock, claim_folder, create_numbered, create_run_dir, write_bytes_atomic};
 use crate::report::plot::Figure;
+use crate::run::folder::CONFIG_FILE;
+use crate::study::STUDY_FILE;
 use crate::{Error, Result};
 use anstyle::Style;
 use clap::builder::Styles;
@@ -156,6 +160,7 @@ const RUNS: &str = "runs";
 /// The folder of a command, created: `out`, which must be new or empty, or the first of
 /// `runs/NAME`, `runs/NAME-2`, .. that did not exist, which no other process gets then.
 pub(super) fn new_folder(out: Option<&Path>, name: &str, quick: bool) -> Result<PathBuf> {
+    out.map(|out| outside_runs("out", out)).transpose()?;
     let folder = match out {
         Some(folder) => create_run_dir(folder).map(|()| folder.to_path_buf()),
         None => create_numbered(Path::new(RUNS), &format!("{name}{}", if quick { "-quick" } else { "" })),
@@ -164,11 +169,41 @@ pub(super) fn new_folder(out: Option<&Path>, name: &str, quick: bool) -> Result<
     Ok(folder)
 }
 
+/// Checks a place for results, given as `field`: not in the folder of a run, a study or figures,
+/// whose own files stay as they are.
+///
+/// # Errors
+/// A file or a folder there, or below.
+pub(super) fn outside_runs(field: &'static str, out: &Path) -> Result<()> {
+    let above = out.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    let Some(start) = above.into_iter().find_map(|p| p.canonicalize().ok()) else { return Ok(()) };
+    let own = [CONFIG_FILE, STUDY_FILE, super::figures::FIGURES_FILE];
+    // Of a user's own files of these names there are no digests.
+    let holds = |p: &&Path| p.join(DIGESTS_FILE).is_file() && own.iter().any(|name| p.join(name).is_file());
+    match start.ancestors().find(holds) {
+        None => Ok(()),
+        Some(run) => {
+            let found = format!("{} is in {}, the folder of a run or a study", out.display(), run.display());
+            Err(Error::invalid(field, found, "a place elsewhere: its own files stay as they are"))
+        }
+    }
+}
+
+/// Checks the name of a file for arrays, given as `field`.
+///
+/// # Errors
+/// As [`Format::of`] and [`outside_runs`].
+pub(super) fn check_arrays(field: &'static str, path: &Path) -> Result<()> {
+    Format::of(path)?;
+    outside_runs(field, path)
+}
+
 /// Checks the name of a file for a picture, given as `field`.
 ///
 /// # Errors
 /// Another ending than .svg and .png.
 pub(super) fn check_picture(field: &'static str, path: &Path) -> Result<()> {
+    outside_runs(field, path)?;
     if ["svg", "png"].contains(&input::extension(path).as_str()) {
         return Ok(());
     }
@@ -185,6 +220,15 @@ pub(super) fn write_picture(path: &Path, figure: &Figure) -> Result<()> {
         _ => figure.to_svg()?.into_bytes(),
     };
     write_bytes_atomic(path, &bytes)
+}
+
+/// Takes the folder of --out, new or empty.
+///
+/// # Errors
+/// As [`outside_runs`] and [`claim_folder`].
+pub(super) fn claim_out(out: &Path) -> Result<FolderLock> {
+    outside_runs("out", out)?;
+    claim_folder(out)
 }
 
 /// A word that a shell leaves as it is.

@@ -4,7 +4,7 @@ use super::grad::{Params, missing, not_an_input};
 use super::{ModelAt, show, table};
 use crate::config::{self, Dtype};
 use crate::model::Spec;
-use crate::report::arrays::{Array, Format, write_arrays};
+use crate::report::arrays::{Array, write_arrays};
 use crate::{Error, Result, paper, run};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -49,7 +49,7 @@ const OF_RUNS: [&str; 5] = ["step", "iter", "lr", "train_loss", "grad_norm"];
 
 pub(super) fn probe(args: &ProbeArgs) -> Result<()> {
     if let Some(out) = &args.out {
-        Format::of(out)?;
+        check_arrays("out", out)?;
         not_an_input(out, "params", &args.at.params)?;
     }
     let mut table = config::parse_overrides(&args.keys)?;

@@ -85,7 +85,7 @@ Examples:
   popgrad run birth model=transformer layers=3 heads=4
   popgrad run icl --params runs/chain/checkpoint.safetensors
   popgrad run --resume runs/chain steps=2^18
-  popgrad run chain snapshots=log --dry-run      how long, how large; --print-config: with which keys
+  popgrad run chain snapshots=log --dry-run      how long, how large
 ";
 
 /// Of presets of one run only: [`take_seeds`] takes it out before keys are parsed.
@@ -408,7 +408,7 @@ fn go_on(args: &RunArgs, folder: &Path) -> Result<Config> {
     let config = read_run(folder)?;
     let Some(steps) = more_steps(args)? else { return Ok(config) };
     let before = config.plan.steps;
-    let config = folder::extend(folder, steps)?;
+    let config = folder::extend(folder, steps, paper::experiment)?;
     if steps != before && config.plan.schedule == Schedule::Cosine {
         warn(&format!("schedule=cosine: the rate goes to 0 at update {steps} now, no longer at {before}"));
     }

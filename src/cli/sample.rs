@@ -1,12 +1,13 @@
 //! `popgrad sample`: sequences of a task, with the transitions that each was drawn from.
 
+use super::output::check_arrays;
 use super::run::is_preset;
 use super::table;
 use super::{integer, tell, wants_json};
 use crate::config::{self, Config, KEYS, Scope, task::TASKS};
 use crate::paper::birth::TriggerTasks;
 use crate::paper::sample::{Of, draw};
-use crate::report::arrays::{Array, ArrayData, Format, write_arrays};
+use crate::report::arrays::{Array, ArrayData, write_arrays};
 use crate::{Error, Result, paper};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -68,7 +69,7 @@ fn number(text: &str) -> std::result::Result<u64, String> {
 
 pub(super) fn sample(args: &SampleArgs) -> Result<()> {
     if let Some(out) = &args.out {
-        Format::of(out)?;
+        check_arrays("out", out)?;
     }
     let (n, config) = resolve(args)?;
     let of = if args.test { Of::Test } else { Of::Training };
@@ -85,7 +86,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<()> {
     if !args.names.is_empty() {
         arrays.retain(|(name, _)| args.names.contains(name));
     }
-    if wants_json() {
+    if wants_json() && args.out.is_none() {
         let numbers: usize = arrays.iter().map(|(_, a)| a.data().len()).sum();
         if numbers > MOST_IN_JSON {
             let allowed = format!("at most {MOST_IN_JSON}: fewer sequences, some of --names, or --out");
@@ -101,6 +102,12 @@ pub(super) fn sample(args: &SampleArgs) -> Result<()> {
         all.insert("task".into(), json!(config.task.name()));
         all.insert("seed".into(), json!(config.plan.seed));
         all.insert("first".into(), json!(args.first));
+        if let Some(out) = &args.out {
+            all.insert("file".into(), json!(out.display().to_string()));
+            let shapes = arrays.iter().map(|(name, a)| (name.clone(), json!(a.shape())));
+            all.insert("shapes".into(), Value::Object(shapes.collect()));
+            return tell(&format!("{}\n", Value::Object(all)));
+        }
         all.extend(arrays.iter().map(|(name, a)| (name.clone(), lists(a.data(), a.shape(), 0))));
         return tell(&format!("{}\n", Value::Object(all)));
     }

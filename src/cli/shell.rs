@@ -134,6 +134,7 @@ pub(super) fn man(args: &ManArgs, mut command: Command) -> Result<()> {
         refuse_json("man", "a page, unless it has a folder")?;
         return tell(&String::from_utf8_lossy(&page(&command)?));
     };
+    super::output::outside_runs("dir", &dir.join("popgrad.1"))?;
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot create folder", e))?;
     let mut files = Vec::new();
     let own = command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set());

@@ -49,7 +49,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<u8> {
         return Ok(0);
     }
     let pool = args.threads.pool()?;
-    let _lock = args.out.as_deref().map(claim_folder).transpose()?;
+    let _lock = args.out.as_deref().map(claim_out).transpose()?;
     let settings = Settings { thorough: args.thorough, ..Settings::default() };
     let mut outcomes = Vec::new();
     for claim in claims {

@@ -265,6 +265,10 @@ impl Key {
 /// # Errors
 /// An unknown name; the message suggests the nearest one.
 pub fn find<'a>(name: &str, keys: &'a [Key]) -> Result<&'a Key> {
+    if name == "seeds" {
+        let allowed = "seeds=K among the arguments of run, sweep or figures, where several runs start";
+        return Err(Error::invalid("seeds", "not a key of one run", allowed));
+    }
     let known = || keys.iter().map(|k| k.name);
     keys.iter().find(|k| k.name == name).ok_or_else(|| Error::unknown("key", name, known()))
 }

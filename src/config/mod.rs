@@ -358,7 +358,13 @@ pub fn task_of(table: &Table) -> &str {
 pub fn typed<T: serde::de::DeserializeOwned>(table: &Table) -> Result<T> {
     let part = table.clone().try_into();
     part.map_err(|e: toml::de::Error| {
-        Error::invalid("configuration", e.message().replace('\n', " "), "values in range")
+        let text = e.message().replace('\n', " ");
+        // What a key's own parser said names the key and the allowed values already.
+        let own = KEYS.iter().map(|k| k.name).find_map(|name| {
+            let (found, allowed) = text.strip_prefix(name)?.strip_prefix(": ")?.split_once("; allowed: ")?;
+            Some(Error::invalid(name, found, allowed))
+        });
+        own.unwrap_or_else(|| Error::invalid("configuration", text, "values in range"))
     })
 }
 

@@ -4,7 +4,7 @@
 use super::params;
 use super::session::{batches, bytes, initial, of_type, optimizer, plan, unfreeze};
 use super::view::At;
-use super::{Experiment, Log, Progress, Setup, Sink};
+use super::{Experiment, Log, Progress, Setup, Sink, Sizes};
 use crate::Result;
 use crate::config::{Config, Dtype};
 use crate::optim::UnfreezeAt;
@@ -26,8 +26,9 @@ pub struct Cost {
     pub memory: usize,
     /// Parameters of the model.
     pub parameters: usize,
-    /// Bytes of a checkpoint, of a snapshot, and of the records of an evaluation.
-    pub file_bytes: [u64; 3],
+    /// Bytes of a checkpoint, of a snapshot, of the records of an evaluation, and of the attention
+    /// at the end.
+    pub file_bytes: [u64; 4],
     /// Median seconds of an update.
     pub step_seconds: f64,
     /// Seconds of an evaluation.
@@ -37,17 +38,18 @@ pub struct Cost {
 impl Cost {
     /// Bytes of its files, without figures.
     pub fn disk(&self) -> u64 {
-        let [checkpoint, snapshot, record] = self.file_bytes;
-        checkpoint + self.snapshots * snapshot + self.evaluations * record
+        let [checkpoint, snapshot, record, attention] = self.file_bytes;
+        checkpoint + attention + self.snapshots * snapshot + self.evaluations * record
     }
 
-    /// The same for a model of so many parameters.
-    pub fn with_parameters(self, parameters: usize) -> Cost {
+    /// The same for a model of other sizes.
+    pub fn with_sizes(self, Sizes { parameters, attention }: Sizes) -> Cost {
         let of = |bytes: u64| {
             HEADER + ((bytes - HEADER) as f64 * parameters as f64 / self.parameters as f64) as u64
         };
-        let [checkpoint, snapshot, record] = self.file_bytes;
-        Cost { parameters, file_bytes: [of(checkpoint), of(snapshot), record], ..self }
+        let [checkpoint, snapshot, record, _] = self.file_bytes;
+        let attention = attention as u64 + HEADER;
+        Cost { parameters, file_bytes: [of(checkpoint), of(snapshot), record, attention], ..self }
     }
 
     /// Seconds of the whole run, without figures.
@@ -114,7 +116,8 @@ fn typed<E: Elem>(experiment: &dyn Experiment, config: &Config, budget: Duration
     let evaluations = 1 + p.steps.div_ceil(p.eval_every);
     let snapshots = p.snapshots.as_ref().map_or(0, |s| s.up_to(p.steps).len() as u64);
     let array = |entries: usize| (entries * size_of::<E>()) as u64 + HEADER;
-    let file_bytes = [array(layout.len() + kept), array(layout.len()), clock.record as u64 + LINE];
+    let attention = Sizes::of(model).attention as u64 + HEADER;
+    let file_bytes = [array(layout.len() + kept), array(layout.len()), clock.record as u64 + LINE, attention];
     // The first one allocates: it counts where there is no other.
     if clock.steps.len() > 1 {
         clock.steps.remove(0);

@@ -1,6 +1,6 @@
 //! The run folder: its files besides logs and figures, and how a stopped run is resumed.
 
-use super::{Progress, params};
+use super::{Experiment, Progress, params};
 use crate::config::Config;
 use crate::input::{self, RECORDS};
 use crate::model::{Block, Layout};
@@ -107,14 +107,21 @@ pub fn snapshot_name(step: u64) -> String {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn keep<E: Elem>(folder: &Path, layout: &Layout, step: u64, params: &[E]) -> Result<()> {
+pub(crate) fn keep<E: Elem>(
+    folder: &Path,
+    fingerprint: &str,
+    layout: &Layout,
+    step: u64,
+    params: &[E],
+) -> Result<()> {
     let folder = folder.join(SNAPSHOTS_FOLDER);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot create folder", e))?;
     let blocks = params::arrays(layout, params)?;
     let snapshot = Checkpoint {
         step,
         kind: SNAPSHOT.into(),
-        config_fingerprint: String::new(),
+        // The same bytes however far the run goes.
+        config_fingerprint: but_steps(fingerprint),
         state: blocks.into_iter().map(|(n, a)| (n.to_string(), a)).collect(),
         extra: BTreeMap::new(),
     };
@@ -127,16 +134,16 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
     digest.map_or(config.into(), |d| format!("{config}{DATA}{d:016x}\n"))
 }
 
-/// Refuses a checkpoint at `path` that is not of the run whose configuration and digest of data
+/// Refuses a checkpoint or a snapshot at `path` that is not of the run whose configuration and digest of data
 /// these are.
 ///
 /// # Errors
-/// A checkpoint of another run.
+/// Weights of another run.
 pub(crate) fn check_own(path: &Path, of: &str, config: &Config, data: Option<u64>) -> Result<()> {
     if but_steps(of) == but_steps(&with_data(&config.to_toml(), data)) {
         return Ok(());
     }
-    let problem = format!("checkpoint of another run; expected one of the configuration in {CONFIG_FILE}");
+    let problem = format!("weights of another run; expected those of the configuration in {CONFIG_FILE}");
     Err(Error::format(path, problem))
 }
 
@@ -146,25 +153,35 @@ fn but_steps(fingerprint: &str) -> String {
 }
 
 /// Lets the run in `folder` go on to `steps` updates; nothing else changes. Its configuration from
-/// now on.
+/// now on. What cannot go on stays as it is: a finished run is finished.
 ///
 /// # Errors
-/// A folder in use; a run without checkpoint, or that has made more updates.
-pub fn extend(folder: &Path, steps: u64) -> Result<Config> {
+/// A folder in use; a run without checkpoint, or that has made more updates; a checkpoint of
+/// another run; a configuration that cannot run with so many.
+pub fn extend(
+    folder: &Path,
+    steps: u64,
+    find: impl FnOnce(&Config) -> Result<&'static dyn Experiment>,
+) -> Result<Config> {
     let _lock = lock_folder(folder)?;
-    let mut config = read_config(folder)?;
+    let config = read_config(folder)?;
     let path = folder.join(CHECKPOINT_FILE);
-    let done = Checkpoint::load(&path)?.step;
+    let held = Checkpoint::load(&path)?;
+    let done = held.step;
     if steps < done {
         let allowed = format!("at least {done}, the updates that are done");
         return Err(Error::invalid("steps", steps.to_string(), allowed));
     }
-    if config.plan.steps != steps {
-        // Not over yet, or no longer: before the configuration says so.
-        forget_summary(folder)?;
-        config = config.with_steps(steps)?;
-        write_config(folder, &config)?;
+    if config.plan.steps == steps {
+        return Ok(config);
     }
+    let config = config.with_steps(steps)?;
+    let experiment = find(&config)?;
+    super::check(experiment, &config)?;
+    check_own(&path, &held.config_fingerprint, &config, experiment.setup(&config)?.digest())?;
+    // Not over yet, or no longer: before the configuration says so.
+    forget_summary(folder)?;
+    write_config(folder, &config)?;
     Ok(config)
 }
 

@@ -17,7 +17,7 @@ mod view;
 
 pub use cost::{Cost, cost};
 pub use session::{MEASURED, Measured, bytes, check, fits, initial, measure, run, unfreeze};
-pub use sets::{parameters, test_sets};
+pub use sets::{Sizes, sizes, test_sets};
 pub use trained::Trained;
 pub use view::View;
 

@@ -8,6 +8,7 @@ use super::view::At;
 use super::{Experiment, Log, Outcome, Progress, Setup, Sink, View};
 use crate::batch::{Batch, Targets};
 use crate::config::{Config, Dtype};
+use crate::input::in_words;
 use crate::model::{Draw, Layout, Model, named_blocks};
 use crate::optim::{Optimizer, PerBlock, Rule, Stage, Staged, UnfreezeAt};
 use crate::report::files::{claim_folder, lock_folder};
@@ -361,8 +362,8 @@ impl Session<'_> {
         let steps = self.config.plan.steps;
         let all = self.config.plan.snapshots.as_ref().map_or(Vec::new(), |s| s.up_to(steps));
         if !all.is_empty() {
-            let mb = (all.len() * bytes) as f64 / 1e6;
-            self.progress.note(&format!("snapshots: {} files, {mb:.1} MB in all", all.len()));
+            let size = in_words((all.len() * bytes) as u64);
+            self.progress.note(&format!("snapshots: {} files, {size} in all", all.len()));
         }
         all
     }
@@ -457,7 +458,7 @@ impl<E: Elem> Observer<E> for Recorder<'_, E> {
         let weights = || Ok(params::arrays(layout, params)?.into_iter().map(named).collect());
         self.progress.moved(step, &weights);
         match self.snapshots.binary_search(&step) {
-            Ok(_) => folder::keep(self.folder, self.model.layout(), step, params),
+            Ok(_) => folder::keep(self.folder, self.fingerprint, self.model.layout(), step, params),
             Err(_) => Ok(()),
         }
     }

@@ -5,8 +5,10 @@ use super::folder::check_memory;
 use crate::Result;
 use crate::batch::Batch;
 use crate::config::Config;
+use crate::model::Model;
 use crate::source::Source;
 use crate::train::batch_bytes;
+use popgrad_kernels::Elem;
 
 /// The test sets of a run, the first of which `test_loss` is of: the samples that it drew, or the
 /// population where that is the test set. Empty if its losses are exact sums without batches.
@@ -33,11 +35,28 @@ pub fn test_sets(experiment: &dyn Experiment, config: &Config) -> Result<Vec<Bat
     sources.iter().map(|s| fill(s.as_ref())).collect()
 }
 
-/// Number of parameters of the model of a run.
+/// What the files of a run grow with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Parameters of its model.
+    pub parameters: usize,
+    /// Bytes of the attention of all heads, in f64.
+    pub attention: usize,
+}
+
+impl Sizes {
+    /// Of a model.
+    pub fn of<E: Elem>(model: &dyn Model<E>) -> Sizes {
+        let maps: usize = model.heads().iter().sum();
+        Sizes { parameters: model.layout().len(), attention: 8 * maps * model.seq_len().pow(2) }
+    }
+}
+
+/// The sizes of a run.
 ///
 /// # Errors
 /// A configuration that cannot run.
-pub fn parameters(experiment: &dyn Experiment, config: &Config) -> Result<usize> {
+pub fn sizes(experiment: &dyn Experiment, config: &Config) -> Result<Sizes> {
     let vocab = experiment.setup(config)?.vocab();
-    Ok(config.model.build::<f64>(vocab, config.task.seq_len())?.layout().len())
+    Ok(Sizes::of(config.model.build::<f64>(vocab, config.task.seq_len())?.as_ref()))
 }

@@ -65,9 +65,7 @@ impl Trained {
             let problem = format!("weights of update {}; expected those of {step}", held.step);
             return Err(Error::format(&path, problem));
         }
-        if path == folder.join(CHECKPOINT_FILE) {
-            folder::check_own(&path, &held.config_fingerprint, &config, setup.digest())?;
-        }
+        folder::check_own(&path, &held.config_fingerprint, &config, setup.digest())?;
         let params = params::read(&path, trace.model().layout())?;
         Ok(Trained { config, step, trace, params })
     }

@@ -78,7 +78,7 @@ impl Study {
             let as_this = Cost { steps: p.steps, evaluations, snapshots: kept, ..*near };
             let experiment = self.registry.experiment(&member.config)?;
             seconds += own / of * as_this.seconds();
-            disk += as_this.with_parameters(run::parameters(experiment, &member.config)?).disk();
+            disk += as_this.with_sizes(run::sizes(experiment, &member.config)?).disk();
             steps += p.steps;
             snapshots += kept;
             bytes.push(run::bytes(experiment, &member.config)?);

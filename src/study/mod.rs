@@ -581,6 +581,7 @@ fn fitting(most: usize, mut bytes: Vec<usize>, free: usize) -> usize {
 pub fn value_text(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
+        Value::Array(list) => list.iter().map(value_text).collect::<Vec<_>>().join(","),
         // Without a row of digits or zeros.
         Value::Float(x) if *x != 0.0 && !(1e-5..1e15).contains(&x.abs()) => format!("{x:e}"),
         other => other.to_string(),

@@ -110,7 +110,7 @@ fn text_goes_through_the_corpus_and_may_be_short() {
     refused(&["attend", text(&run), "--text", "abxc"], 2, &["text: `x` at 2", "characters of the corpus"]);
     for file in ["abc.txt", "abc/cab"] {
         let found = format!("text: `{file}`, a file that does not exist");
-        refused(&["attend", text(&run), "--text", file], 2, &[&found, "a sequence of characters"]);
+        refused(&["attend", text(&run), "--text", file], 2, &[&found, "characters of the corpus"]);
     }
     refused(&["attend", text(&run), "--text", ""], 2, &["text: 0 symbols", "1 to 10"]);
     refused(&["attend", text(&run), "--text", "abcabcabcab"], 2, &["text: 11 symbols", "1 to 10"]);
@@ -144,12 +144,19 @@ fn what_cannot_be_shown_is_refused() {
     let before = std::fs::read(&own).unwrap();
     for (option, file) in [("--out", "checkpoint.safetensors"), ("--figure", "figures/new.svg")] {
         let file = path("run").join(file);
-        refused(&["attend", run, "--tokens", rows, option, text(&file)], 2, &["is in the folder of the run"]);
+        let told = ["is in ", "the folder of a run or a study"];
+        refused(&["attend", run, "--tokens", rows, option, text(&file)], 2, &told);
+        refused(&["sample", "chain", "1", "--out", text(&own)], 2, &told);
+        refused(&["compare", run, run, "--out", text(&path("run").join("figures/loss.svg"))], 2, &told);
+        for command in [&["export", run, "--out"][..], &["run", "chain", "--out"], &["ood", run, "--out"]] {
+            refused(&[command, &[text(&path("run").join("new"))]].concat(), 2, &told);
+        }
+        refused(&["man", text(&path("run").join("pages"))], 2, &told);
     }
     assert_eq!(std::fs::read(&own).unwrap(), before);
     train(&path("other"), &["chain", "S=3", "T=4", "lr=0.5"]);
     std::fs::copy(path("other").join("checkpoint.safetensors"), &own).unwrap();
-    refused(&["attend", run, "--tokens", rows], 1, &["checkpoint of another run"]);
-    refused(&["ablate", run], 1, &["checkpoint of another run"]);
-    refused(&["export", run, "--out", text(&path("e"))], 1, &["checkpoint of another run"]);
+    refused(&["attend", run, "--tokens", rows], 1, &["weights of another run"]);
+    refused(&["ablate", run], 1, &["weights of another run"]);
+    refused(&["export", run, "--out", text(&path("e"))], 1, &["weights of another run"]);
 }

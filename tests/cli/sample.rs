@@ -136,6 +136,27 @@ fn json_text_and_batches_for_grad() {
 }
 
 #[test]
+fn with_a_file_json_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    // Files of these names that are nobody's results are no reason to refuse.
+    std::fs::write(dir.path().join("study.toml"), "").unwrap();
+    let file = dir.path().join("b.npz");
+    let found: Value = serde_json::from_str(&ok(&[
+        "sample",
+        "chain",
+        "200000",
+        "S=3",
+        "T=4",
+        "--out",
+        text(&file),
+        "--json",
+    ]))
+    .unwrap();
+    assert_eq!((&found["file"], &found["shapes"]["tokens"]), (&text(&file).into(), &[200_000, 4][..].into()));
+    assert!(found["tokens"].is_null() && file.exists());
+}
+
+#[test]
 fn what_cannot_be_drawn_is_refused() {
     refused(&["sample", "chian"], 2, &["unknown preset or task `chian`", "chain"]);
     refused(&["sample", "chain", "0"], 2, &["N: `0`"]);

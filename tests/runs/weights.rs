@@ -130,5 +130,29 @@ fn a_finished_run_goes_on() {
     refused(&[&resume[..], &["lr=2"]].concat(), 2, &["lr"]);
     refused(&[&resume[..], &["chain"]].concat(), 2, &["resume: with `chain`"]);
     refused(&[&resume[..], &["lr=2"]].concat(), 2, &["lr: given with --resume", "steps=N alone"]);
+    refused(&[&resume[..], &["seeds=2"]].concat(), 2, &["seeds: not a key of one run"]);
+    // What cannot go on stays finished.
+    run(&at("kept"), &["steps=8", "snapshots=every 1"]);
+    let config = bytes(&at("kept"), "config.toml");
+    refused(&["run", "--resume", text(&at("kept")), "steps=2^40"], 2, &["snapshots: ", "at most 100000"]);
+    assert!(at("kept").join("summary.json").exists());
+    assert_eq!(bytes(&at("kept"), "config.toml"), config);
+    // Snapshots do not say how far a run goes, but which run it is.
+    let snapshot = |name: &str| at(name).join(SNAPSHOTS_FOLDER).join(snapshot_name(4));
+    run(&at("further"), &["steps=16", "schedule=constant", "snapshots=every 4"]);
+    run(&at("near"), &["steps=8", "schedule=constant", "snapshots=every 4"]);
+    run(&at("alien"), &["steps=8", "schedule=constant", "snapshots=every 4", "seed=1"]);
+    assert_eq!(std::fs::read(snapshot("further")).unwrap(), std::fs::read(snapshot("near")).unwrap());
+    std::fs::copy(snapshot("alien"), snapshot("near")).unwrap();
+    let near = at("near");
+    for command in ["ablate", "attend"] {
+        let rows = at("rows.txt");
+        std::fs::write(&rows, "0 1 0 1 0\n").unwrap();
+        let tokens = ["--tokens", text(&rows)];
+        let more = if command == "attend" { &tokens[..] } else { &[] };
+        let words = [&[command, text(&near), "--step", "4"], more].concat();
+        refused(&words, 1, &["weights of another run"]);
+    }
+    refused(&["export", text(&near), "--out", text(&at("exported"))], 1, &["weights of another run"]);
     assert_eq!(bytes(&at("short"), "checkpoint.safetensors"), bytes(&at("long"), "checkpoint.safetensors"));
 }

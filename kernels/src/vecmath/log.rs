@@ -27,7 +27,8 @@ pub(crate) fn ln<E: Real, S: Simd<E>>(s: S, x: S::V) -> S::V {
     let t = s.fma(r, s.add(h, series), s.mul(e, s.splat(E::LN2_LO)));
     let y = s.fma(e, s.splat(E::LN2_HI), s.sub(f, s.sub(h, t)));
     let y = s.select_lt(x, s.splat(E::INFINITY), y, x); // +∞ and NaN are their own logarithms
-    let y = s.select_lt(x, s.splat(E::TINY), s.splat(E::NEG_INFINITY), y);
+    // 0, also where the thread reads subnormal numbers as 0; NaN is below neither 0 nor 1.
+    let y = s.select_lt(zero, x, y, s.select_lt(x, one, s.splat(E::NEG_INFINITY), y));
     s.select_lt(x, zero, s.splat(E::NAN), y)
 }
 

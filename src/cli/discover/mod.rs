@@ -9,7 +9,7 @@ use super::{integer, real, tell, wants_json};
 use crate::config::{self, Key, Kind};
 use crate::discover::tokens::MAX_SYMBOLS;
 use crate::discover::{Graph, Labels, Sample, check_level, chi2, gradient};
-use crate::report::arrays::{Array, Format, write_new_arrays};
+use crate::report::arrays::{Array, write_new_arrays};
 use crate::report::files::{claim_folder, write_bytes_atomic};
 use crate::report::plot::save_figure;
 use crate::{Error, Result};
@@ -134,7 +134,7 @@ fn read_and_find(args: &DiscoverArgs, score: Score) -> Result<()> {
         Score::Gradient => sample.check()?,
         Score::Chi2 => chi2::check(&sample)?,
     }
-    let _lock = args.out.as_deref().map(claim_folder).transpose()?;
+    let _lock = args.out.as_deref().map(claim_out).transpose()?;
     if let Some(path) = &args.save {
         save(path, &sample)?;
     }
@@ -183,7 +183,7 @@ fn check_options(args: &DiscoverArgs, score: Score) -> Result<()> {
         }
     }
     if let Some(path) = &args.save {
-        Format::of(path)?;
+        check_arrays("save", path)?;
         if path.exists() {
             let found = format!("{} exists", path.display());
             return Err(Error::invalid("save", found, "a file that does not exist yet"));

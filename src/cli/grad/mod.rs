@@ -4,12 +4,13 @@ mod files;
 
 pub(super) use files::{Params, block_arrays, held_names, missing, not_an_input, shape_error, take};
 
+use super::output::check_arrays;
 use super::table::number;
 use super::{ModelAt, show};
 use crate::batch::{Batch, Targets};
 use crate::config::{self, Dtype};
 use crate::model::{Model, named_blocks};
-use crate::report::arrays::{Array, Format, write_arrays};
+use crate::report::arrays::{Array, write_arrays};
 use crate::train::{Evaluated, Evaluation};
 use crate::{Error, Result};
 use clap::Args;
@@ -52,7 +53,7 @@ Examples:
 
 pub(super) fn grad(args: GradArgs) -> Result<()> {
     // Refused before any work: an output format that cannot be written.
-    Format::of(&args.out)?;
+    check_arrays("out", &args.out)?;
     for (name, input) in [("params", &args.at.params), ("batch", &args.batch)] {
         not_an_input(&args.out, name, input)?;
     }

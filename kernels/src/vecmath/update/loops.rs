@@ -118,7 +118,10 @@ pub(crate) unsafe fn relu_backward<E: Real, S: Simd<E>>(s: S, n: usize, out: *co
         // SAFETY: len <= n - i elements from i on.
         unsafe {
             let (y, g) = (load::<E, S>(s, out.add(i), len), load::<E, S>(s, d.add(i), len));
-            store::<E, S>(s, d.add(i), len, s.select_lt(y, s.splat(E::TINY), s.splat(E::ZERO), g));
+            // Compared with 0 and 1, not with the least number above 0: threads of other libraries
+            // may read subnormal numbers as 0. NaN is below neither.
+            let cut = s.select_lt(y, s.splat(E::ONE), s.splat(E::ZERO), g);
+            store::<E, S>(s, d.add(i), len, s.select_lt(s.splat(E::ZERO), y, g, cut));
         }
         i += len;
     }
