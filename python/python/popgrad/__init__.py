@@ -57,3 +57,12 @@ __all__ = [
     "train",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The wrappers import their library, so they wait until they are named.
+    if name in ("jax", "torch"):
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,107 @@
+"""What the wrappers for JAX and for PyTorch share: what they evaluate, and checks by shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._native import Batch, Model, Population
+from .errors import InvalidError
+
+COLUMNS = ("tokens", "targets", "labels", "weights")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A model on batches, or on a population: loss and gradient in NumPy."""
+
+    model: Model
+    population: Population | None
+    threads: int | None
+
+    def value(self, params: dict[str, np.ndarray], batch: Batch | None) -> float:
+        """The loss."""
+        if self.population is not None:
+            return self.population.loss(self.model, params, self.threads)
+        assert batch is not None
+        return self.model.loss(params, batch, self.threads)
+
+    def value_and_grad(
+        self, params: dict[str, np.ndarray], batch: Batch | None
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """The loss and its gradient."""
+        if self.population is not None:
+            return self.population.value_and_grad(self.model, params, self.threads)
+        assert batch is not None
+        return self.model.value_and_grad(params, batch, self.threads)
+
+    def check_params(self, found: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
+        """Refuses other blocks, shapes or types than the model's; returns the type."""
+        shapes = self.model.shapes
+        blocks = ", ".join(shapes)
+        for name in found:
+            if name not in shapes:
+                raise InvalidError(f"params: `{name}`; allowed: {blocks}", "params", blocks)
+        for name, shape in shapes.items():
+            if name not in found:
+                raise KeyError(f"params: `{name}` is missing; blocks: {blocks}")
+            if found[name][0] != tuple(shape):
+                text = f"params[{name}]: shape {found[name][0]}; allowed: {tuple(shape)}"
+                raise InvalidError(text, f"params[{name}]", str(tuple(shape)))
+        types = {name: found[name][1] for name in shapes}
+        first = next(iter(types.values()))
+        for name, dtype in types.items():
+            if dtype not in ("float32", "float64"):
+                raise TypeError(f"params[`{name}`]: {dtype}; allowed: float32 or float64")
+            if dtype != first:
+                raise TypeError(f"params[`{name}`]: {dtype}; allowed: {first}, as the first block")
+        return first
+
+    def check_batch(self, found: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuses columns of other names or shapes than the model reads."""
+        names = ", ".join(COLUMNS)
+        for name in found:
+            if name not in COLUMNS:
+                raise InvalidError(f"batch: `{name}`; allowed: {names}", "batch", names)
+        given = [name for name in ("targets", "labels") if name in found]
+        if "tokens" not in found or len(given) != 1:
+            allowed = "tokens (B, T) with targets (B, S) or labels (B, T)"
+            have = ", ".join(found) or "nothing"
+            raise InvalidError(f"batch: {have}; allowed: {allowed}", "batch", allowed)
+        tokens, (s, t) = found["tokens"], (self.model.S, self.model.T)
+        if len(tokens) != 2 or tokens[1] != t:
+            allowed = f"(B, {t})"
+            raise InvalidError(f"tokens: shape {tokens}; allowed: {allowed}", "tokens", allowed)
+        n = tokens[0]
+        outputs = (n,) if given == ["targets"] else (n, t)
+        wanted = {"targets": (n, s), "labels": (n, t), "weights": outputs}
+        for name, shape in wanted.items():
+            if name in found and found[name] != shape:
+                text = f"{name}: shape {found[name]}; allowed: {shape}"
+                raise InvalidError(text, name, str(shape))
+
+
+def objective(what: Any, model: Any, threads: int | None) -> Objective:
+    """What `loss(what, model, threads)` of a wrapper means."""
+    if isinstance(what, Model) and model is None:
+        return Objective(what, None, threads)
+    if isinstance(what, Population) and isinstance(model, Model):
+        return Objective(model, what, threads)
+    allowed = "loss(model) or loss(population, model)"
+    kinds = ", ".join(type(x).__name__ for x in (what, model) if x is not None)
+    raise TypeError(f"loss({kinds}); allowed: {allowed}")
+
+
+def columns_of(batch: Batch) -> dict[str, np.ndarray]:
+    """The columns that `batch` has, by name."""
+    found = {name: getattr(batch, name) for name in COLUMNS}
+    return {name: x for name, x in found.items() if x is not None}
+
+
+FIRST_ORDER = (
+    "{0}: only first derivatives: the gradient comes from the engine and has no derivative here; "
+    "for second ones differentiate a model that is written in {1}"
+)

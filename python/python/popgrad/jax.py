@@ -1,0 +1,205 @@
+"""The engine's losses as functions of JAX: differentiable once, for jit and vmap.
+
+    >>> import jax, popgrad, popgrad.jax
+    >>> task = popgrad.CausalTree("chain", S=3, T=8)
+    >>> model = popgrad.Disentangled(task=task)
+    >>> loss = popgrad.jax.loss(model)
+    >>> params = popgrad.jax.params(model.init(seed=0, std=0.1))
+    >>> batch = popgrad.jax.columns(task.sample(64))
+    >>> value, grad = jax.jit(jax.value_and_grad(loss))(params, batch)
+    >>> sorted(grad)
+    ['A.0', 'A.1', 'W']
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+try:
+    import jax
+    import jax.numpy as jnp
+    from jax.custom_derivatives import SymbolicZero
+except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] not in ("jax", "jaxlib"):
+        raise
+    raise ImportError("popgrad.jax needs JAX: pip install jax") from error
+
+from ._bridge import COLUMNS, FIRST_ORDER, Objective, columns_of, objective
+from ._native import Batch, Model, Population
+
+__all__ = ["columns", "loss", "params"]
+
+
+def params(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """`arrays` as arrays of JAX. float64 becomes float32 while JAX has x64 off."""
+    return {name: jnp.asarray(x) for name, x in arrays.items()}
+
+
+def columns(batch: Batch) -> dict[str, jax.Array]:
+    """The columns of `batch` as arrays of JAX, to pass through jit.
+
+    Returns:
+        "tokens" (B, T) uint32, "targets" (B, S) or "labels" (B, T) uint32, and "weights". Reals are
+        float64, or float32 while JAX has x64 off.
+    """
+    return {name: jnp.asarray(x) for name, x in columns_of(batch).items()}
+
+
+def loss(
+    what: Model | Population, model: Model | None = None, *, threads: int | None = None
+) -> Callable[..., jax.Array]:
+    """The loss of a model as a function that JAX differentiates, traces and maps.
+
+    loss(model) is a function of (params, batch); loss(population, model) one of (params).
+
+    `params` is a dict of arrays with the blocks of `model.shapes`, all float32 or all float64; the
+    arithmetic and the result have that type. `batch` is a dict as `columns` returns it, of arrays
+    that may be traced, or a `popgrad.Batch`, which a traced function holds as a constant and reads
+    without a copy or a change of type.
+
+    - jax.grad, value_and_grad and jvp work, and so do vjp and linearize. The engine's gradient is
+      computed once a call, only where a derivative is asked for. First order only: a derivative of
+      a derivative raises NotImplementedError.
+    - jax.jit works: the engine is called back from the compiled program (jax.pure_callback).
+    - jax.vmap works one element after the other (vmap_method="sequential"), each on all threads.
+    - Blocks that never train (`model.trainable`; buffers of Memory) have gradient 0.
+    - Tokens and labels have no derivative (float0). Targets and weights have none here: asking for
+      one raises NotImplementedError.
+
+    Args:
+        what: a model, or a population with `model`.
+        threads: of each call of the engine, all cores by default.
+
+    Raises (when the function is called or traced):
+        InvalidError: unknown blocks or columns, other shapes.
+        KeyError: a block is missing.
+        TypeError: parameters of mixed types.
+    Values out of their domain, such as a token that is no symbol, are found by the engine while the
+    program runs. JAX passes the text of its InvalidError on as a ValueError or JaxRuntimeError.
+
+    Example:
+        >>> task = popgrad.CausalTree("chain", S=2, T=6, roots="uniform")
+        >>> model = popgrad.Simplified(task=task)
+        >>> f = popgrad.jax.loss(popgrad.Population(task), model)
+        >>> jax.grad(f)(model.init(seed=0, std=0.5))["A1"].shape
+        (6, 6)
+    """
+    own = objective(what, model, threads)
+    traced = _differentiable(own, None)
+
+    def of_batch(params: Mapping[str, Any], batch: Batch | Mapping[str, Any]) -> jax.Array:
+        given = _checked_params(own, params)
+        if isinstance(batch, Batch):
+            own.check_batch({name: x.shape for name, x in columns_of(batch).items()})
+            return _differentiable(own, batch)(given, {})
+        found = {name: jnp.asarray(batch[name]) for name in batch if batch[name] is not None}
+        own.check_batch({name: x.shape for name, x in found.items()})
+        for name in ("tokens", "labels"):
+            if name in found and not jnp.issubdtype(found[name].dtype, jnp.integer):
+                raise TypeError(f"{name}: {found[name].dtype}; allowed: an array of integers")
+        return traced(given, found)
+
+    def of_population(params: Mapping[str, Any]) -> jax.Array:
+        return traced(_checked_params(own, params), {})
+
+    return of_batch if own.population is None else of_population
+
+
+def _workers() -> ThreadPoolExecutor:
+    """Threads that exist from now on, with the floating-point mode of this one."""
+    n = os.cpu_count() or 1
+    pool, all_there = ThreadPoolExecutor(n, "popgrad-jax"), threading.Barrier(n)
+    for future in [pool.submit(all_there.wait) for _ in range(n)]:
+        future.result()
+    return pool
+
+
+# JAX calls back in threads that read subnormal numbers as 0, in which the engine's gradient through
+# ReLU is 0. So the engine computes in threads that were started before, in the usual mode.
+_pool = _workers()
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = _workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _checked_params(own: Objective, params: Mapping[str, Any]) -> dict[str, jax.Array]:
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: {type(params).__name__}; allowed: a dict of arrays")
+    # Before JAX narrows anything: a float64 array of NumPy is one here too.
+    given = {name: jnp.asarray(x) for name, x in params.items()}
+    own.check_params({name: (x.shape, str(x.dtype)) for name, x in given.items()})
+    return given
+
+
+def _differentiable(own: Objective, constant: Batch | None) -> Callable[..., jax.Array]:
+    """The loss as a function of (params, columns); `constant` is the batch if that is none of
+    JAX's."""
+    shapes = own.model.shapes
+
+    def batch_of(found: Mapping[str, Any]) -> Batch | None:
+        if constant is not None or own.population is not None:
+            return constant
+        return Batch(**{name: np.asarray(found[name]) for name in COLUMNS if name in found})
+
+    def arrays(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {name: np.asarray(params[name]) for name in shapes}
+
+    def value_now(params: Any, found: Any) -> np.ndarray:
+        given = arrays(params)
+        dtype = next(iter(given.values())).dtype
+        value = _pool.submit(own.value, given, batch_of(found)).result()
+        return np.asarray(value, dtype)
+
+    def both_now(params: Any, found: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        given = arrays(params)
+        dtype = next(iter(given.values())).dtype
+        value, grad = _pool.submit(own.value_and_grad, given, batch_of(found)).result()
+        return np.asarray(value, dtype), dict(grad)
+
+    def call(f: Callable[..., Any], params: Any, found: Any, gradient: bool) -> Any:
+        out = jax.ShapeDtypeStruct((), next(iter(params.values())).dtype)
+        like = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
+        wanted = (out, like) if gradient else out
+        return jax.pure_callback(f, wanted, params, found, vmap_method="sequential")
+
+    @jax.custom_jvp
+    def value(params: Any, found: Any) -> jax.Array:
+        return call(value_now, params, found, False)
+
+    @jax.custom_jvp
+    def both(params: Any, found: Any) -> Any:
+        return call(both_now, params, found, True)
+
+    def value_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
+        moved, others = tangents
+        for name, tangent in others.items():
+            if not isinstance(tangent, SymbolicZero) and name in ("targets", "weights"):
+                raise NotImplementedError(
+                    f"popgrad.jax.loss: no derivative with respect to {name}, only to params; "
+                    "wrap them in jax.lax.stop_gradient"
+                )
+        out, grad = both(*primals)
+        rate = jnp.zeros((), out.dtype)
+        for name, tangent in moved.items():
+            if not isinstance(tangent, SymbolicZero):
+                rate = rate + jnp.vdot(grad[name], tangent)
+        return out, rate
+
+    def both_jvp(primals: Any, tangents: Any) -> Any:
+        raise NotImplementedError(FIRST_ORDER.format("popgrad.jax.loss", "JAX"))
+
+    value.defjvp(value_jvp, symbolic_zeros=True)
+    both.defjvp(both_jvp)
+    return value
