@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +15,40 @@ from ._native import Batch, Model, Population
 from .errors import InvalidError
 
 COLUMNS = ("tokens", "targets", "labels", "weights")
+Out = TypeVar("Out")
+
+
+def _workers() -> ThreadPoolExecutor:
+    """Threads that exist from now on, with the floating-point mode of this one."""
+    n = os.cpu_count() or 1
+    pool, all_there = ThreadPoolExecutor(n, "popgrad"), threading.Barrier(n)
+    for future in [pool.submit(all_there.wait) for _ in range(n)]:
+        future.result()
+    return pool
+
+
+_pool = _workers()
+_least = [5e-324]
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = _workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _usually(f: Callable[..., Out], *arguments: Any) -> Out:
+    """f(*arguments) in a thread that reads subnormal numbers as they are.
+
+    JAX calls back in threads that read them as 0, and torch.set_flush_denormal makes such threads;
+    there the engine's gradient through ReLU would be 0.
+    """
+    if _least[0] + 0.0 != 0.0:
+        return f(*arguments)
+    return _pool.submit(f, *arguments).result()
 
 
 @dataclass(frozen=True)
@@ -25,18 +62,18 @@ class Objective:
     def value(self, params: dict[str, np.ndarray], batch: Batch | None) -> float:
         """The loss."""
         if self.population is not None:
-            return self.population.loss(self.model, params, self.threads)
+            return _usually(self.population.loss, self.model, params, self.threads)
         assert batch is not None
-        return self.model.loss(params, batch, self.threads)
+        return _usually(self.model.loss, params, batch, self.threads)
 
     def value_and_grad(
         self, params: dict[str, np.ndarray], batch: Batch | None
     ) -> tuple[float, dict[str, np.ndarray]]:
         """The loss and its gradient."""
         if self.population is not None:
-            return self.population.value_and_grad(self.model, params, self.threads)
+            return _usually(self.population.value_and_grad, self.model, params, self.threads)
         assert batch is not None
-        return self.model.value_and_grad(params, batch, self.threads)
+        return _usually(self.model.value_and_grad, params, batch, self.threads)
 
     def check_params(self, found: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
         """Refuses other blocks, shapes or types than the model's; returns the type."""

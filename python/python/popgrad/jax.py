@@ -13,10 +13,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -111,29 +108,6 @@ def loss(
     return of_batch if own.population is None else of_population
 
 
-def _workers() -> ThreadPoolExecutor:
-    """Threads that exist from now on, with the floating-point mode of this one."""
-    n = os.cpu_count() or 1
-    pool, all_there = ThreadPoolExecutor(n, "popgrad-jax"), threading.Barrier(n)
-    for future in [pool.submit(all_there.wait) for _ in range(n)]:
-        future.result()
-    return pool
-
-
-# JAX calls back in threads that read subnormal numbers as 0, in which the engine's gradient through
-# ReLU is 0. So the engine computes in threads that were started before, in the usual mode.
-_pool = _workers()
-
-
-def _after_fork() -> None:
-    global _pool
-    _pool = _workers()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def _checked_params(own: Objective, params: Mapping[str, Any]) -> dict[str, jax.Array]:
     if not isinstance(params, Mapping):
         raise TypeError(f"params: {type(params).__name__}; allowed: a dict of arrays")
@@ -159,13 +133,12 @@ def _differentiable(own: Objective, constant: Batch | None) -> Callable[..., jax
     def value_now(params: Any, found: Any) -> np.ndarray:
         given = arrays(params)
         dtype = next(iter(given.values())).dtype
-        value = _pool.submit(own.value, given, batch_of(found)).result()
-        return np.asarray(value, dtype)
+        return np.asarray(own.value(given, batch_of(found)), dtype)
 
     def both_now(params: Any, found: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         given = arrays(params)
         dtype = next(iter(given.values())).dtype
-        value, grad = _pool.submit(own.value_and_grad, given, batch_of(found)).result()
+        value, grad = own.value_and_grad(given, batch_of(found))
         return np.asarray(value, dtype), dict(grad)
 
     def call(f: Callable[..., Any], params: Any, found: Any, gradient: bool) -> Any:
