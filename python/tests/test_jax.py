@@ -11,7 +11,6 @@ import popgrad.jax
 import pytest
 import transcription
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_gradients import HEADS, KINDS, ROUNDING, SIZES, TOLERANCE, batch_of
 
 TASK = popgrad.CausalTree("chain", S=3, T=6, roots="uniform")
@@ -22,7 +21,9 @@ MODELS = [
     (popgrad.Memory(task=TASK, dim=6, ff2="relu"), transcription.memory, {}),
     (popgrad.Transformer(task=TASK, dim=8, heads=2), transcription.transformer, {"heads": 2}),
 ]
-each = pytest.mark.parametrize(("model", "forward", "options"), MODELS, ids=[m[0].name for m in MODELS])
+each = pytest.mark.parametrize(
+    ("model", "forward", "options"), MODELS, ids=[m[0].name for m in MODELS]
+)
 
 
 def close(found, expected, trainable):
@@ -70,7 +71,9 @@ def test_shapes(s, t, n, seed, kind, heads):
     model = popgrad.Disentangled(s, t, heads=heads)
     batch = batch_of(np.random.default_rng(seed), kind, n, s, t)
     ours, theirs, params, columns = both_sides(model, transcription.disentangled, batch, seed)
-    close(jax.grad(ours)(params, columns), jax.jit(jax.grad(theirs))(params, columns), model.trainable)
+    close(
+        jax.grad(ours)(params, columns), jax.jit(jax.grad(theirs))(params, columns), model.trainable
+    )
 
 
 def test_a_directional_derivative_is_the_gradient_along_it():
@@ -78,7 +81,9 @@ def test_a_directional_derivative_is_the_gradient_along_it():
     ours, theirs, params, columns = both_sides(model, forward, TASK.sample(5), **options)
     along = popgrad.jax.params(model.init(seed=9, std=1.0))
     found = jax.jvp(lambda p: ours(p, columns), (params,), (along,))[1]
-    expected = jax.jit(lambda p, v: jax.jvp(lambda p: theirs(p, columns), (p,), (v,))[1])(params, along)
+    expected = jax.jit(lambda p, v: jax.jvp(lambda p: theirs(p, columns), (p,), (v,))[1])(
+        params, along
+    )
     assert abs(found - expected) <= 1e-12 * abs(expected)
     # Of one block alone, the others held.
     one = jax.grad(lambda w: 3.0 * ours({**params, "W": w}, columns))(params["W"])
@@ -137,7 +142,11 @@ def test_the_type_is_that_of_the_parameters():
 
 def test_only_first_derivatives():
     model = MODELS[0][0]
-    ours, params, columns = popgrad.jax.loss(model), model.init(std=0.3), popgrad.jax.columns(TASK.sample(4))
+    ours, params, columns = (
+        popgrad.jax.loss(model),
+        model.init(std=0.3),
+        popgrad.jax.columns(TASK.sample(4)),
+    )
 
     def norm(params):
         return sum((x**2).sum() for x in jax.grad(ours)(params, columns).values())
@@ -149,8 +158,14 @@ def test_only_first_derivatives():
 
 def test_columns_have_no_derivative():
     model = MODELS[0][0]
-    ours, params, columns = popgrad.jax.loss(model), model.init(std=0.3), popgrad.jax.columns(TASK.sample(4))
-    tokens = jax.grad(lambda x: ours(params, {**columns, "tokens": x}), allow_int=True)(columns["tokens"])
+    ours, params, columns = (
+        popgrad.jax.loss(model),
+        model.init(std=0.3),
+        popgrad.jax.columns(TASK.sample(4)),
+    )
+    tokens = jax.grad(lambda x: ours(params, {**columns, "tokens": x}), allow_int=True)(
+        columns["tokens"]
+    )
     assert tokens.dtype == jax.dtypes.float0
     for name in ("targets", "weights"):
         with pytest.raises(NotImplementedError, match=name):
@@ -176,7 +191,9 @@ def test_what_is_refused():
             f(params, {**columns, "tokens": columns["tokens"] * 1.0})
         # Values are found by the engine.
         with pytest.raises((ValueError, RuntimeError), match="allowed: 0 <= symbol < 3"):
-            jax.block_until_ready(f(params, {**columns, "tokens": columns["tokens"] + np.uint32(3)}))
+            jax.block_until_ready(
+                f(params, {**columns, "tokens": columns["tokens"] + np.uint32(3)})
+            )
     for wrong in ((model, model), (TASK,), (popgrad.Population(TASK),)):
         with pytest.raises(TypeError, match="loss"):
             popgrad.jax.loss(*wrong)

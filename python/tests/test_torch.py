@@ -21,9 +21,15 @@ MODELS = [
     (popgrad.Simplified(task=TASK, eps=0.01), transcription.simplified, {"eps": 0.01}),
     (popgrad.MlpTransformer(task=TASK), transcription.mlp_transformer, {}),
     (popgrad.Memory(task=TASK, dim=4, ff2="relu"), transcription.memory, {}),
-    (popgrad.Transformer(task=TASK, dim=4, heads=2, layers=1), transcription.transformer, {"heads": 2}),
+    (
+        popgrad.Transformer(task=TASK, dim=4, heads=2, layers=1),
+        transcription.transformer,
+        {"heads": 2},
+    ),
 ]
-each = pytest.mark.parametrize(("model", "forward", "options"), MODELS, ids=[m[0].name for m in MODELS])
+each = pytest.mark.parametrize(
+    ("model", "forward", "options"), MODELS, ids=[m[0].name for m in MODELS]
+)
 
 
 def gradient(ours, params, *batch):
@@ -41,7 +47,9 @@ def check(model, forward, batch, seed=0, std=0.5, **options):
     def of(params):
         return transcription.loss(forward, params, batch, model.S, model.T, **options)
 
-    loss, expected = jax.jit(jax.value_and_grad(of))({name: np.array(x) for name, x in start.items()})
+    loss, expected = jax.jit(jax.value_and_grad(of))(
+        {name: np.array(x) for name, x in start.items()}
+    )
     assert abs(found[0] - float(loss)) <= TOLERANCE * float(loss)
     for name, trains in model.trainable.items():
         theirs = np.asarray(expected[name]) if trains else np.zeros_like(start[name])
@@ -58,11 +66,22 @@ def test_the_gradient_is_that_of_autodiff(model, forward, options):
 @given(**SIZES, kind=KINDS, heads=HEADS)
 def test_shapes(s, t, n, seed, kind, heads):
     model = popgrad.Disentangled(s, t, heads=heads)
-    check(model, transcription.disentangled, batch_of(np.random.default_rng(seed), kind, n, s, t), seed)
+    check(
+        model,
+        transcription.disentangled,
+        batch_of(np.random.default_rng(seed), kind, n, s, t),
+        seed,
+    )
 
 
 @settings(max_examples=4)
-@given(s=st.integers(2, 4), t=st.integers(2, 5), n=st.integers(1, 4), seed=st.integers(0, 99), kind=KINDS)
+@given(
+    s=st.integers(2, 4),
+    t=st.integers(2, 5),
+    n=st.integers(1, 4),
+    seed=st.integers(0, 99),
+    kind=KINDS,
+)
 def test_gradcheck(s, t, n, seed, kind):
     model = popgrad.Disentangled(s, t)
     batch = popgrad.torch.columns(batch_of(np.random.default_rng(seed), kind, n, s, t))
@@ -143,7 +162,9 @@ def test_compiled(backend):
     for name, x in plain[1].items():
         assert np.abs(found[1][name] - x).max() <= 1e-13 * np.abs(x).max()
     with torch.no_grad():
-        assert abs(compiled(popgrad.torch.params(start), batch).item() - plain[0]) <= 1e-14 * plain[0]
+        assert (
+            abs(compiled(popgrad.torch.params(start), batch).item() - plain[0]) <= 1e-14 * plain[0]
+        )
     torch._dynamo.reset()
 
 
@@ -192,7 +213,10 @@ def test_other_layouts_are_copied_and_right():
     model, batch = MODELS[0][0], TASK.sample(4)
     ours, start = popgrad.torch.loss(model), model.init(std=0.5)
     loss, grad = gradient(ours, popgrad.torch.params(start), batch)
-    turned = {n: torch.from_numpy(x.copy()).transpose(0, -1).contiguous().transpose(0, -1) for n, x in start.items()}
+    turned = {
+        n: torch.from_numpy(x.copy()).transpose(0, -1).contiguous().transpose(0, -1)
+        for n, x in start.items()
+    }
     moved = {name: x.requires_grad_() for name, x in turned.items()}
     columns = {n: x.long() if n == "tokens" else x for n, x in popgrad.torch.columns(batch).items()}
     other = gradient(ours, moved, columns)
@@ -233,7 +257,12 @@ def test_what_is_refused():
     with pytest.raises(KeyError, match="W"):
         ours({"A.0": params["A.0"]}, columns)
     tokens = columns["tokens"].long()
-    for wrong in ({"labels": tokens}, {"weights": torch.ones(5)}, {"token": tokens}, {"tokens": tokens + 3}):
+    for wrong in (
+        {"labels": tokens},
+        {"weights": torch.ones(5)},
+        {"token": tokens},
+        {"tokens": tokens + 3},
+    ):
         with pytest.raises(popgrad.InvalidError, match="allowed"):
             ours(params, {**columns, **wrong})
     with pytest.raises(TypeError, match="cpu"):

@@ -1,4 +1,4 @@
-"""What the wrappers for JAX and for PyTorch share: what they evaluate, and checks by shape alone."""
+"""What the wrappers for JAX and PyTorch share: what they evaluate, and checks by shape alone."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """The engine's losses as functions of JAX: differentiable once, for jit and vmap.
 
-    >>> import jax, popgrad, popgrad.jax
-    >>> task = popgrad.CausalTree("chain", S=3, T=8)
-    >>> model = popgrad.Disentangled(task=task)
-    >>> loss = popgrad.jax.loss(model)
-    >>> params = popgrad.jax.params(model.init(seed=0, std=0.1))
-    >>> batch = popgrad.jax.columns(task.sample(64))
-    >>> value, grad = jax.jit(jax.value_and_grad(loss))(params, batch)
-    >>> sorted(grad)
-    ['A.0', 'A.1', 'W']
+>>> import jax, popgrad, popgrad.jax
+>>> task = popgrad.CausalTree("chain", S=3, T=8)
+>>> model = popgrad.Disentangled(task=task)
+>>> loss = popgrad.jax.loss(model)
+>>> params = popgrad.jax.params(model.init(seed=0, std=0.1))
+>>> batch = popgrad.jax.columns(task.sample(64))
+>>> value, grad = jax.jit(jax.value_and_grad(loss))(params, batch)
+>>> sorted(grad)
+['A.0', 'A.1', 'W']
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The engine's losses as functions of PyTorch: differentiable once, eager and compiled.
 
-    >>> import popgrad, popgrad.torch
-    >>> task = popgrad.CausalTree("chain", S=3, T=8)
-    >>> model = popgrad.Disentangled(task=task)
-    >>> loss = popgrad.torch.loss(model)
-    >>> params = popgrad.torch.params(model.init(seed=0, std=0.1))
-    >>> value = loss(params, task.sample(64))
-    >>> value.backward()
-    >>> params["W"].grad.shape
-    torch.Size([32, 3])
+>>> import popgrad, popgrad.torch
+>>> task = popgrad.CausalTree("chain", S=3, T=8)
+>>> model = popgrad.Disentangled(task=task)
+>>> loss = popgrad.torch.loss(model)
+>>> params = popgrad.torch.params(model.init(seed=0, std=0.1))
+>>> value = loss(params, task.sample(64))
+>>> value.backward()
+>>> params["W"].grad.shape
+torch.Size([32, 3])
 """
 
 from __future__ import annotations
