@@ -156,6 +156,9 @@ def test_compiled(backend):
         return 2.0 * ours({name: x * 1.5 for name, x in params.items()}, batch)
 
     plain = gradient(scaled, popgrad.torch.params(start), batch)
+    loss, grad = model.value_and_grad({n: 1.5 * x for n, x in start.items()}, TASK.sample(6))
+    assert plain[0] == 2.0 * loss
+    assert all(np.allclose(plain[1][n], 3.0 * grad[n], rtol=1e-14, atol=1e-17) for n in grad)
     compiled = torch.compile(scaled, fullgraph=True, backend=backend)
     found = gradient(compiled, popgrad.torch.params(start), batch)
     assert abs(found[0] - plain[0]) <= 1e-14 * plain[0]

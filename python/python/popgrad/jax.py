@@ -125,7 +125,8 @@ def _differentiable(own: Objective, constant: Batch | None) -> Callable[..., jax
     def batch_of(found: Mapping[str, Any]) -> Batch | None:
         if constant is not None or own.population is not None:
             return constant
-        return Batch(**{name: np.asarray(found[name]) for name in COLUMNS if name in found})
+        given: dict[str, Any] = {n: np.asarray(found[n]) for n in COLUMNS if n in found}
+        return Batch(**given)
 
     def arrays(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return {name: np.asarray(params[name]) for name in shapes}

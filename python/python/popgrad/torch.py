@@ -45,17 +45,14 @@ def params(arrays: Mapping[str, np.ndarray], requires_grad: bool = True) -> dict
     """
     bases = {id(x.base) for x in arrays.values()}
     base = next(iter(arrays.values())).base
-    flat = None
-    if len(bases) == 1 and isinstance(base, np.ndarray) and base.ndim == 1:
-        flat = torch.from_numpy(base)
-    out = {}
+    together = len(bases) == 1 and isinstance(base, np.ndarray) and base.ndim == 1
+    if base is None or not together or any(x.dtype != base.dtype for x in arrays.values()):
+        return {n: torch.from_numpy(x).requires_grad_(requires_grad) for n, x in arrays.items()}
+    flat, out = torch.from_numpy(base), {}
     for name, x in arrays.items():
-        if flat is None or not x.flags.c_contiguous:
-            tensor = torch.from_numpy(x)
-        else:
-            at = (x.ctypes.data - base.ctypes.data) // base.itemsize
-            tensor = flat[at : at + x.size].view(x.shape)
-        out[name] = tensor.requires_grad_(requires_grad)
+        at = (x.ctypes.data - base.ctypes.data) // base.itemsize
+        view = flat.as_strided(x.shape, [step // x.itemsize for step in x.strides], at)
+        out[name] = view.requires_grad_(requires_grad)
     return out
 
 
@@ -145,7 +142,7 @@ def _arrays(own: Objective, params: list[torch.Tensor]) -> dict[str, np.ndarray]
     together = True
     for x in tensors:
         here = x.is_contiguous() and x.untyped_storage().data_ptr() == storage
-        together = together and here and x.storage_offset() == at
+        together = bool(together and here and x.storage_offset() == at)
         at += x.numel()
     if not together:
         return {name: x.numpy() for name, x in zip(own.model.shapes, tensors)}
@@ -161,7 +158,8 @@ def _arrays(own: Objective, params: list[torch.Tensor]) -> dict[str, np.ndarray]
 def _batch(columns: list[torch.Tensor | None]) -> Batch | None:
     if columns[0] is None:
         return None
-    return Batch(*(None if x is None else x.numpy() for x in columns))
+    arrays: list[Any] = [None if x is None else x.numpy() for x in columns]
+    return Batch(*arrays)
 
 
 # The annotations are the schemas of the operators, which PyTorch evaluates: no strings.
