@@ -224,6 +224,14 @@ def test_other_layouts_are_copied_and_right():
     columns = {n: x.long() if n == "tokens" else x for n, x in popgrad.torch.columns(batch).items()}
     other = gradient(ours, moved, columns)
     assert other[0] == loss and all((other[1][name] == grad[name]).all() for name in grad)
+    # In one memory, but not in its order.
+    inside = popgrad.torch.params(model.init(std=0.5), requires_grad=False)
+    weight = inside["W"].view(inside["W"].shape[::-1]).t()
+    weight.copy_(torch.from_numpy(start["W"]))
+    for name, x in {**inside, "W": weight}.items():
+        inside[name] = x.requires_grad_()
+    other = gradient(ours, inside, columns)
+    assert other[0] == loss and all((other[1][name] == grad[name]).all() for name in grad)
 
 
 def test_the_type_is_that_of_the_parameters():
