@@ -6,6 +6,7 @@ mod problem;
 mod quantities;
 
 use super::grad::{Params, active, block_arrays};
+use super::output::check_arrays;
 use super::run::show_summary;
 use super::warn;
 use crate::batch::Targets;

@@ -1,11 +1,12 @@
 //! `popgrad ood`: evaluates trained runs on transitions of other kinds than their prior draws.
 
 use super::finished::trained;
+use super::output::claim_out;
 use super::table::{self, Left, Right, columns};
 use super::{integer, json, say, tell, wants_json};
 use crate::config::Task;
 use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Subject, evaluate, kinds};
-use crate::report::files::{claim_folder, write_bytes_atomic};
+use crate::report::files::write_bytes_atomic;
 use crate::report::plot::{LineChart, Series, save_figure};
 use crate::task::Task as _;
 use crate::{Error, Result};

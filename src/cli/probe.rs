@@ -1,6 +1,7 @@
 //! `popgrad probe`: what a run would log of a model, at parameters from a file.
 
 use super::grad::{Params, missing, not_an_input};
+use super::output::check_arrays;
 use super::{ModelAt, show, table};
 use crate::config::{self, Dtype};
 use crate::model::Spec;

@@ -1,9 +1,10 @@
 //! `popgrad verify`: checks claims of the theory, and writes a table, JSON and a page of
 //! convergence plots.
 
+use super::output::claim_out;
 use super::table::{self, Left, columns, number};
 use super::{show, tell, wants_json};
-use crate::report::files::{claim_folder, write_bytes_atomic};
+use crate::report::files::write_bytes_atomic;
 use crate::report::page::{Page, Row, Section};
 use crate::report::plot::{Figure, LineChart, Series, save_figure};
 use crate::theory::{self, CLAIMS, Check, Claim, Fit, Outcome, Rule, Settings, Verdict};

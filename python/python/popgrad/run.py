@@ -210,6 +210,33 @@ class Run:
 
         return curve(self, ax)
 
+    def to_tensorboard(self, folder: str | Path) -> Path:
+        """Writes every number of the metrics as a scalar to an event file in `folder`.
+
+        A list of the records has a tag for each entry, "name.i"; what is not finite is left out.
+        Needs tensorboard. Returns `folder`.
+
+        Example:
+            >>> run.to_tensorboard("logs/chain")         # doctest: +SKIP
+        """
+        from .exports import tensorboard
+
+        return tensorboard(self, folder)
+
+    def to_wandb(self, project: str, mode: str = "offline", **options: Any) -> Any:
+        """Logs configuration, metrics and summary to a project of Weights & Biases.
+
+        Args:
+            project: its name.
+            mode: "offline" writes files below ./wandb for `wandb sync`, "online" sends them.
+            options: further arguments of `wandb.init`, e.g. dir=, name=, tags=.
+
+        Needs wandb. Returns wandb's run, which is finished.
+        """
+        from .exports import wandb
+
+        return wandb(self, project, mode, **options)
+
     def _repr_html_(self) -> str:
         from .plots import page
 
@@ -307,6 +334,8 @@ def _start(
         arrays: dict[str, Any] = dict(params)
         np.savez(start, **arrays)
         keys = {**keys, "params": str(start.resolve())}
+    if "snapshots" in keys and not isinstance(keys["snapshots"], str):
+        keys = {**keys, "snapshots": ",".join(str(int(step)) for step in keys["snapshots"])}
     config = _native.resolve(base, quick, keys)
     show = display(progress, int(config["steps"]))
     with _showing(show) as (tell, note):
@@ -421,8 +450,6 @@ def train(
     names = {"float32": "f32", "float64": "f64", "f32": "f32", "f64": "f64", None: "f32"}
     if dtype not in names:
         raise InvalidError(f"dtype: {dtype}; allowed: float32, float64", "dtype", "float32, float64")
-    if snapshots is not None and not isinstance(snapshots, str):
-        snapshots = ",".join(str(int(step)) for step in snapshots)
     every = eval_every if eval_every is not None else max(1, int(steps) // 100)
     all_keys = {
         **task.keys,

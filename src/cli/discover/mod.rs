@@ -5,12 +5,13 @@ mod input;
 mod show;
 mod sweep;
 
+use super::output::{check_arrays, claim_out};
 use super::{integer, real, tell, wants_json};
 use crate::config::{self, Key, Kind};
 use crate::discover::tokens::MAX_SYMBOLS;
 use crate::discover::{Graph, Labels, Sample, check_level, chi2, gradient};
 use crate::report::arrays::{Array, write_new_arrays};
-use crate::report::files::{claim_folder, write_bytes_atomic};
+use crate::report::files::write_bytes_atomic;
 use crate::report::plot::save_figure;
 use crate::{Error, Result};
 use clap::Args;
