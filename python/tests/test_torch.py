@@ -298,3 +298,19 @@ def test_without_torch_the_import_says_so():
     text = "import sys\nsys.modules['torch'] = None\nimport popgrad\npopgrad.torch"
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
     assert "ImportError: popgrad.torch needs PyTorch: pip install torch" in done.stderr
+
+
+def test_relu_stops_gradients_where_subnormals_are_zero_too():
+    task = popgrad.TriggerBigram(T=12, K=2)
+    model = popgrad.Memory(task=task, dim=16, ff2="relu")
+    params, batch = model.init(seed=0, std=0.3, dtype="float64"), task.sample(8, seed=0)
+    loss, grad = model.value_and_grad(params, batch, threads=1)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU has no such mode")
+    try:
+        other, here = model.value_and_grad(params, batch, threads=1)
+    finally:
+        torch.set_flush_denormal(False)
+    assert other == pytest.approx(loss, rel=1e-12)
+    for name, g in grad.items():
+        assert np.abs(here[name] - g).max() <= 1e-10 * np.abs(g).max(), name
