@@ -3,7 +3,8 @@
 use super::output::new_folder;
 use super::plan::{self, Ahead};
 use super::run::{is_preset, show_summary, take_seeds};
-use super::{Threads, progress, wants_json};
+use super::table::{self, CellAlignment, Right};
+use super::{Threads, progress, tell, wants_json};
 use crate::config;
 use crate::paper::{Papers, studies};
 use crate::report::files::expect;
@@ -105,12 +106,35 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<()> {
     let page = Page { title: study.title.clone(), summary: String::new(), sections: vec![section] };
     page.save(&folder.join("sweep.html"))?;
     let Outcome { mut summary, figures } = outcome;
+    let grid: serde_json::Value = read_json(&folder.join("grid.json"))?;
     if wants_json() {
-        summary.set("grid", read_json::<serde_json::Value>(&folder.join("grid.json"))?)?;
+        summary.set("grid", grid)?;
+    } else {
+        tell(&cells(&study.axes, grid.as_array().map_or(&[], Vec::as_slice)))?;
     }
     summary.set("folder", folder.display().to_string())?;
     show_summary(&summary)?;
     figures
+}
+
+/// Most cells that are printed; of more there is the file.
+const MOST_CELLS: usize = 64;
+
+/// A line for each cell of a grid.
+fn cells(axes: &[Axis], grid: &[serde_json::Value]) -> String {
+    if grid.len() > MOST_CELLS {
+        return format!("{} cells: grid.csv\n\n", grid.len());
+    }
+    let mut heads: Vec<(&str, CellAlignment)> = axes.iter().map(|a| (a.key.as_str(), Right)).collect();
+    let numbers = ["attention_on_parent", "test_loss", "gap"];
+    heads.extend(["runs", "recovered"].into_iter().chain(numbers).map(|head| (head, Right)));
+    let row = |cell: &serde_json::Value| {
+        let at = axes.iter().map(|a| &cell["at"][&a.key]);
+        let counts = ["runs", "recovered"].iter().map(|key| &cell[*key]);
+        let means = numbers.iter().map(|key| &cell[*key]["mean"]);
+        at.chain(counts).chain(means).map(table::value).collect()
+    };
+    table::columns(&heads, grid.iter().map(row).collect()) + "\n"
 }
 
 /// The sweep that a file holds.

@@ -140,6 +140,17 @@ fn json_holds_the_numbers_of_the_files() {
     let grid = std::fs::read_to_string(folder.join("grid.json")).unwrap();
     assert_eq!(found["grid"], serde_json::from_str::<Value>(&grid).unwrap());
     assert_eq!(found["grid"].as_array().unwrap().len(), 2);
+    let shown = ok(&["sweep", "--resume", text(&folder)]);
+    let mut lines = shown.lines();
+    let words = |line: Option<&str>| line.unwrap().split_whitespace().map(String::from).collect::<Vec<_>>();
+    let heads = ["alpha", "runs", "recovered", "attention_on_parent", "test_loss", "gap"];
+    assert_eq!(words(lines.next()), heads);
+    for (cell, alpha) in found["grid"].as_array().unwrap().iter().zip(["0.1", "1"]) {
+        let row = words(lines.next());
+        assert_eq!((row.len(), row[0].as_str(), row[1].as_str()), (6, alpha, "1"));
+        let loss = cell["test_loss"]["mean"].as_f64().unwrap();
+        assert!((row[4].parse::<f64>().unwrap() - loss).abs() < 1e-4 * loss, "{shown}");
+    }
 
     let [params, batch] = files(dir.path());
     let out = dir.path().join("g.npz");
