@@ -160,7 +160,7 @@ impl Error {
                 (!same, strsim::damerau_levenshtein(name, k), k.len().abs_diff(name.len()), *k)
             })
             .min()
-            .filter(|(other, d, _, k)| !other || *d <= 1 + k.len() / 3 && 2 * *d <= k.len().max(name.len()))
+            .filter(|(other, d, _, k)| !other || *d <= 1 + k.len() / 3 && *d < k.len().max(name.len()))
             .map(|(.., k)| k.to_string());
         Error::Unknown { kind, name: name.to_string(), near, known: known.join(", ") }
     }

@@ -134,8 +134,8 @@ pub(crate) fn with_data(config: &str, digest: Option<u64>) -> String {
     digest.map_or(config.into(), |d| format!("{config}{DATA}{d:016x}\n"))
 }
 
-/// Refuses a checkpoint or a snapshot at `path` that is not of the run whose configuration and digest of data
-/// these are.
+/// Refuses a checkpoint or a snapshot at `path` that is not of the run whose configuration and
+/// digest of data these are.
 ///
 /// # Errors
 /// Weights of another run.

@@ -567,7 +567,7 @@ fn a_grid_has_any_number_of_axes() {
         for t in [4, 5] {
             for (heads, name) in [("[1]", "1"), ("\"[1,1]\"", "1-1")] {
                 let loss = |seed: u64| -> f64 {
-                    let run = format!("runs/S={s}-T={t}-heads=-{name}-seed={seed}/summary.json");
+                    let run = format!("runs/S={s}-T={t}-heads={name}-seed={seed}/summary.json");
                     let summary = fs::read_to_string(folder.join(run)).unwrap();
                     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
                     summary["test_loss"].as_f64().unwrap()
@@ -589,7 +589,7 @@ fn a_grid_has_any_number_of_axes() {
     // Half of it, resumed, is the same.
     let cut = at("cut");
     ok(&[&["sweep"], &axes[..], &tiny, &["--out", text(&cut)]].concat());
-    fs::remove_dir_all(cut.join("runs/S=3-T=5-heads=-1-1-seed=1")).unwrap();
+    fs::remove_dir_all(cut.join("runs/S=3-T=5-heads=1-1-seed=1")).unwrap();
     fs::remove_file(cut.join("grid.csv")).unwrap();
     ok(&["sweep", "--resume", text(&cut)]);
     same(&folder, &cut);
