@@ -14,10 +14,10 @@ type Array<'py, E> = Bound<'py, PyArrayDyn<E>>;
 /// Calls `$run` with the operands as arrays of one type: all float64 or all float32.
 macro_rules! typed {
     ($run:ident, [$first:expr $(, $other:expr)*] $(, $more:expr)*) => {{
-        if let Ok(first) = $first.cast::<PyArrayDyn<f64>>() {
-            $run::<f64>(&[first.clone() $(, same::<f64>($other)?)*] $(, $more)*)
-        } else if let Ok(first) = $first.cast::<PyArrayDyn<f32>>() {
-            $run::<f32>(&[first.clone() $(, same::<f32>($other)?)*] $(, $more)*)
+        if $first.cast::<PyArrayDyn<f64>>().is_ok() {
+            $run::<f64>(&[same::<f64>($first)? $(, same::<f64>($other)?)*] $(, $more)*)
+        } else if $first.cast::<PyArrayDyn<f32>>().is_ok() {
+            $run::<f32>(&[same::<f32>($first)? $(, same::<f32>($other)?)*] $(, $more)*)
         } else {
             Err(of_type($first, "an array of float64 or float32"))
         }

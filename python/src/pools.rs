@@ -7,10 +7,12 @@ use rayon::ThreadPool;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+type Pools = HashMap<(u32, usize), Arc<ThreadPool>>;
+
 /// By process and number of threads. After a fork the child has none of its parent's threads, so it
 /// makes pools of its own. The lock is held only while attached to the interpreter, which a fork
 /// from Python is too: it never comes in between.
-static POOLS: Mutex<Option<HashMap<(u32, usize), Arc<ThreadPool>>>> = Mutex::new(None);
+static POOLS: Mutex<Option<Pools>> = Mutex::new(None);
 
 /// Threads where a call does not say: as many as there are cores. They are counted once, since the
 /// system's answer takes longer than a small gradient.

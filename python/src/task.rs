@@ -26,8 +26,11 @@ pub(crate) struct Task {
     pub(crate) config: Config,
     vocab: usize,
     /// The last source asked for, with its seed and whether it is that of the test set.
-    source: Mutex<Option<(u64, bool, Arc<dyn Source>)>>,
+    source: Mutex<Option<Drawn>>,
 }
+
+/// A source with its seed, and whether it is that of the test set.
+type Drawn = (u64, bool, Arc<dyn Source>);
 
 /// The preset that gives keys which a task leaves out.
 pub(crate) fn base(task: &str) -> &'static str {

@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+Mode = Literal["online", "offline"]
 
 if TYPE_CHECKING:
     from .run import Run
@@ -44,7 +46,7 @@ def tensorboard(run: Run, folder: str | Path) -> Path:
     return folder
 
 
-def wandb(run: Run, project: str, mode: str, **options: Any) -> Any:
+def wandb(run: Run, project: str, mode: Mode, **options: Any) -> Any:
     """Logs the run; see :meth:`popgrad.Run.to_wandb`."""
     try:
         import wandb as client

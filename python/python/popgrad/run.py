@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _native
 from .errors import InvalidError, RunWarning
@@ -223,7 +223,7 @@ class Run:
 
         return tensorboard(self, folder)
 
-    def to_wandb(self, project: str, mode: str = "offline", **options: Any) -> Any:
+    def to_wandb(self, project: str, mode: Literal["online", "offline"] = "offline", **options: Any) -> Any:
         """Logs configuration, metrics and summary to a project of Weights & Biases.
 
         Args:
