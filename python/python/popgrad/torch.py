@@ -8,7 +8,7 @@
 >>> value = loss(params, task.sample(64))
 >>> value.backward()
 >>> params["W"].grad.shape
-torch.Size([32, 3])
+torch.Size([44, 3])
 """
 
 from __future__ import annotations
