@@ -16,28 +16,58 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 # Of a block's largest entry; float32, sums in different orders.
 TOLERANCE = 2e-4
 
 
+@dataclass
+class Problem:
+    """A model, its batch, and how the others write it."""
+
+    title: str
+    model: Any
+    # The forward function's name in tests/transcription.py and torch_models.py.
+    kind: str
+    batch: Any
+    # Deviation of the parameters, where it is not the model's own start.
+    std: float | None = None
+    # Arguments of the forward function.
+    options: dict[str, Any] = field(default_factory=dict)
+    # Of the loss of `simplified`.
+    eps: float | None = None
+
+
 def problems(small):
-    """Name, model, the forward functions' name and a batch, for each paper."""
+    """Each model at its paper's size."""
     import popgrad
 
     s, t, n = (3, 8, 16) if small else (10, 20, 1024)
     task = popgrad.CausalTree("chain", S=s, T=t)
-    name = f"Disentangled, S={s} T={t}, {n} sequences"
-    yield name, popgrad.Disentangled(task=task), "disentangled", task.sample(n)
+    batch, size = task.sample(n), f"S={s} T={t}, {n} sequences"
+    model = popgrad.Disentangled(task=task)
+    yield Problem(f"Disentangled, {size}", model, "disentangled", batch, std=0.1)
+    model = popgrad.Simplified(task=task, eps=0.01)
+    yield Problem(f"Simplified, {size}", model, "simplified", batch, std=0.1, eps=0.01)
+    model = popgrad.MlpTransformer(task=task)
+    yield Problem(f"MlpTransformer, {size}", model, "mlp_transformer", batch)
     d, t, n = (16, 24, 4) if small else (128, 256, 32)
     task = popgrad.TriggerBigram(T=t, K=5)
+    batch, size = task.sample(n), f"d={d} T={t} K=5, {n} sequences"
     model = popgrad.Memory(task=task, dim=d, scale_embeddings=True)
-    yield f"Memory, d={d} T={t} K=5, {n} sequences", model, "memory", task.sample(n)
+    yield Problem(f"Memory, {size}", model, "memory", batch)
+    heads = 4
+    model = popgrad.Transformer(task=task, dim=d, layers=2, heads=heads)
+    title = f"Transformer, 2 layers, {heads} heads, {size}"
+    yield Problem(title, model, "transformer", batch, options={"heads": heads})
 
 
-def in_jax(model, kind, params, names, batch):
+def in_jax(problem, params, names):
     """A call that returns loss and gradient by jit, and waits for them."""
     import jax
     import jax.numpy as jnp
@@ -46,7 +76,8 @@ def in_jax(model, kind, params, names, batch):
     sys.path.insert(0, str(HERE.parent / "tests"))
     import transcription
 
-    forward = getattr(transcription, kind)
+    model, batch, eps = problem.model, problem.batch, problem.eps
+    forward = partial(getattr(transcription, problem.kind), **problem.options)
     moving = {name: jnp.asarray(params[name]) for name in names}
     held = {name: jnp.asarray(x) for name, x in params.items() if name not in names}
     tokens, weights = (jnp.asarray(x) for x in (batch.tokens.astype("int32"), batch.weights))
@@ -58,6 +89,8 @@ def in_jax(model, kind, params, names, batch):
     def both(moving, held, tokens, target, weights):
         def one(tokens, target):
             out = forward({**moving, **held}, tokens, model.S, model.T)
+            if eps is not None:
+                return -(target * jnp.log(out + eps)).sum()
             logs = jax.nn.log_softmax(out[-1] if law else out, axis=-1)
             if law:
                 return -(target * logs).sum()
@@ -75,14 +108,15 @@ def in_jax(model, kind, params, names, batch):
     return call, numbers
 
 
-def in_torch(model, kind, params, names, batch, compiled):
+def in_torch(problem, params, names, compiled):
     """The same in PyTorch."""
     import torch
 
     sys.path.insert(0, str(HERE))
     import torch_models
 
-    forward = getattr(torch_models, kind)
+    model, batch, eps = problem.model, problem.batch, problem.eps
+    forward = partial(getattr(torch_models, problem.kind), **problem.options)
     blocks = {name: torch.from_numpy(x.copy()) for name, x in params.items()}
     moving = [blocks[name].requires_grad_() for name in names]
     dtype = moving[0].dtype
@@ -93,7 +127,7 @@ def in_torch(model, kind, params, names, batch, compiled):
     labels = None if law else torch.from_numpy(batch.labels.astype("int64"))
 
     def of(blocks, tokens, targets, labels, weights):
-        return torch_models.loss(forward(blocks, tokens, model.S), targets, labels, weights)
+        return torch_models.loss(forward(blocks, tokens, model.S), targets, labels, weights, eps)
 
     value = torch.compile(of, fullgraph=True) if compiled else of
 
@@ -107,8 +141,9 @@ def in_torch(model, kind, params, names, batch, compiled):
     return call, numbers
 
 
-def contenders(model, kind, params, batch, threads):
+def contenders(problem, params, threads):
     """Name -> (call, numbers), for what is installed; words for what is not."""
+    model, batch = problem.model, problem.batch
     names = [name for name, trains in model.trainable.items() if trains]
     out = model.flat(params)
     # The same blocks as the others, in memory that is there before.
@@ -118,12 +153,12 @@ def contenders(model, kind, params, batch, threads):
     )
     found = {"popgrad": ours}
     try:
-        found["JAX, jit"] = in_jax(model, kind, params, names, batch)
+        found["JAX, jit"] = in_jax(problem, params, names)
     except ImportError as error:
         print(f"without JAX: {error}", file=sys.stderr)
     try:
-        found["PyTorch, eager"] = in_torch(model, kind, params, names, batch, False)
-        found["PyTorch, compiled"] = in_torch(model, kind, params, names, batch, True)
+        found["PyTorch, eager"] = in_torch(problem, params, names, False)
+        found["PyTorch, compiled"] = in_torch(problem, params, names, True)
     except ImportError as error:
         print(f"without PyTorch: {error}", file=sys.stderr)
     return found
@@ -192,9 +227,10 @@ def one_process(threads, options):
         torch.set_num_threads(threads)
     except ImportError:
         pass
-    for title, model, kind, batch in problems(options.small):
-        params = model.init(seed=0, std=None if kind == "memory" else 0.1, dtype="float32")
-        found = contenders(model, kind, params, batch, threads)
+    for problem in problems(options.small):
+        title = problem.title
+        params = problem.model.init(seed=0, std=problem.std, dtype="float32")
+        found = contenders(problem, params, threads)
         check(found)
         if options.check:
             print(f"{title}, {threads} threads: {', '.join(found)} agree")

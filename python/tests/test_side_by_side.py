@@ -21,7 +21,10 @@ def module(name):
 
 MODELS = [
     ("disentangled", popgrad.Disentangled(4, 6, heads=[2, 1])),
+    ("simplified", popgrad.Simplified(4, 6, eps=0.01)),
+    ("mlp_transformer", popgrad.MlpTransformer(4, 6, heads=[2, 1])),
     ("memory", popgrad.Memory(4, 6, dim=6)),
+    ("transformer", popgrad.Transformer(4, 6, dim=8, layers=2, heads=2)),
 ]
 
 
@@ -29,14 +32,20 @@ MODELS = [
 @pytest.mark.parametrize(("name", "model"), MODELS, ids=[name for name, _ in MODELS])
 def test_the_models_in_pytorch_are_ours(name, model, kind):
     torch_models = module("torch_models")
+    eps, options = (0.01, {}) if name == "simplified" else (None, {})
+    if eps is not None and kind == "labels":
+        pytest.skip("simplified answers at the last position")
+    if name == "transformer":
+        options["heads"] = 2
     batch = batch_of(np.random.default_rng(0), kind, 5, 4, 6)
     params = model.init(seed=0, std=0.5)
     loss, grad = model.value_and_grad(params, batch)
     blocks = {n: torch.from_numpy(x.copy()).requires_grad_() for n, x in params.items()}
-    out = getattr(torch_models, name)(blocks, torch.from_numpy(batch.tokens.astype("int64")), 4)
+    tokens = torch.from_numpy(batch.tokens.astype("int64"))
+    out = getattr(torch_models, name)(blocks, tokens, 4, **options)
     targets = None if batch.targets is None else torch.from_numpy(batch.targets)
     labels = None if batch.labels is None else torch.from_numpy(batch.labels.astype("int64"))
-    found = torch_models.loss(out, targets, labels, torch.from_numpy(batch.weights))
+    found = torch_models.loss(out, targets, labels, torch.from_numpy(batch.weights), eps)
     found.backward()
     assert abs(found.item() - loss) <= TOLERANCE * loss
     for n, trains in model.trainable.items():
@@ -48,11 +57,12 @@ def test_the_models_in_pytorch_are_ours(name, model, kind):
 
 def test_contenders_that_disagree_are_refused():
     bench = module("side_by_side")
-    title, model, kind, batch = next(iter(bench.problems(small=True)))
+    problem = next(iter(bench.problems(small=True)))
+    model, batch = problem.model, problem.batch
     params = model.init(seed=0, std=0.1, dtype="float32")
     names = list(model.shapes)
     ours = (lambda: model.value_and_grad(params, batch), lambda found: found)
-    theirs = bench.in_torch(model, kind, params, names, batch, compiled=False)
+    theirs = bench.in_torch(problem, params, names, compiled=False)
     found = {"popgrad": ours, "eager": theirs}
     bench.check(found)
     taken = bench.times(found, rounds=3, seconds=0.01)

@@ -139,7 +139,11 @@ fn cells(axes: &[Axis], grid: &[serde_json::Value]) -> String {
 
 /// The sweep that a file holds.
 fn of_file(path: &Path) -> Result<Study> {
-    let study = Study::from_table(path, config::read_table(path)?, &Papers)?;
+    let table = config::read_table(path)?;
+    if !table.contains_key("runs") {
+        return Err(Error::format(path, "no runs; expected a sweep, from `sweep .. --print-config`"));
+    }
+    let study = Study::from_table(path, table, &Papers)?;
     if study.axes.is_empty() {
         return Err(Error::format(path, "a study without axes; expected a sweep, from `--print-config`"));
     }

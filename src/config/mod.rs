@@ -302,6 +302,14 @@ pub fn resolve_over(preset: &[Table], given: &[Table]) -> Result<Config> {
         let allowed = format!("at most batch = {}", config.plan.batch);
         return Err(Error::invalid("shards", config.plan.shards.to_string(), allowed));
     }
+    if given("params").is_some() {
+        for key in AT_START {
+            if let Some(value) = given(key) {
+                let found = format!("{value} with params");
+                return Err(Error::invalid(key, found, "without params: the file says how parameters start"));
+            }
+        }
+    }
     Ok(config)
 }
 
