@@ -39,7 +39,7 @@ pub(super) struct AttendArgs {
     /// Only these activations in --out, separated by commas, e.g. layer0.pattern [default: all].
     #[arg(long, value_delimiter = ',', value_name = "NAME", requires = "out")]
     names: Vec<String>,
-    /// Picture of the attention on the first sequence, .svg or .png.
+    /// Picture of the attention on the first sequence, .svg, .png or .pdf.
     #[arg(long, value_name = "FILE")]
     figure: Option<PathBuf>,
     #[command(flatten)]

@@ -23,7 +23,7 @@ pub(super) struct CompareArgs {
     /// Folders of runs, or of studies, whose runs are all compared; two runs or more.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Curves of all runs in one picture, .svg or .png.
+    /// Curves of all runs in one picture, .svg, .png or .pdf.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }

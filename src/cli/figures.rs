@@ -57,7 +57,7 @@ pub(super) fn after_help() -> String {
     let unasked = |s: &Named| if s.in_paper { "" } else { " [with --only]" };
     let lines = named_studies().map(|s| (s.name, format!("{}{}", s.what, unasked(s))));
     let examples = "  popgrad figures --quick\n  popgrad figures --only causal-fig2,birth-fig2 --dry-run";
-    format!("Figures:\n{}\nExamples:\n{examples}", table::named(lines))
+    format!("Figures:\n{}\nExamples:\n{examples}", table::named_in_help(lines))
 }
 
 /// What a folder of figures holds.

@@ -6,6 +6,7 @@ mod attend;
 mod bench;
 mod compare;
 mod discover;
+mod draw;
 mod exact;
 mod export;
 mod figures;
@@ -98,6 +99,9 @@ enum Command {
     /// Set runs side by side: keys that differ, results, curves in one picture.
     #[command(after_help = compare::AFTER_HELP)]
     Compare(compare::CompareArgs),
+    /// Draw figures again from their records: another size, PDF, more pixels.
+    #[command(after_help = draw::AFTER_HELP)]
+    Draw(draw::DrawArgs),
     /// Write a run's metrics as CSV, its weights over time and its test sets as arrays.
     #[command(after_help = export::AFTER_HELP)]
     Export(export::ExportArgs),
@@ -200,6 +204,7 @@ fn run_command(command: Command) -> Result<u8> {
         Command::Ood(args) => ood::ood(&args).map(done),
         Command::Export(args) => export::export(&args).map(done),
         Command::Compare(args) => compare::compare(&args).map(done),
+        Command::Draw(args) => draw::draw(&args).map(done),
         Command::Verify(args) => verify::verify(&args),
         Command::List(args) => list::list(&args).map(done),
         Command::Keys(args) => list::keys(&args).map(done),

@@ -7,7 +7,7 @@ use super::{integer, json, say, tell, wants_json};
 use crate::config::Task;
 use crate::paper::causal::ood::{KINDS, MAX_SEQUENCES, Outcome, Sizes, Subject, evaluate, kinds};
 use crate::report::files::write_bytes_atomic;
-use crate::report::plot::{LineChart, Series, save_figure};
+use crate::report::plot::{LineChart, Scale, Series, save_figure};
 use crate::task::Task as _;
 use crate::{Error, Result};
 use clap::Args;
@@ -53,7 +53,7 @@ fn seed(text: &str) -> std::result::Result<u64, String> {
 
 /// Kinds, for `--help`.
 pub(super) fn after_help() -> String {
-    let kinds = table::named(KINDS.iter().map(|(name, what)| (*name, what.to_string())));
+    let kinds = table::named_in_help(KINDS.iter().map(|(name, what)| (*name, what.to_string())));
     format!(
         "Kinds:\n{kinds}\nExamples:\n  popgrad ood runs/chain\n  popgrad ood runs/chain --kinds cyclic --json\n\nSee docs/discover.md."
     )
@@ -144,20 +144,21 @@ fn text(run: &Run) -> String {
     text + &columns(&heads, run.kinds.iter().map(row).collect())
 }
 
-/// log10 of E sup |f − π̃| against T_eff, a line per kind through the runs.
+/// E sup |f − π̃| against T_eff, a line per kind through the runs.
 fn figure(runs: &[Run], kinds: &[&'static str]) -> LineChart {
     let line = |(color, kind): (usize, &&'static str)| {
         let of = runs.iter().flat_map(|r| r.kinds.iter().filter(|o| o.kind == *kind));
         let mut points: Vec<(f64, f64)> =
-            of.filter(|o| o.sup_error > 0.0).map(|o| (o.t_eff, o.sup_error.log10())).collect();
+            of.filter(|o| o.sup_error > 0.0).map(|o| (o.t_eff, o.sup_error)).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Series { dashed: color >= 7, ..Series::new(*kind, points, color) }
+        Series { dashed: color >= 7, ..Series::new(*kind, points, color).marked() }
     };
     LineChart {
         title: "other transitions (Theorem 2)".into(),
         x_label: "T_eff".into(),
-        y_label: "log10 of E sup |f - pi|".into(),
-        x_log: true,
+        y_label: "E sup |f - pi|".into(),
+        x_scale: Scale::Log,
+        y_scale: Scale::Log,
         series: kinds.iter().enumerate().map(line).collect(),
         ..LineChart::default()
     }

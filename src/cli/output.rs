@@ -6,7 +6,7 @@ use crate::input;
 use crate::report::arrays::Format;
 use crate::report::digest::DIGESTS_FILE;
 use crate::report::files::{FolderLock, claim_folder, create_numbered, create_run_dir, write_bytes_atomic};
-use crate::report::plot::Figure;
+use crate::report::plot::{Figure, Format as Picture, Look};
 use crate::run::folder::CONFIG_FILE;
 use crate::study::STUDY_FILE;
 use crate::{Error, Result};
@@ -201,13 +201,21 @@ pub(super) fn check_arrays(field: &'static str, path: &Path) -> Result<()> {
 /// Checks the name of a file for a picture, given as `field`.
 ///
 /// # Errors
-/// Another ending than .svg and .png.
+/// Another ending than those of [`Picture`].
 pub(super) fn check_picture(field: &'static str, path: &Path) -> Result<()> {
     outside_runs(field, path)?;
-    if ["svg", "png"].contains(&input::extension(path).as_str()) {
-        return Ok(());
+    match picture_of(path) {
+        Some(_) => Ok(()),
+        None => {
+            let allowed = "a file name that ends in .svg, .png or .pdf";
+            Err(Error::invalid(field, path.display().to_string(), allowed))
+        }
     }
-    Err(Error::invalid(field, path.display().to_string(), "a file name that ends in .svg or .png"))
+}
+
+fn picture_of(path: &Path) -> Option<Picture> {
+    let ending = input::extension(path);
+    Picture::ALL.into_iter().find(|p| p.name() == ending)
 }
 
 /// Writes a picture in the form that its name says.
@@ -215,11 +223,8 @@ pub(super) fn check_picture(field: &'static str, path: &Path) -> Result<()> {
 /// # Errors
 /// As [`Figure::to_png`]; a file that cannot be written.
 pub(super) fn write_picture(path: &Path, figure: &Figure) -> Result<()> {
-    let bytes = match input::extension(path).as_str() {
-        "png" => figure.to_png()?,
-        _ => figure.to_svg()?.into_bytes(),
-    };
-    write_bytes_atomic(path, &bytes)
+    let format = picture_of(path).unwrap_or(Picture::Svg);
+    write_bytes_atomic(path, &figure.to_bytes(format, Look::default())?)
 }
 
 /// Takes the folder of --out, new or empty.

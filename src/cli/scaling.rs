@@ -11,7 +11,7 @@ use crate::config::{self, Config};
 use crate::model::Spec;
 use crate::paper::{self, studies};
 use crate::report::files::{claim_folder, create_run_dir, write_bytes_atomic};
-use crate::report::plot::{Figure, LineChart, Panels, Series, save_figure};
+use crate::report::plot::{Figure, LineChart, Panels, Scale, Series, save_figure};
 use crate::run::{self, Progress};
 use crate::study::Axis;
 use crate::{Error, Result};
@@ -424,13 +424,14 @@ fn table(report: &Report) -> String {
 
 fn figure(report: &Report) -> Figure {
     let chart = |f: &Fit| -> Figure {
-        let points: Vec<(f64, f64)> = of(&f.key, &report.points).map(|(x, y)| (x, y.log10())).collect();
+        let points: Vec<(f64, f64)> = of(&f.key, &report.points).collect();
         LineChart {
             title: format!("time ~ {}^{:.2}", f.key, f.exponent),
             x_label: if f.key == "heads" { "heads of layer 1".into() } else { f.key.clone() },
-            y_label: "log10 of ms a step".into(),
-            x_log: true,
-            series: vec![Series::new("", points, 0)],
+            y_label: "ms a step".into(),
+            x_scale: Scale::Log,
+            y_scale: Scale::Log,
+            series: vec![Series::new("", points, 0).marked()],
             size: (320.0, 220.0),
             ..LineChart::default()
         }

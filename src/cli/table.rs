@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::report::metrics::Summary;
 use crate::study::Study;
-use comfy_table::{Table, TableStyle, presets};
+use comfy_table::{ContentArrangement, Table, TableStyle, presets};
 use serde_json::Value;
 use std::path::Path;
 
@@ -42,10 +42,31 @@ fn filled(
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Names and what they are, indented.
+/// Names and what they are, indented; lines as long as they get.
 pub(super) fn named<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    indented(rows, None)
+}
+
+/// The same for a help text, in lines as long as clap's own.
+pub(super) fn named_in_help<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let terminal = terminal_size::terminal_size().map_or(MOST_COLUMNS, |(width, _)| width.0);
+    indented(rows, Some(terminal.min(MOST_COLUMNS)))
+}
+
+/// The longest lines of clap's help texts.
+const MOST_COLUMNS: u16 = 100;
+
+fn indented<'a>(rows: impl IntoIterator<Item = (&'a str, String)>, width: Option<u16>) -> String {
     let rows = rows.into_iter().map(|(name, what)| vec![format!("  {name}"), what]).collect();
-    columns(&[("", Left), ("", Left)], rows)
+    filled(&[("", Left), ("", Left)], rows, presets::NOTHING, |table| {
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        if let Some(width) = width {
+            // The padding of the last column is cut off.
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width + 2);
+        }
+    })
 }
 
 /// Five digits, in the form that shows them.
@@ -121,6 +142,9 @@ mod tests {
         );
         assert_eq!(columns(&[("", Left), ("", Left)], rows), "α       1.5\nlonger  -10\n");
         assert_eq!(named([("a", "b c".into())]), "  a  b c\n");
+        let long = named_in_help([("a-name", "word ".repeat(40)), ("b", "c".into())]);
+        assert!(long.lines().all(|l| l.len() <= 100) && long.lines().count() > 2, "{long}");
+        assert!(long.lines().nth(1).is_some_and(|l| l.starts_with("          word")), "{long}");
         let text = markdown(&[("n", Right), ("m", Left)], vec![vec!["1".into(), "2".into()]]);
         assert_eq!(text.lines().count(), 3);
         assert!(text.lines().all(|l| l.starts_with('|') && l.ends_with('|')), "{text}");

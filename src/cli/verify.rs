@@ -6,7 +6,7 @@ use super::table::{self, Left, columns, number};
 use super::{show, tell, wants_json};
 use crate::report::files::write_bytes_atomic;
 use crate::report::page::{Page, Row, Section};
-use crate::report::plot::{Figure, LineChart, Series, save_figure};
+use crate::report::plot::{Figure, LineChart, Scale, Series, save_figure};
 use crate::theory::{self, CLAIMS, Check, Claim, Fit, Outcome, Rule, Settings, Verdict};
 use crate::{Error, Result};
 use clap::Args;
@@ -36,7 +36,7 @@ pub(super) struct VerifyArgs {
 
 /// Claims, for `--help`.
 pub(super) fn after_help() -> String {
-    let text = format!("Claims:\n{}", table::named(CLAIMS.iter().map(|c| (c.id, c.title.into()))));
+    let text = format!("Claims:\n{}", table::named_in_help(CLAIMS.iter().map(|c| (c.id, c.title.into()))));
     let examples = "\nExamples:\n  popgrad verify\n  popgrad verify leading argmax --json\n";
     text + examples
         + "\nExit code: 0 all claims hold, 3 a claim fails, 2 an error in the arguments, 1 any other error."
@@ -224,18 +224,18 @@ fn row(c: &Check) -> Row {
 
 /// The points, and a dashed line of the fitted slope through their middle.
 fn figure(c: &Check, fit: &Fit) -> Figure {
-    let logs: Vec<(f64, f64)> =
-        fit.points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).map(|(x, y)| (*x, y.log10())).collect();
-    let mean = |f: &dyn Fn(&(f64, f64)) -> f64| logs.iter().map(f).sum::<f64>() / logs.len() as f64;
-    let (mx, my) = (mean(&|p| p.0.log10()), mean(&|p| p.1));
-    let line = logs.iter().map(|p| (p.0, my + fit.slope * (p.0.log10() - mx))).collect();
+    let points: Vec<(f64, f64)> = fit.points.iter().copied().filter(|(x, y)| *x > 0.0 && *y > 0.0).collect();
+    let mean = |f: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / points.len() as f64;
+    let (mx, my) = (mean(&|p| p.0.log10()), mean(&|p| p.1.log10()));
+    let line = points.iter().map(|p| (p.0, 10f64.powf(my + fit.slope * (p.0.log10() - mx)))).collect();
     let dashed = Series { dashed: true, ..Series::new(format!("slope {:.3}", fit.slope), line, 1) };
     LineChart {
         title: parameters(c),
         x_label: fit.x.clone(),
-        y_label: format!("log10 of {}", fit.y),
-        x_log: true,
-        series: vec![Series::new("measured", logs, 0), dashed],
+        y_label: fit.y.clone(),
+        x_scale: Scale::Log,
+        y_scale: Scale::Log,
+        series: vec![Series::new("measured", points, 0).marked(), dashed],
         size: (360.0, 240.0),
         ..LineChart::default()
     }

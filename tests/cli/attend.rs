@@ -137,7 +137,11 @@ fn what_cannot_be_shown_is_refused() {
     refused(&[&["attend", run, "--tokens", rows], &names[..]].concat(), 2, &["layer0.pattern"]);
     refused(&["attend", run, "--tokens", rows, "--names", "embed"], 2, &["--out"]);
     refused(&["attend", run, "--tokens", rows, "--out", "a.txt"], 1, &["a.txt", ".npz"]);
-    refused(&["attend", run, "--tokens", rows, "--figure", "a.pdf"], 2, &["figure: a.pdf", ".svg or .png"]);
+    refused(
+        &["attend", run, "--tokens", rows, "--figure", "a.gif"],
+        2,
+        &["figure: a.gif", ".svg, .png or .pdf"],
+    );
     assert!(!out.exists());
     // The run's own files stay as they are, and so does a checkpoint of another run beside them.
     let own = path("run").join("checkpoint.safetensors");

@@ -103,9 +103,9 @@ fn runs_of_studies_unfinished_runs_and_what_is_refused() {
     );
     refused(&["compare", text(&at("a")), "/nowhere"], 2, &["run: /nowhere does not exist"]);
     let (a, b) = (at("a"), text(&study));
-    let (pdf, png) = (at("x.pdf"), at("x.png"));
-    refused(&["compare", text(&a), b, "--out", text(&pdf)], 2, &["out: ", ".svg or .png"]);
-    assert!(!pdf.exists());
+    let (gif, png) = (at("x.gif"), at("x.png"));
+    refused(&["compare", text(&a), b, "--out", text(&gif)], 2, &["out: ", ".svg, .png or .pdf"]);
+    assert!(!gif.exists());
     ok(&["compare", text(&a), b, "--out", text(&png)]);
     assert!(fs::read(&png).unwrap().starts_with(b"\x89PNG"));
     // A summary that was edited is none.

@@ -9,6 +9,7 @@ mod attend;
 mod compare;
 mod discover;
 mod discover_rare;
+mod draw;
 mod errors;
 mod exact;
 mod export;

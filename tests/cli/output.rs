@@ -70,6 +70,8 @@ fn invocations(dir: &Path) -> Vec<Vec<String>> {
     add(&[&["attend", &run, "--tokens", text(&tokens), "--out", &file(out())]]);
     add(&[&["sample", "chain", "2", "S=3", "T=5"]]);
     add(&[&["compare", &run, &run]]);
+    let record = text(&Path::new(&run).join("figures/loss.figure.json")).to_string();
+    add(&[&["draw", &record, "--width", "column", "--out", &out()]]);
     add(&[&["export", &run, "--out", &out()]]);
     add(&[&["ood", &run, "--matrices", "1", "--sequences", "16"]]);
     add(&[&["verify", "leading"]]);
@@ -109,7 +111,7 @@ fn every_command_prints_one_json_document_with_all_digits() {
         let parsed: Result<Value, _> = serde_json::from_slice(&out.stdout);
         let value = parsed.unwrap_or_else(|e| panic!("{words:?}: {e}"));
         assert!(value.is_object() || value.is_array(), "{words:?}");
-        let facts = ["list", "keys", "info", "man", "export"].iter().any(|c| words.contains(c))
+        let facts = ["list", "keys", "info", "man", "export", "draw"].iter().any(|c| words.contains(c))
             || words.contains(&"--list");
         // Shares of a few edges are short.
         let facts = facts || words.contains(&"--sweep");

@@ -194,9 +194,83 @@ fn loss_curves_name_everything() {
     ] {
         assert!(texts.iter().any(|t| t == expected), "`{expected}` missing in {texts:?}");
     }
-    let log = LineChart { x_log: true, title: "Logarithmic".into(), ..loss() };
+    let log = LineChart { x_scale: Scale::Log, title: "Logarithmic".into(), ..loss() };
     let texts = sample("loss_log", log);
     assert!(texts.contains(&"10⁴".to_string()), "{texts:?}");
+    let mut both = LineChart { x_scale: Scale::Log, y_scale: Scale::Log, ..loss() };
+    both.series.iter_mut().for_each(|s| s.marked = true);
+    both.series[0].points = (0..8).map(|i| (f64::from(1 << i), 0.5f64.powi(i))).collect();
+    let texts = sample("loss_log_log", both);
+    for expected in ["10", "100", "0.01", "0.1", "1"] {
+        assert!(texts.iter().any(|t| t == expected), "`{expected}` missing in {texts:?}");
+    }
+}
+
+/// Sizes of what a document shows, in px.
+fn size(svg: &[u8]) -> (f32, f32) {
+    let tree = tree(std::str::from_utf8(svg).unwrap());
+    (tree.size().width(), tree.size().height())
+}
+
+#[test]
+fn figures_have_the_width_that_is_asked_for_in_every_format() {
+    let panels = Panels {
+        title: "Panels".into(),
+        columns: 3,
+        figures: vec![loss().into(), pattern().into(), readout().into()],
+    };
+    for figure in [Figure::from(loss()), readout().into(), pattern().into(), panels.into()] {
+        for (width, inches) in [(Width::Column, 3.4), (Width::Page, 7.0), (Width::Inches(5.0), 5.0)] {
+            let look = Look { width, dpi: 150.0 };
+            let svg = figure.to_bytes(Format::Svg, look).unwrap();
+            assert!((size(&svg).0 - inches * 96.0).abs() < 0.01);
+            let png = Pixmap::decode_png(&figure.to_bytes(Format::Png, look).unwrap()).unwrap();
+            assert!((png.width() as f32 - inches * 150.0).abs() <= 1.0, "{} px", png.width());
+            let pdf = figure.to_bytes(Format::Pdf, look).unwrap();
+            let pdf = String::from_utf8_lossy(&pdf);
+            let (_, page) = pdf.split_once("/MediaBox [").unwrap();
+            let page: Vec<f32> =
+                page.split(']').next().unwrap().split_whitespace().map(|v| v.parse().unwrap()).collect();
+            assert!(pdf.starts_with("%PDF-") && (page[2] - inches * 72.0).abs() < 0.01, "{page:?}");
+            let (w, h) = size(&svg);
+            assert!((page[3] / page[2] - h / w).abs() < 1e-3);
+        }
+        assert_eq!(
+            figure.to_bytes(Format::Svg, Look::default()).unwrap(),
+            figure.to_svg().unwrap().as_bytes()
+        );
+        assert_eq!(figure.to_bytes(Format::Png, Look::default()).unwrap(), figure.to_png().unwrap());
+    }
+    let refused = |look| Figure::from(loss()).to_bytes(Format::Png, look).unwrap_err().to_string();
+    assert!(refused(Look { width: Width::Inches(0.1), dpi: 100.0 }).starts_with("width: 0.1 inches"));
+    assert!(refused(Look { width: Width::Natural, dpi: f64::NAN }).starts_with("dpi: NaN"));
+}
+
+#[test]
+fn records_give_equal_figures_back() {
+    let mut gaps = loss();
+    gaps.series[0].points.push((f64::NAN, 1.0));
+    gaps.reference_lines.push(RefLine::new("none", f64::NAN));
+    let holes =
+        HeatMap { values: vec![0.0, f64::NAN, 1.0 / 3.0, 1e-300], rows: 2, cols: 2, ..HeatMap::default() };
+    let panels =
+        Panels { title: "p".into(), columns: 2, figures: vec![gaps.into(), holes.into(), readout().into()] };
+    let path = Path::new("a.json");
+    for figure in [Figure::from(panels), pattern().into()] {
+        let record = figure.to_json().unwrap();
+        let again = Figure::from_json(path, record.as_bytes()).unwrap();
+        assert_eq!(again.to_json().unwrap(), record);
+        assert_eq!(again.to_svg().unwrap(), figure.to_svg().unwrap());
+    }
+    for (text, problem) in [
+        ("", "a.json: EOF"),
+        ("{}", "a.json: missing field `kind`"),
+        (r#"{"kind": "heat", "rows": 2, "cols": 2}"#, "a.json: heat map values: 0 values"),
+        (r#"{"kind": "panels", "title": "", "columns": 0, "figures": []}"#, "a.json: panels: 0 figures"),
+    ] {
+        let found = Figure::from_json(path, text.as_bytes()).unwrap_err().to_string();
+        assert!(found.starts_with(problem), "{found}");
+    }
 }
 
 #[test]
@@ -347,8 +421,8 @@ fn odd_charts_are_drawn() {
         ("close", &[(1e15, 1.0), (1e15 + 1.0, 1.0 + 1e-15)]),
         ("negative", &[(-5.0, -1e-4), (-4.0, -2e-4)]),
     ] {
-        for (x_log, dashed) in [(false, false), (true, true)] {
-            let mut chart = LineChart { x_log, title: name.into(), ..chart(points) };
+        for (x_scale, dashed) in [(Scale::Linear, false), (Scale::Log, true)] {
+            let mut chart = LineChart { x_scale, title: name.into(), ..chart(points) };
             chart.series[0].dashed = dashed;
             chart.reference_lines = vec![RefLine::new("bound", NAN), RefLine::new("", INFINITY)];
             check(name, &chart.into());
@@ -356,8 +430,8 @@ fn odd_charts_are_drawn() {
     }
     check("no series", &LineChart::default().into());
     let log = [(1e-320, 1.0), (-1.0, 1.0), (0.0, 0.0), (1e-100, 1.0), (1e100, 2.0), (1e308, 2.0)];
-    check("log", &LineChart { x_log: true, ..chart(&log) }.into());
-    check("log, narrow", &LineChart { x_log: true, ..chart(&[(3.0, 0.0), (60.0, 1.0)]) }.into());
+    check("log", &LineChart { x_scale: Scale::Log, ..chart(&log) }.into());
+    check("log, narrow", &LineChart { x_scale: Scale::Log, ..chart(&[(3.0, 0.0), (60.0, 1.0)]) }.into());
     let names =
         LineChart { title: "<&\"'\u{1}>".into(), x_label: "a < b & c \u{0}".into(), ..chart(&[(0.0, 1.0)]) };
     assert!(check("names", &names.into()).contains(&"<&\"'\u{fffd}>".to_string()));
@@ -624,7 +698,18 @@ fn one_figure_that_fails_keeps_no_other_from_being_drawn() {
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    assert_eq!(files, ["first.png", "first.svg", "last.png", "last.svg"]);
+    assert_eq!(
+        files,
+        [
+            "first.figure.json",
+            "first.png",
+            "first.svg",
+            "last.figure.json",
+            "last.png",
+            "last.svg",
+            "redraw.py"
+        ]
+    );
     let error = gallery.finish().unwrap_err();
     assert!(error.to_string().starts_with("heat map values"), "{error}");
     let error = error.of_figures(dir.path());

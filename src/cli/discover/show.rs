@@ -2,7 +2,7 @@
 
 use crate::cli::table::{Right, columns};
 use crate::discover::{Graph, Position};
-use crate::report::plot::{Figure, HeatMap, Panels, Ticks};
+use crate::report::plot::{Colormap, Figure, HeatMap, Panels, Ticks};
 use crate::{Error, Result};
 use serde::Serialize;
 
@@ -132,9 +132,10 @@ fn scientific(p: &Position) -> String {
 /// Scores beside the edges found.
 pub(super) fn figure(graph: &Graph) -> Figure {
     let n = graph.positions.len();
-    let map = |title: &str, values: Vec<f64>| -> Figure {
+    let map = |title: &str, colormap: Colormap, values: Vec<f64>| -> Figure {
         HeatMap {
             title: title.into(),
+            colormap,
             row_ticks: Ticks::From(0),
             col_ticks: Ticks::From(0),
             x_label: "candidate j".into(),
@@ -147,11 +148,14 @@ pub(super) fn figure(graph: &Graph) -> Figure {
     for p in &graph.positions {
         (0..p.position).for_each(|j| edges[p.position * n + j] = f64::from(u8::from(p.parent == Some(j))));
     }
+    // Corrected for its bias a score may be negative.
+    let signed = graph.scores.iter().any(|s| *s < 0.0);
+    let of_scores = if signed { Colormap::Diverging } else { Colormap::Sequential };
     let scores = (0..n * n).map(|e| if e % n < e / n { graph.scores[e] } else { f64::NAN }).collect();
     Panels {
         title: String::new(),
         columns: 2,
-        figures: vec![map("score", scores), map("edges found", edges)],
+        figures: vec![map("score", of_scores, scores), map("edges found", Colormap::Binary, edges)],
     }
     .into()
 }

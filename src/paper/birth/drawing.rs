@@ -351,7 +351,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
         gallery.save(stem, &Panels { title: study.title.clone(), columns, figures }.into());
     };
     let groups = groups(found);
-    let (share, unit) = ("mean, one standard deviation", Some((0.0, 1.0)));
+    let (share, unit) = ("share correct, mean ± 1 sd", Some((0.0, 1.0)));
     let by_group = |title: &str, key: &str, y_label: &str, range| -> Option<Figure> {
         let series = groups.iter().enumerate().map(|(i, (g, runs))| line(g, &curve(runs, key), i));
         chart(title, y_label, series.collect(), range)
@@ -365,7 +365,7 @@ fn draw(kind: Kind, study: &Study, folder: &Path, found: &[Found<'_>]) -> Result
     } else {
         "accuracy in context, held out"
     };
-    let nats = "nats, one standard deviation";
+    let nats = "nats, mean ± 1 sd";
     let some = |figures: Vec<Option<Figure>>| figures.into_iter().flatten().collect::<Vec<_>>();
     match kind {
         Kind::Maps => {

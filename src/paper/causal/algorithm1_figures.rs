@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::model::Layout;
 use crate::probe::attention::causal_pattern;
 use crate::report::metrics::METRICS_FILE;
-use crate::report::plot::{Colormap, Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Series, Ticks};
+use crate::report::plot::{
+    Colormap, Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Scale, Series, Ticks,
+};
 use crate::run::folder::FIGURES_FOLDER;
 use crate::study::gather::read_records;
 use crate::task::{CausalTree, Task};
@@ -84,8 +86,8 @@ impl Drawn<'_> {
         }
         LineChart {
             title: "Loss".into(),
-            x_label: "1 + updates of the stage".into(),
-            x_log: true,
+            x_label: "updates of the stage".into(),
+            x_scale: Scale::Log,
             y_label: "cross-entropy (nats)".into(),
             series: vec![Series::new("stage 1: A1", of(1), 0), Series::new("stage 2: A2", of(2), 1)],
             reference_lines: lines,
@@ -97,10 +99,10 @@ impl Drawn<'_> {
 /// The place of `step` on the logarithmic axis of a stage that began at `first`. A stage is over
 /// within a few of its updates: on a linear axis its curve would be an L.
 fn of_stage(step: u64, first: u64) -> f64 {
-    (1 + step - first) as f64
+    (step - first) as f64
 }
 
-const SINCE_START: &str = "1 + updates";
+const SINCE_START: &str = "updates";
 
 /// Largest number of curves in a chart.
 const MOST_CURVES: usize = 7;
@@ -122,7 +124,7 @@ fn over_time(records: &[MetricRecord]) -> LineChart {
     LineChart {
         title: "Attention on the parent".into(),
         x_label: SINCE_START.into(),
-        x_log: true,
+        x_scale: Scale::Log,
         y_label: "softmax(A1)[i, p(i)]".into(),
         series,
         y_range: Some((0.0, 1.0)),
@@ -139,7 +141,7 @@ fn last_row(t: usize, records: &[MetricRecord]) -> LineChart {
     LineChart {
         title: "Attention of the last row".into(),
         x_label: SINCE_START.into(),
-        x_log: true,
+        x_scale: Scale::Log,
         y_label: format!("softmax(A1)[{t}, j]"),
         series: vec![
             Series::new("on itself", curve(t - 1), 0),
@@ -155,8 +157,8 @@ fn beta(steps1: u64, records: &[MetricRecord]) -> LineChart {
     let points = stage2.map(|r| (of_stage(r.step, steps1), r.beta)).collect();
     LineChart {
         title: "β: diagonal of A2 over the rest".into(),
-        x_label: "1 + updates of stage 2".into(),
-        x_log: true,
+        x_label: "updates of stage 2".into(),
+        x_scale: Scale::Log,
         y_label: "β".into(),
         series: vec![Series::new("", points, 0)],
         ..LineChart::default()

@@ -5,7 +5,9 @@ use super::figures::{MOST_HEADS, Matrices};
 use super::gather::{Found, Point, by_position, curve};
 use super::tables::{Cell, cells};
 use crate::Result;
-use crate::report::plot::{Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Series, Ticks};
+use crate::report::plot::{
+    Colormap, Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Scale, Series, Ticks,
+};
 use crate::run::folder::FIGURES_FOLDER;
 use crate::study::gather::{Spread, groups};
 use crate::study::{Axis, Study, value_text};
@@ -38,7 +40,7 @@ pub(super) fn names(kind: Kind) -> &'static [(&'static str, &'static str)] {
         Kind::Heads => &[
             (
                 "attention",
-                "A row for each run: the graph (parents in order, the last one brightest), and each head.",
+                "A row for each run: the graph (parents in order, the last one darkest), and each head.",
             ),
             ("heads", "Attention of each head on each parent, by position."),
             LOSS,
@@ -143,6 +145,7 @@ fn losses(found: &[Found<'_>]) -> Figure {
         LineChart {
             title: name(f).into(),
             x_label: "step".into(),
+            x_scale: Scale::Log,
             y_label: "cross-entropy (nats)".into(),
             series: vec![Series::new("training", train, 5), Series::new("test", test, 0)],
             reference_lines: std::iter::once(uniform).chain(lines).collect(),
@@ -174,7 +177,8 @@ fn graph(f: &Found<'_>) -> Figure {
         parents.iter().enumerate().map(move |(k, p)| (i, *p, (k + 1) as f64 / parents.len() as f64))
     });
     let title = format!("{}: true graph", name(f));
-    square(title, HeatMap::sparse(t, t, edges), ("parent position", "position"))
+    let edges = HeatMap { colormap: Colormap::Binary, ..HeatMap::sparse(t, t, edges) };
+    square(title, edges, ("parent position", "position"))
 }
 
 /// Graph and first-layer pattern of each head.
@@ -241,7 +245,7 @@ fn heads(f: &Found<'_>) -> Figure {
             let at = |(i, p): (usize, &Vec<usize>)| Some((i as f64, a[i * t + *p.get(k)?]));
             let points = f.parents.iter().enumerate().filter_map(at).collect();
             let label = format!("head {} on parent {}", h + 1, k + 1);
-            series.push(Series { dashed: k % 2 == 1, ..Series::new(label, points, h) });
+            series.push(Series { dashed: k % 2 == 1, ..Series::new(label, points, h).marked() });
         }
     }
     LineChart {
@@ -259,22 +263,28 @@ fn heads(f: &Found<'_>) -> Figure {
     .into()
 }
 
+/// What a mean with a band is called.
+fn of_runs(group: &str, runs: usize) -> String {
+    let spread = if runs > 1 { format!("mean ± 1 sd of {runs} runs") } else { "one run".into() };
+    if group.is_empty() { spread } else { format!("{group}, {spread}") }
+}
+
 /// Mean by position with a band of one standard deviation, a curve for each group.
 fn positions(study: &Study, found: &[Found<'_>]) -> LineChart {
     let mut series = Vec::new();
     for (color, (group, runs)) in groups(found).into_iter().enumerate() {
         let by = by_position(&runs);
         let band = |(i, s): &(usize, Spread)| Some((*i as f64, s.mean - s.sd?, s.mean + s.sd?));
-        let label = if group.is_empty() { format!("mean of {} runs", runs.len()) } else { group.to_string() };
+        let mean = by.iter().map(|(i, s)| (*i as f64, s.mean)).collect();
         series.push(Series {
             band: by.iter().filter_map(band).collect(),
-            ..Series::new(label, by.iter().map(|(i, s)| (*i as f64, s.mean)).collect(), color)
+            ..Series::new(of_runs(group, runs.len()), mean, color).marked()
         });
     }
     LineChart {
         title: format!("{}: attention on the parent", study.title),
         x_label: "position".into(),
-        y_label: "mean, band of one standard deviation".into(),
+        y_label: "attention on the parent".into(),
         series,
         y_range: Some((0.0, 1.0)),
         ..LineChart::default()
@@ -288,23 +298,25 @@ fn curves(study: &Study, found: &[Found<'_>]) -> Figure {
         let mut series = Vec::new();
         for (color, (group, runs)) in groups(found).into_iter().enumerate() {
             let curve = curve(&runs, pick);
-            let label =
-                if group.is_empty() { format!("mean of {} runs", runs.len()) } else { group.to_string() };
             series.push(Series {
                 band: curve
                     .iter()
                     .filter_map(|(x, s)| Some((*x as f64, s.mean - s.sd?, s.mean + s.sd?)))
                     .collect(),
-                ..Series::new(label, curve.iter().map(|(x, s)| (*x as f64, s.mean)).collect(), color)
+                ..Series::new(
+                    of_runs(group, runs.len()),
+                    curve.iter().map(|(x, s)| (*x as f64, s.mean)).collect(),
+                    color,
+                )
             });
         }
         LineChart::over_steps(title, y_label, series, y_range).into()
     };
     let figures = vec![
-        chart("test loss", "nats, band of one standard deviation", |p| Some(p.test_loss), None),
+        chart("test loss", "cross-entropy (nats)", |p| Some(p.test_loss), None),
         chart(
             "attention on the parent",
-            "mean, band of one standard deviation",
+            "attention on the parent",
             |p| p.attention_on_parent_mean,
             Some((0.0, 1.0)),
         ),
@@ -381,7 +393,8 @@ fn maps(title: &str, axes: &[Axis], cells: &[Cell], gaps: Option<(f64, f64)>) ->
         LineChart {
             title: (*title).into(),
             x_label: axis.key.clone(),
-            series: vec![Series::new("", xs.into_iter().zip(cells.iter().map(pick)).collect(), 0)],
+            y_label: (*title).into(),
+            series: vec![Series::new("", xs.into_iter().zip(cells.iter().map(pick)).collect(), 0).marked()],
             y_range: *range,
             size: (360.0, 240.0),
             ..LineChart::default()

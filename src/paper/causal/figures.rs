@@ -9,7 +9,7 @@ use crate::model::mlp_transformer::one_hot_coordinates;
 use crate::probe::attention::HeadAssignment;
 use crate::report::metrics::METRICS_FILE;
 use crate::report::plot::{
-    Block, Colormap, Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Series, Ticks,
+    Block, Colormap, Figure, Gallery, HeatMap, LineChart, Panels, RefLine, Scale, Series, Ticks,
 };
 use crate::run::folder::FIGURES_FOLDER;
 use crate::study::gather::read_records;
@@ -108,10 +108,11 @@ fn loss_curve(symbols: usize, references: &References, records: &[MetricRecord])
     LineChart {
         title: "Loss".into(),
         x_label: "step".into(),
+        x_scale: Scale::Log,
         y_label: "cross-entropy (nats)".into(),
         series: vec![
             Series::new("training", points(|r| r.train_loss), 5),
-            Series::new("test", points(|r| Some(r.test_loss)), 0),
+            Series { marked: records.len() <= 80, ..Series::new("test", points(|r| Some(r.test_loss)), 0) },
         ],
         reference_lines: lines,
         ..LineChart::default()
@@ -132,7 +133,7 @@ fn graph_of(rows: &[Vec<usize>], t: usize) -> HeatMap {
     let y_label = if rows.len() > t { "position (last row: target)" } else { "position" };
     HeatMap {
         title: "True graph".into(),
-        range: Some((0.0, 1.0)),
+        colormap: Colormap::Binary,
         row_ticks: Ticks::From(0),
         col_ticks: Ticks::From(0),
         x_label: "parent position".into(),
@@ -158,7 +159,8 @@ fn by_position(a: &HeadAssignment) -> LineChart {
     let series = pairs.into_iter().enumerate().map(|(color, (h, k))| {
         let points = a.rows.iter().map(|(i, x)| (*i as f64, x[h * a.slots + k])).collect();
         let own = a.head_of[k] == Some(h);
-        Series { dashed: !own, ..Series::new(format!("head {}, parent {}", h + 1, k + 1), points, color) }
+        let name = format!("head {}, parent {}", h + 1, k + 1);
+        Series { dashed: !own, ..Series::new(name, points, color).marked() }
     });
     LineChart {
         title: "Attention on each parent".into(),

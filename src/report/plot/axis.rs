@@ -1,8 +1,24 @@
-//! Parts of axes that plotters does not provide: ranges it can divide, the labels of its ticks, and
-//! labels that keep out of each other's way.
+//! Parts of axes that plotters does not provide: ranges it can divide, logarithmic axes with a place
+//! for 0, the labels of ticks, and labels that keep out of each other's way.
 
-use plotters::coord::ranged1d::{BoldPoints, Ranged};
+use std::ops::Range;
+
+use plotters::coord::ranged1d::{BoldPoints, DefaultFormatting, KeyPointHint, Ranged};
 use plotters::coord::types::RangedCoordf64;
+use serde::{Deserialize, Serialize};
+
+/// How numbers are placed along an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// In proportion.
+    #[default]
+    Linear,
+    /// By their logarithm. Along x, counts from 0 on keep their zero: from 0 to 1 the axis is
+    /// linear and as long as a decade (matplotlib's `symlog`). Any other number that is not
+    /// positive is left out.
+    Log,
+}
 
 /// Least relative width of an axis; what differs by less is drawn as equal, so that tick labels
 /// stay short.
@@ -10,22 +26,36 @@ const MIN_SPAN: f64 = 1e-6;
 /// Least absolute width: below it powers of ten are not normal numbers.
 const TINY: f64 = 1e-290;
 
-/// A linear axis in units of a power of ten, so that plotters, whose ticks are looked for with
-/// absolute tolerances, only meets numbers of a moderate size.
+/// Ratio of its ends below which a logarithmic axis would look linear, and is.
+const LOG_RATIO: f64 = 2.0;
+
+/// An axis in units that plotters can divide: of a power of ten, since its ticks are looked for
+/// with absolute tolerances, or of decades.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
     /// From, to, in units.
     pub(super) range: (f64, f64),
-    exponent: i32,
-    /// plotters' tick positions, in units.
+    kind: Kind,
+    /// Tick positions, in units.
     pub(super) ticks: Vec<f64>,
-    decimals: usize,
-    /// The requested number of ticks.
-    pub(super) count: usize,
+    /// Shorter ticks without a label, in units.
+    pub(super) minor: Vec<f64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Linear {
+        exponent: i32,
+        decimals: usize,
+    },
+    /// `zero`: the axis is linear from 0 to 1.
+    Log {
+        zero: bool,
+    },
 }
 
 impl Axis {
-    /// An axis over at least `[lo, hi]` with at most `count` ticks.
+    /// A linear axis over at least `[lo, hi]` with at most `count` ticks.
     pub(super) fn new(lo: f64, hi: f64, count: usize) -> Self {
         let size = lo.abs().max(hi.abs());
         let short = (size * MIN_SPAN).max(TINY) - (hi - lo);
@@ -36,22 +66,105 @@ impl Axis {
         let ticks = RangedCoordf64::from(range.0..range.1).key_points(BoldPoints(count.max(2)));
         let exact = |d: &i32| ticks.iter().all(|t| (t * power(*d) - (t * power(*d)).round()).abs() < 1e-3);
         let decimals = (0..9).find(exact).unwrap_or(9) as usize;
-        Self { range, exponent, ticks, decimals, count: count.max(2) }
+        Self { range, kind: Kind::Linear { exponent, decimals }, ticks, minor: Vec::new() }
     }
 
-    /// `v` in units of this axis.
+    /// A logarithmic axis over at least `[lo, hi]`, `lo` positive or 0, with at most `count` ticks;
+    /// a linear one where the difference could not be seen.
+    pub(super) fn log(lo: f64, hi: f64, count: usize) -> Self {
+        let zero = lo == 0.0;
+        if hi.is_nan() || hi < if zero { 2.0 } else { lo * LOG_RATIO } {
+            return Self::new(lo, hi, count);
+        }
+        let kind = Kind::Log { zero };
+        let range = (place(lo, zero), place(hi, zero));
+        let inside = |u: &f64| (range.0 - 1e-9..=range.1 + 1e-9).contains(u);
+        let first = if zero { 0 } else { lo.log10().floor() as i32 };
+        let decades: Vec<i32> = (first..=hi.log10().floor() as i32).collect();
+        let at = |parts: &[u32], decades: &[i32]| -> Vec<f64> {
+            let all = decades.iter().flat_map(|e| parts.iter().map(|m| f64::from(*m) * power(*e)));
+            all.map(|v| place(v, zero)).filter(inside).collect()
+        };
+        let between = [2, 3, 4, 5, 6, 7, 8, 9];
+        let whole = at(&[1], &decades);
+        let count = count.max(2);
+        let (mut ticks, minor) = if whole.len() >= 3 || zero {
+            let every = whole.len().div_ceil(count).max(1);
+            let ticks = whole.iter().copied().step_by(every).collect();
+            (ticks, if every == 1 { at(&between, &decades) } else { whole })
+        } else {
+            let some = at(&[1, 2, 5], &decades);
+            let all = at(&[1, 2, 3, 4, 5, 6, 7, 8, 9], &decades);
+            (if some.len() >= 2 { some } else { all.clone() }, all)
+        };
+        if zero {
+            ticks.insert(0, 0.0);
+        }
+        Self { range, kind, ticks, minor }
+    }
+
+    /// `v` in units of this axis. What a logarithmic axis cannot show is not finite.
     pub(super) fn scaled(&self, v: f64) -> f64 {
-        v / power(self.exponent)
+        match self.kind {
+            Kind::Linear { exponent, .. } => v / power(exponent),
+            Kind::Log { zero } => place(v, zero),
+        }
     }
 
     /// Label of a tick.
     pub(super) fn label(&self, tick: f64) -> String {
-        let text = format!("{tick:.0$}", self.decimals);
-        match self.exponent {
+        let (exponent, decimals) = match self.kind {
+            Kind::Linear { exponent, decimals } => (exponent, decimals),
+            Kind::Log { zero: true } if tick < 0.5 => return "0".to_string(),
+            Kind::Log { zero } => return log_label(tick - if zero { 1.0 } else { 0.0 }),
+        };
+        let text = format!("{tick:.decimals$}");
+        match exponent {
             _ if !text.contains(|c: char| c.is_ascii_digit() && c != '0') => "0".to_string(),
             0 => group_thousands(&minus(&text)),
             e => format!("{}\u{b7}10{}", minus(&text), superscript(e)),
         }
+    }
+
+    /// As plotters' coordinate.
+    pub(super) fn coord(&self) -> Coord {
+        Coord { range: self.range, ticks: self.ticks.clone() }
+    }
+}
+
+/// Where `v` is on a logarithmic axis.
+fn place(v: f64, zero: bool) -> f64 {
+    match (zero, v) {
+        (true, v) if v < 0.0 => f64::NAN,
+        (true, v) if v < 1.0 => v,
+        (true, v) => 1.0 + v.log10(),
+        (false, v) if v <= 0.0 => f64::NEG_INFINITY,
+        (false, v) => v.log10(),
+    }
+}
+
+/// A coordinate of plotters whose ticks are those of an [`Axis`].
+#[derive(Debug, Clone)]
+pub(super) struct Coord {
+    range: (f64, f64),
+    ticks: Vec<f64>,
+}
+
+impl Ranged for Coord {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let part = (value - self.range.0) / (self.range.1 - self.range.0);
+        limit.0 + (f64::from(limit.1 - limit.0) * part).round() as i32
+    }
+
+    fn key_points<H: KeyPointHint>(&self, _: H) -> Vec<f64> {
+        self.ticks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.0..self.range.1
     }
 }
 
@@ -59,10 +172,16 @@ fn power(exponent: i32) -> f64 {
     10.0_f64.powi(exponent)
 }
 
-/// Label of a power of ten.
-pub(super) fn log_label(v: f64) -> String {
-    let exponent = v.log10().round() as i32;
-    if (-2..=3).contains(&exponent) { v.to_string() } else { format!("10{}", superscript(exponent)) }
+/// Label of the number with the logarithm `log`, a power of ten or a multiple of one.
+fn log_label(log: f64) -> String {
+    let exponent = (log + 1e-9).floor() as i32;
+    let factor = 10f64.powf(log - f64::from(exponent)).round();
+    match exponent {
+        // Shortest digits of an exact decimal.
+        -2..=3 => format!("{factor}e{exponent}").parse::<f64>().map_or(String::new(), |v| v.to_string()),
+        _ if factor == 1.0 => format!("10{}", superscript(exponent)),
+        _ => format!("{factor}\u{b7}10{}", superscript(exponent)),
+    }
 }
 
 /// A value for a label, to five significant digits.
@@ -171,9 +290,37 @@ mod tests {
     }
 
     #[test]
+    fn logarithmic_axes_have_places_for_all_they_can_show() {
+        let labels = |lo, hi, n| {
+            let axis = Axis::log(lo, hi, n);
+            axis.ticks.iter().map(|t| axis.label(*t)).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(0.0, 131_072.0, 8), ["0", "1", "10", "100", "1000", "10⁴", "10⁵"]);
+        assert_eq!(labels(0.0, 131_072.0, 4), ["0", "1", "100", "10⁴"]);
+        assert_eq!(labels(20.0, 256.0, 8), ["20", "50", "100", "200"]);
+        assert_eq!(labels(1e-7, 1e-3, 8), ["10⁻⁷", "10⁻⁶", "10⁻⁵", "10⁻⁴", "0.001"]);
+        // Less than a factor of two is linear.
+        assert_eq!(labels(1.0, 1.5, 3), ["1.0", "1.2", "1.4"]);
+        let axis = Axis::log(0.0, 1000.0, 8);
+        assert_eq!([0.0, 0.5, 1.0, 10.0, 1000.0].map(|v| axis.scaled(v)), [0.0, 0.5, 1.0, 2.0, 4.0]);
+        assert!(axis.scaled(-1.0).is_nan() && axis.minor.len() == 3 * 8);
+        assert_eq!(Axis::log(1e-3, 1e3, 8).scaled(0.0), f64::NEG_INFINITY);
+        for (lo, hi) in [(0.0, 0.0), (0.0, 1.0), (1e-150, 1e150), (1e300, 1e300), (3.0, 6.0), (7.0, 15.0)] {
+            let axis = Axis::log(lo, hi, 6);
+            assert!(axis.ticks.len() >= 2, "{lo} {hi}: {axis:?}");
+            assert!(
+                axis.scaled(lo) >= axis.range.0 && axis.scaled(hi) <= axis.range.1,
+                "{lo} {hi}: {axis:?}"
+            );
+        }
+    }
+
+    #[test]
     fn values_have_five_digits() {
-        assert_eq!(log_label(1e5), "10⁵");
-        assert_eq!(log_label(0.01), "0.01");
+        assert_eq!(
+            [5.0, -2.0, 20f64.log10(), 3e-5f64.log10()].map(log_label),
+            ["10⁵", "0.01", "20", "3\u{b7}10⁻⁵"]
+        );
         assert_eq!(value_label(1.609438), "1.6094");
         assert_eq!(value_label(2.24551), "2.2455");
         assert_eq!(value_label(1.76), "1.7600");

@@ -14,13 +14,12 @@ use resvg::usvg::{self, fontdb};
 
 use super::cells::Cells;
 use super::font::FAMILY;
+use super::pdf::{self, Placed};
 use crate::error::{Error, Result};
 
-/// Canvas units per px: enough that curves show no steps, and a multiple of [`PNG_SCALE`] so that
-/// cells end on pixels.
+/// Canvas units per px: enough that curves show no steps, and a multiple of the usual 2 pixels
+/// a px so that cells end on pixels.
 const SCALE: f64 = 4.0;
-/// PNG pixels per px: legible on dense screens and in print at column width.
-const PNG_SCALE: f32 = 2.0;
 /// Most pixels of a PNG, 80 MB while it is made: a larger figure gets fewer a px.
 const MAX_PIXELS: f64 = 20_971_520.0;
 /// Largest side of a figure, in px.
@@ -117,8 +116,8 @@ pub(super) struct Image {
 /// A drawn figure: what plotters wrote, between a white ground and the images that lie on it.
 pub(super) struct Picture {
     size: Point,
-    /// Opening tag and style.
-    head: String,
+    /// How much larger it is shown.
+    scale: f64,
     ground: String,
     images: Vec<Image>,
     /// The rest of the document.
@@ -151,17 +150,56 @@ pub(super) fn picture(
     // seams between them.
     let (_, rest) = svg.split_once('\n').unwrap_or_default();
     let (ground, body) = rest.split_once('\n').unwrap_or_default();
-    let head = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {w} {h}\">\n\
-         <style>rect {{ shape-rendering: crispEdges }}</style>\n"
-    );
-    Ok(Picture { size: (width, height), head, ground: format!("{ground}\n"), images, body: body.into() })
+    Ok(Picture {
+        size: (width, height),
+        scale: 1.0,
+        ground: format!("{ground}\n"),
+        images,
+        body: body.into(),
+    })
 }
 
 impl Picture {
+    /// Shows it `width` px wide.
+    pub(super) fn resize(&mut self, width: f64) {
+        self.scale = width / self.size.0;
+    }
+
+    /// Opening tag and style of a document shown `scale` times as large.
+    fn head(&self, scale: f64) -> String {
+        let (width, height) = (self.size.0 * scale, self.size.1 * scale);
+        let (w, h) = (units(self.size.0), units(self.size.1));
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {w} {h}\">\n\
+             <style>rect {{ shape-rendering: crispEdges }}</style>\n"
+        )
+    }
+
+    /// What is drawn over the images, on a ground if there are none and it is asked for.
+    fn tree(&self, ground: bool) -> Result<usvg::Tree> {
+        let options =
+            usvg::Options { fontdb: fonts(), font_family: "DejaVu Sans".into(), ..Default::default() };
+        // resvg would need decoders of every format to show an image: they are laid down before it
+        // draws, on the ground that it then leaves out.
+        let ground = if ground && self.images.is_empty() { self.ground.as_str() } else { "" };
+        let document = [&self.head(1.0), ground, &self.body].concat();
+        usvg::Tree::from_str(&document, &options).map_err(|e| failed(&e))
+    }
+
+    /// The same as a page of PDF.
+    pub(super) fn pdf(&self) -> Result<Vec<u8>> {
+        let px = |v: i32| (f64::from(v) / SCALE) as f32;
+        let placed = |i: &Image| {
+            let pixels = i.cells.pixels(1).ok_or_else(|| failed(&"an image"))?;
+            Ok(Placed { at: [i.at.0, i.at.1, i.size.0, i.size.1].map(px), pixels })
+        };
+        let images = self.images.iter().map(placed).collect::<Result<Vec<_>>>()?;
+        Ok(pdf::page(&self.tree(false)?, &images, self.scale as f32))
+    }
+
     /// The SVG document.
     pub(super) fn svg(&self) -> Result<String> {
-        let mut out = format!("{}{}", self.head, self.ground);
+        let mut out = format!("{}{}", self.head(self.scale), self.ground);
         for Image { at: (x, y), size: (w, h), cells } in &self.images {
             let png = cells.pixels(1).and_then(|p| p.encode_png().ok()).ok_or_else(|| failed(&"an image"))?;
             out += &format!(
@@ -175,18 +213,11 @@ impl Picture {
         Ok(out)
     }
 
-    /// PNG bytes of the same, drawn with the embedded typeface only.
-    pub(super) fn png(&self) -> Result<Vec<u8>> {
-        let options =
-            usvg::Options { fontdb: fonts(), font_family: "DejaVu Sans".into(), ..Default::default() };
-        // resvg would need decoders of every format to show an image: they are laid down before it
-        // draws, on the ground that it then leaves out.
-        let ground = if self.images.is_empty() { self.ground.as_str() } else { "" };
-        let document = [&self.head, ground, &self.body].concat();
-        let tree = usvg::Tree::from_str(&document, &options).map_err(|e| failed(&e))?;
-        drop(document);
+    /// PNG bytes of the same, `density` pixels a px, drawn with the embedded typeface only.
+    pub(super) fn png(&self, density: f32) -> Result<Vec<u8>> {
+        let tree = self.tree(true)?;
         let area = self.size.0 * self.size.1;
-        let mut scale = PNG_SCALE;
+        let mut scale = density * self.scale as f32;
         while area * f64::from(scale * scale) > MAX_PIXELS {
             scale /= 2.0;
         }
@@ -218,7 +249,7 @@ impl Picture {
     }
 }
 
-fn failed(e: &dyn std::fmt::Display) -> Error {
+pub(super) fn failed(e: &dyn std::fmt::Display) -> Error {
     Error::invalid("figure", format!("cannot be drawn: {e}"), "plain SVG")
 }
 

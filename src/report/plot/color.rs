@@ -1,11 +1,13 @@
 //! Colours: two maps for numbers, one palette for lines.
 
 use plotters::style::RGBColor;
+use serde::{Deserialize, Serialize};
 
 use super::drawable;
 
 /// A colour map for a matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Colormap {
     /// Viridis: dark blue (low) to yellow (high), perceptually uniform, legible in grey and to the
     /// colour-blind.
@@ -14,6 +16,9 @@ pub enum Colormap {
     /// Blue (negative), white (zero), red (positive): lightness and chroma change evenly and alike
     /// on both sides, in the OKLab space (Ottosson 2020).
     Diverging,
+    /// White (0) to ink (1), for relations such as graphs; without a bar where only these two
+    /// occur.
+    Binary,
 }
 
 /// Colour of a cell without a number.
@@ -65,6 +70,7 @@ impl Colormap {
         let [r, g, b] = match self {
             Colormap::Sequential => viridis(t),
             Colormap::Diverging => diverging(2.0 * t - 1.0),
+            Colormap::Binary => oklab(1.0 - 0.75 * t, 0.0, 0.0),
         };
         RGBColor(r, g, b)
     }
@@ -77,6 +83,7 @@ impl Colormap {
         let (lo, hi) = match self {
             _ if lo > hi => (0.0, 1.0),
             Colormap::Sequential => (lo, hi),
+            Colormap::Binary => (0.0, 1.0),
             Colormap::Diverging => (-hi.abs().max(lo.abs()), hi.abs().max(lo.abs())),
         };
         if hi > lo { (lo, hi) } else { (lo - 0.5, hi + 0.5) }
@@ -144,7 +151,7 @@ mod tests {
         assert_eq!(Colormap::Sequential.range_of(&[2.0, 2.0]), (1.5, 2.5));
         assert_eq!(Colormap::Sequential.range_of(&[f64::NAN]), (0.0, 1.0));
         assert_eq!(Colormap::Diverging.range_of(&[0.0]), (-0.5, 0.5));
-        for map in [Colormap::Sequential, Colormap::Diverging] {
+        for map in [Colormap::Sequential, Colormap::Diverging, Colormap::Binary] {
             let (lo, hi) = map.range_of(&[f64::MAX, f64::MIN]);
             assert!((hi - lo).is_finite() && hi > lo);
         }

@@ -1,9 +1,11 @@
 //! The edges of a matrix: named blocks and the labels of single rows and columns.
 
+use serde::{Deserialize, Serialize};
+
 use super::canvas::writable;
 
 /// A named run of neighbouring rows or columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
     /// Name along the edge; may be empty.
     pub label: String,
@@ -19,7 +21,8 @@ impl Block {
 }
 
 /// What is written at single rows or columns.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ticks {
     /// Nothing.
     #[default]

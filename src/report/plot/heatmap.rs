@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
+use serde::{Deserialize, Serialize};
 
 use super::axis::{Axis, spread};
 use super::canvas::{AXIS, Area, Drawn, Image, Lettering, Point, path, stroke, text, units};
@@ -13,15 +14,18 @@ use super::cells::{Cells, factors, pooled};
 use super::color::{Colormap, LEVELS, NAN_COLOR};
 use super::edge::{Block, Ticks, block_centres, half_bracket, inner_edges};
 use super::font::text_width;
+use super::record;
 use super::{GAP, LABEL_SIZE, PAD, TICK_SIZE, TITLE_HEIGHT, draw_title, drawable, keep_inside, title_width};
 use crate::error::{Error, Result};
 
 /// A matrix.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HeatMap {
     /// Heading; empty for none.
     pub title: String,
     /// Values, row-major, `rows` x `cols`, or pooled. NaN cells are grey.
+    #[serde(with = "record")]
     pub values: Vec<f64>,
     /// Number of rows; row 0 is drawn on top.
     pub rows: usize,
@@ -48,7 +52,7 @@ pub struct HeatMap {
 }
 
 /// Longest side of the cells, px, and of the cells of a matrix much longer than wide.
-const SAMPLE_LANES: f64 = 330.0;
+const SIDE: f64 = 330.0;
 const LONG_SIDE: f64 = 480.0;
 /// Largest cell, px.
 const MAX_CELL: f64 = 32.0;
@@ -136,6 +140,11 @@ impl HeatMap {
             }
             pool => (Cow::Borrowed(&self.values), pool),
         }
+    }
+
+    /// True for a relation, whose cells are 0 or 1: it needs no bar.
+    fn is_binary(&self) -> bool {
+        self.colormap == Colormap::Binary && self.drawn_values().0.iter().all(|v| *v == 0.0 || *v == 1.0)
     }
 
     fn heading(&self) -> String {
@@ -327,6 +336,9 @@ impl HeatMap {
     /// The colour bar. Its ticks stand on the right, where plotters aligns labels by widths that it
     /// guesses, so they are drawn one by one.
     fn draw_bar(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        if self.is_binary() {
+            return Ok(());
+        }
         let (x, y) = (l.at.0 + l.content.0 + GAP, l.at.1);
         let size = (BAR_WIDTH, l.cells.1.max(MIN_BAR));
         let place = area.clone().shrink((units(x), units(y)), (units(size.0) + 1, units(size.1) + 1));
@@ -367,7 +379,7 @@ impl HeatMap {
         let drawn = (self.rows.div_ceil(pool.0), self.cols.div_ceil(pool.1));
         let (rows, cols) = (drawn.0 as f64, drawn.1 as f64);
         let (long, short) = (rows.max(cols), rows.min(cols));
-        let side = if long >= 4.0 * short { LONG_SIDE } else { SAMPLE_LANES };
+        let side = if long >= 4.0 * short { LONG_SIDE } else { SIDE };
         // Whole px, so that cells of one matrix are all equally large; half px still are in the
         // PNG.
         let cell = match side / long {
@@ -430,8 +442,11 @@ impl HeatMap {
         let left = PAD + y_name + row_names + row_ticks + if row_names + row_ticks > 0.0 { 0.0 } else { 2.0 };
         let top = PAD + if self.heading().is_empty() { 0.0 } else { TITLE_HEIGHT };
         let x_name = if self.x_label.is_empty() { 0.0 } else { 22.0 };
-        let width = left + content.0 + GAP + BAR_WIDTH + 6.0 + bar_text + PAD;
-        let below_bar = cells.1.max(MIN_BAR) + 8.0 + BAR_WIDTH;
+        let (bar_room, below_bar) = match self.is_binary() {
+            true => (0.0, 0.0),
+            false => (GAP + BAR_WIDTH + 6.0 + bar_text, cells.1.max(MIN_BAR) + 8.0 + BAR_WIDTH),
+        };
+        let width = left + content.0 + bar_room + PAD;
         let height = top + (cells.1 + col_ticks + col_names + x_name).max(content.1).max(below_bar) + PAD;
         Layout {
             row,

@@ -1,48 +1,59 @@
 //! Line charts: curves over steps, with dashed reference lines named at the right margin.
 
-use plotters::coord::ranged1d::{Ranged, ValueFormatter};
-use plotters::coord::types::RangedCoordf64;
-
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::axis::{Axis, log_label, spread, value_label};
+use serde::{Deserialize, Serialize};
+
+use super::axis::{Axis, Coord, Scale, spread, value_label};
 use super::canvas::{AXIS, Area, Drawn, Lettering, Point, path, stroke, text, units, writable};
 use super::color::line_color;
 use super::curve::{clipped, thinned};
 use super::font::text_width;
+use super::record;
 use super::{GAP, LABEL_SIZE, PAD, TICK_SIZE, TITLE_HEIGHT, draw_title, drawable, title_width};
 use crate::error::{Error, Result};
 
 /// One curve.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     /// Name in the legend; empty for none.
     pub label: String,
     /// Points `(x, y)` in the order they are joined. A point that is not finite breaks the line.
+    #[serde(with = "record")]
     pub points: Vec<(f64, f64)>,
     /// Colour: an index into a palette of seven, repeating.
     pub color: usize,
     /// Dashed instead of solid.
     pub dashed: bool,
+    /// A dot at every point: the curve exists there alone.
+    #[serde(default)]
+    pub marked: bool,
     /// Shaded below the curve, in its colour: `(x, from, to)` with x ascending, e.g. a mean and its
     /// spread. A point that is not finite breaks it.
+    #[serde(with = "record", default)]
     pub band: Vec<(f64, f64, f64)>,
 }
 
 impl Series {
     /// A solid curve in palette colour `color`.
     pub fn new(label: impl Into<String>, points: Vec<(f64, f64)>, color: usize) -> Self {
-        Self { label: label.into(), points, color, dashed: false, band: Vec::new() }
+        Self { label: label.into(), points, color, dashed: false, marked: false, band: Vec::new() }
+    }
+
+    /// The same with a dot at every point.
+    pub fn marked(self) -> Self {
+        Self { marked: true, ..self }
     }
 }
 
 /// A horizontal dashed line across the chart, named with its value at the right margin.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RefLine {
     /// What the level is, e.g. `Bayes`.
     pub label: String,
     /// The level; not drawn when not finite or outside the y range.
+    #[serde(with = "record")]
     pub y: f64,
 }
 
@@ -54,7 +65,8 @@ impl RefLine {
 }
 
 /// Curves over a common axis.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LineChart {
     /// Heading; empty for none.
     pub title: String,
@@ -62,8 +74,10 @@ pub struct LineChart {
     pub x_label: String,
     /// Name of the y axis.
     pub y_label: String,
-    /// Logarithmic x axis; points at x <= 0 are then left out.
-    pub x_log: bool,
+    /// How x is placed.
+    pub x_scale: Scale,
+    /// How y is placed.
+    pub y_scale: Scale,
     /// The curves, drawn in order.
     pub series: Vec<Series>,
     /// Horizontal reference lines.
@@ -80,7 +94,8 @@ impl Default for LineChart {
             title: String::new(),
             x_label: String::new(),
             y_label: String::new(),
-            x_log: false,
+            x_scale: Scale::Linear,
+            y_scale: Scale::Linear,
             series: Vec::new(),
             reference_lines: Vec::new(),
             y_range: None,
@@ -90,7 +105,7 @@ impl Default for LineChart {
 }
 
 impl LineChart {
-    /// Curves over training steps, in the size that panels of several charts have.
+    /// Curves over training steps, on a logarithmic axis, in the size that panels of several charts have.
     pub fn over_steps(
         title: &str,
         y_label: &str,
@@ -100,6 +115,7 @@ impl LineChart {
         LineChart {
             title: title.into(),
             x_label: "step".into(),
+            x_scale: Scale::Log,
             y_label: y_label.into(),
             series,
             y_range,
@@ -119,6 +135,8 @@ const DASH: (f64, f64) = (6.0, 4.0);
 const REFERENCE: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const GRID: RGBColor = RGBColor(0xeb, 0xeb, 0xeb);
 const TICK: f64 = 4.0;
+/// Radius of a dot.
+const DOT: f64 = 2.2;
 /// Opacity of bands.
 const BAND: f64 = 0.2;
 /// What a logarithmic axis can show: ratios of such numbers are finite.
@@ -126,10 +144,8 @@ const LOG_RANGE: std::ops::RangeInclusive<f64> = 1e-150..=1e150;
 
 /// Everything that placing the chart's parts needs, computed once.
 struct Layout {
-    /// Units of y, and of x unless that is logarithmic.
     x: Axis,
     y: Axis,
-    x_log: (f64, f64),
     references: Vec<(f64, String)>,
     legend: Vec<Vec<(usize, f64)>>,
     /// Between the figure's rim and the plotting area.
@@ -176,23 +192,15 @@ impl LineChart {
             .margin_bottom(rest(height, l.top + self.size.1 + l.bottom) + units(PAD))
             .set_label_area_size(LabelAreaPosition::Left, units(l.left - PAD))
             .set_label_area_size(LabelAreaPosition::Bottom, units(l.bottom - PAD));
-        let y = l.y.range.0..l.y.range.1;
-        if self.x_log {
-            let chart = builder.build_cartesian_2d((l.x_log.0..l.x_log.1).log_scale(), y)?;
-            self.draw_in(chart, area, &l, l.x_log, &|x| log_label(*x))
-        } else {
-            let chart = builder.build_cartesian_2d(l.x.range.0..l.x.range.1, y)?;
-            self.draw_in(chart, area, &l, l.x.range, &|x| l.x.label(*x))
-        }
+        let chart = builder.build_cartesian_2d(l.x.coord(), l.y.coord())?;
+        self.draw_in(chart, area, &l)
     }
 
-    fn draw_in<X: Ranged<ValueType = f64> + ValueFormatter<f64>>(
+    fn draw_in(
         &self,
-        mut chart: ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, RangedCoordf64>>,
+        mut chart: ChartContext<'_, SVGBackend<'_>, Cartesian2d<Coord, Coord>>,
         area: &Area<'_>,
         l: &Layout,
-        (from, to): (f64, f64),
-        x_label: &dyn Fn(&f64) -> String,
     ) -> Drawn {
         let ticks = Lettering::new(TICK_SIZE, HPos::Center);
         chart
@@ -207,12 +215,14 @@ impl LineChart {
             .axis_desc_style(Lettering::new(LABEL_SIZE, HPos::Center).style())
             .x_desc(writable(&self.x_label))
             .y_desc(writable(&self.y_label))
-            .x_labels(l.x.count)
-            .y_labels(l.y.count)
+            .x_labels(l.x.ticks.len())
+            .y_labels(l.y.ticks.len())
             .y_label_offset(ticks.drop())
-            .x_label_formatter(x_label)
+            .x_label_formatter(&|x| l.x.label(*x))
             .y_label_formatter(&|y| l.y.label(*y))
             .draw()?;
+        self.draw_minor(area, l)?;
+        let (from, to) = l.x.range;
         let dash =
             |points: Vec<Point>, style| DashedLineSeries::new(points, units(DASH.0), units(DASH.1), style);
         for (y, _) in &l.references {
@@ -221,22 +231,24 @@ impl LineChart {
         for series in &self.series {
             let fill = line_color(series.color).mix(BAND).filled();
             for outline in self.bands(series) {
-                let scaled = |&(x, y): &(f64, f64)| {
-                    let y = l.y.scaled(y).clamp(l.y.range.0, l.y.range.1);
-                    (if self.x_log { x } else { l.x.scaled(x) }, y)
-                };
+                let scaled =
+                    |&(x, y): &(f64, f64)| (l.x.scaled(x), l.y.scaled(y).clamp(l.y.range.0, l.y.range.1));
                 chart.draw_series([Polygon::new(outline.iter().map(scaled).collect::<Vec<_>>(), fill)])?;
             }
         }
         let column = |x: f64| chart.backend_coord(&(x, l.y.range.0)).0;
+        let inside = |p: &Point| p.1 >= l.y.range.0 && p.1 <= l.y.range.1;
         let (mut solid, mut dashed, mut dots) = (Vec::new(), Vec::new(), Vec::new());
         for series in &self.series {
             let color = line_color(series.color);
             for run in self.runs(series) {
-                let scaled =
-                    run.iter().map(|&(x, y)| (if self.x_log { x } else { l.x.scaled(x) }, l.y.scaled(y)));
-                for part in clipped(scaled, l.y.range) {
+                let scaled = || run.iter().map(|&(x, y)| (l.x.scaled(x), l.y.scaled(y)));
+                if series.marked {
+                    dots.extend(scaled().filter(inside).map(|p| (p, color)));
+                }
+                for part in clipped(scaled(), l.y.range) {
                     match thinned(part, column) {
+                        points if points.len() == 1 && series.marked => {}
                         points if points.len() == 1 => dots.push((points[0], color)),
                         points if series.dashed => dashed.push((points, color)),
                         points => solid.push((points, color)),
@@ -244,14 +256,33 @@ impl LineChart {
                 }
             }
         }
-        for (points, color) in solid {
-            chart.draw_series(LineSeries::new(points, stroke(color, 1.7)))?;
+        // Where curves meet, those below show on both sides of those above.
+        let below = |left: usize| 1.5 + 0.6 * left.min(2) as f64;
+        let parts = solid.len();
+        for (i, (points, color)) in solid.into_iter().enumerate() {
+            chart.draw_series(LineSeries::new(points, stroke(color, below(parts - 1 - i))))?;
         }
         for (points, color) in dashed {
             chart.draw_series(dash(points, stroke(color, 1.7)))?;
         }
-        chart.draw_series(dots.into_iter().map(|(p, color)| Circle::new(p, units(2.0), color.filled())))?;
+        chart.draw_series(dots.into_iter().map(|(p, color)| Circle::new(p, units(DOT), color.filled())))?;
         self.draw_references(area, l)
+    }
+
+    /// Short ticks between the labelled ones of logarithmic axes.
+    fn draw_minor(&self, area: &Area<'_>, l: &Layout) -> Drawn {
+        let (width, height) = self.size;
+        let part = |axis: &Axis, u: f64| (u - axis.range.0) / (axis.range.1 - axis.range.0);
+        let style = stroke(AXIS, 0.75);
+        for u in &l.x.minor {
+            let (x, y) = (l.left + part(&l.x, *u) * width, l.top + height);
+            path(area, &[(x, y), (x, y + TICK / 2.0)], style)?;
+        }
+        for u in &l.y.minor {
+            let y = l.top + (1.0 - part(&l.y, *u)) * height;
+            path(area, &[(l.left - TICK / 2.0, y), (l.left, y)], style)?;
+        }
+        Ok(())
     }
 
     /// Names of the reference lines beside the area, moved apart where they would touch, each led
@@ -284,6 +315,10 @@ impl LineChart {
                 } else {
                     path(area, &[(x, y), (x + SWATCH, y)], style)?;
                 }
+                if series.marked {
+                    let dot = line_color(series.color).filled();
+                    area.draw(&Circle::new((units(x + SWATCH / 2.0), units(y)), units(DOT), dot))?;
+                }
                 text(area, (x + SWATCH + 5.0, y), &series.label, Lettering::new(TICK_SIZE, HPos::Left))?;
             }
             y += LINE_HEIGHT;
@@ -294,20 +329,28 @@ impl LineChart {
         }
     }
 
+    /// True if a logarithmic x axis has a place for 0: every other x is at least 1.
+    fn keeps_zero(&self) -> bool {
+        let points = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.0));
+        let bands = self.series.iter().flat_map(|s| s.band.iter().map(|p| p.0));
+        let mut all = points.chain(bands);
+        self.x_scale == Scale::Log && all.all(|x| !(x > 0.0 && x < 1.0))
+    }
+
     /// Consecutive drawable points.
     fn runs<'a>(&self, series: &'a Series) -> impl Iterator<Item = &'a [(f64, f64)]> + use<'a> {
-        let log = self.x_log;
-        series
-            .points
-            .split(move |(x, y)| !(drawable(*x) && drawable(*y) && (!log || LOG_RANGE.contains(x))))
-            .filter(|run| !run.is_empty())
+        let (x_scale, y_scale, zero) = (self.x_scale, self.y_scale, self.keeps_zero());
+        let shown =
+            move |(x, y): &(f64, f64)| (can_show(x_scale, *x) || zero && *x == 0.0) && can_show(y_scale, *y);
+        series.points.split(move |p| !shown(p)).filter(|run| !run.is_empty())
     }
 
     /// Outlines of the parts of a series' band: there along its upper side, back along the lower.
     fn bands(&self, series: &Series) -> Vec<Vec<(f64, f64)>> {
-        let log = self.x_log;
+        let zero = self.keeps_zero();
         let broken = |&(x, lo, hi): &(f64, f64, f64)| {
-            !(drawable(x) && drawable(lo) && drawable(hi) && (!log || LOG_RANGE.contains(&x)))
+            let along = can_show(self.x_scale, x) || zero && x == 0.0;
+            !(along && drawable(lo) && can_show(self.y_scale, hi))
         };
         let outline = |part: &[(f64, f64, f64)]| {
             let (there, back) = (part.iter().map(|p| (p.0, p.2)), part.iter().rev().map(|p| (p.0, p.1)));
@@ -322,15 +365,30 @@ impl LineChart {
         let levels = || self.reference_lines.iter().map(|r| r.y).filter(|y| drawable(*y));
         let (width, height) = self.size;
         let x = extent(points().map(|p| p.0)).unwrap_or((0.0, 1.0));
-        let x_log = whole_decades(if x.0 > 0.0 { x } else { (1.0, 10.0) });
-        let x = if x.0 < x.1 { x } else { (x.0 - 0.5, x.1 + 0.5) };
-        let x = Axis::new(x.0, x.1, (width / 65.0) as usize);
-        let y = self.y_range.unwrap_or_else(|| {
-            let (lo, hi) = extent(points().map(|p| p.1).chain(levels())).unwrap_or((0.0, 1.0));
-            let margin = if hi > lo { (hi - lo) * 0.04 } else { hi.abs().max(1.0) * 0.05 };
-            (lo - margin, hi + margin)
-        });
-        let y = Axis::new(y.0, y.1, (height / 40.0) as usize);
+        let x_ticks = (width / 65.0) as usize;
+        let x = match self.x_scale {
+            Scale::Log => {
+                let positive = extent(points().map(|p| p.0).filter(|x| *x > 0.0)).unwrap_or((1.0, 10.0));
+                let from = if x.0 == 0.0 { 0.0 } else { positive.0 };
+                Axis::log(from, positive.1, x_ticks)
+            }
+            Scale::Linear if x.0 < x.1 => Axis::new(x.0, x.1, x_ticks),
+            Scale::Linear => Axis::new(x.0 - 0.5, x.1 + 0.5, x_ticks),
+        };
+        let y_ticks = (height / 40.0) as usize;
+        let shown = |y: &f64| self.y_scale == Scale::Linear || *y > 0.0;
+        let y = self.y_range.or_else(|| extent(points().map(|p| p.1).chain(levels()).filter(shown)));
+        let y = match (self.y_scale, y.unwrap_or((0.0, 1.0))) {
+            (Scale::Log, (lo, hi)) if lo > 0.0 => {
+                let margin = if self.y_range.is_some() { 1.0 } else { (hi / lo).powf(0.04).max(1.05) };
+                Axis::log(lo / margin, hi * margin, y_ticks)
+            }
+            (_, (lo, hi)) if self.y_range.is_some() => Axis::new(lo, hi, y_ticks),
+            (_, (lo, hi)) => {
+                let margin = if hi > lo { (hi - lo) * 0.04 } else { hi.abs().max(1.0) * 0.05 };
+                Axis::new(lo - margin, hi + margin, y_ticks)
+            }
+        };
         let references: Vec<(f64, String)> = self
             .reference_lines
             .iter()
@@ -340,8 +398,7 @@ impl LineChart {
 
         let width_of = |t: &String| text_width(t, TICK_SIZE, false);
         let widest = |axis: &Axis| axis.ticks.iter().map(|t| width_of(&axis.label(*t))).fold(0.0, f64::max);
-        // Labels of powers of ten are as short as these.
-        let half_last_tick = if self.x_log { 12.0 } else { widest(&x) / 2.0 };
+        let half_last_tick = widest(&x) / 2.0;
         let mut right = half_last_tick;
         if !references.is_empty() {
             right = right.max(LEADER + 4.0 + references.iter().map(|(_, t)| width_of(t)).fold(0.0, f64::max));
@@ -355,7 +412,6 @@ impl LineChart {
         Layout {
             x,
             y,
-            x_log,
             references,
             legend,
             left: PAD + left.max(half_last_tick),
@@ -393,15 +449,12 @@ impl LineChart {
     }
 }
 
-/// A range of positive numbers that holds at least two powers of ten, so that plotters, which
-/// labels nothing else, has something to label.
-fn whole_decades((lo, hi): (f64, f64)) -> (f64, f64) {
-    let (first, last) = (lo.log10().ceil(), hi.log10().floor());
-    if last > first {
-        return (lo, hi);
+/// True if an axis has a place for `v`; for 0 on a logarithmic one see [`LineChart::keeps_zero`].
+fn can_show(scale: Scale, v: f64) -> bool {
+    match scale {
+        Scale::Linear => drawable(v),
+        Scale::Log => LOG_RANGE.contains(&v),
     }
-    let first = lo.log10().floor();
-    (10.0_f64.powf(first), 10.0_f64.powf(hi.log10().ceil().max(first + 1.0)))
 }
 
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
@@ -414,13 +467,6 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn logarithmic_axes_have_two_powers_of_ten() {
-        assert_eq!(whole_decades((1.0, 131_072.0)), (1.0, 131_072.0));
-        assert_eq!(whole_decades((3.0, 60.0)), (1.0, 100.0));
-        assert_eq!(whole_decades((10.0, 10.0)), (10.0, 100.0));
-    }
 
     #[test]
     fn bands_break_at_gaps_and_widen_the_axis() {
@@ -437,8 +483,13 @@ mod tests {
         assert!(lo < -2.0 && hi > 3.0);
         let svg = crate::report::plot::Figure::from(chart.clone()).to_svg().unwrap();
         assert_eq!(svg.matches("<polygon").count(), 2);
-        // A logarithmic axis leaves out points at 0.
-        chart.x_log = true;
+        // A logarithmic axis of counts keeps 0; beside numbers below 1 it has no place.
+        chart.x_scale = Scale::Log;
+        assert_eq!(chart.bands(&chart.series[0]), expected);
+        chart.series[0].points.push((0.5, 0.0));
         assert_eq!(chart.bands(&chart.series[0]), expected[1..]);
+        // What is not positive has none along y.
+        (chart.y_scale, chart.series[0].points) = (Scale::Log, vec![(1.0, 2.0), (2.0, -1.0), (3.0, 4.0)]);
+        assert_eq!(chart.runs(&chart.series[0]).map(<[_]>::len).collect::<Vec<_>>(), [1, 1]);
     }
 }

@@ -4,9 +4,10 @@
 //! what it leaves to its callers: how large labels are (it has no fonts), block names, the labels
 //! of reference lines, colour bars.
 //!
-//! [`save_figure`] writes an SVG and the PNG rendered from it. Both are drawn with an embedded
-//! typeface, so a machine without any font draws the same picture, and equal records give equal
-//! bytes.
+//! [`save_figure`] writes an SVG, the PNG rendered from it, and the record itself as JSON, from
+//! which a figure can be drawn again in another size or format, here or by matplotlib. Pictures are
+//! drawn with an embedded typeface, so a machine without any font draws the same one, and equal
+//! records give equal bytes.
 
 mod axis;
 mod canvas;
@@ -17,18 +18,22 @@ mod edge;
 mod font;
 mod heatmap;
 mod line;
+mod output;
+mod pdf;
+mod record;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
 
+pub use axis::Scale;
 pub use color::Colormap;
 pub use edge::{Block, Ticks};
 pub use heatmap::HeatMap;
 pub use line::{LineChart, RefLine, Series};
+pub use output::{Format, Gallery, Look, RECORD_ENDING, Width, save_figure};
 
 use plotters::style::text_anchor::HPos;
+use serde::{Deserialize, Serialize};
 
-use super::files::write_bytes_atomic;
 use crate::error::{Error, Result};
 use canvas::{Area, Drawn, Image, Lettering, Picture, Point, text, units, whole};
 
@@ -49,7 +54,8 @@ const MAX_AREA: f64 = 2.4e7;
 const MAX_TITLE: usize = 200;
 
 /// Anything that can be drawn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Figure {
     /// Curves over a common axis.
     Line(LineChart),
@@ -60,7 +66,7 @@ pub enum Figure {
 }
 
 /// Figures in rows of `columns`, filled row by row, each in the middle of its column.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Panels {
     /// Heading over all; empty for none.
     pub title: String,
@@ -104,7 +110,7 @@ impl Figure {
     /// # Errors
     /// As [`Figure::to_svg`].
     pub fn to_png(&self) -> Result<Vec<u8>> {
-        self.picture()?.png()
+        self.picture()?.png(2.0)
     }
 
     fn picture(&self) -> Result<Picture> {
@@ -236,54 +242,6 @@ struct Grid {
     sizes: Vec<Point>,
     /// Panels that are shown.
     shown: usize,
-}
-
-/// Write `figure` as `<stem>.svg` and `<stem>.png` into the folder `dir`, each atomically, and
-/// return both paths.
-///
-/// # Errors
-/// [`Error::Invalid`] as [`Figure::to_svg`], before anything is written; [`Error::Io`] naming the
-/// file.
-pub fn save_figure(dir: &Path, stem: &str, figure: &Figure) -> Result<(PathBuf, PathBuf)> {
-    let picture = figure.picture()?;
-    let (svg, png) = (picture.svg()?, picture.png()?);
-    let paths = (dir.join(format!("{stem}.svg")), dir.join(format!("{stem}.png")));
-    write_bytes_atomic(&paths.0, svg.as_bytes())?;
-    write_bytes_atomic(&paths.1, &png)?;
-    Ok(paths)
-}
-
-/// Writes figures into one folder: one that fails does not keep the others from being drawn.
-#[derive(Debug)]
-pub struct Gallery {
-    dir: PathBuf,
-    failed: Option<Error>,
-}
-
-impl Gallery {
-    /// In the folder `dir`, which is created if it does not exist.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be created.
-    pub fn new(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot create", e))?;
-        Ok(Gallery { dir: dir.into(), failed: None })
-    }
-
-    /// As [`save_figure`]; the first failure is kept for [`Gallery::finish`].
-    pub fn save(&mut self, stem: &str, figure: &Figure) {
-        if let Err(e) = save_figure(&self.dir, stem, figure) {
-            self.failed.get_or_insert(e);
-        }
-    }
-
-    /// Ends it.
-    ///
-    /// # Errors
-    /// The first failure.
-    pub fn finish(self) -> Result<()> {
-        self.failed.map_or(Ok(()), Err)
-    }
 }
 
 /// True if `v` can be placed on an axis: it and sums or differences of such values are finite.
