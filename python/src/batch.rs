@@ -1,6 +1,6 @@
 //! Batches as Python has them: arrays of tokens, targets or labels, and weights.
 
-use crate::errors::{from, invalid};
+use crate::errors::{OrRaise, invalid};
 use numpy::{Element, PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use popgrad::Error;
 use popgrad::batch::{Batch as Rows, Targets};
@@ -38,13 +38,13 @@ pub(crate) struct Sizes {
 pub(crate) struct View<'a> {
     pub(crate) sizes: Sizes,
     pub(crate) tokens: &'a [u32],
-    laws: &'a [f64],
-    labels: &'a [u32],
-    weights: &'a [f64],
+    pub(crate) laws: &'a [f64],
+    pub(crate) labels: &'a [u32],
+    pub(crate) weights: &'a [f64],
 }
 
 /// Element types that batches are made of, and what they may be converted from.
-trait Column: Element + Copy {
+pub(crate) trait Column: Copy {
     /// From another type of number; `None` where it does not fit.
     fn of_integer(x: i64) -> Option<Self>;
     /// The same of a real number.
@@ -74,7 +74,7 @@ impl Column for f64 {
 }
 
 /// `x` as a C-contiguous array of `T`: itself, if it is one.
-fn column<T: Column>(name: &str, x: &Bound<'_, PyAny>, copy: bool) -> PyResult<Py<PyArrayDyn<T>>> {
+fn column<T: Column + Element>(name: &str, x: &Bound<'_, PyAny>, copy: bool) -> PyResult<Py<PyArrayDyn<T>>> {
     if let Ok(own) = x.cast::<PyArrayDyn<T>>()
         && own.is_c_contiguous()
         && own.is_aligned()
@@ -115,6 +115,14 @@ fn column<T: Column>(name: &str, x: &Bound<'_, PyAny>, copy: bool) -> PyResult<P
     }
     drop(all);
     Ok(out.unbind())
+}
+
+/// Refuses rows of targets that are no laws.
+pub(crate) fn check_laws(all: &[f64], s: usize, rows: usize) -> popgrad::Result<()> {
+    for (i, row) in all.chunks(s.max(1)).enumerate().take(rows) {
+        check_soft(row).map_err(|p| Error::invalid(format!("targets[{i}]"), p, SOFT))?;
+    }
+    Ok(())
 }
 
 /// Refuses an array of another shape.
@@ -170,9 +178,7 @@ impl Batch {
                 shaped("targets", laws, &[n, s], "(B, S)")?;
                 // SAFETY: `column` returns such arrays; `laws` lives on.
                 let all = unsafe { data(laws) };
-                for (i, row) in all.chunks(s.max(1)).enumerate().take(rows) {
-                    check_soft(row).map_err(|p| invalid(&format!("targets[{i}]"), &p, SOFT))?;
-                }
+                check_laws(all, s, rows).or_raise()?;
                 (Targets::Law, Some(s), vec![n])
             }
             (None, Some(labels)) => {
@@ -292,9 +298,9 @@ impl Batch {
 
 impl View<'_> {
     /// Refuses a batch of other sizes than the model's.
-    pub(crate) fn check(&self, vocab: usize, len: usize) -> PyResult<()> {
+    pub(crate) fn check(&self, vocab: usize, len: usize) -> popgrad::Result<()> {
         let other = |field: &str, found: usize, own: usize| {
-            Err(from(Error::invalid(field, found.to_string(), format!("{own} for this model"))))
+            Err(Error::invalid(field, found.to_string(), format!("{own} for this model")))
         };
         match self.sizes.vocab {
             _ if self.sizes.len != len => other("T", self.sizes.len, len),

@@ -56,7 +56,7 @@ pub(crate) fn run_attention(
 ) -> PyResult<Vec<Bound<'_, PyArrayDyn<f64>>>> {
     let run = Trained::load(&folder, step, paper::experiment).or_raise()?;
     let (t, s) = (run.trace.model().seq_len(), run.trace.model().vocab());
-    let pool = pools::pool(py, pools::count(None)?)?;
+    let pool = pools::pool(None)?;
     let found = py.detach(|| {
         pool.install(|| run::measure(paper::experiment(&run.config)?, &run.config, s, &run.params))
     });

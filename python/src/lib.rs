@@ -6,18 +6,21 @@
 //! | `batch` | tokens, targets or labels, weights |
 //! | `model`, `typed`, `trace` | loss, gradient, predictions; the two element types; activations |
 //! | `task`, `population` | samples, Bayes answers; every sequence with its probability |
+//! | `objective`, `exact` | losses over batches and populations, without the interpreter |
 //! | `training`, `folder` | runs, and reading their folders |
 //! | `kernels`, `tools` | single kernels; discovery, claims, the machine, the command line |
 //! | `tables`, `errors`, `pools` | configuration keys, exceptions, threads |
 //!
-//! Locks are held only while attached to the interpreter and never across a call into it; computing
-//! is done detached. `unsafe` is only where slices are made of NumPy's memory.
+//! Locks are never held across a call into the interpreter; computing is done detached. `unsafe` is
+//! only where slices are made of NumPy's memory.
 
 mod batch;
 mod errors;
+mod exact;
 mod folder;
 mod kernels;
 mod model;
+mod objective;
 mod params;
 mod pools;
 mod population;

@@ -2,46 +2,37 @@
 
 use crate::batch::Batch;
 use crate::errors::{OrRaise, invalid};
+use crate::objective::{Core, Over};
 use crate::params::{Arrays, Dtype, Names, Real, views};
 use crate::tables;
 use crate::typed::{Call, Typed};
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use popgrad::batch::Targets;
-use popgrad::model::Spec;
 use popgrad::model::trace::Trace;
 use popgrad::train::Values;
 use popgrad::{config, model};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// A model of fixed sizes. Parameters are dictionaries with an array for each block.
 #[pyclass(frozen, subclass, module = "popgrad")]
 pub(crate) struct Model {
-    pub(crate) spec: Spec,
-    pub(crate) vocab: usize,
-    pub(crate) len: usize,
+    pub(crate) core: Arc<Core>,
     keys: toml::Table,
-    pub(crate) double: Typed<f64>,
-    single: OnceLock<popgrad::Result<Typed<f32>>>,
     names: Names,
     trace: OnceLock<popgrad::Result<Trace>>,
 }
 
 impl Model {
-    fn single(&self) -> PyResult<&Typed<f32>> {
-        let made = self.single.get_or_init(|| Typed::new(&self.spec, self.vocab, self.len));
-        made.as_ref().map_err(|e| invalid("model", &e.to_string(), "a model in float32"))
-    }
-
     fn trace(&self) -> PyResult<&Trace> {
-        let made = self.trace.get_or_init(|| Trace::new(&self.spec, self.vocab, self.len));
+        let made = self.trace.get_or_init(|| Trace::new(&self.core.spec, self.core.vocab, self.core.len));
         made.as_ref().map_err(|e| invalid("model", &e.to_string(), "a model that can be traced"))
     }
 
     /// Parameters in f64, of either type.
     pub(crate) fn in_double(&self, params: &Bound<'_, PyDict>) -> PyResult<Vec<f64>> {
-        let layout = self.double.model.layout();
+        let layout = self.core.double.model.layout();
         Ok(match self.names.dtype(params)? {
             Dtype::F64 => {
                 let arrays = Arrays::<f64>::new(params, layout, &self.names)?;
@@ -56,33 +47,30 @@ impl Model {
     }
 
     /// Loss, and the gradient as a parameter set in the type of the parameters.
-    pub(crate) fn gradient<'py, F>(
+    pub(crate) fn gradient<'py>(
         &self,
         params: &Bound<'py, PyDict>,
-        call: &Call<'_, F>,
+        over: &Over<'_>,
+        threads: Option<usize>,
         out: Option<&Bound<'py, PyDict>>,
         copy: bool,
-    ) -> PyResult<(f64, Bound<'py, PyDict>)>
-    where
-        F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
-    {
+    ) -> PyResult<(f64, Bound<'py, PyDict>)> {
         match self.names.dtype(params)? {
-            Dtype::F64 => self.gradient_in(&self.double, params, call, out, copy),
-            Dtype::F32 => self.gradient_in(self.single()?, params, call, out, copy),
+            Dtype::F64 => self.gradient_in(&self.core.double, params, over, threads, (out, copy)),
+            Dtype::F32 => {
+                self.gradient_in(self.core.single().or_raise()?, params, over, threads, (out, copy))
+            }
         }
     }
 
-    fn gradient_in<'py, E: Real, F>(
+    fn gradient_in<'py, E: Real>(
         &self,
         typed: &Typed<E>,
         params: &Bound<'py, PyDict>,
-        call: &Call<'_, F>,
-        out: Option<&Bound<'py, PyDict>>,
-        copy: bool,
-    ) -> PyResult<(f64, Bound<'py, PyDict>)>
-    where
-        F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
-    {
+        over: &Over<'_>,
+        threads: Option<usize>,
+        (out, copy): (Option<&Bound<'py, PyDict>>, bool),
+    ) -> PyResult<(f64, Bound<'py, PyDict>)> {
         let (py, layout) = (params.py(), typed.model.layout());
         let arrays = Arrays::<E>::new(params, layout, &self.names)?;
         let mut held = Vec::new();
@@ -107,17 +95,39 @@ impl Model {
         if from.start < into.end && into.start < from.end {
             return Err(invalid("out", "memory that params lie in", "other arrays"));
         }
-        let found = typed.evaluate(py, read, call, Some(to))?;
-        Ok((found.loss, grad))
+        let loss = py.detach(|| self.core.loss(typed, over, read, threads, Some(to))).or_raise()?;
+        Ok((loss, grad))
+    }
+
+    /// The loss alone.
+    pub(crate) fn value(
+        &self,
+        params: &Bound<'_, PyDict>,
+        over: &Over<'_>,
+        threads: Option<usize>,
+        copy: bool,
+    ) -> PyResult<f64> {
+        fn of<E: Real>(
+            model: &Model,
+            typed: &Typed<E>,
+            params: &Bound<'_, PyDict>,
+            over: &Over<'_>,
+            (threads, copy): (Option<usize>, bool),
+        ) -> PyResult<f64> {
+            let layout = typed.model.layout();
+            let arrays = Arrays::<E>::new(params, layout, &model.names)?;
+            let mut held = Vec::new();
+            let read = arrays.read(layout.len(), copy, &mut held)?;
+            params.py().detach(|| model.core.loss(typed, over, read, threads, None)).or_raise()
+        }
+        match self.names.dtype(params)? {
+            Dtype::F64 => of(self, &self.core.double, params, over, (threads, copy)),
+            Dtype::F32 => of(self, self.core.single().or_raise()?, params, over, (threads, copy)),
+        }
     }
 
     /// Values without a gradient.
-    pub(crate) fn values<F>(
-        &self,
-        params: &Bound<'_, PyDict>,
-        call: &Call<'_, F>,
-        copy: bool,
-    ) -> PyResult<Values>
+    fn values<F>(&self, params: &Bound<'_, PyDict>, call: &Call<'_, F>, copy: bool) -> PyResult<Values>
     where
         F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
     {
@@ -135,27 +145,11 @@ impl Model {
             let arrays = Arrays::<E>::new(params, layout, &model.names)?;
             let mut held = Vec::new();
             let read = arrays.read(layout.len(), copy, &mut held)?;
-            typed.evaluate(params.py(), read, call, None)
+            params.py().detach(|| typed.evaluate(read, call, None)).or_raise()
         }
         match self.names.dtype(params)? {
-            Dtype::F64 => of(self, &self.double, params, call, copy),
-            Dtype::F32 => of(self, self.single()?, params, call, copy),
-        }
-    }
-
-    /// A parameter set of these numbers, in the type of `params`.
-    pub(crate) fn set_like<'py>(
-        &self,
-        params: &Bound<'py, PyDict>,
-        numbers: Vec<f64>,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let (py, layout) = (params.py(), self.double.model.layout());
-        match self.names.dtype(params)? {
-            Dtype::F64 => views(&PyArray1::from_vec(py, numbers), layout, &self.names),
-            Dtype::F32 => {
-                let numbers = numbers.into_iter().map(|x| x as f32).collect();
-                views(&PyArray1::<f32>::from_vec(py, numbers), layout, &self.names)
-            }
+            Dtype::F64 => of(self, &self.core.double, params, call, copy),
+            Dtype::F32 => of(self, self.core.single().or_raise()?, params, call, copy),
         }
     }
 }
@@ -172,27 +166,27 @@ impl Model {
                 return Err(invalid(field, &found.to_string(), &format!("{least} <= {field} <= {most}")));
             }
         }
-        let double = Typed::new(&spec, vocab, len).or_raise()?;
-        let names = Names::new(py, double.model.layout());
-        Ok(Model { spec, vocab, len, keys, double, single: OnceLock::new(), names, trace: OnceLock::new() })
+        let core = Arc::new(Core::new(spec, vocab, len).or_raise()?);
+        let names = Names::new(py, core.double.model.layout());
+        Ok(Model { core, keys, names, trace: OnceLock::new() })
     }
 
     /// Name of the model in configurations.
     #[getter]
     fn name(&self) -> &'static str {
-        self.spec.name()
+        self.core.spec.name()
     }
 
     /// Alphabet size.
     #[getter(S)]
     fn s(&self) -> usize {
-        self.vocab
+        self.core.vocab
     }
 
     /// Tokens of a sequence.
     #[getter(T)]
     fn t(&self) -> usize {
-        self.len
+        self.core.len
     }
 
     /// Configuration keys and values of the model.
@@ -204,14 +198,14 @@ impl Model {
     /// Attention heads of each layer.
     #[getter]
     fn head_counts(&self) -> Vec<usize> {
-        self.double.model.heads().to_vec()
+        self.core.double.model.heads().to_vec()
     }
 
     /// Shape of each block, by name, in order.
     #[getter]
     fn shapes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let out = PyDict::new(py);
-        for block in self.double.model.layout().blocks() {
+        for block in self.core.double.model.layout().blocks() {
             out.set_item(block.name(), PyTuple::new(py, block.shape())?)?;
         }
         Ok(out)
@@ -221,7 +215,7 @@ impl Model {
     #[getter]
     fn trainable<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let out = PyDict::new(py);
-        let model = &self.double.model;
+        let model = &self.core.double.model;
         for (block, on) in model.layout().blocks().iter().zip(model.trainable()) {
             out.set_item(block.name(), *on)?;
         }
@@ -253,14 +247,16 @@ impl Model {
         if let Some(x) = std.filter(|x| !(x.is_finite() && *x >= 0.0)) {
             return Err(invalid("std", &x.to_string(), "finite, >= 0, or None for the model's own start"));
         }
-        let layout = self.double.model.layout();
+        let layout = self.core.double.model.layout();
         match dtype {
             "float64" | "f64" => {
-                views(&PyArray1::from_vec(py, self.double.init(seed, std)), layout, &self.names)
+                views(&PyArray1::from_vec(py, self.core.double.init(seed, std)), layout, &self.names)
             }
-            "float32" | "f32" => {
-                views(&PyArray1::from_vec(py, self.single()?.init(seed, std)), layout, &self.names)
-            }
+            "float32" | "f32" => views(
+                &PyArray1::from_vec(py, self.core.single().or_raise()?.init(seed, std)),
+                layout,
+                &self.names,
+            ),
             other => Err(invalid("dtype", other, "float64, float32")),
         }
     }
@@ -271,7 +267,7 @@ impl Model {
     ///     >>> params = model.flat({name: x.copy() for name, x in params.items()})
     fn flat<'py>(&self, params: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
         fn of<'py, E: Real>(model: &Model, params: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
-            let layout = model.double.model.layout();
+            let layout = model.core.double.model.layout();
             let arrays = Arrays::<E>::new(params, layout, &model.names)?;
             let mut held = Vec::new();
             let all = arrays.read(layout.len(), true, &mut held)?.to_vec();
@@ -289,7 +285,7 @@ impl Model {
     ///     InvalidError: blocks that are missing, or of other shapes.
     ///     TypeError: arrays of mixed types, or neither float32 nor float64.
     fn is_borrowed(&self, params: &Bound<'_, PyDict>) -> PyResult<bool> {
-        let layout = self.double.model.layout();
+        let layout = self.core.double.model.layout();
         Ok(match self.names.dtype(params)? {
             Dtype::F64 => Arrays::<f64>::new(params, layout, &self.names)?.is_flat(),
             Dtype::F32 => Arrays::<f32>::new(params, layout, &self.names)?.is_flat(),
@@ -318,18 +314,7 @@ impl Model {
         threads: Option<usize>,
         copy: bool,
     ) -> PyResult<f64> {
-        let view = batch.view(params.py());
-        view.check(self.vocab, self.len)?;
-        let fill = |first: usize, piece: &mut _| view.fill(first, piece);
-        let call = Call {
-            kind: view.sizes.kind,
-            seqs: view.sizes.seqs,
-            threads,
-            keep: false,
-            counts: view.counts(),
-            fill: &fill,
-        };
-        Ok(self.values(params, &call, copy)?.loss)
+        self.value(params, &Over::Batch(batch.view(params.py())), threads, copy)
     }
 
     /// The loss, and its gradient as a parameter set in the type of `params`.
@@ -361,18 +346,7 @@ impl Model {
         out: Option<&Bound<'py, PyDict>>,
         copy: bool,
     ) -> PyResult<(f64, Bound<'py, PyDict>)> {
-        let view = batch.view(params.py());
-        view.check(self.vocab, self.len)?;
-        let fill = |first: usize, piece: &mut _| view.fill(first, piece);
-        let call = Call {
-            kind: view.sizes.kind,
-            seqs: view.sizes.seqs,
-            threads,
-            keep: false,
-            counts: view.counts(),
-            fill: &fill,
-        };
-        self.gradient(params, &call, out, copy)
+        self.gradient(params, &Over::Batch(batch.view(params.py())), threads, out, copy)
     }
 
     /// Predictions, float64: (B, S) where the batch has targets, else (B, T, S).
@@ -400,15 +374,15 @@ impl Model {
     ) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
         let py = params.py();
         let view = batch.view(py);
-        view.check(self.vocab, self.len)?;
+        view.check(self.core.vocab, self.core.len).or_raise()?;
         let fill = |first: usize, piece: &mut _| view.fill(first, piece);
         let sizes = view.sizes;
         let call =
             Call { kind: sizes.kind, seqs: sizes.seqs, threads, keep: true, counts: true, fill: &fill };
         let found = self.values(params, &call, copy)?;
         let shape = match sizes.kind {
-            Targets::Law => vec![sizes.seqs, self.vocab],
-            Targets::Labels => vec![sizes.seqs, self.len, self.vocab],
+            Targets::Law => vec![sizes.seqs, self.core.vocab],
+            Targets::Labels => vec![sizes.seqs, self.core.len, self.core.vocab],
         };
         PyArray1::from_vec(py, found.predictions).reshape(shape)
     }
@@ -477,7 +451,13 @@ impl Model {
 
     fn __repr__(&self) -> String {
         let own = self.keys.iter().filter(|(k, _)| *k != "model").map(|(k, v)| format!(", {k}={v}"));
-        format!("{}(S={}, T={}{})", self.spec.name(), self.vocab, self.len, own.collect::<String>())
+        format!(
+            "{}(S={}, T={}{})",
+            self.core.spec.name(),
+            self.core.vocab,
+            self.core.len,
+            own.collect::<String>()
+        )
     }
 }
 

@@ -70,18 +70,28 @@ impl Task {
 
     /// The task over a graph; `None` for trigger bigrams.
     pub(crate) fn causal(&self) -> PyResult<Option<CausalTask>> {
-        match &self.config.task {
-            Keys::TriggerBigram(_) => Ok(None),
-            _ => causal::task(&self.config).map(Some).or_raise(),
-        }
+        causal_of(&self.config).or_raise()
     }
 
     /// The trigger-bigram task under `seed`; `None` for tasks over a graph.
     pub(crate) fn triggers(&self, seed: u64) -> PyResult<Option<TriggerTasks>> {
-        match &self.config.task {
-            Keys::TriggerBigram(keys) => TriggerTasks::new(keys, seed).map(Some).or_raise(),
-            _ => Ok(None),
-        }
+        triggers_of(&self.config, seed).or_raise()
+    }
+}
+
+/// The task over a graph; `None` for trigger bigrams.
+pub(crate) fn causal_of(config: &Config) -> popgrad::Result<Option<CausalTask>> {
+    match &config.task {
+        Keys::TriggerBigram(_) => Ok(None),
+        _ => causal::task(config).map(Some),
+    }
+}
+
+/// The trigger-bigram task under `seed`; `None` for tasks over a graph.
+pub(crate) fn triggers_of(config: &Config, seed: u64) -> popgrad::Result<Option<TriggerTasks>> {
+    match &config.task {
+        Keys::TriggerBigram(keys) => TriggerTasks::new(keys, seed).map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -202,7 +212,7 @@ impl Task {
         seed: u64,
     ) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
         let view = batch.view(py);
-        view.check(self.vocab, self.t())?;
+        view.check(self.vocab, self.t()).or_raise()?;
         let (n, t, s) = (view.sizes.seqs, self.t(), self.vocab);
         if let Some(z) = view.tokens.iter().find(|z| **z as usize >= s) {
             return Err(invalid("tokens", &z.to_string(), &format!("0 <= symbol < {s}")));

@@ -51,7 +51,7 @@ pub(crate) fn find_graph<'py>(
     sample.check().or_raise()?;
     discover::check_level(level).or_raise()?;
     discover::gradient::check_eps(eps).or_raise()?;
-    let pool = pools::pool(py, pools::count(None)?)?;
+    let pool = pools::pool(None)?;
     let found = py.detach(|| {
         pool.install(|| match score {
             "gradient" => discover::gradient::discover(&sample, eps, level),
@@ -76,7 +76,7 @@ pub(crate) fn claims() -> Vec<(&'static str, &'static str)> {
 pub(crate) fn verify_claim(py: Python<'_>, name: String, thorough: bool) -> PyResult<(String, f64, String)> {
     let claim = theory::select(&[name]).or_raise()?[0];
     let settings = Settings { thorough, ..Settings::default() };
-    let pool = pools::pool(py, pools::count(None)?)?;
+    let pool = pools::pool(None)?;
     let found = py.detach(|| pool.install(|| theory::run(claim, &settings))).or_raise()?;
     let verdict = match found.verdict() {
         Verdict::Pass => "pass",

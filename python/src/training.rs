@@ -148,7 +148,7 @@ pub(crate) fn train(
 ) -> PyResult<Option<String>> {
     let config = resolved(preset, quick, keys)?;
     let experiment = paper::experiment(&config).or_raise()?;
-    let pool = pools::pool(py, pools::count(threads)?)?;
+    let pool = pools::pool(threads)?;
     // Everything is checked before a folder is made.
     py.detach(|| pool.install(|| run::check(experiment, &config))).or_raise()?;
     create_run_dir(&folder).or_raise()?;
@@ -183,7 +183,7 @@ fn go(
     [callback, show, note]: [Option<Py<PyAny>>; 3],
 ) -> PyResult<Option<String>> {
     let experiment = paper::experiment(&plan.config).or_raise()?;
-    let pool = pools::pool(py, pools::count(plan.threads)?)?;
+    let pool = pools::pool(plan.threads)?;
     let shared = Arc::new(Shared::default());
     let ((events, inbox), (reply, replies)) = (channel(), channel());
     // Borrowed by code that is detached; nobody else locks it.

@@ -1,6 +1,5 @@
 //! A model in one element type, with the storage that its calls use again.
 
-use crate::errors::OrRaise;
 use crate::params::Real;
 use crate::pools;
 use popgrad::batch::Targets;
@@ -8,8 +7,7 @@ use popgrad::model::{Model as Passes, Spec};
 use popgrad::rng::{Key, Purpose};
 use popgrad::run::initial;
 use popgrad::train::{Evaluation, Storage, Values};
-use pyo3::prelude::*;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A model in one element type.
 pub(crate) struct Typed<E> {
@@ -17,9 +15,19 @@ pub(crate) struct Typed<E> {
     /// Which blocks have a gradient: all but buffers.
     active: Vec<bool>,
     none: Vec<bool>,
-    /// Working storage that no call uses now. The lock is held only to take and to give back, while
-    /// attached to the interpreter: calls in two threads each have their own storage.
+    /// Working storage that no call uses now: calls in two threads each have their own.
     idle: Mutex<Vec<Storage<E>>>,
+}
+
+/// The lock, if nobody has it. Storage is taken and given back by this, so that no call waits: a
+/// child of a fork may find a lock held by a thread that it lacks. A call that finds it held makes
+/// storage of its own.
+pub(crate) fn unless_held<T>(lock: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match lock.try_lock() {
+        Ok(held) => Some(held),
+        Err(TryLockError::Poisoned(held)) => Some(PoisonError::into_inner(held)),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// What a call evaluates.
@@ -43,18 +51,18 @@ impl<E: Real> Typed<E> {
         Ok(Typed { model, active, none, idle: Mutex::new(Vec::new()) })
     }
 
-    /// Evaluates with the lock of the interpreter released; writes the gradient to `grad`, if any.
+    /// Evaluates; writes the gradient to `grad`, if any. Needs no interpreter: callers that are
+    /// attached to it detach.
     pub(crate) fn evaluate<F>(
         &self,
-        py: Python<'_>,
         params: &[E],
         call: &Call<'_, F>,
         grad: Option<&mut [E]>,
-    ) -> PyResult<Values>
+    ) -> popgrad::Result<Values>
     where
         F: Fn(usize, &mut popgrad::batch::Batch) + Sync,
     {
-        self.model.accepts(call.kind).or_raise()?;
+        self.model.accepts(call.kind)?;
         let threads = pools::count(call.threads)?;
         if !call.counts && !call.keep {
             grad.unwrap_or(&mut []).fill(E::ZERO);
@@ -68,21 +76,19 @@ impl<E: Real> Typed<E> {
             seqs: call.seqs,
             keep: call.keep,
         };
-        let free = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut storage = free().pop().unwrap_or_default();
+        let mut storage = unless_held(&self.idle).and_then(|mut idle| idle.pop()).unwrap_or_default();
         let out = grad.unwrap_or(&mut []);
         // A single piece does not enter a pool.
-        let alone = threads == 1 || evaluation.pieces() <= 1;
-        let pool = if alone { None } else { Some(pools::pool(py, threads)?) };
-        let (found, storage) = py.detach(|| {
-            let found = match &pool {
-                None => evaluation.run_in(&mut storage, 1, call.fill, out),
-                Some(pool) => pool.install(|| evaluation.run_in(&mut storage, threads, call.fill, out)),
-            };
-            (found, storage)
-        });
-        free().push(storage);
-        found.or_raise()
+        let found = if threads == 1 || evaluation.pieces() <= 1 {
+            evaluation.run_in(&mut storage, 1, call.fill, out)
+        } else {
+            let pool = pools::shared(threads)?;
+            pool.install(|| evaluation.run_in(&mut storage, threads, call.fill, out))
+        };
+        if let Some(mut idle) = unless_held(&self.idle) {
+            idle.push(storage);
+        }
+        found
     }
 
     /// The model's own start under `seed`; with `std` normal numbers of that deviation in every
