@@ -7,16 +7,18 @@
 //! | `model`, `typed`, `trace` | loss, gradient, predictions; the two element types; activations |
 //! | `task`, `population` | samples, Bayes answers; every sequence with its probability |
 //! | `objective`, `exact` | losses over batches and populations, without the interpreter |
+//! | `ffi` | the same for programs that JAX compiles |
 //! | `training`, `folder` | runs, and reading their folders |
 //! | `kernels`, `tools` | single kernels; discovery, claims, the machine, the command line |
 //! | `tables`, `errors`, `pools` | configuration keys, exceptions, threads |
 //!
 //! Locks are never held across a call into the interpreter; computing is done detached. `unsafe` is
-//! only where slices are made of NumPy's memory.
+//! only where slices are made of NumPy's memory, and in `ffi`.
 
 mod batch;
 mod errors;
 mod exact;
+mod ffi;
 mod folder;
 mod kernels;
 mod model;
@@ -38,6 +40,8 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use super::batch::Batch;
+    #[pymodule_export]
+    use super::ffi::{FfiObjective, ffi_capsules, ffi_objectives, ffi_version};
     #[pymodule_export]
     use super::folder::{run_attention, run_config, run_weights};
     #[pymodule_export]

@@ -21,6 +21,10 @@ MODELS = [
     (popgrad.Memory(task=TASK, dim=6, ff2="relu"), transcription.memory, {}),
     (popgrad.Transformer(task=TASK, dim=8, heads=2), transcription.transformer, {"heads": 2}),
 ]
+LACKING_FFI = popgrad.jax._lacking()
+ffi = pytest.mark.skipif(LACKING_FFI is not None, reason=str(LACKING_FFI))
+# The two ways from a compiled program to the engine.
+routes = pytest.mark.parametrize("via", [pytest.param("ffi", marks=ffi), "callback"])
 each = pytest.mark.parametrize(
     ("model", "forward", "options"), MODELS, ids=[m[0].name for m in MODELS]
 )
@@ -36,7 +40,7 @@ def close(found, expected, trainable):
             assert not ours.any(), name
 
 
-def both_sides(model, forward, batch, seed=0, std=0.5, **options):
+def both_sides(via, model, forward, batch, seed=0, std=0.5, **options):
     """Our function and that of the transcription, of (params, columns)."""
 
     def theirs(params, columns):
@@ -44,13 +48,14 @@ def both_sides(model, forward, batch, seed=0, std=0.5, **options):
         return transcription.loss(forward, params, held, model.S, model.T, **options)
 
     params = popgrad.jax.params(model.init(seed=seed, std=std))
-    return popgrad.jax.loss(model), theirs, params, popgrad.jax.columns(batch)
+    return popgrad.jax.loss(model, via=via), theirs, params, popgrad.jax.columns(batch)
 
 
+@routes
 @each
-def test_value_and_grad_is_that_of_autodiff(model, forward, options):
+def test_value_and_grad_is_that_of_autodiff(via, model, forward, options):
     batch = TASK.sample(5)
-    ours, theirs, params, columns = both_sides(model, forward, batch, **options)
+    ours, theirs, params, columns = both_sides(via, model, forward, batch, **options)
     expected = jax.jit(jax.value_and_grad(theirs))(params, columns)
     plain, traced = jax.value_and_grad(ours), jax.jit(jax.value_and_grad(ours))
     outside = jax.value_and_grad(jax.jit(ours))
@@ -65,20 +70,22 @@ def test_value_and_grad_is_that_of_autodiff(model, forward, options):
     close(grad, expected[1], model.trainable)
 
 
+@routes
 @settings(max_examples=4)
 @given(**SIZES, kind=KINDS, heads=HEADS)
-def test_shapes(s, t, n, seed, kind, heads):
+def test_shapes(via, s, t, n, seed, kind, heads):
     model = popgrad.Disentangled(s, t, heads=heads)
     batch = batch_of(np.random.default_rng(seed), kind, n, s, t)
-    ours, theirs, params, columns = both_sides(model, transcription.disentangled, batch, seed)
+    ours, theirs, params, columns = both_sides(via, model, transcription.disentangled, batch, seed)
     close(
         jax.grad(ours)(params, columns), jax.jit(jax.grad(theirs))(params, columns), model.trainable
     )
 
 
-def test_a_directional_derivative_is_the_gradient_along_it():
+@routes
+def test_a_directional_derivative_is_the_gradient_along_it(via):
     model, forward, options = MODELS[0]
-    ours, theirs, params, columns = both_sides(model, forward, TASK.sample(5), **options)
+    ours, theirs, params, columns = both_sides(via, model, forward, TASK.sample(5), **options)
     along = popgrad.jax.params(model.init(seed=9, std=1.0))
     found = jax.jvp(lambda p: ours(p, columns), (params,), (along,))[1]
     expected = jax.jit(lambda p, v: jax.jvp(lambda p: theirs(p, columns), (p,), (v,))[1])(
@@ -91,9 +98,10 @@ def test_a_directional_derivative_is_the_gradient_along_it():
     assert np.allclose(one, 3.0 * whole, rtol=1e-14, atol=0)
 
 
-def test_vmap_is_one_call_after_the_other():
+@routes
+def test_vmap_is_one_call_after_the_other(via):
     model = MODELS[0][0]
-    ours = popgrad.jax.loss(model)
+    ours = popgrad.jax.loss(model, via=via)
     sets = [popgrad.jax.params(model.init(seed=k, std=0.5)) for k in range(3)]
     batches = [popgrad.jax.columns(TASK.sample(4, seed=k)) for k in range(3)]
     params = jax.tree.map(lambda *x: jnp.stack(x), *sets)
@@ -113,21 +121,23 @@ def test_vmap_is_one_call_after_the_other():
                 assert all((grads[name][k] == grad[name]).all() for name in grad)
 
 
+@routes
 @pytest.mark.parametrize("method", ["tree", "words"])
-def test_a_population(method):
+def test_a_population(via, method):
     model, forward, options = MODELS[1]
     population = popgrad.Population(TASK, method=method)
-    ours = popgrad.jax.loss(population, model)
-    _, theirs, params, columns = both_sides(model, forward, population.batch(), **options)
+    ours = popgrad.jax.loss(population, model, via=via)
+    _, theirs, params, columns = both_sides(via, model, forward, population.batch(), **options)
     expected, autodiff = jax.jit(jax.value_and_grad(theirs))(params, columns)
     loss, grad = jax.jit(jax.value_and_grad(ours))(params)
     assert abs(float(loss) - float(expected)) <= TOLERANCE * float(expected)
     close(grad, autodiff, model.trainable)
 
 
-def test_the_type_is_that_of_the_parameters():
+@routes
+def test_the_type_is_that_of_the_parameters(via):
     model = MODELS[0][0]
-    ours, batch = popgrad.jax.loss(model), TASK.sample(8)
+    ours, batch = popgrad.jax.loss(model, via=via), TASK.sample(8)
     double = model.init(seed=0, std=0.5)
     single = {name: x.astype(np.float32) for name, x in double.items()}
     loss, grad = jax.value_and_grad(ours)(single, batch)
@@ -140,10 +150,11 @@ def test_the_type_is_that_of_the_parameters():
         ours({n: x.astype(np.float16) for n, x in double.items()}, batch)
 
 
-def test_only_first_derivatives():
+@routes
+def test_only_first_derivatives(via):
     model = MODELS[0][0]
     ours, params, columns = (
-        popgrad.jax.loss(model),
+        popgrad.jax.loss(model, via=via),
         model.init(std=0.3),
         popgrad.jax.columns(TASK.sample(4)),
     )
@@ -156,10 +167,11 @@ def test_only_first_derivatives():
             f(params)
 
 
-def test_columns_have_no_derivative():
+@routes
+def test_columns_have_no_derivative(via):
     model = MODELS[0][0]
     ours, params, columns = (
-        popgrad.jax.loss(model),
+        popgrad.jax.loss(model, via=via),
         model.init(std=0.3),
         popgrad.jax.columns(TASK.sample(4)),
     )
@@ -174,9 +186,10 @@ def test_columns_have_no_derivative():
     assert not held(columns["weights"]).any()
 
 
-def test_what_is_refused():
+@routes
+def test_what_is_refused(via):
     model = MODELS[0][0]
-    ours, params, batch = popgrad.jax.loss(model), model.init(std=0.3), TASK.sample(4)
+    ours, params, batch = popgrad.jax.loss(model, via=via), model.init(std=0.3), TASK.sample(4)
     columns = popgrad.jax.columns(batch)
     for f in (ours, jax.jit(ours)):
         for wrong in ({"V": params["W"]}, {"W": params["W"][1:]}):
@@ -200,11 +213,11 @@ def test_what_is_refused():
 
 
 SINGLE = """
-import jax, numpy as np, popgrad, popgrad.jax
+import sys, jax, numpy as np, popgrad, popgrad.jax
 task = popgrad.CausalTree("chain", S=3, T=6)
 model = popgrad.Disentangled(task=task)
 params, batch = model.init(seed=0, std=0.5), task.sample(16)
-f = jax.jit(jax.value_and_grad(popgrad.jax.loss(model)))
+f = jax.jit(jax.value_and_grad(popgrad.jax.loss(model, via=sys.argv[1])))
 loss, grad = f(popgrad.jax.params(params), popgrad.jax.columns(batch))
 exact, reference = model.value_and_grad(params, batch)
 assert loss.dtype == np.float32 and abs(float(loss) - exact) < 1e-6 * exact
@@ -226,12 +239,14 @@ except ImportError as error:
 """
 
 
-def run(text):
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120)
+def run(text, *words):
+    command = [sys.executable, "-c", text, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_without_x64_all_is_single():
-    done = run(SINGLE)
+@routes
+def test_without_x64_all_is_single(via):
+    done = run(SINGLE, via)
     assert done.stdout == "single 3\n", done.stderr
 
 
@@ -240,11 +255,12 @@ def test_without_jax_the_import_says_so():
     assert done.stdout == "refused: popgrad.jax needs JAX: pip install jax\n", done.stderr
 
 
-def test_large_arrays_and_many_steps_do_not_deadlock():
+@routes
+def test_large_arrays_and_many_steps_do_not_deadlock(via):
     """The callback reads buffers while the program that called it runs."""
     task = popgrad.CausalTree("chain", S=10, T=90)
     model = popgrad.Disentangled(task=task)
-    ours, columns = popgrad.jax.loss(model), popgrad.jax.columns(task.sample(2))
+    ours, columns = popgrad.jax.loss(model, via=via), popgrad.jax.columns(task.sample(2))
     start = popgrad.jax.params(model.init(seed=0, std=0.01))
 
     def step(params, _):

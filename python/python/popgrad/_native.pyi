@@ -13,6 +13,7 @@ _Folder = str | PathLike[str]
 
 __all__ = [
     "Batch",
+    "FfiObjective",
     "Model",
     "Population",
     "Task",
@@ -21,6 +22,9 @@ __all__ = [
     "attention_backward",
     "claims",
     "cross_entropy",
+    "ffi_capsules",
+    "ffi_objectives",
+    "ffi_version",
     "find_graph",
     "gemm",
     "machine",
@@ -145,6 +149,19 @@ class Population:
     def weights(self) -> NDArray[np.float64]: ...
     def bayes(self) -> float: ...
 
+@final
+class FfiObjective:
+    def __new__(
+        cls, model: Model, population: Population | None = None, threads: int | None = None
+    ) -> Self: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+
+def ffi_version() -> tuple[int, int]: ...
+def ffi_objectives() -> int: ...
+def ffi_capsules() -> dict[str, Any]: ...
 def models() -> list[str]: ...
 def presets() -> list[tuple[str, str]]: ...
 def resolve(preset: str, quick: bool, keys: dict[str, Any]) -> dict[str, Any]: ...

@@ -13,8 +13,12 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +32,8 @@ except ModuleNotFoundError as error:
     raise ImportError("popgrad.jax needs JAX: pip install jax") from error
 
 from ._bridge import COLUMNS, FIRST_ORDER, Objective, columns_of, objective
-from ._native import Batch, Model, Population
+from ._native import Batch, FfiObjective, Model, Population, ffi_capsules, ffi_version
+from .errors import InvalidError
 
 __all__ = ["columns", "loss", "params"]
 
@@ -48,8 +53,15 @@ def columns(batch: Batch) -> dict[str, jax.Array]:
     return {name: jnp.asarray(x) for name, x in columns_of(batch).items()}
 
 
+Via = Literal["auto", "ffi", "callback"]
+
+
 def loss(
-    what: Model | Population, model: Model | None = None, *, threads: int | None = None
+    what: Model | Population,
+    model: Model | None = None,
+    *,
+    threads: int | None = None,
+    via: Via = "auto",
 ) -> Callable[..., jax.Array]:
     """The loss of a model as a function that JAX differentiates, traces and maps.
 
@@ -63,7 +75,9 @@ def loss(
     - jax.grad, value_and_grad and jvp work, and so do vjp and linearize. The engine's gradient is
       computed once a call, only where a derivative is asked for. First order only: a derivative of
       a derivative raises NotImplementedError.
-    - jax.jit works: the engine is called back from the compiled program (jax.pure_callback).
+    - jax.jit works. On CPUs the compiled program calls the engine itself (jax.ffi), without the
+      interpreter; the results have the bits of `model.value_and_grad`. The program may outlive this
+      function: it keeps what it needs of the model.
     - jax.vmap works one element after the other (vmap_method="sequential"), each on all threads.
     - Blocks that never train (`model.trainable`; buffers of Memory) have gradient 0.
     - Tokens and labels have no derivative (float0). Targets and weights have none here: asking for
@@ -72,9 +86,17 @@ def loss(
     Args:
         what: a model, or a population with `model`.
         threads: of each call of the engine, all cores by default.
+        via: how programs reach the engine, which changes no bit. "ffi": jax.ffi, on CPUs with a
+            jaxlib of version 0.3 or later of XLA's foreign functions (jaxlib 0.9.2). "callback":
+            jax.pure_callback, which runs Python code and copies. "auto": ffi where it is there. A
+            `popgrad.Batch` is always read by a callback, so `columns(batch)` is faster.
 
+    Raises (now):
+        InvalidError: `threads` or `via` out of its domain.
+        ImportError: via="ffi" where JAX has none.
     Raises (when the function is called or traced):
-        InvalidError: unknown blocks or columns, other shapes.
+        InvalidError: unknown blocks or columns, other shapes; via="ffi" where the default platform
+            is no CPU.
         KeyError: a block is missing.
         TypeError: parameters of mixed types.
     Values out of their domain, such as a token that is no symbol, are found by the engine while the
@@ -88,18 +110,28 @@ def loss(
         (6, 6)
     """
     own = objective(what, model, threads)
-    traced = _differentiable(own, None)
+    if via not in ("auto", "ffi", "callback"):
+        allowed = "auto, ffi, callback"
+        raise InvalidError(f"via: {via!r}; allowed: {allowed}", "via", allowed)
+    reason = _lacking()
+    if via == "ffi" and reason is not None:
+        raise ImportError(f"popgrad.jax.loss: via='ffi': {reason}; allowed: auto, callback")
+    handle = FfiObjective(own.model, own.population, threads)
+    traced = _differentiable(own, None, None if via == "callback" or reason else (handle, via))
 
     def of_batch(params: Mapping[str, Any], batch: Batch | Mapping[str, Any]) -> jax.Array:
         given = _checked_params(own, params)
         if isinstance(batch, Batch):
             own.check_batch({name: x.shape for name, x in columns_of(batch).items()})
-            return _differentiable(own, batch)(given, {})
+            return _differentiable(own, batch, None)(given, {})
         found = {name: jnp.asarray(batch[name]) for name in batch if batch[name] is not None}
         own.check_batch({name: x.shape for name, x in found.items()})
         for name in ("tokens", "labels"):
             if name in found and not jnp.issubdtype(found[name].dtype, jnp.integer):
                 raise TypeError(f"{name}: {found[name].dtype}; allowed: an array of integers")
+        for name in ("targets", "weights"):
+            if name in found and jnp.issubdtype(found[name].dtype, jnp.complexfloating):
+                raise TypeError(f"{name}: {found[name].dtype}; allowed: an array of real numbers")
         return traced(given, found)
 
     def of_population(params: Mapping[str, Any]) -> jax.Array:
@@ -117,9 +149,74 @@ def _checked_params(own: Objective, params: Mapping[str, Any]) -> dict[str, jax.
     return given
 
 
-def _differentiable(own: Objective, constant: Batch | None) -> Callable[..., jax.Array]:
+class _Id(np.int64):
+    """The number of an objective, which keeps it alive wherever JAX keeps the number."""
+
+    handle: FfiObjective
+
+
+def _lacking() -> str | None:
+    """Why jax.ffi does not serve; None if it does. Starts no platform."""
+    if not hasattr(jax, "ffi") or not hasattr(jax.ffi, "register_ffi_type"):
+        return f"JAX {jax.__version__} lacks jax.ffi, or its types"
+    return _unfit(jax.ffi.include_dir())
+
+
+@functools.cache
+def _unfit(folder: str) -> str | None:
+    """Why the handlers do not fit XLA's foreign functions in the version of this header."""
+    try:
+        text = (Path(folder) / "xla" / "ffi" / "api" / "c_api.h").read_text(encoding="utf-8")
+    except OSError as error:
+        return f"the header of its foreign functions cannot be read: {error}"
+    parts = [re.search(rf"#define XLA_FFI_API_{part} (\d+)", text) for part in ("MAJOR", "MINOR")]
+    found = tuple(int(part[1]) for part in parts if part)
+    major, minor = ffi_version()
+    if len(found) == 2 and found[0] == major and found[1] >= minor:
+        return None
+    version = ".".join(map(str, found)) or "unknown"
+    return f"jaxlib has version {version} of XLA's foreign functions; needed: {major}.{minor}"
+
+
+_registering = threading.Lock()
+
+
+@functools.cache
+def _register() -> None:
+    """Makes the targets known to XLA. The CPU platform runs already, as XLA wants the type first."""
+    capsules = ffi_capsules()
+    state: Any = {"type_id": capsules["type_id"], "type_info": capsules["type_info"]}
+    jax.ffi.register_ffi_type("popgrad_objective", state, platform="cpu")
+    for name in ("loss", "value_and_grad"):
+        stages = {"instantiate": capsules["instantiate"], "execute": capsules[name]}
+        jax.ffi.register_ffi_target(f"popgrad_{name}", stages, platform="cpu")
+
+
+def _on_cpu(via: str) -> bool:
+    """True if programs run on CPUs; the targets are then registered."""
+    platform = jax.default_backend()
+    if platform == "cpu":
+        with _registering:
+            _register()
+        return True
+    if via == "ffi":
+        allowed = "auto or callback on this platform, or CPUs as JAX's default"
+        raise InvalidError(f"via: 'ffi' on {platform}; allowed: {allowed}", "via", allowed)
+    return False
+
+
+def _for_ffi(x: Any) -> Any:
+    """`x` in a type that the targets read, without loss."""
+    if x.dtype in (jnp.int32, jnp.int64, jnp.uint32, jnp.uint64, jnp.float32, jnp.float64):
+        return x
+    return x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32)
+
+
+def _differentiable(
+    own: Objective, constant: Batch | None, ffi: tuple[FfiObjective, str] | None
+) -> Callable[..., jax.Array]:
     """The loss as a function of (params, columns); `constant` is the batch if that is none of
-    JAX's."""
+    JAX's; `ffi` says how programs call the engine themselves, None that they call back."""
     shapes = own.model.shapes
 
     def batch_of(found: Mapping[str, Any]) -> Batch | None:
@@ -142,19 +239,38 @@ def _differentiable(own: Objective, constant: Batch | None) -> Callable[..., jax
         value, grad = own.value_and_grad(given, batch_of(found))
         return np.asarray(value, dtype), dict(grad)
 
-    def call(f: Callable[..., Any], params: Any, found: Any, gradient: bool) -> Any:
+    def called_back(params: Any, found: Any, gradient: bool) -> Any:
         out = jax.ShapeDtypeStruct((), next(iter(params.values())).dtype)
         like = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
-        wanted = (out, like) if gradient else out
+        f, wanted = (both_now, (out, like)) if gradient else (value_now, out)
         return jax.pure_callback(f, wanted, params, found, vmap_method="sequential")
+
+    def call(params: Any, found: Any, gradient: bool) -> Any:
+        if ffi is None or not _on_cpu(ffi[1]):
+            return called_back(params, found, gradient)
+        blocks = [params[name] for name in shapes]
+        present = [name for name in COLUMNS if name in found]
+        objective = _Id(ffi[0].id)
+        objective.handle = ffi[0]
+        attributes = {
+            "objective": objective,
+            "threads": np.int64(ffi[0].threads),
+            "columns": np.int64(sum(1 << COLUMNS.index(name) for name in present)),
+        }
+        outs = [jax.ShapeDtypeStruct((), blocks[0].dtype)]
+        outs += [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in blocks if gradient]
+        target = "popgrad_value_and_grad" if gradient else "popgrad_loss"
+        run = jax.ffi.ffi_call(target, outs, vmap_method="sequential")
+        loss, *grad = run(*blocks, *(_for_ffi(found[name]) for name in present), **attributes)
+        return (loss, dict(zip(shapes, grad, strict=True))) if gradient else loss
 
     @jax.custom_jvp
     def value(params: Any, found: Any) -> jax.Array:
-        return call(value_now, params, found, False)
+        return call(params, found, False)
 
     @jax.custom_jvp
     def both(params: Any, found: Any) -> Any:
-        return call(both_now, params, found, True)
+        return call(params, found, True)
 
     def value_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
         moved, others = tangents
