@@ -1,7 +1,11 @@
 """popgrad.jax.loss: grad, jit, vmap and jvp against automatic differentiation of the equations."""
 
+import gc
+import re
+import resource
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -269,3 +273,298 @@ def test_large_arrays_and_many_steps_do_not_deadlock(via):
 
     losses = jax.jit(lambda p: jax.lax.scan(step, p, None, length=40))(start)[1]
     assert losses[-1] < losses[0]
+
+
+def same(found, expected):
+    """The bits of a loss and a gradient of the engine."""
+    loss, grad = expected
+    assert np.asarray(found[0]) == np.asarray(loss, np.asarray(found[0]).dtype)
+    for name in grad:
+        ours = np.asarray(found[1][name])
+        assert ours.dtype == grad[name].dtype and ours.tobytes() == grad[name].tobytes(), name
+
+
+def live():
+    """Objectives that functions hold, or programs that JAX does not just keep for later."""
+    jax.clear_caches()
+    gc.collect()
+    return popgrad._native.ffi_objectives()
+
+
+@routes
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("model", [m[0] for m in MODELS], ids=[m[0].name for m in MODELS])
+def test_the_bits_are_those_of_value_and_grad(via, model, dtype):
+    params, f = model.init(seed=0, std=0.5, dtype=dtype), popgrad.jax.loss(model, via=via)
+    arrays, rng = popgrad.jax.params(params), np.random.default_rng(0)
+    tokens = rng.integers(0, 3, (70, 6)).astype(np.uint32)
+    laws = rng.dirichlet(np.ones(3), 70)
+    cases = [{"targets": laws}, {"targets": laws, "weights": rng.random(70)}]
+    if model.name in ("memory", "transformer"):
+        labels = rng.integers(0, 3, (70, 6)).astype(np.uint32)
+        cases += [{"labels": labels}, {"labels": labels, "weights": rng.random((70, 6))}]
+    ran = 0
+    for columns in ({"tokens": tokens, **case} for case in cases):
+        batch = popgrad.Batch(**columns)
+        try:
+            expected = model.value_and_grad(params, batch)
+        except popgrad.InvalidError:
+            continue  # Targets of the other kind.
+        g = jax.value_and_grad(f)
+        for h in (g, jax.jit(g)):
+            same(h(arrays, columns), expected)
+            # Other types with the same numbers.
+            same(h(arrays, {**columns, "tokens": tokens.astype(np.int64)}), expected)
+            same(h(arrays, {**columns, "tokens": tokens.astype(np.int8)}), expected)
+        assert float(jax.jit(f)(arrays, columns)) == float(g(arrays, columns)[0])
+        ran += 1
+    assert ran
+
+
+@routes
+@pytest.mark.parametrize("method", ["tree", "words"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_bits_of_a_population(via, method, dtype):
+    model, population = MODELS[1][0], popgrad.Population(TASK, method=method)
+    params = model.init(seed=3, std=0.5, dtype=dtype)
+    f = jax.jit(jax.value_and_grad(popgrad.jax.loss(population, model, via=via)))
+    same(f(popgrad.jax.params(params)), population.value_and_grad(model, params))
+
+
+@routes
+def test_subnormal_numbers_are_read_as_they_are(via):
+    """Threads of JAX read them as 0."""
+    model = popgrad.Memory(task=TASK, dim=6, ff2="relu")
+    params = {name: x * 1e-310 for name, x in model.init(seed=0, std=0.5).items()}
+    batch = batch_of(np.random.default_rng(0), "labels", 4, 3, 6)
+    f = jax.jit(jax.value_and_grad(popgrad.jax.loss(model, via=via)))
+    same(f(popgrad.jax.params(params), popgrad.jax.columns(batch)), model.value_and_grad(params, batch))
+
+
+@routes
+def test_errors_say_what_the_engine_says(via):
+    model = MODELS[0][0]
+    params = popgrad.jax.params(model.init(std=0.3))
+    columns = popgrad.jax.columns(TASK.sample(4))
+    wrong = [
+        ({"tokens": columns["tokens"] + np.uint32(3)}, "tokens.*allowed: 0 <= symbol < 3"),
+        ({"tokens": columns["tokens"].astype(np.int32) - 5}, "tokens: -.*allowed: an array of integers, 0"),
+        ({"targets": columns["targets"] * 2}, r"targets\[0\]: sums to 2; allowed"),
+        ({"targets": columns["targets"] - 5}, r"targets\[0\]: holds -"),
+        ({"weights": -columns["weights"]}, "weights.*allowed"),
+    ]
+    for function in (popgrad.jax.loss(model, via=via), popgrad.jax.loss(model, threads=1, via=via)):
+        for f in (function, jax.jit(function), jax.jit(jax.value_and_grad(function))):
+            for other, text in wrong:
+                with pytest.raises((ValueError, RuntimeError), match=text):
+                    jax.block_until_ready(f(params, {**columns, **other}))
+            # The same program goes on.
+            jax.block_until_ready(f(params, columns))
+
+
+@routes
+def test_threads_change_no_bit_and_are_checked(via):
+    model, batch = MODELS[0][0], TASK.sample(600)
+    params, columns = model.init(seed=0, std=0.5), popgrad.jax.columns(batch)
+    expected = model.value_and_grad(params, batch, 1)
+    for threads in (None, 1, 2, 3):
+        f = popgrad.jax.loss(model, threads=threads, via=via)
+        same(jax.jit(jax.value_and_grad(f))(popgrad.jax.params(params), columns), expected)
+    for threads in (0, 10**6):
+        with pytest.raises(popgrad.InvalidError, match="threads") as refused:
+            popgrad.jax.loss(model, threads=threads, via=via)
+        assert refused.value.field == "threads"
+
+
+@routes
+def test_two_python_threads_at_once(via):
+    model, batch = MODELS[0][0], TASK.sample(300)
+    params, columns = model.init(seed=0, std=0.5), popgrad.jax.columns(batch)
+    f = jax.jit(jax.value_and_grad(popgrad.jax.loss(model, via=via)))
+    sets = [{name: x * scale for name, x in params.items()} for scale in (1.0, 0.5)]
+    failed = []
+
+    def work(own):
+        try:
+            expected = model.value_and_grad(own, batch)
+            for _ in range(30):
+                same(f(popgrad.jax.params(own), columns), expected)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(own,)) for own in sets]
+    [t.start() for t in threads]
+    [t.join(timeout=120) for t in threads]
+    assert not any(t.is_alive() for t in threads) and not failed
+
+
+@routes
+def test_memory_does_not_grow_over_many_calls(via):
+    task = popgrad.CausalTree("chain", S=8, T=32)
+    model = popgrad.Disentangled(task=task)
+    params, columns = popgrad.jax.params(model.init(std=0.1)), popgrad.jax.columns(task.sample(4))
+    f = jax.jit(jax.value_and_grad(popgrad.jax.loss(model, via=via)))
+
+    def calls(n):
+        for _ in range(n):
+            jax.block_until_ready(f(params, columns))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = calls(200)
+    # A gradient a call, some 20 kB, would be 20 MB.
+    assert calls(1000) - before < 8192
+
+
+@ffi
+def test_functions_of_one_model_share_an_objective_and_leave_none():
+    before = live()
+    model = popgrad.Disentangled(task=TASK)
+    params, columns = popgrad.jax.params(model.init(std=0.3)), popgrad.jax.columns(TASK.sample(4))
+    functions = [popgrad.jax.loss(model, threads=t, via="ffi") for t in (None, 1, 2)]
+    values = [float(f(params, columns)) for f in functions]
+    assert len(set(values)) == 1 and live() == before + 1
+    other = popgrad.jax.loss(popgrad.Disentangled(task=TASK))
+    assert live() == before + 2
+    del functions, model, other
+    assert live() == before
+
+
+@routes
+def test_a_program_outlives_its_function(via):
+    before = live()
+    model = popgrad.Disentangled(task=TASK)
+    params, batch = model.init(seed=0, std=0.5), TASK.sample(600)
+    arrays, columns = popgrad.jax.params(params), popgrad.jax.columns(batch)
+    expected = model.value_and_grad(params, batch)
+    function = popgrad.jax.loss(model, via=via)
+    program = jax.jit(jax.value_and_grad(function)).lower(arrays, columns).compile()
+    jaxpr = jax.make_jaxpr(function)(arrays, columns)
+    # The call is under way while all that made it goes.
+    running = program(arrays, columns)
+    del function, model
+    jax.clear_caches()
+    gc.collect()
+    same(running, expected)
+    for _ in range(3):
+        same(program(arrays, columns), expected)
+    del program
+    jax.clear_caches()
+    # What was traced keeps the objective, too: it is compiled now.
+    leaves = jax.tree.leaves((arrays, columns))
+    assert jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *leaves)[0] == expected[0]
+    del jaxpr
+    assert live() == before
+
+
+@ffi
+def test_what_was_lowered_needs_its_function_until_it_is_compiled():
+    model = popgrad.Disentangled(task=TASK)
+    arrays, columns = popgrad.jax.params(model.init()), popgrad.jax.columns(TASK.sample(4))
+    lowered = jax.jit(popgrad.jax.loss(model, via="ffi")).lower(arrays, columns)
+    text = lowered.as_text()
+    assert "popgrad_loss" in text and "callback" not in text
+    number = re.search(r"objective = (\d+)", text)[1]
+    assert int(number) == popgrad._native.FfiObjective(model).id
+    assert float(lowered.compile()(arrays, columns)) == model.loss(model.init(), TASK.sample(4))
+
+
+def test_via():
+    model = MODELS[0][0]
+    arrays, columns = popgrad.jax.params(model.init()), popgrad.jax.columns(TASK.sample(4))
+    for wrong in ("FFI", "", None, 1):
+        with pytest.raises(popgrad.InvalidError, match="via") as refused:
+            popgrad.jax.loss(model, via=wrong)
+        assert (refused.value.field, refused.value.allowed) == ("via", "auto, ffi, callback")
+    text = jax.jit(popgrad.jax.loss(model, via="callback")).lower(arrays, columns).as_text()
+    assert "popgrad_loss" not in text and "callback" in text
+    text = jax.jit(popgrad.jax.loss(model)).lower(arrays, columns).as_text()
+    assert ("popgrad_loss" in text) == (LACKING_FFI is None)
+
+
+def header(folder, major, minor):
+    path = folder / "xla" / "ffi" / "api" / "c_api.h"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#define XLA_FFI_API_MAJOR {major}\n#define XLA_FFI_API_MINOR {minor}\n")
+    return str(folder)
+
+
+@pytest.mark.skipif(not hasattr(jax, "ffi"), reason="no jax.ffi")
+def test_other_versions_fall_back(tmp_path, monkeypatch):
+    model = MODELS[0][0]
+    params, batch = model.init(seed=0, std=0.5), TASK.sample(4)
+    arrays, columns = popgrad.jax.params(params), popgrad.jax.columns(batch)
+    folders = [str(tmp_path / "none")]
+    folders += [header(tmp_path / f"{a}.{b}", a, b) for a, b in ((1, 0), (1, 9), (0, 2), (0, "x"))]
+    for folder in folders:
+        monkeypatch.setattr(jax.ffi, "include_dir", lambda folder=folder: folder)
+        with pytest.raises(ImportError, match="via='ffi'"):
+            popgrad.jax.loss(model, via="ffi")
+        f = jax.jit(jax.value_and_grad(popgrad.jax.loss(model)))
+        assert "popgrad_value_and_grad" not in f.lower(arrays, columns).as_text()
+        same(f(arrays, columns), model.value_and_grad(params, batch))
+    monkeypatch.delattr(jax, "ffi")
+    with pytest.raises(ImportError, match="lacks jax.ffi"):
+        popgrad.jax.loss(model, via="ffi")
+    same(
+        jax.jit(jax.value_and_grad(popgrad.jax.loss(model)))(arrays, columns),
+        model.value_and_grad(params, batch),
+    )
+
+
+@ffi
+def test_other_platforms_fall_back(monkeypatch):
+    model = MODELS[0][0]
+    arrays, columns = popgrad.jax.params(model.init()), popgrad.jax.columns(TASK.sample(4))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    text = jax.jit(popgrad.jax.loss(model)).lower(arrays, columns).as_text()
+    assert "popgrad_loss" not in text
+    with pytest.raises(popgrad.InvalidError, match="via: 'ffi' on gpu"):
+        popgrad.jax.loss(model, via="ffi")(arrays, columns)
+
+
+@ffi
+def test_calls_that_do_not_fit_are_refused():
+    """By hand, as nothing in the package calls: each ends as an error with a text."""
+    model = MODELS[0][0]
+    columns = popgrad.jax.columns(TASK.sample(4))
+    arrays = popgrad.jax.params(model.init())
+    popgrad.jax.loss(model, via="ffi")(arrays, columns)
+    own = popgrad._native.FfiObjective(model)
+    scalar, blocks = jax.ShapeDtypeStruct((), np.float64), list(arrays.values())
+    batch = [columns["tokens"], columns["targets"], columns["weights"]]
+    good = {"objective": np.int64(own.id), "threads": np.int64(1), "columns": np.int64(11)}
+
+    def call(arguments, outs=scalar, target="popgrad_loss", **attributes):
+        given = {name: x for name, x in {**good, **attributes}.items() if x is not None}
+        return jax.block_until_ready(jax.ffi.ffi_call(target, outs)(*arguments, **given))
+
+    assert float(call(blocks + batch)) == model.loss(model.init(), TASK.sample(4))
+    cases = [
+        ("objective: .*not there", {"arguments": blocks + batch, "objective": np.int64(-5)}),
+        ("objective: no attribute", {"arguments": blocks + batch, "objective": None}),
+        ("threads: no attribute", {"arguments": blocks + batch, "threads": np.int32(7)}),
+        ("threads: 0; allowed", {"arguments": blocks + batch, "threads": np.int64(-1)}),
+        ("columns: 64; allowed", {"arguments": blocks + batch, "columns": np.int64(64)}),
+        ("tokens: none; allowed", {"arguments": blocks + batch[1:], "columns": np.int64(10)}),
+        ("targets: none or two", {"arguments": blocks + batch[:1], "columns": np.int64(1)}),
+        ("arguments and results", {"arguments": blocks + batch[:2]}),
+        ("arguments and results", {"arguments": blocks + batch, "target": "popgrad_value_and_grad"}),
+        ("arguments and results", {"arguments": blocks + batch, "outs": [scalar, scalar]}),
+        ("params.*shape", {"arguments": [blocks[0][:1], *blocks[1:], *batch]}),
+        ("params.*shape", {"arguments": [blocks[0].ravel(), *blocks[1:], *batch]}),
+        ("params.*another type", {"arguments": [blocks[0].astype(int), *blocks[1:], *batch]}),
+        ("XLA: a buffer of another type", {"arguments": [*blocks[:-1], blocks[-1].astype("f4"), *batch]}),
+        ("XLA: a result", {"arguments": blocks + batch, "outs": jax.ShapeDtypeStruct((), np.float32)}),
+        ("XLA: a result", {"arguments": blocks + batch, "outs": jax.ShapeDtypeStruct((2,), np.float64)}),
+        ("tokens: shape", {"arguments": [*blocks, batch[0][0], *batch[1:]]}),
+        ("T: 5; allowed: 6", {"arguments": [*blocks, batch[0][:, :5], *batch[1:]]}),
+        ("targets: shape", {"arguments": [*blocks, batch[0], batch[1][:2], batch[2]]}),
+        ("S: 2; allowed: 3", {"arguments": [*blocks, batch[0], batch[1][:, :2] * 0 + 0.5, batch[2]]}),
+        ("weights: shape", {"arguments": [*blocks, *batch[:2], batch[2][:1]]}),
+        ("tokens: an array of another", {"arguments": [*blocks, batch[0].astype("i1"), *batch[1:]]}),
+        ("tokens: .*integers", {"arguments": [*blocks, batch[0].astype("f4") + 0.5, *batch[1:]]}),
+    ]
+    for text, words in cases:
+        with pytest.raises((ValueError, RuntimeError), match=text):
+            call(**words)
+    assert float(call(blocks + batch)) == model.loss(model.init(), TASK.sample(4))

@@ -58,6 +58,11 @@ unsafe fn sized<'a, T>(at: *const T) -> Option<&'a T> {
     (size >= size_of::<T>()).then(|| unsafe { &*at })
 }
 
+/// A pointer that a reference can be made of, as far as its address says.
+fn place<T>(at: *mut T) -> Option<NonNull<T>> {
+    NonNull::new(at).filter(|at| at.is_aligned())
+}
+
 /// `count` elements at `at`.
 ///
 /// # Safety
@@ -85,10 +90,11 @@ impl<'a> Api<'a> {
         // SAFETY: XLA's table lives as long as the process, and begins with its size.
         let api = unsafe { sized(frame.api) }?;
         let (major, minor) = abi::VERSION;
-        (api.version.major == major && api.version.minor >= minor).then_some(Api(api))
+        let known = api.version.major == major && api.version.minor >= minor;
+        (known && api.error_create.is_some()).then_some(Api(api))
     }
 
-    /// An error of XLA with this text; null, which is none, if XLA makes none.
+    /// An error of XLA with this text.
     pub(super) fn error(self, text: &str, code: c_uint) -> *mut abi::Error {
         let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
         let mut args = abi::ErrorCreate {
@@ -165,16 +171,14 @@ impl<'a> Frame<'a> {
         };
         let missing = || Error::invalid(name, "no attribute of a call", "an int64");
         for ((own, kind), value) in names.iter().zip(kinds).zip(all) {
-            if own.is_null() || *kind != abi::ATTRIBUTE_SCALAR {
-                continue;
-            }
-            // SAFETY: not null; a text of XLA has as many bytes as it says.
-            let text = unsafe { many((**own).data.cast::<u8>(), (**own).len as i64)? };
+            let Some(own) = place(*own).filter(|_| *kind == abi::ATTRIBUTE_SCALAR) else { continue };
+            // SAFETY: not null and aligned; a name has as many bytes as it says.
+            let text = unsafe { many(own.as_ref().data.cast::<u8>(), own.as_ref().len as i64)? };
             if text != name.as_bytes() {
                 continue;
             }
-            let scalar = NonNull::new(*value).ok_or_else(missing)?.cast::<abi::Scalar>();
-            // SAFETY: not null, and the kind says that it is a scalar.
+            let scalar = place(value.cast::<abi::Scalar>()).ok_or_else(missing)?;
+            // SAFETY: not null and aligned, and the kind says that it is a scalar.
             let scalar = unsafe { scalar.as_ref() };
             let number = NonNull::new(scalar.value.cast::<i64>()).filter(|_| scalar.dtype == abi::S64);
             // SAFETY: not null, and the type says that it is an int64, at any address.
@@ -195,9 +199,9 @@ impl<'a> Frame<'a> {
             self.api.destroy(error);
             return Err(other("no state of this type"));
         }
-        let found = NonNull::new(args.state.cast::<T>()).ok_or_else(|| other("no state"))?;
-        // SAFETY: not null; XLA compared the type with that of the state, which `set_state` set for
-        // a `T`, and keeps the state while the call lasts.
+        let found = place(args.state.cast::<T>()).ok_or_else(|| other("no state"))?;
+        // SAFETY: not null and aligned; XLA compared the type with that of the state, which
+        // `set_state` set for a `T`, and keeps the state while the call lasts.
         Ok(unsafe { found.as_ref() })
     }
 

@@ -7,8 +7,8 @@
 //! | `registry` | objectives by number, and who owns them |
 //! | `mode` | the floating-point mode |
 //!
-//! A program has two targets. `popgrad_loss` gives the value; `popgrad_value_and_grad` the value and
-//! a gradient for each block. Arguments are the blocks of the model's layout, all of one type, and
+//! There are two targets. `popgrad_loss` gives the value; `popgrad_value_and_grad` the value and a
+//! gradient for each block. Arguments are the blocks of the model's layout, all of one type, and
 //! then the columns that the attribute `columns` names, a bit each: 1 tokens, 2 targets, 4 labels,
 //! 8 weights. A population has no columns. `threads` is 0 for all cores. Buffers are row-major.
 //!
@@ -347,8 +347,8 @@ pub(crate) fn ffi_objectives() -> usize {
     registry::count()
 }
 
-/// Pointers for JAX, by name: the handlers "instantiate", "loss" and "value_and_grad"; "type_id" and
-/// "type_info" of the state.
+/// Pointers for JAX, by name: the handlers "instantiate", "loss" and "value_and_grad"; of the state
+/// "type_id" and "type_info".
 #[pyfunction]
 pub(crate) fn ffi_capsules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     // XLA keeps the pointer, so this is never freed; it is asked for once.
@@ -366,8 +366,8 @@ pub(crate) fn ffi_capsules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     ];
     let out = PyDict::new(py);
     for (name, pointer) in all {
-        // SAFETY: attached to the interpreter; the pointer is not null. A capsule without a name, as
-        // `jax.ffi.pycapsule` makes; none has a destructor.
+        // SAFETY: attached to the interpreter; the pointer is not null. A capsule without a name,
+        // as `jax.ffi.pycapsule` makes; none has a destructor.
         let capsule = unsafe {
             let made = pyo3::ffi::PyCapsule_New(pointer, std::ptr::null(), None);
             Bound::from_owned_ptr_or_err(py, made)?
