@@ -35,47 +35,32 @@
 //! Two layers of one head on the chain graph, where each token depends on the one before it.
 //!
 //! ```
-//! use popgrad::model::{DisentangledSpec, Spec};
-//! use popgrad::optim::{Schedule, Sgd, UnfreezeAt};
-//! use popgrad::rng::{Key, Purpose};
-//! use popgrad::source::Sampled;
-//! use popgrad::task::{CausalTree, Forest, Roots};
-//! use popgrad::train::{Plan, Sharded, Trainer};
+//! use popgrad::prelude::*;
 //!
 //! # fn main() -> popgrad::Result<()> {
 //! let (s, t) = (3, 8); // symbols, tokens per sequence
 //! let task = CausalTree::new(Forest::chain(t)?, s, 0.1, Roots::Stationary)?;
 //! let train = Sampled::new(task.clone(), Key::new(0, Purpose::Train));
 //! let test = Sampled::new(task, Key::new(0, Purpose::Test));
-//!
 //! let model = Spec::Disentangled(DisentangledSpec::new(&[1, 1])).build::<f64>(s, t)?;
-//! let plan = Plan {
-//!     steps: 20,
-//!     batch: 64,
-//!     shards: 4, // the shards' sums are added in order: results depend on them, not on threads
-//!     lr: 0.5,
-//!     schedule: Schedule::Constant,
-//!     eval_every: 10,
-//!     checkpoint_every: 20,
-//! };
-//! let blocks = model.layout().blocks().iter().zip(model.trainable());
-//! let unfreeze = UnfreezeAt::all(blocks.map(|(b, can)| (b.name(), b.range(), *can)));
-//! let mut objective = Sharded::new(model.as_ref(), &train, &plan, unfreeze)?;
-//! objective.set_tests(&[&test], 256)?;
 //!
-//! let start = vec![0.0; model.layout().len()];
-//! let mut trainer = Trainer::new(objective, Box::new(Sgd::new(0.0)?), plan, start)?;
-//! let before = trainer.test_loss()?; // nats per sequence
-//! for _ in 0..20 {
-//!     trainer.update()?;
-//! }
-//! assert!(trainer.test_loss()? < before);
+//! // Shards are added in order: results depend on their number, not on threads.
+//! let plan = Plan { steps: 20, batch: 64, shards: 4, lr: 0.5, eval_every: 10, ..Plan::default() };
+//! let start = initial(model.as_ref(), 0);
+//! let mut trainer = Trainer::sgd(model.as_ref(), &train, plan, start)?.with_test(&test, 256)?;
+//! let mut losses = Vec::new(); // nats per sequence, before updates 0 and 10 and at the end
+//! trainer.run(&mut observe(|at, loss, _params| {
+//!     losses.push((at.step, loss));
+//!     Ok(())
+//! }))?;
+//! assert!(losses[2].1 < losses[0].1);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Trainer::run`](train::Trainer::run) makes all updates of the plan and calls an
-//! [`Observer`](train::Observer) at evaluations and checkpoints.
+//! An [`Observer`](train::Observer) sees more than a closure: every update, and checkpoints to go on
+//! from. Other optimisers, and blocks that start to train later: [`Sharded`](train::Sharded) and
+//! [`Trainer::new`](train::Trainer::new).
 //!
 //! # Loss and gradient of the whole population
 //!
@@ -110,6 +95,41 @@
 //! assert!((loss.value() - exact.loss).abs() < 1e-12);
 //! let minus = exact.a1.iter().chain(&exact.a2);
 //! assert!(grad.iter().zip(minus).all(|(g, m)| (g + m).abs() < 1e-12));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Attention, forward and backward
+//!
+//! The kernels are a crate of their own, [`kernels`].
+//!
+//! ```
+//! use popgrad::kernels::{Attention, Kernels, KvGrad, Mats, MatsMut, Queries, Save, Saved, Scratch};
+//!
+//! # fn main() -> Result<(), popgrad::kernels::KernelError> {
+//! let kernels = Kernels::<f64>::from_env()?;
+//! let shape = [2, 3, 2]; // sequences, positions, width
+//! let x: Vec<f64> = (0..12).map(|i| f64::from(i).sin()).collect();
+//! let [mut out, mut dq, mut dk, mut dv] = [(); 4].map(|()| vec![0.0; 12]);
+//! let mut rows = vec![0.0; 12]; // for the backward pass: largest score and sum of each query
+//! let view = Mats::contiguous(&x, shape)?;
+//! let problem = Attention { q: view, k: view, v: view, scale: 1.0, queries: Queries::Last };
+//! let mut scratch = Scratch::new(kernels.attention_scratch(3, 3, 2, 2));
+//! let save = Save::Rows(MatsMut::contiguous(&mut rows, shape)?);
+//! kernels.attention(&problem, MatsMut::contiguous(&mut out, shape)?, save, &mut scratch)?;
+//! assert_eq!(out[..2], x[..2]); // the first position sees itself alone
+//!
+//! let dout = [1.0; 12]; // the gradient of the sum of all outputs
+//! let dkv = KvGrad::Separate {
+//!     dk: Some(MatsMut::contiguous(&mut dk, shape)?),
+//!     dv: Some(MatsMut::contiguous(&mut dv, shape)?),
+//! };
+//! let (saved, out) = (Saved::Rows(Mats::contiguous(&rows, shape)?), Mats::contiguous(&out, shape)?);
+//! let dout = Mats::contiguous(&dout, shape)?;
+//! let dq = MatsMut::contiguous(&mut dq, shape)?;
+//! kernels.attention_backward(&problem, saved, out, dout, dq, dkv, &mut scratch)?;
+//! // Probabilities of a query sum to 1: 2 sequences of 3 queries, 2 columns.
+//! assert!((dv.iter().sum::<f64>() - 12.0).abs() < 1e-12);
 //! # Ok(())
 //! # }
 //! ```
@@ -180,3 +200,18 @@ pub mod theory;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use popgrad_kernels as kernels;
+
+/// What most programs that train a model name: `use popgrad::prelude::*`.
+pub mod prelude {
+    pub use crate::batch::Batch;
+    pub use crate::model::{
+        DisentangledSpec, MemorySpec, MlpTransformerSpec, Model, SimplifiedSpec, Spec, TransformerSpec,
+    };
+    pub use crate::optim::Schedule;
+    pub use crate::rng::{Key, Purpose};
+    pub use crate::run::initial;
+    pub use crate::source::{Population, Sampled, Source};
+    pub use crate::task::{CausalDag, CausalTree, Forest, Roots, TriggerBigram};
+    pub use crate::train::{Observer, Plan, Trainer, observe};
+}

@@ -49,11 +49,11 @@
 //! use popgrad_kernels::{Attention, Kernels, Mats, MatsMut, Queries, Save, Scratch};
 //! let kernels = Kernels::<f32>::from_env()?;
 //! let (q, v, mut out) = ([0.0; 2], [1.0, 3.0], [0.0; 2]);
-//! // (problems, positions, width), then the strides of a problem and of a row.
-//! let (q, v) = (Mats::new(&q, [1, 2, 1], 2, 1)?, Mats::new(&v, [1, 2, 1], 2, 1)?);
+//! // (problems, positions, width).
+//! let (q, v) = (Mats::contiguous(&q, [1, 2, 1])?, Mats::contiguous(&v, [1, 2, 1])?);
 //! let x = Attention { q, k: q, v, scale: 1.0, queries: Queries::Last };
 //! let mut scratch = Scratch::new(kernels.attention_scratch(2, 2, 1, 1));
-//! kernels.attention(&x, MatsMut::new(&mut out, [1, 2, 1], 2, 1)?, Save::Nothing, &mut scratch)?;
+//! kernels.attention(&x, MatsMut::contiguous(&mut out, [1, 2, 1])?, Save::Nothing, &mut scratch)?;
 //! assert_eq!(out, [1.0, 2.0]);
 //! # Ok::<(), popgrad_kernels::KernelError>(())
 //! ```
@@ -68,6 +68,11 @@
 //! }
 //! # Ok::<(), popgrad_kernels::KernelError>(())
 //! ```
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
 
 mod attention;
 #[cfg(any(test, feature = "checks"))]

@@ -367,6 +367,15 @@ impl<'a, E: Real> MatMut<'a, E> {
 }
 
 impl<'a, E: Real> Mats<'a, E> {
+    /// `count` matrices of `rows` x `cols`, one behind the other, row-major.
+    ///
+    /// # Errors
+    /// When `data` is shorter than `count * rows * cols`, or the size overflows.
+    #[inline]
+    pub fn contiguous(data: &'a [E], [count, rows, cols]: [usize; 3]) -> Result<Self, KernelError> {
+        Self::new(data, [count, rows, cols], rows.saturating_mul(cols), cols)
+    }
+
     /// `count` matrices of `rows` x `cols`; columns are contiguous.
     ///
     /// # Errors
@@ -469,6 +478,15 @@ impl<'a, E: Real> Mats<'a, E> {
 }
 
 impl<'a, E: Real> MatsMut<'a, E> {
+    /// `count` matrices of `rows` x `cols`, one behind the other, row-major.
+    ///
+    /// # Errors
+    /// As [`Mats::contiguous`].
+    #[inline]
+    pub fn contiguous(data: &'a mut [E], [count, rows, cols]: [usize; 3]) -> Result<Self, KernelError> {
+        Self::new(data, [count, rows, cols], rows.saturating_mul(cols), cols)
+    }
+
     /// `count` matrices of `rows` x `cols`; columns are contiguous, no two indices name the same
     /// element.
     ///

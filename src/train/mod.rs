@@ -16,9 +16,10 @@ pub use evaluation::{Evaluated, Evaluation, Storage, Values};
 pub use sharded::{Sharded, batch_bytes, bytes};
 
 use crate::batch::Batch;
-use crate::model::Report;
+use crate::model::{Model, Report};
 use crate::num::Sum;
-use crate::optim::{Optimizer, Schedule};
+use crate::optim::{Optimizer, Schedule, Sgd, UnfreezeAt};
+use crate::source::Source;
 use crate::{Error, Result};
 use popgrad_kernels::Elem;
 
@@ -40,6 +41,22 @@ pub struct Plan {
     /// Updates between checkpoints; >= 1. A checkpoint follows the evaluation of the same step; the
     /// last step has one too.
     pub checkpoint_every: u64,
+}
+
+impl Default for Plan {
+    /// 1,000 updates of 256 sequences at a constant rate of 1, an evaluation every 100 updates, one
+    /// checkpoint at the end.
+    fn default() -> Self {
+        Plan {
+            steps: 1000,
+            batch: 256,
+            shards: 16,
+            lr: 1.0,
+            schedule: Schedule::Constant,
+            eval_every: 100,
+            checkpoint_every: u64::MAX,
+        }
+    }
 }
 
 impl Plan {
@@ -223,6 +240,53 @@ pub trait Observer<E: Elem> {
     fn checkpoint(&mut self, state: &State<E>) -> Result<()>;
 }
 
+/// An observer that calls `f` at every evaluation, with the state of training, the loss on the
+/// first test set, if there is one, and the parameters. It keeps no checkpoints.
+///
+/// ```
+/// # use popgrad::prelude::*;
+/// # fn main() -> popgrad::Result<()> {
+/// # let (s, t) = (2, 5);
+/// # let task = CausalTree::new(Forest::chain(t)?, s, 1.0, Roots::Uniform)?;
+/// # let source = Sampled::new(task, Key::new(0, Purpose::Train));
+/// # let model = Spec::Disentangled(DisentangledSpec::new(&[1, 1])).build::<f64>(s, t)?;
+/// # let plan = Plan { steps: 20, batch: 8, eval_every: 10, ..Plan::default() };
+/// # let start = initial(model.as_ref(), 0);
+/// # let mut trainer = Trainer::sgd(model.as_ref(), &source, plan, start)?;
+/// let mut steps = Vec::new();
+/// trainer.run(&mut observe(|at, _, _| {
+///     steps.push(at.step);
+///     Ok(())
+/// }))?;
+/// assert_eq!(steps, [0, 10, 20]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn observe<E: Elem>(f: impl FnMut(&Moment, Option<f64>, &[E]) -> Result<()>) -> impl Observer<E> {
+    Observing(f)
+}
+
+struct Observing<F>(F);
+
+impl<E: Elem, F: FnMut(&Moment, Option<f64>, &[E]) -> Result<()>> Observer<E> for Observing<F> {
+    fn stepped(&mut self, _step: u64, _loss: Option<f64>) -> Result<()> {
+        Ok(())
+    }
+    fn evaluate(
+        &mut self,
+        at: &Moment,
+        objective: &mut dyn Objective<E>,
+        params: &[E],
+    ) -> Result<Option<f64>> {
+        let loss = if objective.test_sets() > 0 { Some(objective.test_loss(params)?) } else { None };
+        (self.0)(at, loss, params)?;
+        Ok(loss)
+    }
+    fn checkpoint(&mut self, _state: &State<E>) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// How [`Trainer::run`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -242,6 +306,28 @@ pub struct Trainer<E: Elem, O: Objective<E>> {
     step: u64,
     interval: (Sum, u64),
     grad_norm: Option<f64>,
+}
+
+impl<'a, E: Elem> Trainer<E, Sharded<'a, E>> {
+    /// Plain gradient descent on batches of `source`, from `params`; every block trains that can.
+    ///
+    /// # Errors
+    /// As [`Sharded::new`] and [`Trainer::new`].
+    pub fn sgd(model: &'a dyn Model<E>, source: &'a dyn Source, plan: Plan, params: Vec<E>) -> Result<Self> {
+        let blocks = model.layout().blocks().iter().zip(model.trainable());
+        let unfreeze = UnfreezeAt::all(blocks.map(|(b, can)| (b.name(), b.range(), *can)));
+        let objective = Sharded::new(model, source, &plan, unfreeze)?;
+        Trainer::new(objective, Box::new(Sgd::new(0.0)?), plan, params)
+    }
+
+    /// The same with a test set: the first `size` sequences of `source`.
+    ///
+    /// # Errors
+    /// As [`Sharded::set_tests`].
+    pub fn with_test(mut self, source: &dyn Source, size: usize) -> Result<Self> {
+        self.objective.set_tests(&[source], size)?;
+        Ok(self)
+    }
 }
 
 impl<E: Elem, O: Objective<E>> Trainer<E, O> {
