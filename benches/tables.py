@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put the tables of a record into docs/benchmarks.md, between its two marks.
+"""Put the tables of a record into docs/src/appendix/benchmarks.md, between its two marks.
 
 `python3 benches/tables.py benches/record/CPU/DATE-gemm.csv`, or DATE-rivals.csv. Of the products the tables name the fastest rival of each row; the
 record has them all. Standard library only.
@@ -137,7 +137,7 @@ def main():
     else:
         text += f"Rivals: {about('versions')}.\n" + against(rows)
     begin, end = (f"<!-- {MARKS[kind]}: {edge} -->\n" for edge in ("begin", "end"))
-    page = root / "docs" / "benchmarks.md"
+    page = root / "docs/src/appendix/benchmarks.md"
     old = page.read_text()
     before, after = old.split(begin)[0], old.split(end)[1]
     page.write_text(before + begin + text + end + after)

@@ -210,7 +210,8 @@ fn named_paths(text: &str, quote: char) -> Vec<String> {
 fn paths_in_documents_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = vec![root.join("benches/profile")];
-    for dir in [root.to_path_buf(), root.join("docs")] {
+    let guide = root.join("docs/src");
+    for dir in [root.to_path_buf(), guide.clone(), guide.join("reference"), guide.join("appendix")] {
         files.extend(fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()));
     }
     let mut seen = 0;

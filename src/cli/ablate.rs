@@ -45,7 +45,7 @@ Examples:
   popgrad ablate runs/chain-quick
   popgrad ablate runs/birth-quick --with mean --sort effect
   popgrad ablate runs/chain --step 4096 --with runs/chain --with-step 0   needs snapshots=..
-See docs/inside.md.";
+See docs/src/reference/inside.md.";
 
 fn steps(text: &str) -> std::result::Result<u64, String> {
     integer(text, 0, i64::MAX as u64)

@@ -56,7 +56,7 @@ Examples:
   popgrad attend runs/birth-quick --text \"the thing that they thought\"
   popgrad attend runs/chain-quick --tokens rows.txt --out activations.npz --figure attention.svg
   popgrad attend runs/birth --step 256 --text sample.txt --out a.npz --names layer0.pattern,layer1.pattern
-See docs/inside.md.";
+See docs/src/reference/inside.md.";
 
 fn steps(text: &str) -> std::result::Result<u64, String> {
     integer(text, 0, i64::MAX as u64)

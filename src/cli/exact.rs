@@ -69,7 +69,7 @@ its nodes doubled until the loss moves by less than 1e-12; S>2 by draws=N matric
 `loss_standard_error`; or a prior file. prior=floored gamma=..: likewise. Several parents (task=causal_dag): graph=two_parents, graph=ngram order=2, graph=random_parents k=2, or \
 parent_sets=\"-;0;0,1;..\", roots=shared (the default)|uniform.
 Output: `loss` (), `weight` () (the sum of all probabilities, 1 up to rounding) and one array per block that has a \
-gradient. See docs/formats.md.
+gradient. See docs/src/reference/arrays.md.
 
 Examples:
   popgrad exact --quantities mu,chi2,g S=2 T=10 graph=chain alpha=0.5

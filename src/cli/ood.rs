@@ -55,7 +55,7 @@ fn seed(text: &str) -> std::result::Result<u64, String> {
 pub(super) fn after_help() -> String {
     let kinds = table::named_in_help(KINDS.iter().map(|(name, what)| (*name, what.to_string())));
     format!(
-        "Kinds:\n{kinds}\nExamples:\n  popgrad ood runs/chain\n  popgrad ood runs/chain --kinds cyclic --json\n\nSee docs/discover.md."
+        "Kinds:\n{kinds}\nExamples:\n  popgrad ood runs/chain\n  popgrad ood runs/chain --kinds cyclic --json\n\nSee docs/src/reference/ood.md."
     )
 }
 

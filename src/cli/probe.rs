@@ -33,7 +33,7 @@ Prints what `run` logs at an evaluation. Over a graph: test_loss, gap to the cou
 attention_on_parent_mean, attention_on_parent_min, graph_recovered. Of trigger bigrams: the accuracies and losses, the recall \
 of the memories (wk0_acc, wk1_acc, wo1_acc, ..), norms of blocks and of the gradient on the first batch. \
 The task is trigger_bigram for memory and transformer unless a key of a graph is given; keys that are not given are those of \
-the presets chain and birth, but test_size=4096, batch=512, in f64; S, dim and T follow from the parameters. See docs/formats.md.
+the presets chain and birth, but test_size=4096, batch=512, in f64; S, dim and T follow from the parameters. See docs/src/reference/arrays.md.
 
 Examples:
   popgrad probe --model disentangled heads=1,1 T=20 graph=chain --params p.npz

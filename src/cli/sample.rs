@@ -53,7 +53,7 @@ Examples:
   popgrad sample chain 4 S=3 T=8
   popgrad sample birth 1000 --test --out test.npz --names tokens,labels,mask
   popgrad sample causal_dag 2 graph=ngram order=2 S=3 T=6 --seed 7 --json
-See docs/inside.md.";
+See docs/src/reference/inside.md.";
 
 /// Sequences where no number is given.
 const DEFAULT: u64 = 8;

@@ -51,7 +51,8 @@ pub(super) struct DiscoverArgs {
     /// ε in the denominator of the gradient's score [default: 0].
     #[arg(long, allow_negative_numbers = true, value_parser = real)]
     eps: Option<f64>,
-    /// Nominal probability that a position without parent is given one, see docs/discover.md.
+    /// Nominal probability that a position without parent is given one, see
+    /// docs/src/reference/discover.md.
     #[arg(long, default_value_t = 0.01, allow_negative_numbers = true, value_parser = real)]
     level: f64,
     /// With a task: share of edges found at 2^8, 2^9, .. samples, over this many seeds from `seed`
@@ -71,7 +72,7 @@ pub(super) struct DiscoverArgs {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Per position: the parent (or root), its score, the margin to the second best, standard errors, the test's z and p. See docs/discover.md.
+Per position: the parent (or root), its score, the margin to the second best, standard errors, the test's z and p. See docs/src/reference/discover.md.
 
 Examples:
   popgrad discover graph=chain S=5 T=12

@@ -88,7 +88,7 @@ pub(super) fn table(graph: &Graph, verdict: Option<&Verdict>) -> String {
     for j in &graph.heavy {
         text += &format!(
             "note: position {j} has the highest score in so many rows that its own effect cannot be distinguished from edges; it is taken from \
-             the rows it does not lead or the other columns, whichever is higher (docs/discover.md)\n"
+             the rows it does not lead or the other columns, whichever is higher (docs/src/reference/discover.md)\n"
         );
     }
     if let Some(v) = verdict.filter(|v| !v.tested) {

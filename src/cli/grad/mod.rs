@@ -45,7 +45,7 @@ pub(super) struct GradArgs {
 pub(super) const AFTER_HELP: &str = "\
 Output: `loss` (), `losses` (B) or (B,T), `predictions` (B,S) or (B,T,S), and one array per parameter block, +dL/dblock of \
 L = sum w losses / sum w, w being `weights` or `mask` (1 if not given). Buffers (pe; memory: wv and wo of layer 0, wv of \
-layer 1) and what frozen= names have no gradient. Every model but simplified takes labels. See docs/formats.md.
+layer 1) and what frozen= names have no gradient. Every model but simplified takes labels. See docs/src/reference/arrays.md.
 
 Examples:
   popgrad sample chain 4 S=3 T=8 --names tokens,targets --out b.npz
