@@ -23,6 +23,10 @@ bench:
 criterion name:
     cargo bench --bench {{name}}
 
+# The guide as a searchable book, in a browser.
+guide:
+    mdbook serve docs --open
+
 # The documentation of both crates.
 doc:
     cargo doc --workspace --no-deps --open

@@ -215,3 +215,8 @@ pub mod prelude {
     pub use crate::task::{CausalDag, CausalTree, Forest, Roots, TriggerBigram};
     pub use crate::train::{Observer, Plan, Trainer, observe};
 }
+
+/// The guide's page about the library: its examples run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/src/rust.md")]
+pub struct _Guide;
