@@ -67,8 +67,8 @@ fn side_by_side<T: Sync>(tasks: &[T], of: impl Fn(&T) -> Vec<String> + Sync) -> 
     std::thread::scope(|scope| {
         for _ in 0..cores.min(tasks.len()) {
             scope.spawn(|| {
-                while let Some((i, task)) = Some(next.fetch_add(1, Ordering::Relaxed))
-                    .and_then(|i| Some((i, tasks.get(i)?)))
+                while let Some((i, task)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, tasks.get(i)?)))
                 {
                     said.lock().unwrap().push((i, of(task)));
                 }

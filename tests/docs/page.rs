@@ -83,7 +83,10 @@ impl Page {
             } else if !line.trim().is_empty() {
                 directive = None;
                 let command = line.strip_prefix("    ").unwrap_or("");
-                if ["popgrad ", "cargo ", "pip ", "python ", "benches/"].iter().any(|w| command.starts_with(w)) {
+                if ["popgrad ", "cargo ", "pip ", "python ", "benches/"]
+                    .iter()
+                    .any(|w| command.starts_with(w))
+                {
                     wrong.push(format!("{name}:{at}: a command that no test sees: it needs a fence"));
                 }
                 if line.trim_start().starts_with("```") {
@@ -157,7 +160,8 @@ mod tests {
 
     #[test]
     fn commands_that_no_test_would_see_are_found() {
-        for text in ["a\n\n    popgrad run x\n", "```\na\n```\n", "```sh\na\n", "- x\n  ```sh\n  a\n  ```\n"] {
+        for text in ["a\n\n    popgrad run x\n", "```\na\n```\n", "```sh\na\n", "- x\n  ```sh\n  a\n  ```\n"]
+        {
             assert!(!parsed(text).wrong.is_empty(), "{text:?}");
         }
     }

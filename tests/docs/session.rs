@@ -165,7 +165,10 @@ impl<'a> Session<'a> {
     fn named(&mut self, block: &Block, tool: &Tool, directive: &str) {
         let apart = ["docs/src/reference/", "docs/src/appendix/"];
         if directive == "by hand" && !apart.iter().any(|a| self.page.name.starts_with(a)) {
-            self.fault(block.line, "blocks that no test runs belong into the reference or the appendix".into());
+            self.fault(
+                block.line,
+                "blocks that no test runs belong into the reference or the appendix".into(),
+            );
         }
         for (at, line) in block.lines() {
             let line = without_comment(&line).to_string();
@@ -256,7 +259,8 @@ impl Tool {
         let all = words(command);
         self.flags(&all)?;
         let upper = |w: &str| w.len() > 1 && w.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
-        let placeholder = |w: &String| upper(w) || w.split('=').skip(1).any(|v| v.split([':', ',']).any(upper));
+        let placeholder =
+            |w: &String| upper(w) || w.split('=').skip(1).any(|v| v.split([':', ',']).any(upper));
         let files = ["--resume", "--config", "--params", "corpus=my.txt"];
         let plain = |w: &String| !placeholder(w) && !w.contains("..") && !files.contains(&w.as_str());
         if !PLANNED.contains(&all[1].as_str()) || !all.iter().all(plain) || all.len() < 3 {
@@ -279,12 +283,14 @@ impl Tool {
         for word in &all[2..] {
             if let Some(flag) = word.strip_prefix("--") {
                 let flag = flag.split('=').next().unwrap_or(flag);
-                let there = help.split(|c: char| c.is_whitespace() || c == ',').any(|w| w == format!("--{flag}"));
+                let there =
+                    help.split(|c: char| c.is_whitespace() || c == ',').any(|w| w == format!("--{flag}"));
                 if !there {
                     return Err(format!("`{name}` has no --{flag}"));
                 }
             } else if let Some((key, _)) = word.split_once('=') {
-                let own = help.contains(&format!("{key}=")) || help.contains(&format!("{key} ")) || key == "KEY";
+                let own =
+                    help.contains(&format!("{key}=")) || help.contains(&format!("{key} ")) || key == "KEY";
                 if !self.keys.contains(key) && !own {
                     return Err(format!("no key `{key}`"));
                 }
