@@ -88,7 +88,8 @@ def test_pages_are_found():
 
 
 def test_blocks_are_found():
-    text = "<!-- needs x -->\n```python\na = 1\n```\n\nwords\n```sh\nb\n```\n<!-- python -->\n\n```sh\nc\n```\n"
+    text = "<!-- needs x -->\n```python\na = 1\n```\n\nwords\n```sh\nb\n```\n"
+    text += "<!-- python -->\n\n```sh\nc\n```\n"
     assert blocks(text) == [
         (3, "python", "needs x", "a = 1\n"),
         (8, "sh", "", "b\n"),

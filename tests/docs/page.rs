@@ -97,8 +97,38 @@ impl Page {
         if let Some(block) = open {
             wrong.push(format!("{name}:{}: a block without an end", block.line));
         }
+        wrong.extend(formulas(&text).into_iter().map(|w| format!("{name}: {w}")));
         Page { name, text, blocks, wrong }
     }
+}
+
+/// What Markdown would take away from the formulas of a page: MathJax reads the HTML. In formulas
+/// `_` and `*` are written `\_` and `\*`, and a command of punctuation with two backslashes: `\\,`.
+fn formulas(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for formula in text.split("\\\\[").skip(1) {
+        let Some((formula, _)) = formula.split_once("\\\\]") else {
+            out.push("a formula without an end".into());
+            continue;
+        };
+        let mut chars = formula.chars().peekable();
+        while let Some(c) = chars.next() {
+            let lost = match (c, chars.peek()) {
+                ('\\', Some(next)) if next.is_ascii_punctuation() => {
+                    let kept = "_*\\".contains(*next);
+                    chars.next();
+                    !kept
+                }
+                ('_' | '*', _) => true,
+                _ => false,
+            };
+            if lost {
+                out.push(format!("Markdown changes the formula{formula}"));
+                break;
+            }
+        }
+    }
+    out
 }
 
 /// Code between single backticks outside fenced blocks, with its line. `\|` is a `|` of a table.
@@ -163,6 +193,17 @@ mod tests {
         for text in ["a\n\n    popgrad run x\n", "```\na\n```\n", "```sh\na\n", "- x\n  ```sh\n  a\n  ```\n"]
         {
             assert!(!parsed(text).wrong.is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn formulas_survive_markdown() {
+        assert_eq!(
+            formulas("a \\\\[ x\\_{ij}\\\\,y \\\\frac12 \\\\] b_c \\\\[ z \\\\]"),
+            Vec::<String>::new()
+        );
+        for bad in ["\\\\[ x_{ij} \\\\]", "\\\\[ x\\,y \\\\]", "\\\\[ x"] {
+            assert_eq!(formulas(bad).len(), 1, "{bad}");
         }
     }
 
