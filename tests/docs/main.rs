@@ -133,6 +133,17 @@ fn every_recorded_metric_is_in_the_glossary() {
     assert!(wrong.is_empty(), "not in docs/src/glossary.md: {wrong:?}");
 }
 
+/// The table of keys is what `popgrad keys` says.
+#[test]
+fn every_key_has_its_row() {
+    let page = std::fs::read_to_string(root().join("docs/src/reference/keys.md")).unwrap();
+    let rows: BTreeSet<&str> = page.lines().filter(|l| l.starts_with("| `")).collect();
+    let wanted = session::rows_of_keys();
+    let missing: Vec<&String> = wanted.iter().filter(|r| !rows.contains(r.as_str())).collect();
+    assert!(missing.is_empty(), "docs/src/reference/keys.md lacks these rows: {missing:#?}");
+    assert_eq!(rows.len(), wanted.len(), "docs/src/reference/keys.md has rows of keys that are gone");
+}
+
 #[test]
 fn install_lines_are_those_that_ci_runs() {
     for (line, file) in INSTALL {

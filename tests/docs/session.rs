@@ -73,6 +73,26 @@ pub(crate) fn unknown_keys(text: &str, known: &BTreeSet<String>) -> BTreeSet<Str
     keys.map(general).filter(|k| !known.contains(k)).collect()
 }
 
+/// Rows of a table of all keys: name, meaning, values, default.
+pub(crate) fn rows_of_keys() -> Vec<String> {
+    let out = Command::new(POPGRAD).args(["keys", "--json"]).output().unwrap();
+    let all: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(all.len() > 40, "only {} keys seen", all.len());
+    let cell = |text: &str| text.replace('|', "\\|").replace('*', "\\*").replace('<', "&lt;");
+    let row = |key: &Value| {
+        let text = |name: &str| key[name].as_str().unwrap_or_default().to_string();
+        let values = if text("allowed").starts_with("a text") { "text".into() } else { text("allowed") };
+        let default = match &key["value"] {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let [help, values, default] = [text("help"), values, default].map(|t| cell(&t));
+        format!("| `{}` | {help} | {values} | {default} |", text("name"))
+    };
+    all.iter().map(row).collect()
+}
+
 /// A page being run.
 pub(crate) struct Session<'a> {
     page: &'a Page,
