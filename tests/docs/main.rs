@@ -12,6 +12,7 @@
 //! | `by hand` | sh | not run, in the reference and the appendix alone; its flags and paths exist |
 //! | `python` | sh, python | not run here but by python/tests/test_docs.py; flags exist |
 //! | `output` | text | what the `sh` block before it prints; `..` stands for digits, or for lines |
+//! | `output within X` | text | the same, numbers up to X: what an instruction set changes |
 //! | `file NAME` | text, toml, json | is written into the page's folder |
 //! | `fragment` | toml, json | not a whole configuration |
 
@@ -86,8 +87,10 @@ fn every_block_runs_and_prints_what_its_page_shows() {
     let glossary = pages.iter().find(|p| p.name == "docs/src/glossary.md").unwrap();
     let metrics: BTreeSet<String> = inline_code(&glossary.text).into_iter().map(|(_, c)| c).collect();
     let wrong = side_by_side(&pages, |page| {
+        let started = std::time::Instant::now();
         let mut session = Session::new(page);
         session.run();
+        println!("{}: {:.1} s", page.name, started.elapsed().as_secs_f64());
         session.missing_metrics(&metrics);
         session.wrong
     });

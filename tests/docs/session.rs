@@ -42,15 +42,36 @@ fn same_line(shown: &str, line: &str) -> bool {
     rest(&blanks(shown), &blanks(line))
 }
 
-/// True if the lines are those shown. A line `..` stands for any number of lines.
-fn same_lines(shown: &[&str], lines: &[&str]) -> bool {
+/// The same where numbers may differ by `tolerance`: by that share of those above 1.
+fn near_line(shown: &str, line: &str, tolerance: f64) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| c.is_whitespace() || ",()".contains(c));
+        words.filter(|w| !w.is_empty()).map(String::from).collect()
+    };
+    let (shown, line) = (words(shown), words(line));
+    for (i, word) in shown.iter().enumerate() {
+        let near = match (word.parse::<f64>(), line.get(i).map(|w| w.parse::<f64>())) {
+            _ if word == ".." && i + 1 == shown.len() => return true,
+            (Ok(a), Some(Ok(b))) => (a - b).abs() <= tolerance * a.abs().max(1.0),
+            _ => line.get(i).is_some_and(|w| same_line(word, w)),
+        };
+        if !near {
+            return false;
+        }
+    }
+    shown.len() == line.len()
+}
+
+/// True if the lines are those shown, by `same`. A line `..` stands for any number of lines.
+fn same_lines(shown: &[&str], lines: &[&str], same: &dyn Fn(&str, &str) -> bool) -> bool {
     match shown.split_first() {
         None => lines.is_empty(),
         Some((first, more)) if first.trim() == ".." => {
-            (0..=lines.len()).any(|i| same_lines(more, &lines[i..]))
+            (0..=lines.len()).any(|i| same_lines(more, &lines[i..], same))
         }
         Some((first, more)) => {
-            lines.split_first().is_some_and(|(l, rest)| same_line(first, l) && same_lines(more, rest))
+            let rest = lines.split_first();
+            rest.is_some_and(|(line, rest)| same(first, line) && same_lines(more, rest, same))
         }
     }
 }
@@ -127,7 +148,11 @@ impl<'a> Session<'a> {
                 ("sh", "by hand" | "python") => self.named(block, &tool, directive),
                 ("python", d) if ["", "python"].contains(&d) || d.starts_with("needs ") => {}
                 ("rust", "") => {}
-                ("text", "output") if before == "sh" => self.compare(block),
+                ("text", "output") if before == "sh" => self.compare(block, &same_line),
+                ("text", d) if before == "sh" && d.starts_with("output within ") => match d[14..].parse() {
+                    Ok(t) => self.compare(block, &|shown, line| near_line(shown, line, t)),
+                    Err(_) => self.fault(block.line, format!("no number: {d}")),
+                },
                 ("toml" | "json", "fragment") => {}
                 ("toml" | "json", "") => self.configuration(block, &format!("block.{}", block.lang)),
                 ("text" | "toml" | "json", d) if d.starts_with("file ") => {
@@ -164,10 +189,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn compare(&mut self, block: &Block) {
+    fn compare(&mut self, block: &Block, same: &dyn Fn(&str, &str) -> bool) {
         let shown: Vec<&str> = block.text.lines().collect();
         let lines: Vec<&str> = self.printed.lines().collect();
-        if !same_lines(&shown, &lines) {
+        if !same_lines(&shown, &lines, same) {
             let printed = self.printed.clone();
             self.fault(block.line, format!("shown:\n{}\nprinted:\n{printed}", block.text));
         }
@@ -346,10 +371,16 @@ mod tests {
         assert!(!same_line("gap: 0.0699..", "gap: 0.0700"));
         assert!(!same_line("a 1.. c", "a 1.0 b c"));
         assert!(!same_line("a", "a b"));
-        assert!(same_lines(&["a", "..", "d"], &["a", "b", "c", "d"]));
-        assert!(same_lines(&["..", "d"], &["d"]));
-        assert!(!same_lines(&["a", ".."], &["b", "a"]));
-        assert!(!same_lines(&["a"], &["a", "b"]));
+        let lines = |shown: &[&str], lines: &[&str]| same_lines(shown, lines, &same_line);
+        assert!(lines(&["a", "..", "d"], &["a", "b", "c", "d"]));
+        assert!(lines(&["..", "d"], &["d"]));
+        assert!(!lines(&["a", ".."], &["b", "a"]));
+        assert!(!lines(&["a"], &["a", "b"]));
+        assert!(near_line("50,0.3,1.0", "50,0.3811,1", 0.1));
+        assert!(near_line("head  0.99 (e) ..", "head 0.977 (e) at 5 (0.2)", 0.1));
+        assert!(!near_line("loss 3.9", "loss 3.4", 0.1));
+        assert!(!near_line("loss 3.9", "loss 3.9 4", 0.1));
+        assert!(!near_line("loss 3.9", "gain 3.9", 0.1));
     }
 
     fn wrong(text: &str) -> Vec<String> {
