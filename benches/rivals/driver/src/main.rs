@@ -1,8 +1,8 @@
 //! One driver for all workers: builds them, pins them, interleaves their rounds, checks every
 //! result, and records medians.
 //!
-//! `cargo run --release -p driver -- help` lists the options; docs/src/appendix/benchmarks.md says
-//! how to read the record.
+//! `cargo run --release -p driver -- help` lists the options;
+//! docs/src/appendix/benchmarks-method.md says how to read the record.
 
 mod cases;
 mod measure;
