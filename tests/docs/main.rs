@@ -1,8 +1,8 @@
 //! The documents say what is so: every command and configuration in README.md and docs/src runs,
 //! prints what the page shows, and every link and image is there.
 //!
-//! A page is a session: its `sh` blocks run line by line, in order, in one temporary folder. An HTML
-//! comment on a line of its own before a block says what is special about it:
+//! A page is a session: its `sh` blocks run line by line, in order, in one temporary folder. An
+//! HTML comment on a line of its own before a block says what is special about it:
 //!
 //! | comment | block | meaning |
 //! |---|---|---|

@@ -14,8 +14,8 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// The commands of a block with their lines: joined at trailing backslashes, without empty lines
-    /// and comments.
+    /// The commands of a block with their lines: joined at trailing backslashes, without empty
+    /// lines and comments.
     pub(crate) fn lines(&self) -> Vec<(usize, String)> {
         let (mut out, mut open): (Vec<(usize, String)>, bool) = (Vec::new(), false);
         for (i, line) in self.text.lines().enumerate() {

@@ -26,8 +26,8 @@ fn shell(line: &str, dir: &Path) -> Output {
     command.output().unwrap()
 }
 
-/// True if `line` is what `shown` says. `..` stands for characters without a blank, at the end of the
-/// line for any. Blanks count as one.
+/// True if `line` is what `shown` says. `..` stands for characters without a blank, at the end of
+/// the line for any. Blanks count as one.
 fn same_line(shown: &str, line: &str) -> bool {
     fn rest(shown: &str, line: &str) -> bool {
         let Some((before, after)) = shown.split_once("..") else { return shown == line };
@@ -76,8 +76,8 @@ fn same_lines(shown: &[&str], lines: &[&str], same: &dyn Fn(&str, &str) -> bool)
     }
 }
 
-/// Keys of records, one JSON object a line, or of one object, that are not `known`. norm_NAME stands
-/// for the norms of all blocks.
+/// Keys of records, one JSON object a line, or of one object, that are not `known`. norm_NAME
+/// stands for the norms of all blocks.
 pub(crate) fn unknown_keys(text: &str, known: &BTreeSet<String>) -> BTreeSet<String> {
     let records: Vec<Value> = match serde_json::from_str(text) {
         Ok(one) => vec![one],

@@ -43,8 +43,8 @@ pub(super) const KEYS: [&str; 24] = [
     "grad_norm",
 ];
 
-/// Positions of the sample text that figures show. Captions and docs/src/reference/tasks.md give this
-/// number.
+/// Positions of the sample text that figures show. Captions and docs/src/reference/tasks.md give
+/// this number.
 pub(super) const SHOWN: usize = 40;
 
 /// All records of a run.
