@@ -19,6 +19,7 @@ mod output;
 mod plan;
 mod probe;
 mod progress;
+mod report;
 mod run;
 mod sample;
 mod scaling;
@@ -102,6 +103,9 @@ enum Command {
     /// Draw figures again from their records: another size, PDF, more pixels.
     #[command(after_help = draw::AFTER_HELP)]
     Draw(draw::DrawArgs),
+    /// Write one page about runs or studies: curves, graph, attention and weights over time.
+    #[command(after_help = report::AFTER_HELP)]
+    Report(report::ReportArgs),
     /// Write a run's metrics as CSV, its weights over time and its test sets as arrays.
     #[command(after_help = export::AFTER_HELP)]
     Export(export::ExportArgs),
@@ -202,6 +206,7 @@ fn run_command(command: Command) -> Result<u8> {
         Command::Ablate(args) => ablate::ablate(&args).map(done),
         Command::Sample(args) => sample::sample(&args).map(done),
         Command::Ood(args) => ood::ood(&args).map(done),
+        Command::Report(args) => report::report(&args).map(done),
         Command::Export(args) => export::export(&args).map(done),
         Command::Compare(args) => compare::compare(&args).map(done),
         Command::Draw(args) => draw::draw(&args).map(done),

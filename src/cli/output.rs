@@ -7,6 +7,7 @@ use crate::report::arrays::Format;
 use crate::report::digest::DIGESTS_FILE;
 use crate::report::files::{FolderLock, claim_folder, create_numbered, create_run_dir, write_bytes_atomic};
 use crate::report::plot::{Figure, Format as Picture, Look};
+pub(super) use crate::report::records::shell_word;
 use crate::run::folder::CONFIG_FILE;
 use crate::study::STUDY_FILE;
 use crate::{Error, Result};
@@ -234,16 +235,6 @@ pub(super) fn write_picture(path: &Path, figure: &Figure) -> Result<()> {
 pub(super) fn claim_out(out: &Path) -> Result<FolderLock> {
     outside_runs("out", out)?;
     claim_folder(out)
-}
-
-/// A word that a shell leaves as it is.
-pub(super) fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,^@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.into()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

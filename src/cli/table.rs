@@ -7,6 +7,7 @@ use comfy_table::{ContentArrangement, Table, TableStyle, presets};
 use serde_json::Value;
 use std::path::Path;
 
+pub(super) use crate::report::records::{number, value};
 pub(super) use comfy_table::CellAlignment::{self, Left, Right};
 
 /// Rows in columns under their heads; without a line of heads where all are empty.
@@ -69,33 +70,6 @@ fn indented<'a>(rows: impl IntoIterator<Item = (&'a str, String)>, width: Option
     })
 }
 
-/// Five digits, in the form that shows them.
-pub(super) fn number(x: f64) -> String {
-    if x == 0.0 || (1e-3..1e5).contains(&x.abs()) && x.is_finite() {
-        let digits = 4 - (x.abs().max(1e-3).log10().floor() as i32).clamp(-3, 4);
-        let text = format!("{x:.*}", digits as usize);
-        // Whole numbers without a tail of zeros.
-        let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-        return short.to_string();
-    }
-    format!("{x:.3e}")
-}
-
-/// A value of JSON in one line, its numbers rounded, texts bare.
-pub(super) fn value(v: &Value) -> String {
-    let list = |of: Vec<String>| of.join(", ");
-    match v {
-        Value::Null => "-".into(),
-        Value::Number(n) if n.is_f64() => n.as_f64().map_or(n.to_string(), number),
-        // A line break inside a text would forge another `key: value` line: it stays quoted.
-        Value::String(s) if s.contains(['\n', '\r']) => v.to_string(),
-        Value::String(s) => s.clone(),
-        Value::Array(a) => format!("[{}]", list(a.iter().map(value).collect())),
-        Value::Object(o) => list(o.iter().map(|(k, v)| format!("{k} {}", value(v))).collect()),
-        other => other.to_string(),
-    }
-}
-
 /// A line `key: value` for each entry of an object.
 pub(super) fn of_object<'a>(entries: impl IntoIterator<Item = (&'a String, &'a Value)>) -> String {
     entries.into_iter().map(|(k, v)| format!("{k}: {}\n", value(v))).collect()
@@ -131,7 +105,6 @@ pub(super) fn of_study(study: &Study, folder: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn columns_are_as_wide_as_what_they_hold() {
@@ -148,24 +121,5 @@ mod tests {
         let text = markdown(&[("n", Right), ("m", Left)], vec![vec!["1".into(), "2".into()]]);
         assert_eq!(text.lines().count(), 3);
         assert!(text.lines().all(|l| l.starts_with('|') && l.ends_with('|')), "{text}");
-    }
-
-    #[test]
-    fn numbers_for_people_have_five_digits() {
-        for (x, shown) in [
-            (0.0, "0"),
-            (2.245_512_345, "2.2455"),
-            (-0.001_234_567, "-0.0012346"),
-            (12_345.678, "12346"),
-            (1e-9, "1.000e-9"),
-            (3.0, "3"),
-            (1e5, "1.000e5"),
-            (f64::INFINITY, "inf"),
-        ] {
-            assert_eq!(number(x), shown);
-        }
-        let v = json!({"n": 131_072, "mean": 0.123_456_789, "of": [1.000_000_01, null], "name": "a b"});
-        assert_eq!(value(&v), "mean 0.12346, n 131072, name a b, of [1, -]");
-        assert_eq!(value(&json!("a\nb: 3")), "\"a\\nb: 3\"");
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod birth;
 pub mod causal;
+mod formulas;
 mod presets;
 pub mod sample;
 pub mod studies;
@@ -10,6 +11,8 @@ pub mod studies;
 pub use presets::{Preset, preset, presets};
 
 use crate::config::Config;
+use crate::model::{Block, Layout};
+use crate::report::plot::{Colormap, HeatMap, Ticks};
 use crate::run::Experiment;
 use crate::study::{Drawing, Registry};
 use crate::{Error, Result};
@@ -76,6 +79,22 @@ impl Registry for Papers {
 /// When none does.
 pub fn experiment(config: &Config) -> Result<&'static dyn Experiment> {
     Papers.experiment(config)
+}
+
+/// Every matrix among the blocks of `params`, as they are: for models whose weights say nothing in
+/// coordinates of the task.
+fn blocks(layout: &Layout, params: &[f64]) -> Vec<HeatMap> {
+    let of = |b: &Block| {
+        let [rows, cols] = *b.shape() else { return None };
+        Some(HeatMap {
+            title: b.name().into(),
+            colormap: Colormap::Diverging,
+            row_ticks: Ticks::From(0),
+            col_ticks: Ticks::From(0),
+            ..HeatMap::of(&params[b.range()], rows, cols)
+        })
+    };
+    layout.blocks().iter().filter_map(of).collect()
 }
 
 /// −Σ y log f over y > 0.

@@ -197,7 +197,7 @@ fn is_peak(row: &[f64], p: usize) -> bool {
 
 /// True if entry `p` is far above the others, by both measures of [`ParentAttention::recovered`].
 /// With one other position the mean is that position's.
-fn stands_out(row: &[f64], p: usize) -> bool {
+pub fn stands_out(row: &[f64], p: usize) -> bool {
     let others = || row.iter().enumerate().filter(|(j, _)| *j != p).map(|(_, x)| *x);
     let n = row.len().saturating_sub(1).max(1) as f64;
     let (mean, next) = (others().sum::<f64>() / n, others().fold(0.0, f64::max));

@@ -91,6 +91,55 @@ fn divergence(p: &[f64], z: &[f64]) -> f64 {
     p.iter().zip(z).filter(|(p, _)| **p > 0.0).map(|(p, z)| p * (p.ln() - z + lse)).sum()
 }
 
+/// The scores that recall of a memory is measured on: the row's answer is its largest entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// The memory, as its metric: `wk0`, `wk1`, `wo1`.
+    pub name: &'static str,
+    /// True if rows and columns are positions; else they are symbols.
+    pub of_positions: bool,
+    /// Rows and columns.
+    pub size: usize,
+    /// (size, size).
+    pub values: Vec<f64>,
+}
+
+/// The scores of the memories that a model with `layout` has at `params`, see [`Recall`]: of `wk0`
+/// p_tᵀ W_Qᵀ W_K p_s over the first `most` positions, of `wk1` and `wo1` over all symbols. None for
+/// a model without them.
+pub fn scores(layout: &Layout, params: &[f64], most: usize) -> Vec<Scores> {
+    let b = Blocks { layout, params };
+    let Some((e, d)) = b.get("tok_embeddings.weight").zip(layout.find("tok_embeddings.weight")) else {
+        return Vec::new();
+    };
+    let d = d.shape()[1];
+    let output = b.get("output.weight").unwrap_or(e);
+    let query = |l: usize, x: &[f64]| match b.part(l, "attention.wq") {
+        Some(wq) => through(x, d, wq),
+        None => x.to_vec(),
+    };
+    // Row i, column j: q_i · k_j.
+    let table = |name, of_positions, q: &[f64], k: &[f64]| {
+        let values: Vec<f64> =
+            q.chunks_exact(d).flat_map(|q| k.chunks_exact(d).map(move |k| dot(q, k))).collect();
+        Scores { name, of_positions, size: q.len() / d, values }
+    };
+    let previous = || {
+        let p = b.get("pe").or_else(|| b.get("pos_embeddings.weight"))?;
+        let p = &p[..p.len().min(most * d)];
+        Some(table("wk0", true, &query(0, p), &through(p, d, b.part(0, "attention.wk")?)))
+    };
+    let same = || {
+        let first = through(&through(e, d, b.part(0, "attention.wv")?), d, b.part(0, "attention.wo")?);
+        Some(table("wk1", false, &query(1, e), &through(&first, d, b.part(1, "attention.wk")?)))
+    };
+    let copy = || {
+        let values = through(&through(e, d, b.part(1, "attention.wv")?), d, b.part(1, "attention.wo")?);
+        Some(table("wo1", false, &values, output))
+    };
+    [previous(), same(), copy()].into_iter().flatten().collect()
+}
+
 /// Measures recall at parameters `params` of a `memory` or `transformer` model with `layout`. Layer
 /// norms of the transformer are left out, and its heads are taken together.
 ///

@@ -10,6 +10,7 @@
 //! | [`digest`] | digests of files that are read back |
 //! | [`checkpoint`] | training state, bit for bit |
 //! | [`metrics`] | `metrics.jsonl`, `timing.jsonl`, the summary |
+//! | [`html`] | pages: their shell, reports of runs and studies, formulas |
 //! | [`page`] | an HTML page of tables and figures |
 //! | [`records`] | logs as cells of a table |
 //! | [`plot`] | line charts and heat maps, one SVG and the PNG drawn from it |
@@ -18,6 +19,7 @@ pub mod arrays;
 pub mod checkpoint;
 pub mod digest;
 pub mod files;
+pub mod html;
 pub mod metrics;
 pub mod page;
 pub mod plot;

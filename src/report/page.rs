@@ -1,9 +1,10 @@
-//! One HTML page, complete in itself: sections with a table and figures each.
+//! One HTML page: sections with a table and figures each, and a box that filters them.
 
 use super::files::write_bytes_atomic;
+use super::html::{document, table};
 use super::plot::Figure;
 use crate::Result;
-use maud::{DOCTYPE, PreEscaped, html};
+use maud::{PreEscaped, html};
 use std::path::Path;
 
 /// What the page holds.
@@ -38,6 +39,8 @@ pub struct Section {
     pub images: Vec<Image>,
     /// Command shown below the text; empty for none.
     pub command: String,
+    /// Names of runs, each with the file of it that its link opens.
+    pub runs: Vec<(String, String)>,
     /// Files beside the page, below the table.
     pub links: Vec<String>,
 }
@@ -62,18 +65,7 @@ pub struct Row {
     pub cells: Vec<String>,
 }
 
-const STYLE: &str = "
-body { font: 15px/1.5 sans-serif; max-width: 76em; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-td, th { padding: .15em .8em .15em 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5; }
-td { font-variant-numeric: tabular-nums; }
-.pass { color: #17692f; } .fail { color: #b3151f; font-weight: bold; } .counterexample { color: #8a5a00; }
-.noted { color: #777; }
-figure { display: inline-block; margin: 0 1em 1em 0; }
-svg, img { max-width: 100%; height: auto; }
-figcaption { color: #555; }
-code { background: #f4f4f4; padding: .15em .4em; }
-";
+const FILTER: &str = include_str!("html/filter.js");
 
 impl Page {
     /// The document. Text is escaped; figures are drawn in line.
@@ -85,50 +77,56 @@ impl Page {
         for section in &self.sections {
             drawn.push(section.figures.iter().map(Figure::to_svg).collect::<Result<Vec<_>>>()?);
         }
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    title { (self.title) }
-                    style { (PreEscaped(STYLE)) }
-                }
-                body {
-                    h1 { (self.title) }
-                    p { (self.summary) }
-                    table {
-                        @for s in &self.sections {
-                            tr { td class=(s.mark) { (s.mark) } td { a href={ "#" (s.id) } { (s.title) } } }
-                        }
+        let body = html! {
+            h1 { (self.title) }
+            p { (self.summary) }
+            p.filter hidden {
+                input type="search" placeholder="filter" aria-label="Show only what holds these words" autocomplete="off";
+                " " output.quiet {}
+            }
+            nav {
+                (table(&[], &html! {
+                    @for s in &self.sections {
+                        tr { td class=(s.mark) { (s.mark) } td { a href={ "#" (s.id) } { (s.title) } } }
                     }
-                    @for (s, figures) in self.sections.iter().zip(&drawn) {
-                        h2 id=(s.id) { (s.title) " " span class=(s.mark) { (s.mark) } }
-                        @for text in &s.text { p { (text) } }
-                        @if !s.command.is_empty() { p { code { (s.command) } } }
-                        @for svg in figures { figure { (PreEscaped(svg)) } }
-                        @for i in &s.images {
-                            figure {
-                                a href=(i.src) { img src=(i.src) alt=(i.caption) loading="lazy"; }
-                                figcaption {
-                                    (i.caption)
-                                    @if !i.other.is_empty() { " (" a href=(i.other) { (i.other) } ")" }
-                                }
+                }))
+            }
+            @for (s, figures) in self.sections.iter().zip(&drawn) {
+                section.part id=(s.id) {
+                    h2 { (s.title) " " span class=(s.mark) { (s.mark) } }
+                    @for text in &s.text { p { (text) } }
+                    @if !s.command.is_empty() { code.line { (s.command) } }
+                    @for svg in figures { figure { (PreEscaped(svg)) } }
+                    @for i in &s.images {
+                        figure {
+                            a href=(i.src) { img src=(i.src) alt=(i.caption) loading="lazy"; }
+                            figcaption {
+                                (i.caption)
+                                @if !i.other.is_empty() { " (" a href=(i.other) { (i.other) } ")" }
                             }
                         }
-                        table {
-                            tr { @for c in &s.columns { th { (c) } } }
+                    }
+                    @if !s.rows.is_empty() {
+                        (table(&s.columns, &html! {
                             @for row in &s.rows {
                                 tr class=(row.mark) { @for cell in &row.cells { td { (cell) } } }
                             }
+                        }))
+                    }
+                    @if !s.runs.is_empty() {
+                        details {
+                            summary { (s.runs.len()) @if s.runs.len() == 1 { " run" } @else { " runs" } }
+                            p { @for (name, path) in &s.runs { a href=(path) { (name) } " " } }
                         }
-                        @if !s.links.is_empty() {
-                            p { @for l in &s.links { a href=(l) { (l) } " " } }
-                        }
+                    }
+                    @if !s.links.is_empty() {
+                        p { @for l in &s.links { a href=(l) { (l) } " " } }
                     }
                 }
             }
         };
-        Ok(page.into_string())
+        // Pictures lie beside the page.
+        Ok(document(&self.title, "'self' file: data:", &body, FILTER))
     }
 
     /// Writes the document to `path`, atomically.
@@ -157,6 +155,7 @@ mod tests {
             figures: vec![crate::report::plot::LineChart::default().into()],
             images: vec![Image { src: "a/b.svg".into(), other: "a/b.png".into(), caption: "c < d".into() }],
             command: "run & wait".into(),
+            runs: vec![("<r>".into(), "a/runs/r/summary.json".into())],
             links: vec!["a/t.csv".into()],
         };
         let page = Page { title: "T".into(), summary: "s".into(), sections: vec![section] };
@@ -170,7 +169,10 @@ mod tests {
             "<th>y</th>",
             "<img src=\"a/b.svg\" alt=\"c &lt; d\"",
             "href=\"a/b.png\"",
-            "<code>run &amp; wait</code>",
+            "run &amp; wait</code>",
+            "href=\"a/runs/r/summary.json\">&lt;r&gt;</a>",
+            "type=\"search\"",
+            "name=\"viewport\"",
             "href=\"a/t.csv\"",
         ] {
             assert!(html.contains(part), "{part}");

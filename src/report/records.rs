@@ -1,4 +1,5 @@
-//! Logs as tables: the records of a JSON-lines file as cells of text, their keys in order.
+//! Logs as tables: the records of a JSON-lines file as cells of text, their keys in order. Numbers
+//! as people read them.
 
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -78,9 +79,47 @@ fn flatten(key: String, value: Value, row: &mut Vec<(String, Cell)>) {
     }
 }
 
+/// Five digits, in the form that shows them.
+pub fn number(x: f64) -> String {
+    if x == 0.0 || (1e-3..1e5).contains(&x.abs()) && x.is_finite() {
+        let digits = 4 - (x.abs().max(1e-3).log10().floor() as i32).clamp(-3, 4);
+        let text = format!("{x:.*}", digits as usize);
+        // Whole numbers without a tail of zeros.
+        let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        return short.to_string();
+    }
+    format!("{x:.3e}")
+}
+
+/// A value of JSON in one line, its numbers rounded, texts bare.
+pub fn value(v: &Value) -> String {
+    let list = |of: Vec<String>| of.join(", ");
+    match v {
+        Value::Null => "-".into(),
+        Value::Number(n) if n.is_f64() => n.as_f64().map_or(n.to_string(), number),
+        // A line break inside a text would forge another `key: value` line: it stays quoted.
+        Value::String(s) if s.contains(['\n', '\r']) => v.to_string(),
+        Value::String(s) => s.clone(),
+        Value::Array(a) => format!("[{}]", list(a.iter().map(value).collect())),
+        Value::Object(o) => list(o.iter().map(|(k, v)| format!("{k} {}", value(v))).collect()),
+        other => other.to_string(),
+    }
+}
+
+/// A word that a shell leaves as it is.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,^@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn cells_keep_order_and_digits() {
@@ -94,5 +133,24 @@ mod tests {
         assert_eq!(of(&rows[1]), "z=");
         let message = cells(Path::new("log"), "{}\n[1]").unwrap_err().to_string();
         assert!(message.contains("log: line 2") && message.contains("JSON object"), "{message}");
+    }
+
+    #[test]
+    fn numbers_for_people_have_five_digits() {
+        for (x, shown) in [
+            (0.0, "0"),
+            (2.245_512_345, "2.2455"),
+            (-0.001_234_567, "-0.0012346"),
+            (12_345.678, "12346"),
+            (1e-9, "1.000e-9"),
+            (3.0, "3"),
+            (1e5, "1.000e5"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(number(x), shown);
+        }
+        let v = json!({"n": 131_072, "mean": 0.123_456_789, "of": [1.000_000_01, null], "name": "a b"});
+        assert_eq!(value(&v), "mean 0.12346, n 131072, name a b, of [1, -]");
+        assert_eq!(value(&json!("a\nb: 3")), "\"a\\nb: 3\"");
     }
 }

@@ -9,6 +9,7 @@ mod cost;
 pub mod folder;
 pub mod params;
 pub mod provenance;
+pub mod report;
 mod session;
 mod sets;
 mod trained;
@@ -25,11 +26,14 @@ use crate::Result;
 use crate::batch::{Batch, Targets};
 use crate::config::Config;
 use crate::model::Layout;
+use crate::model::trace::Trace;
 use crate::report::arrays::Array;
+use crate::report::html::data::{Frame, Sketch};
 use crate::report::metrics::{MetricsWriter, Summary};
 use crate::source::Source;
 use crate::train::{Moment, Objective};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// A kind of run. A registry finds the experiment of a configuration.
@@ -140,6 +144,53 @@ pub trait Setup {
     /// # Errors
     /// Files that cannot be read or written.
     fn draw(&mut self, view: &mut dyn View, folder: &Path) -> Result<()>;
+    /// What a report shows of the run, weights aside.
+    ///
+    /// # Errors
+    /// A task whose sequences cannot be drawn.
+    fn sketch(&mut self, results: &Results) -> Result<Sketch>;
+    /// What a report shows of weights `params`, in the layout of the model of `trace`.
+    ///
+    /// # Errors
+    /// As [`Trace::forward`].
+    fn frame(&mut self, trace: &Trace, params: &[f64]) -> Result<Frame>;
+}
+
+/// The results of a run, as its folder holds them.
+#[derive(Debug, Clone, Default)]
+pub struct Results {
+    /// Every evaluation, in order.
+    pub records: Vec<Map<String, Value>>,
+    /// The summary; empty if the run is not over.
+    pub summary: Vec<(String, Value)>,
+}
+
+impl Results {
+    /// The points (updates, value) of a number that the records have under `key`.
+    pub fn curve(&self, key: &str) -> Vec<(f64, f64)> {
+        self.curve_of(|r| r.get(key)?.as_f64())
+    }
+
+    /// The same of a number that is made of a record.
+    pub fn curve_of(&self, value: impl Fn(&Map<String, Value>) -> Option<f64>) -> Vec<(f64, f64)> {
+        let of = |r: &Map<String, Value>| Some((r.get("step")?.as_f64()?, value(r)?));
+        self.records.iter().filter_map(of).collect()
+    }
+
+    /// The entries of the summary under `keys`, or of the last evaluation, with what they are
+    /// called.
+    pub fn headline(&self, keys: &[(&str, &str)]) -> Vec<(String, Value)> {
+        let found = |key: &str| match self.summary.is_empty() {
+            false => Some(&self.summary.iter().find(|(k, _)| k == key)?.1),
+            true => self.records.last()?.get(key),
+        };
+        keys.iter().filter_map(|(key, name)| Some((name.to_string(), found(key)?.clone()))).collect()
+    }
+
+    /// A number of the summary.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.summary.iter().find(|(k, _)| k == key)?.1.as_f64()
+    }
 }
 
 /// The log of evaluations.

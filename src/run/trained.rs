@@ -104,8 +104,8 @@ fn of_function(spec: &Spec) -> Spec {
     spec
 }
 
-/// The updates whose weights are there: snapshots and the checkpoint at `done`.
-fn choices(folder: &Path, done: u64) -> String {
+/// The updates after which the run in `folder` kept its weights in [`SNAPSHOTS_FOLDER`], ascending.
+pub(super) fn kept(folder: &Path) -> Vec<u64> {
     let mut kept: Vec<u64> = std::fs::read_dir(folder.join(SNAPSHOTS_FOLDER))
         .into_iter()
         .flatten()
@@ -115,6 +115,13 @@ fn choices(folder: &Path, done: u64) -> String {
             digits.parse().ok()
         })
         .collect();
+    kept.sort_unstable();
+    kept
+}
+
+/// The updates whose weights are there: snapshots and the checkpoint at `done`.
+fn choices(folder: &Path, done: u64) -> String {
+    let mut kept = kept(folder);
     kept.push(done);
     kept.sort_unstable();
     kept.dedup();

@@ -35,11 +35,16 @@ pub trait OfMember {
 
 /// Runs with the same group, in order of their first run.
 pub fn groups<F: OfMember>(found: &[F]) -> Vec<(&str, Vec<&F>)> {
-    let mut out: Vec<(&str, Vec<&F>)> = Vec::new();
-    for f in found {
-        match out.iter_mut().find(|(g, _)| *g == f.member().group) {
+    groups_of(found.iter().map(|f| (f.member().group.as_str(), f)))
+}
+
+/// What has the same group, in order of the first of each.
+pub fn groups_of<'a, F>(found: impl Iterator<Item = (&'a str, F)>) -> Vec<(&'a str, Vec<F>)> {
+    let mut out: Vec<(&str, Vec<F>)> = Vec::new();
+    for (group, f) in found {
+        match out.iter_mut().find(|(g, _)| *g == group) {
             Some((_, of)) => of.push(f),
-            None => out.push((&f.member().group, vec![f])),
+            None => out.push((group, vec![f])),
         }
     }
     out

@@ -374,6 +374,7 @@ impl Study {
             let path = |kind: &str| format!("{prefix}/{FIGURES_FOLDER}/{stem}.{kind}");
             Image { src: path("svg"), other: path("png"), caption: (*caption).into() }
         };
+        let run = |m: &Member| format!("{prefix}/{RUNS_FOLDER}/{}/{SUMMARY_FILE}", m.name);
         let tables = ["summary.json", "runs.csv", "curves.csv"].iter().chain(self.drawing.tables());
         Ok(Section {
             id: self.name.clone(),
@@ -381,6 +382,7 @@ impl Study {
             columns: columns.into_iter().map(String::from).collect(),
             rows: rows.into_iter().map(|cells| Row { mark: String::new(), cells }).collect(),
             images: self.drawing.figures(self).iter().map(image).collect(),
+            runs: self.runs.iter().map(|m| (m.name.clone(), run(m))).collect(),
             links: tables.map(|f| format!("{prefix}/{f}")).collect(),
             ..Section::default()
         })

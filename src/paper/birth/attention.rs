@@ -20,11 +20,10 @@ pub(super) fn kept(maps: usize, t: usize) -> usize {
     if whole.is_some_and(|bytes| bytes <= MOST_ATTENTION) { t } else { t.min(figures::SHOWN) }
 }
 
-/// Writes attention on a sample sequence: arrays `tokens` (T), `seen` (T), and `layer1`, `layer2`,
-/// .. (heads, T, T); where these would be large, on its first positions only: no position sees a
-/// later one. The sample is the first of those in which most triggers occur a second time where
-/// pictures show it, and none is its own output.
-pub(super) fn write(folder: &Path, tasks: &TriggerTasks, view: &mut dyn View) -> Result<()> {
+/// The sample for pictures: its tokens (T), and how often the trigger at each position has occurred.
+/// It is the first of those in which most triggers occur a second time where pictures show it, and
+/// none is its own output.
+pub(super) fn sample(tasks: &TriggerTasks) -> Result<(Vec<u32>, Vec<u32>)> {
     let source = tasks.sampled(&tasks.tests[0].1, Purpose::Probe);
     let t = source.seq_len();
     let mut batch = source.batch(SAMPLES)?;
@@ -40,17 +39,23 @@ pub(super) fn write(folder: &Path, tasks: &TriggerTasks, view: &mut dyn View) ->
     };
     // The first of the best.
     let best = (0..SAMPLES).rev().max_by_key(returns).unwrap_or(0);
+    Ok((batch.sequence(best).to_vec(), all_seen[best * t..(best + 1) * t].to_vec()))
+}
+
+/// Writes attention on the sample: arrays `tokens` (T), `seen` (T), and `layer1`, `layer2`, ..
+/// (heads, T, T); where these would be large, on its first positions only: no position sees a later
+/// one.
+pub(super) fn write(folder: &Path, tasks: &TriggerTasks, view: &mut dyn View) -> Result<()> {
+    let (tokens, seen) = sample(tasks)?;
+    let t = tokens.len();
     let heads = view.heads().to_vec();
     let maps: usize = heads.iter().sum();
     let kept = kept(maps, t);
     let mut attention = vec![0.0; maps * t * t];
-    view.attention(batch.sequence(best), &mut attention)?;
+    view.attention(&tokens, &mut attention)?;
     let integers = |values: &[u32]| Array::vector(values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>());
-    let row = best * t..best * t + kept;
-    let mut arrays = vec![
-        ("tokens".to_string(), integers(&batch.tokens()[row.clone()])),
-        ("seen".into(), integers(&all_seen[row])),
-    ];
+    let mut arrays =
+        vec![("tokens".to_string(), integers(&tokens[..kept])), ("seen".into(), integers(&seen[..kept]))];
     let mut rest = attention.as_slice();
     for (l, heads) in heads.iter().enumerate() {
         let (of_layer, others) = rest.split_at(heads * t * t);

@@ -11,6 +11,7 @@ pub mod corpus;
 mod drawing;
 mod figures;
 mod recall;
+mod report;
 mod studies;
 mod task;
 
@@ -21,11 +22,13 @@ use super::Paper;
 use crate::batch::{Batch, Targets};
 use crate::config::{Config, Source as From, Task};
 use crate::model::Spec;
+use crate::model::trace::Trace;
 use crate::num::Sum;
 use crate::probe::in_context::{Metrics, Tally};
+use crate::report::html::data::{Frame, Sketch};
 use crate::report::metrics::{METRICS_FILE, Summary};
 use crate::rng::Purpose;
-use crate::run::{Experiment, Log, Setup, View};
+use crate::run::{Experiment, Log, Results, Setup, View};
 use crate::source::Source;
 use crate::train::{Moment, On};
 use crate::{Error, Result};
@@ -281,5 +284,13 @@ impl Setup for BirthSetup {
 
     fn draw(&mut self, _view: &mut dyn View, folder: &Path) -> Result<()> {
         figures::draw(&self.config, &self.tasks.symbols, folder)
+    }
+
+    fn sketch(&mut self, results: &Results) -> Result<Sketch> {
+        report::sketch(&self.config, &self.tasks, results)
+    }
+
+    fn frame(&mut self, trace: &Trace, params: &[f64]) -> Result<Frame> {
+        report::frame(&self.tasks, trace, params)
     }
 }

@@ -5,14 +5,17 @@
 //! Expectation: stage 1 turns the rows of softmax(A1) into the graph; stage 2 sharpens A2 = β I,
 //! and the loss falls to near the Bayes loss. The last row, which has no parent, drifts to itself.
 
-use super::{algorithm1_figures as figures, population, tree};
-use crate::batch::Targets;
+use super::{CausalTask, algorithm1_figures as figures, population, report, tree};
+use crate::batch::{Batch, Targets};
 use crate::config::{Config, Rule, Source as From, Task as Keys};
+use crate::model::trace::Trace;
 use crate::model::{Layout, Spec};
 use crate::probe::attention::{causal_row, parent_attention};
+use crate::report::html::data::{Frame, Sketch};
 use crate::report::metrics::Summary;
+use crate::report::plot::{LineChart, Series};
 use crate::rng::{Key, Purpose};
-use crate::run::{Experiment, Log, Progress, Setup, View};
+use crate::run::{Experiment, Log, Progress, Results, Setup, View};
 use crate::source::{Sampled, Source};
 use crate::task::{CausalTree, Task};
 use crate::train::{Moment, Objective};
@@ -84,6 +87,14 @@ struct Staged {
 impl Staged {
     fn sampled(&self, purpose: Purpose) -> Box<dyn Source> {
         Box::new(Sampled::new(self.task.clone(), Key::new(self.config.plan.seed, purpose)))
+    }
+
+    /// One sequence, for pictures.
+    fn sample(&self) -> Result<Batch> {
+        let source = self.sampled(Purpose::Test);
+        let mut batch = source.batch(1)?;
+        source.fill(0, 1, &mut source.work(), &mut batch);
+        Ok(batch)
     }
 }
 
@@ -200,5 +211,46 @@ impl Setup for Staged {
             bayes: population::bayes_loss(&self.task).ok().flatten(),
         };
         drawn.draw(view.layout(), view.params(), folder)
+    }
+
+    fn sketch(&mut self, results: &Results) -> Result<Sketch> {
+        let t = self.task.seq_len();
+        let entry =
+            |key: &'static str, i: usize| results.curve_of(|r| r.get(key)?.as_array()?.get(i)?.as_f64());
+        let of_positions = |key: &'static str, n: usize| {
+            let one =
+                |i: usize| Series { dashed: i % 14 >= 7, ..Series::new(format!("{i}"), entry(key, i), i) };
+            report::kept((0..n).map(one).collect())
+        };
+        let unit = Some((0.0, 1.0));
+        let charts = vec![
+            report::loss(self.task.vocab(), results),
+            LineChart::over_steps(
+                "Attention on the parent, by position",
+                "share",
+                of_positions("attention_on_parent", t),
+                unit,
+            ),
+            LineChart::over_steps(
+                "Attention of the last position",
+                "share",
+                of_positions("last_row", t),
+                unit,
+            ),
+            LineChart::over_steps(
+                "Diagonal of A2 less its other entries",
+                "β",
+                report::kept(vec![Series::new("β", results.curve("beta"), 0)]),
+                None,
+            ),
+        ];
+        let task = CausalTask::Tree(self.task.clone());
+        Ok(report::sketch(&self.config, &task, self.sample()?.sequence(0), (charts, results)))
+    }
+
+    fn frame(&mut self, trace: &Trace, params: &[f64]) -> Result<Frame> {
+        let sample = self.sample()?;
+        let task = CausalTask::Tree(self.task.clone());
+        report::frame(&task, trace, params, &sample, sample.sequence(0))
     }
 }

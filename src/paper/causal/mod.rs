@@ -13,6 +13,7 @@ mod gather;
 pub mod ood;
 mod population;
 mod posterior;
+mod report;
 mod studies;
 mod tables;
 mod task;
@@ -23,10 +24,13 @@ pub use task::{CausalTask, Reference, References, task, tree};
 use super::Paper;
 use crate::batch::{Batch, Targets};
 use crate::config::{Config, Source as From, Task};
+use crate::model::trace::Trace;
 use crate::probe::attention::{HeadAssignment, ParentAttention, head_assignment, pattern_attention};
+use crate::report::html::data::{Frame, Sketch};
 use crate::report::metrics::Summary;
+use crate::report::plot::{LineChart, Series};
 use crate::rng::Purpose;
-use crate::run::{Experiment, Log, Setup, View, folder};
+use crate::run::{Experiment, Log, Results, Setup, View, folder};
 use crate::source::Source;
 use crate::train::Moment;
 use crate::{Error, Result};
@@ -127,6 +131,15 @@ struct CausalSetup {
 impl CausalSetup {
     fn probe(&self) -> Result<&Probe> {
         self.probe.as_ref().ok_or_else(|| Error::invalid("probe", "none", "one made before training"))
+    }
+
+    /// The same, made if a run has not made it.
+    fn own_probe(&mut self) -> Result<&Probe> {
+        if self.probe.is_none() {
+            let words = self.population()?;
+            self.probe = Some(Probe::new(self.config.plan.seed, &self.task, words)?);
+        }
+        self.probe()
     }
 
     /// Attention patterns (T, T) of the first layer's heads. Every number and picture about the
@@ -259,6 +272,28 @@ impl Setup for CausalSetup {
             references: &self.references,
         };
         drawn.draw(folder)
+    }
+
+    fn sketch(&mut self, results: &Results) -> Result<Sketch> {
+        let curves = [
+            ("mean", "attention_on_parent_mean"),
+            ("minimum", "attention_on_parent_min"),
+            ("heads split parents", "heads_split_parents"),
+        ];
+        let series =
+            curves.iter().enumerate().map(|(i, (name, key))| Series::new(*name, results.curve(key), i));
+        let unit = Some((0.0, 1.0));
+        let on_parent =
+            LineChart::over_steps("Attention on the parent", "share", report::kept(series.collect()), unit);
+        let charts = vec![report::loss(self.task.vocab(), results), on_parent];
+        let sample = self.own_probe()?.sequences.sequence(0).to_vec();
+        Ok(report::sketch(&self.config, &self.task, &sample, (charts, results)))
+    }
+
+    fn frame(&mut self, trace: &Trace, params: &[f64]) -> Result<Frame> {
+        self.own_probe()?;
+        let sequences = &self.probe()?.sequences;
+        report::frame(&self.task, trace, params, sequences, sequences.sequence(0))
     }
 }
 
