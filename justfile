@@ -35,6 +35,11 @@ doc:
 figures:
     cargo run --release -- figures --quick
 
+# The pages in headless Chromium; needs selenium, chromium and chromedriver.
+browser:
+    cargo build
+    python3 tests/browser/drive.py target/debug/popgrad
+
 # Records today's values: only after a change of numbers that the changelog explains.
 record-values:
     POPGRAD_RECORD_VALUES=1 cargo test --test values

@@ -167,7 +167,10 @@ fn about(config: &Config) -> Result<Vec<String>> {
         Some(what) => format!("Preset {preset}: {what}."),
         None => format!("Preset {preset}."),
     };
-    Ok(vec![of, format!("Model {model} on {task}. Paper: {}", Paper::of(config)?.citation)])
+    // Without the names of its figures.
+    let paper = Paper::of(config)?.citation;
+    let paper = paper.split_once(": ").map_or(paper, |(_, paper)| paper);
+    Ok(vec![of, format!("Model {model} on {task}. Paper: {paper}")])
 }
 
 /// How to make a run again: the shorter command of both forms of its preset, and its file.

@@ -187,12 +187,20 @@ fn json(outcomes: &[Outcome], thorough: bool) -> Result<String> {
     Ok(text + "\n")
 }
 
+/// The source of a claim, with the paper's number.
+fn stated_in(source: &str) -> String {
+    const PAPERS: [(&str, &str); 2] =
+        [("Nichani et al. 2024", "arXiv 2402.14735"), ("Bietti et al. 2023", "arXiv 2306.00802")];
+    let of = PAPERS.iter().find(|(paper, _)| source.starts_with(paper));
+    of.map_or(source.into(), |(paper, number)| source.replacen(paper, &format!("{paper} ({number})"), 1))
+}
+
 fn page(outcomes: &[Outcome]) -> Page {
     let section = |o: &Outcome| Section {
         id: o.claim.id.into(),
         title: o.claim.title.into(),
         mark: word(o.verdict()).into(),
-        text: vec![o.claim.statement.into(), format!("Stated in: {}.", o.claim.source)],
+        text: vec![o.claim.statement.into(), format!("Stated in: {}.", stated_in(o.claim.source))],
         columns: ["verdict", "quantity", "found", "at"].map(String::from).to_vec(),
         rows: o.checks.iter().map(row).collect(),
         figures: o.checks.iter().filter_map(|c| Some(figure(c, c.fit.as_ref()?))).collect(),

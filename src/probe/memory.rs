@@ -218,3 +218,35 @@ pub fn memories(layout: &Layout, params: &[f64], asked: &Asked<'_>) -> Result<Re
         ff1: global().unwrap_or(-1.0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{MemorySpec, Spec};
+
+    #[test]
+    fn the_largest_scores_are_what_recall_counts() {
+        let spec = Spec::Memory(MemorySpec { dim: 6, ..MemorySpec::default() });
+        let (n, t) = (5, 7);
+        let model = spec.build::<f64>(n, t).unwrap();
+        let params: Vec<f64> = (0..model.layout().len()).map(|i| (i as f64 * 1.7).sin()).collect();
+        let bigram = vec![1.0 / n as f64; n * n];
+        let asked = Asked { triggers: None, bigram: &bigram, readout: 1.0 };
+        let recall = memories(model.layout(), &params, &asked).unwrap();
+        let all = scores(model.layout(), &params, 64);
+        assert_eq!(
+            all.iter().map(|s| (s.name, s.size)).collect::<Vec<_>>(),
+            [("wk0", t), ("wk1", n), ("wo1", n)]
+        );
+        let first_largest = |row: &[f64]| (0..row.len()).fold(0, |b, j| if row[j] > row[b] { j } else { b });
+        let share = |s: &Scores, from: usize, keys: usize| {
+            let rows = s.values.chunks(s.size).enumerate().skip(from);
+            let hits = rows.filter(|(i, row)| first_largest(&row[..keys]) == i - from).count();
+            hits as f64 / (s.size - from) as f64
+        };
+        // Position t finds t - 1 among those before the last.
+        assert_eq!(share(&all[0], 1, t - 1), recall.wk0);
+        assert_eq!((share(&all[1], 0, n), share(&all[2], 0, n)), (recall.wk1, recall.wo1));
+        assert_eq!(scores(model.layout(), &params, 3)[0].size, 3);
+    }
+}

@@ -84,13 +84,13 @@ impl Page {
                 input type="search" placeholder="filter" aria-label="Show only what holds these words" autocomplete="off";
                 " " output.quiet {}
             }
-            nav {
+            @if self.sections.len() > 1 { nav {
                 (table(&[], &html! {
                     @for s in &self.sections {
                         tr { td class=(s.mark) { (s.mark) } td { a href={ "#" (s.id) } { (s.title) } } }
                     }
                 }))
-            }
+            } }
             @for (s, figures) in self.sections.iter().zip(&drawn) {
                 section.part id=(s.id) {
                     h2 { (s.title) " " span class=(s.mark) { (s.mark) } }

@@ -20,6 +20,7 @@ mod ood;
 mod output;
 mod plan;
 mod probe;
+mod report;
 mod sample;
 mod shell;
 mod slips;

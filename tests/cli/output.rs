@@ -73,6 +73,7 @@ fn invocations(dir: &Path) -> Vec<Vec<String>> {
     let record = text(&Path::new(&run).join("figures/loss.figure.json")).to_string();
     add(&[&["draw", &record, "--width", "column", "--out", &out()]]);
     add(&[&["export", &run, "--out", &out()]]);
+    add(&[&["report", &run]]);
     add(&[&["ood", &run, "--matrices", "1", "--sequences", "16"]]);
     add(&[&["verify", "leading"]]);
     add(&[&["verify", "--list"]]);
@@ -112,6 +113,7 @@ fn every_command_prints_one_json_document_with_all_digits() {
         let value = parsed.unwrap_or_else(|e| panic!("{words:?}: {e}"));
         assert!(value.is_object() || value.is_array(), "{words:?}");
         let facts = ["list", "keys", "info", "man", "export", "draw"].iter().any(|c| words.contains(c))
+        let facts = ["list", "keys", "info", "man", "export", "report"].iter().any(|c| words.contains(c))
             || words.contains(&"--list");
         // Shares of a few edges are short.
         let facts = facts || words.contains(&"--sweep");

@@ -347,6 +347,8 @@ fn the_command_writes_what_it_prints() {
     assert!(slope["parameters"].as_array().unwrap().iter().any(|p| p[0] == "T_eff"));
     let html = fs::read_to_string(out.join("verify.html")).unwrap();
     assert!(html.contains("<svg") && html.contains("Leading order") && html.contains("counterexample"));
+    assert!(html.contains("Nichani et al. 2024 (arXiv 2402.14735), the leading order"));
+    assert!(html.contains("type=\"search\"") && html.contains("name=\"viewport\""));
     assert!(out.join("figures/leading-1.svg").is_file() && out.join("figures/leading-2.png").is_file());
     // The same again on another number of threads: the same bytes.
     assert_eq!(popgrad(&["leading", "diagonal", "--json", "--threads", "1"]).stdout, o.stdout);

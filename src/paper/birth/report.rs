@@ -73,6 +73,7 @@ pub(super) fn sketch(config: &Config, tasks: &TriggerTasks, results: &Results) -
         headline: results.headline(&HEADLINE),
         formulas: all,
         charts: charts.into_iter().filter(|c| !c.series.is_empty()).collect(),
+        positions: tokens.len(),
         graph: None,
         text: Some(Text {
             caption,

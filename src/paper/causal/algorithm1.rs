@@ -89,11 +89,12 @@ impl Staged {
         Box::new(Sampled::new(self.task.clone(), Key::new(self.config.plan.seed, purpose)))
     }
 
-    /// One sequence, for pictures.
+    /// Sequences for pictures.
     fn sample(&self) -> Result<Batch> {
+        const SEQUENCES: usize = 64;
         let source = self.sampled(Purpose::Test);
-        let mut batch = source.batch(1)?;
-        source.fill(0, 1, &mut source.work(), &mut batch);
+        let mut batch = source.batch(SEQUENCES)?;
+        source.fill(0, SEQUENCES, &mut source.work(), &mut batch);
         Ok(batch)
     }
 }
@@ -245,12 +246,11 @@ impl Setup for Staged {
             ),
         ];
         let task = CausalTask::Tree(self.task.clone());
-        Ok(report::sketch(&self.config, &task, self.sample()?.sequence(0), (charts, results)))
+        Ok(report::sketch(&self.config, &task, report::sample(&self.sample()?), (charts, results)))
     }
 
     fn frame(&mut self, trace: &Trace, params: &[f64]) -> Result<Frame> {
-        let sample = self.sample()?;
         let task = CausalTask::Tree(self.task.clone());
-        report::frame(&task, trace, params, &sample, sample.sequence(0))
+        report::frame(&task, trace, params, &self.sample()?)
     }
 }

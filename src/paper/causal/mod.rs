@@ -286,14 +286,13 @@ impl Setup for CausalSetup {
         let on_parent =
             LineChart::over_steps("Attention on the parent", "share", report::kept(series.collect()), unit);
         let charts = vec![report::loss(self.task.vocab(), results), on_parent];
-        let sample = self.own_probe()?.sequences.sequence(0).to_vec();
+        let sample = report::sample(&self.own_probe()?.sequences).to_vec();
         Ok(report::sketch(&self.config, &self.task, &sample, (charts, results)))
     }
 
     fn frame(&mut self, trace: &Trace, params: &[f64]) -> Result<Frame> {
         self.own_probe()?;
-        let sequences = &self.probe()?.sequences;
-        report::frame(&self.task, trace, params, sequences, sequences.sequence(0))
+        report::frame(&self.task, trace, params, &self.probe()?.sequences)
     }
 }
 

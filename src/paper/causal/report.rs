@@ -96,20 +96,29 @@ pub(super) fn sketch(
         headline: results.headline(&HEADLINE),
         formulas: formulas(config, task),
         charts: charts.into_iter().filter(|c| !c.series.is_empty()).collect(),
+        positions: task.seq_len(),
         graph: Some(graph),
         text: Some(Text { caption, tokens, marked: Vec::new() }),
     }
 }
 
+/// The sequence of most symbols among the first of `sequences`: it says most.
+pub(super) fn sample(sequences: &Batch) -> &[u32] {
+    let kinds = |at: &usize| {
+        let mut all = sequences.sequence(*at).to_vec();
+        all.sort_unstable();
+        all.dedup();
+        all.len()
+    };
+    // The first of equals.
+    let best = (0..sequences.seqs().min(64)).rev().max_by_key(kinds).unwrap_or(0);
+    sequences.sequence(best)
+}
+
 /// What weights show: `sequences` are those that attention is averaged over where it depends on
-/// them, `sample` is shown by itself.
-pub(super) fn frame(
-    task: &CausalTask,
-    trace: &Trace,
-    params: &[f64],
-    sequences: &Batch,
-    sample: &[u32],
-) -> Result<Frame> {
+/// them.
+pub(super) fn frame(task: &CausalTask, trace: &Trace, params: &[f64], sequences: &Batch) -> Result<Frame> {
+    let sample = sample(sequences);
     let (model, t) = (trace.model(), task.seq_len());
     let patterns = first_layer_patterns(model, params, sequences)?;
     let heads = model.heads();

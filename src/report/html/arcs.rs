@@ -22,23 +22,26 @@ const CLASSES: [&str; 3] = ["right", "wrong", "missed"];
 pub(super) fn graph(truth: &[Vec<usize>], positions: usize, learned: &[Edge]) -> Markup {
     let edges = || truth.iter().enumerate().flat_map(|(i, set)| set.iter().map(move |p| (i, *p)));
     let n = positions.max(truth.len()).max(1);
-    let by = (680.0 / n as f64).clamp(9.0, 44.0);
+    // Up to twenty positions fit a telephone.
+    let by = if n <= 20 { (330.0 / n as f64).clamp(16.0, 44.0) } else { (680.0 / n as f64).clamp(9.0, 16.0) };
     let spans = edges().chain(learned.iter().map(|e| (e.child, e.parent)));
     let longest = spans.map(|(i, p)| i - p).max().unwrap_or(1).max(1) as f64;
     // Flatter ellipses where a half circle would be too high.
     let k = (MOST_HEIGHT / (longest * by / 2.0)).min(1.0);
     let height = longest * by / 2.0 * k + 14.0;
     let radius = (by / 2.0 - 2.0).clamp(3.0, 11.0);
-    let x0 = 14.0 + radius;
+    // Two digits in a circle.
+    let letter = (radius * 1.25).clamp(8.0, 11.0);
+    let x0 = 8.0 + radius;
     let above = height - radius;
     let below = height + radius;
-    let (width, whole) = (x0 + (n - 1) as f64 * by + radius + 14.0, 2.0 * height);
+    let (width, whole) = (x0 + (n - 1) as f64 * by + radius + 8.0, 2.0 * height);
     let x = |i: usize| x0 + i as f64 * by;
     let arc = |i: usize, p: usize, y: f64, sweep: u8| {
         let rx = (x(i) - x(p)) / 2.0;
         format!("M{:.1} {y:.1}A{rx:.2} {:.2} 0 0 {sweep} {:.1} {y:.1}", x(i), rx * k, x(p))
     };
-    let named = |i: usize| by >= 20.0 || i.is_multiple_of(5);
+    let named = |i: usize| by >= 15.0 || i.is_multiple_of(5);
     let count = |s: usize| learned.iter().filter(|e| status(e) == Some(s)).count();
     let said = format!("{} of {} edges found, {} others", count(0), count(0) + count(2), count(1));
     html! {
@@ -69,7 +72,8 @@ pub(super) fn graph(truth: &[Vec<usize>], positions: usize, learned: &[Edge]) ->
                     @for i in 0..n {
                         circle cx=(format!("{:.1}", x(i))) cy=(format!("{height:.1}")) r=(format!("{radius:.1}")) {}
                         @if named(i) {
-                            text x=(format!("{:.1}", x(i))) y=(format!("{:.1}", height + 3.6)) {
+                            text x=(format!("{:.1}", x(i))) y=(format!("{:.1}", height + letter / 3.0))
+                                font-size=(format!("{letter:.1}")) {
                                 @if i < positions { (i) } @else { "→" }
                             }
                         }

@@ -57,7 +57,10 @@ pub struct Sketch {
     pub formulas: Vec<Formula>,
     /// Curves over the updates.
     pub charts: Vec<LineChart>,
-    /// Parents of each position, where the task has a graph.
+    /// Tokens of a sequence, T.
+    pub positions: usize,
+    /// Parents of each position, where the task has a graph; of the target too, as entry T, where
+    /// it has several.
     pub graph: Option<Vec<Vec<usize>>>,
     /// A sequence whose attention is shown.
     pub text: Option<Text>,

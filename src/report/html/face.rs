@@ -57,8 +57,10 @@ fn edges(side: &Side) -> Vec<f64> {
 /// The matrix number `at` of its part.
 pub(super) fn map(at: usize, map: &Map) -> Markup {
     let (rows, cols) = (map.rows.names.len(), map.cols.names.len());
-    let cell = (290.0 / rows.max(cols).max(1) as f64).clamp(2.0, 20.0);
-    let (w, h) = (cols as f64 * cell, rows as f64 * cell);
+    // Cells of a narrow matrix are wide, so that they can be seen.
+    let side = |n: usize| (290.0 / n.max(1) as f64).clamp(2.0, 20.0);
+    let (cell_w, cell_h) = (side(cols).min(3.0 * side(rows)), side(rows).min(3.0 * side(cols)));
+    let (w, h) = (cols as f64 * cell_w, rows as f64 * cell_h);
     let of_blocks = !map.cols.blocks.is_empty();
     let left = longest(&map.rows) + 6.0 + if map.rows.label.is_empty() { 0.0 } else { 15.0 };
     // Names of blocks are written aslant, others in a line.
@@ -80,11 +82,11 @@ pub(super) fn map(at: usize, map: &Map) -> Markup {
             h4 { (map.title) }
             div.face {
                 svg viewBox=(format!("0 0 {width:.1} {height:.1}")) aria-hidden="true" {
-                    @for (y, name) in places(&map.rows, cell, LINE) {
-                        text x=(px(left - 4.0)) y=(px(4.0 + y * cell + 3.7)) text-anchor="end" { (name) }
+                    @for (y, name) in places(&map.rows, cell_h, LINE) {
+                        text x=(px(left - 4.0)) y=(px(4.0 + y * cell_h + 3.7)) text-anchor="end" { (name) }
                     }
-                    @for (x, name) in places(&map.cols, cell, room) {
-                        @let (x, y) = (left + x * cell, 4.0 + h + 12.0);
+                    @for (x, name) in places(&map.cols, cell_w, room) {
+                        @let (x, y) = (left + x * cell_w, 4.0 + h + 12.0);
                         @if of_blocks {
                             text transform=(format!("translate({:.1} {y:.1}) rotate(-38)", x + 3.0)) text-anchor="end" { (name) }
                         } @else {
@@ -92,10 +94,10 @@ pub(super) fn map(at: usize, map: &Map) -> Markup {
                         }
                     }
                     @for y in edges(&map.rows) {
-                        path.axis d=(format!("M{:.1} {:.1}h-5", left, 4.0 + y * cell)) {}
+                        path.axis d=(format!("M{:.1} {:.1}h-5", left, 4.0 + y * cell_h)) {}
                     }
                     @for x in edges(&map.cols) {
-                        path.axis d=(format!("M{:.1} {:.1}v5", left + x * cell, 4.0 + h)) {}
+                        path.axis d=(format!("M{:.1} {:.1}v5", left + x * cell_w, 4.0 + h)) {}
                     }
                     @if !map.rows.label.is_empty() {
                         text transform=(format!("translate(11 {:.1}) rotate(-90)", 4.0 + h / 2.0)) text-anchor="middle" { (map.rows.label) }

@@ -89,7 +89,7 @@ fn of_run(id: &str, run: &RunPart, alone: bool) -> Result<Markup> {
                 h3 { @if run.sketch.graph.is_some() { "Graph, attention, weights" } @else { "Attention and weights" } }
                 (slider(id, album))
                 @if let Some(truth) = &run.sketch.graph {
-                    (arcs::graph(truth, truth.len(), album.learned.last().map_or(&[], Vec::as_slice)))
+                    (arcs::graph(truth, run.sketch.positions, album.learned.last().map_or(&[], Vec::as_slice)))
                 }
                 @if let Some(text) = run.sketch.text.as_ref().filter(|_| !album.looks.is_empty()) { (sample(text, album)) }
                 div.maps { @for (at, map) in album.maps.iter().enumerate() { (face::map(at, map)) } }
@@ -99,11 +99,11 @@ fn of_run(id: &str, run: &RunPart, alone: bool) -> Result<Markup> {
             div.sides {
                 div {
                     h3 { @if run.finished { "Results" } @else { "Last evaluation: the run is not over" } }
-                    (table(&[], &results))
+                    div.names { (table(&[], &results)) }
                 }
                 div {
                     h3 { "Configuration" }
-                    (table(&[], &config))
+                    div.names { (table(&[], &config)) }
                     details { summary { "as a file, config.toml" } pre { (run.config_text) } }
                 }
             }
@@ -141,7 +141,7 @@ fn of_study(id: &str, study: &StudyPart, alone: bool) -> Result<Markup> {
             @for text in &study.about { p { (text) } }
             @if !rows.is_empty() { h3 { "Key numbers" } (table(columns, &key_numbers)) }
             h3 { "Runs" }
-            div.names { (table(&heads, &runs)) }
+            div.names.wide { (table(&heads, &runs)) }
             @if !study.charts.is_empty() { h3 { "Curves" } (charts(&study.charts)?) }
             @if !study.pictures.is_empty() { h3 { "Figures" } }
             @for p in &study.pictures {
@@ -234,7 +234,7 @@ fn provenance(sessions: &[Vec<(String, Value)>]) -> Markup {
     };
     html! {
         h3 { "Provenance" }
-        (table(&[], &rows))
+        div.names { (table(&[], &rows)) }
     }
 }
 
@@ -358,6 +358,7 @@ mod tests {
                 formulas: vec![Formula::new(ODD, ODD)],
                 charts: vec![chart],
                 graph: Some(vec![vec![], vec![0]]),
+                positions: 2,
                 text: Some(Text {
                     caption: ODD.into(),
                     tokens: vec![ODD.into(), "b".into()],

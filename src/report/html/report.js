@@ -74,7 +74,8 @@ function chart(el, data, run) {
     let [lo, hi] = data.range || [Math.min(...ys), Math.max(...ys)];
     if (!data.range) for (const [, y] of data.levels) [lo, hi] = [Math.min(lo, y), Math.max(hi, y)];
     if (!(hi > lo)) [lo, hi] = [(lo || 0) - 0.5, (lo || 0) + 0.5];
-    if (!data.range) [lo, hi] = [lo - (hi - lo) * 0.04, hi + (hi - lo) * 0.04];
+    // Below the lowest of several levels there is room for its name.
+    if (!data.range) [lo, hi] = [lo - (hi - lo) * (data.levels.length > 1 ? 0.1 : 0.04), hi + (hi - lo) * 0.04];
     const [x0, x1] = [xs.length ? xs[0] : 0, xs.length > 1 ? xs[xs.length - 1] : (xs[0] || 0) + 1];
     px = (x) => L + ((f(x) - f(x0)) / (f(x1) - f(x0))) * (width - L - R);
     py = (y) => T + ((hi - y) / (hi - lo)) * (H - T - B);
@@ -106,7 +107,9 @@ function chart(el, data, run) {
     let above = Infinity;
     for (const [name, y] of levels) {
       // Names of neighbouring lines move apart; at the top there is room below alone.
-      const place = py(y) < T + 10 ? py(y) + 13 : Math.min(py(y) - 4, above - 12);
+      const near = levels.some(([, other]) => other > y && py(y) - py(other) < 15) && above === Infinity;
+      const room = py(y) + 14 < H - B;
+      const place = py(y) < T + 10 || (near && room) ? py(y) + 13 : Math.min(py(y) - 4, above - 12);
       above = place;
       svg("text", { x: width - R - 2, y: place, "text-anchor": "end", class: "halo" }, box, `${name} ${short(y)}`);
     }
