@@ -100,6 +100,9 @@ def of_report(page, graph):
     page.point(".chart > svg", 0.6, 0.5)
     tip = texts(page, ".chart .tip")[0]
     page.expect(tip.startswith("step ") and ": " in tip, f"the curve says {tip!r}")
+    inside = page.js("""const [t, c] = [".tip", ".chart"].map((s) => document.querySelector(s).getBoundingClientRect());
+        return t.top >= c.top && t.bottom <= c.bottom && t.left >= c.left && t.right <= c.right + 1""")
+    page.expect(inside, "the values stand beside their chart")
     page.point("h1", 0.1, 0.5)
     page.expect(texts(page, ".chart .tip")[0] == "", "the values stay")
     # The axis, and a curve that goes and comes.
@@ -130,6 +133,13 @@ def of_report(page, graph):
     page.expect(texts(page, ".step output")[0] == "step 0" != step, "the slider stands still")
     page.expect(page.js(cells) != last, "no cell has changed")
     page.expect(len(set(last.split(","))) > 8, "the cells have no colours")
+    # Colours of this snapshot alone, early in training.
+    page.driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    pale = page.js(cells.replace('".map canvas"', '".map:last-child canvas"'))
+    page.js("document.querySelector('.step button').click()")
+    page.expect(page.js(cells.replace('".map canvas"', '".map:last-child canvas"')) != pale, "no other colours")
+    page.js("document.querySelector('.step button').click()")
+    page.driver.switch_to.active_element.send_keys(Keys.HOME)
     if graph:
         found = texts(page, ".arcs output")[0]
         page.expect(found.startswith("0 of ") and edges > 0, f"before training: {found}")

@@ -20,9 +20,9 @@ pub(super) fn kept(maps: usize, t: usize) -> usize {
     if whole.is_some_and(|bytes| bytes <= MOST_ATTENTION) { t } else { t.min(figures::SHOWN) }
 }
 
-/// The sample for pictures: its tokens (T), and how often the trigger at each position has occurred.
-/// It is the first of those in which most triggers occur a second time where pictures show it, and
-/// none is its own output.
+/// The sample for pictures: its tokens (T), and how often the trigger at each position has
+/// occurred. It is the first of those in which most triggers occur a second time where pictures
+/// show it, and none is its own output.
 pub(super) fn sample(tasks: &TriggerTasks) -> Result<(Vec<u32>, Vec<u32>)> {
     let source = tasks.sampled(&tasks.tests[0].1, Purpose::Probe);
     let t = source.seq_len();

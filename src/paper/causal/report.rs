@@ -151,15 +151,20 @@ pub(super) fn frame(task: &CausalTask, trace: &Trace, params: &[f64], sequences:
 pub(super) fn learned(parents: &[Vec<usize>], patterns: &[Vec<f64>], t: usize) -> Vec<Edge> {
     let mut edges = Vec::new();
     for (child, own) in parents.iter().enumerate().skip(1) {
-        for parent in 0..child {
-            let row = |p: &Vec<f64>| p[child * t..child * t + child + 1].to_vec();
-            let found = patterns.iter().any(|p| stands_out(&row(p), parent));
-            let right = own.contains(&parent);
-            if !found && !right {
-                continue;
-            }
-            let all = patterns.iter().map(|p| p[child * t + parent]).enumerate();
-            let (head, attention) = all.fold((0, f64::NEG_INFINITY), |b, x| if x.1 > b.1 { x } else { b });
+        // What stands out in a row is its largest entry.
+        let peak = |p: &Vec<f64>| {
+            let row = &p[child * t..child * t + child + 1];
+            let at = (0..row.len()).fold(0, |b, j| if row[j] > row[b] { j } else { b });
+            (at < child && stands_out(row, at)).then_some(at)
+        };
+        let found: Vec<usize> = patterns.iter().filter_map(peak).collect();
+        let mut all: Vec<usize> = found.iter().chain(own).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        for parent in all {
+            let heads = patterns.iter().map(|p| p[child * t + parent]).enumerate();
+            let (head, attention) = heads.fold((0, f64::NEG_INFINITY), |b, x| if x.1 > b.1 { x } else { b });
+            let (found, right) = (found.contains(&parent), own.contains(&parent));
             edges.push(Edge { child, parent, attention, head, found, right });
         }
     }

@@ -114,7 +114,7 @@ pub(super) fn map(at: usize, map: &Map) -> Markup {
             }
             output {}
             div.bar.signed[map.signed].unit[!map.signed] {
-                (number(map.range.0)) i {} (number(map.range.1))
+                b { (number(map.range.0)) } i {} b { (number(map.range.1)) }
                 @if map.pool != (1, 1) {
                     " each cell: the largest of " (map.pool.0) " × " (map.pool.1)
                 }
@@ -147,9 +147,9 @@ mod tests {
     #[test]
     fn text_around_a_matrix_is_escaped() {
         let mut rows = side(1, &[]);
-        rows.names[0] = "<b>".into();
+        rows.names[0] = "<q>".into();
         let m = Map {
-            title: "<i>".into(),
+            title: "<s>".into(),
             rows,
             cols: side(1, &[]),
             signed: true,
@@ -158,6 +158,6 @@ mod tests {
             frames: vec![vec![0.5]],
         };
         let out = map(3, &m).into_string();
-        assert!(!out.contains("<b>") && !out.contains("<i>") && out.contains("data-map=\"3\""), "{out}");
+        assert!(!out.contains("<q>") && !out.contains("<s>") && out.contains("data-map=\"3\""), "{out}");
     }
 }

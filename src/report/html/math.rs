@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(
             inside(r"\sum_{j}\frac{1}{\sqrt{d}}"),
             "<munder><mo>∑</mo><mrow><mi>j</mi></mrow></munder>\
-             <mfrac><mrow><mn>1</mn></mrow><msqrt><mrow><mi>d</mi></mrow></msqrt></mfrac>"
+             <mfrac><mrow><mn>1</mn></mrow><mrow><msqrt><mrow><mi>d</mi></mrow></msqrt></mrow></mfrac>"
         );
         assert_eq!(
             inside(r"\text{a & b}<12.5"),

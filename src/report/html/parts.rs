@@ -194,6 +194,11 @@ fn slider(id: &str, album: &Album) -> Markup {
                 input type="range" min="0" max="0" value="0" hidden;
             }
             output { "step " (album.steps[last]) }
+            @if last > 0 && album.maps.iter().any(|m| m.signed) {
+                button.mode type="button" aria-pressed="false" title="Else the colours of weights cover all snapshots" {
+                    "colours of this snapshot"
+                }
+            }
         }
     }
 }

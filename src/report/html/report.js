@@ -131,7 +131,7 @@ function chart(el, data, run) {
     tip.textContent = [`${data.x} ${x.toLocaleString("en")}`, ...lines.filter(Boolean)].join("\n");
     const left = px(x) + 10 + tip.offsetWidth > width ? px(x) - 10 - tip.offsetWidth : px(x) + 10;
     tip.style.left = `${Math.max(0, left)}px`;
-    tip.style.top = `${box.offsetTop + T}px`;
+    tip.style.top = `${box.getBoundingClientRect().top - el.getBoundingClientRect().top + T}px`;
   }
   box.onpointermove = box.onpointerdown = (e) => {
     const x = e.clientX - box.getBoundingClientRect().left;
@@ -166,11 +166,13 @@ function color(table, t) {
 
 function map(el, data, run) {
   const canvas = el.querySelector("canvas"), out = el.querySelector("output"), context = canvas.getContext("2d");
-  const [rows, cols] = [canvas.height, canvas.width], [lo, hi] = data.range, cache = [];
-  let frame = 0, at = null;
+  const [rows, cols] = [canvas.height, canvas.width], ends = el.querySelectorAll(".bar b"), cache = [];
+  let frame = 0, at = null, own = false;
   const values = () => (cache[frame] ??= floats(data.frames[frame]));
   function draw() {
-    const image = context.createImageData(cols, rows);
+    const image = context.createImageData(cols, rows), most = Math.max(...values().map((v) => Math.abs(v) || 0));
+    const [lo, hi] = own && data.signed && most > 0 ? [-most, most] : data.range;
+    ends.forEach((end, i) => (end.textContent = short([lo, hi][i])));
     values().forEach((v, i) => {
       if (Number.isNaN(v)) return;
       const [r, g, b] = color(data.signed ? SIGNED : UNIT, (v - lo) / (hi - lo));
@@ -199,7 +201,7 @@ function map(el, data, run) {
     at = at ? [Math.min(Math.max(at[0] + by[0], 0), rows - 1), Math.min(Math.max(at[1] + by[1], 0), cols - 1)] : [0, 0];
     read();
   };
-  run.addEventListener("step", (e) => { frame = e.detail.frame; draw(); });
+  run.addEventListener("step", (e) => { ({ frame, own } = e.detail); draw(); });
 }
 
 // ---- The learned graph ----
@@ -267,13 +269,14 @@ for (const section of document.querySelectorAll("section.part")) {
   const slider = section.querySelector(".step input");
   if (!slider) continue;
   slider.closest(".step").hidden = false;
-  const said = section.querySelector(".step output");
+  const said = section.querySelector(".step output"), scale = section.querySelector(".step button");
   const move = () => {
     const frame = Number(slider.value), step = part.steps[frame];
     said.textContent = `step ${step.toLocaleString("en")}`;
     slider.setAttribute("aria-valuetext", said.textContent);
-    section.dispatchEvent(new CustomEvent("step", { detail: { frame, step } }));
+    section.dispatchEvent(new CustomEvent("step", { detail: { frame, step, own: scale?.getAttribute("aria-pressed") === "true" } }));
   };
   slider.oninput = move;
+  if (scale) scale.onclick = () => { scale.setAttribute("aria-pressed", scale.getAttribute("aria-pressed") !== "true"); move(); };
   move();
 }
