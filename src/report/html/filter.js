@@ -17,7 +17,7 @@ for (const box of document.querySelectorAll("input[type=search]")) {
       if (any && rows.length && rows.every((row) => row.hidden)) rows.forEach((row) => (row.hidden = false));
       section.hidden = !any;
       shown += any;
-      const link = document.querySelector(`nav a[href="#${CSS.escape(section.id)}"]`);
+      const link = [...document.querySelectorAll("nav a")].find((a) => a.hash === `#${section.id}`);
       if (link) link.closest("tr").hidden = !any;
     }
     count.textContent = words.length ? `${shown} shown` : "";
