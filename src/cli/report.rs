@@ -57,7 +57,7 @@ Examples:
   popgrad report runs/birth-quick --out birth.html
   popgrad report runs/chain-quick runs/birth-quick --out both.html
   popgrad report runs/causal-seeds --json
-See docs/report.md.";
+See docs/src/reference/report.md.";
 
 pub(super) fn report(args: &ReportArgs) -> Result<()> {
     let pool = args.threads.pool()?;
