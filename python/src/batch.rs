@@ -1,6 +1,7 @@
 //! Batches as Python has them: arrays of tokens, targets or labels, and weights.
 
 use crate::errors::{OrRaise, invalid};
+use crate::model::bytes;
 use numpy::{Element, PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use popgrad::Error;
 use popgrad::batch::{Batch as Rows, Targets};
@@ -8,6 +9,8 @@ use popgrad::discover::{SOFT, check_soft};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::ops::Range;
 
 /// Sequences, their targets and weights.
 ///
@@ -252,25 +255,53 @@ impl Batch {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, own) = (slf.py(), slf.get());
         let arrays = (own.tokens(py), own.targets(py), own.labels(py), own.weights(py));
-        let args = (slf.get_type(), arrays).into_pyobject(py)?;
-        Ok(args.into_any())
+        let keywords = PyDict::new(py);
+        keywords.set_item("seen", own.seen(py))?;
+        // `seen` goes by keyword.
+        let partial = py.import(intern!(py, "functools"))?.getattr(intern!(py, "partial"))?;
+        let made = partial.call((slf.get_type(),), Some(&keywords))?;
+        Ok((made, arrays).into_pyobject(py)?.into_any())
     }
 }
 
 impl Batch {
     /// The data, for as long as `self` lives.
-    pub(crate) fn view<'a>(&'a self, py: Python<'_>) -> View<'a> {
-        // SAFETY: the arrays are C-contiguous and aligned, as `new` made sure, and `self` holds
-        // them. Python code that writes to them while a call is under way changes numbers; what the
-        // engine takes indices from is its own copy of some rows, which it has checked.
-        unsafe {
-            View {
-                sizes: self.sizes,
-                tokens: data(self.tokens.bind(py)),
-                laws: self.targets.as_ref().map_or(&[], |x| data(x.bind(py))),
-                labels: self.labels.as_ref().map_or(&[], |x| data(x.bind(py))),
-                weights: data(self.weights.bind(py)),
+    ///
+    /// NumPy lets Python code change the type and the shape of an array in place, so both are
+    /// checked again.
+    pub(crate) fn view<'a>(&'a self, py: Python<'_>) -> PyResult<View<'a>> {
+        fn checked<T: Element>(name: &str, x: &Bound<'_, PyArrayDyn<T>>, shape: &[usize]) -> PyResult<()> {
+            let same = x.as_any().cast::<PyArrayDyn<T>>().is_ok();
+            match same && x.shape() == shape && x.is_c_contiguous() && x.is_aligned() {
+                true => Ok(()),
+                false => {
+                    let allowed = "arrays whose type and shape stay as they were; make a new Batch";
+                    Err(invalid(name, "changed since the Batch was made", allowed))
+                }
             }
+        }
+        let Sizes { kind, seqs, len, vocab } = self.sizes;
+        let tokens = self.tokens.bind(py);
+        checked("tokens", tokens, &[seqs, len])?;
+        let (targets, labels) = (self.targets.as_ref(), self.labels.as_ref());
+        let (targets, labels) = (targets.map(|x| x.bind(py)), labels.map(|x| x.bind(py)));
+        targets.map_or(Ok(()), |x| checked("targets", x, &[seqs, vocab.unwrap_or(0)]))?;
+        labels.map_or(Ok(()), |x| checked("labels", x, &[seqs, len]))?;
+        let weights = self.weights.bind(py);
+        let outputs = if kind == Targets::Law { &[seqs][..] } else { &[seqs, len] };
+        checked("weights", weights, outputs)?;
+        // SAFETY: the arrays are of these types, C-contiguous and aligned, by the checks above, and
+        // `self` holds them. Python code that writes to them while a call is under way changes
+        // numbers; what the engine takes indices from is its own copy of some rows, which it has
+        // checked.
+        unsafe {
+            Ok(View {
+                sizes: self.sizes,
+                tokens: data(tokens),
+                laws: targets.map_or(&[], |x| data(x)),
+                labels: labels.map_or(&[], |x| data(x)),
+                weights: data(weights),
+            })
         }
     }
 
@@ -307,6 +338,11 @@ impl View<'_> {
             Some(s) if s != vocab => other("S", s, vocab),
             _ => Ok(()),
         }
+    }
+
+    /// The memory of its arrays.
+    pub(crate) fn memory(&self) -> [Range<*const u8>; 4] {
+        [bytes(self.tokens), bytes(self.laws), bytes(self.labels), bytes(self.weights)]
     }
 
     /// True if some output counts.

@@ -23,13 +23,23 @@ pub(crate) enum Method {
     Words,
 }
 
+impl Method {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Method::Auto => "auto",
+            Method::Tree => "tree",
+            Method::Words => "words",
+        }
+    }
+}
+
 /// The population of a task.
 pub(crate) struct Exact {
     config: Config,
     vocab: usize,
-    eps: Option<f64>,
-    method: Method,
-    max_seconds: f64,
+    pub(crate) eps: Option<f64>,
+    pub(crate) method: Method,
+    pub(crate) max_seconds: f64,
     words: OnceLock<Arc<dyn Source>>,
     prior: OnceLock<Prior>,
     /// The prefix tree that no call uses now, with its ε.

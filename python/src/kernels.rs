@@ -1,5 +1,6 @@
 //! Single kernels on arrays.
 
+use crate::args;
 use crate::errors::{OrRaise, invalid};
 use crate::params::Real;
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
@@ -77,7 +78,7 @@ pub(crate) fn gemm<'py>(a: &Bound<'py, PyAny>, b: &Bound<'py, PyAny>) -> PyResul
         let ([m, k], [rows, n]) = (shape("a", &x[0])?, shape("b", &x[1])?);
         let (a, b) = (Operand::new(&x[0])?, Operand::new(&x[1])?);
         let (a, b) = (a.data()?, b.data()?);
-        let mut c = vec![E::ZERO; m * n];
+        let mut c = args::zeros::<E>("a b", &[m, n])?;
         py.detach(|| {
             let kernels = Kernels::<E>::from_env()?;
             let mut scratch = Scratch::new(kernels.gemm_scratch(m, k, n));
@@ -148,7 +149,8 @@ pub(crate) fn attention<'py>(
         let Sizes { count, tq, tk, d, dv } = sizes;
         let held = [Operand::new(&x[0])?, Operand::new(&x[1])?, Operand::new(&x[2])?];
         let operands = [held[0].data()?, held[1].data()?, held[2].data()?];
-        let (mut out, mut probs) = (vec![E::ZERO; count * tq * dv], vec![E::ZERO; count * tq * tk]);
+        let mut out = args::zeros::<E>("out", &[count, tq, dv])?;
+        let mut probs = args::zeros::<E>("probs", &[count, tq, tk])?;
         py.detach(|| {
             let kernels = Kernels::<E>::from_env()?;
             let mut scratch = Scratch::new(kernels.attention_scratch(tq, tk, d, dv));
@@ -189,8 +191,9 @@ pub(crate) fn attention_backward<'py>(
         }
         let held: Vec<Operand<'py, E>> = x.iter().map(Operand::new).collect::<PyResult<_>>()?;
         let all: Vec<&[E]> = held.iter().map(Operand::data).collect::<PyResult<_>>()?;
-        let (mut dq, mut dk) = (vec![E::ZERO; count * tq * d], vec![E::ZERO; count * tk * d]);
-        let mut dvalues = vec![E::ZERO; count * tk * dv];
+        let mut dq = args::zeros::<E>("dq", &[count, tq, d])?;
+        let mut dk = args::zeros::<E>("dk", &[count, tk, d])?;
+        let mut dvalues = args::zeros::<E>("dv", &[count, tk, dv])?;
         py.detach(|| {
             let kernels = Kernels::<E>::from_env()?;
             let mut scratch = Scratch::new(kernels.attention_scratch(tq, tk, d, dv));

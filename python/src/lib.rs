@@ -15,6 +15,7 @@
 //! Locks are never held across a call into the interpreter; computing is done detached. `unsafe` is
 //! only where slices are made of NumPy's memory, and in `ffi`.
 
+mod args;
 mod batch;
 mod errors;
 mod exact;

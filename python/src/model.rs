@@ -1,5 +1,6 @@
 //! Models: loss, gradient, predictions.
 
+use crate::args;
 use crate::batch::Batch;
 use crate::errors::{OrRaise, invalid};
 use crate::objective::{Core, Over};
@@ -9,10 +10,12 @@ use crate::typed::{Call, Typed};
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use popgrad::batch::Targets;
 use popgrad::model::trace::Trace;
+use popgrad::run::folder::check_memory;
 use popgrad::train::Values;
 use popgrad::{config, model};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 /// A model of fixed sizes. Parameters are dictionaries with an array for each block.
@@ -91,9 +94,15 @@ impl Model {
             }
         };
         // Two slices of one memory are no references that Rust allows.
-        let (from, into) = (read.as_ptr_range(), to.as_ptr_range());
-        if from.start < into.end && into.start < from.end {
+        let into = bytes(to);
+        let meet = |from: &Range<*const u8>| from.start < into.end && into.start < from.end;
+        if meet(&bytes(read)) {
             return Err(invalid("out", "memory that params lie in", "other arrays"));
+        }
+        if let Over::Batch(view) = over
+            && view.memory().iter().any(meet)
+        {
+            return Err(invalid("out", "memory that the batch lies in", "other arrays"));
         }
         let loss = py.detach(|| self.core.loss(typed, over, read, threads, Some(to))).or_raise()?;
         Ok((loss, grad))
@@ -154,10 +163,20 @@ impl Model {
     }
 }
 
+/// The memory of a slice.
+pub(crate) fn bytes<T>(x: &[T]) -> Range<*const u8> {
+    let Range { start, end } = x.as_ptr_range();
+    start.cast()..end.cast()
+}
+
 #[pymethods]
 impl Model {
     #[new]
-    fn new(keys: &Bound<'_, PyDict>, vocab: usize, len: usize) -> PyResult<Self> {
+    fn new(
+        keys: &Bound<'_, PyDict>,
+        #[pyo3(from_py_with = args::symbols)] vocab: usize,
+        #[pyo3(from_py_with = args::length)] len: usize,
+    ) -> PyResult<Self> {
         let (py, keys) = (keys.py(), tables::table(keys)?);
         let name = keys.get("model").and_then(|v| v.as_str()).unwrap_or_default();
         let spec = config::model_spec(name, &keys).or_raise()?;
@@ -240,7 +259,7 @@ impl Model {
     fn init<'py>(
         &self,
         py: Python<'py>,
-        seed: u64,
+        #[pyo3(from_py_with = args::seed)] seed: u64,
         std: Option<f64>,
         dtype: &str,
     ) -> PyResult<Bound<'py, PyDict>> {
@@ -248,15 +267,17 @@ impl Model {
             return Err(invalid("std", &x.to_string(), "finite, >= 0, or None for the model's own start"));
         }
         let layout = self.core.double.model.layout();
+        check_memory("memory (S, T)", layout.len().checked_mul(16)).or_raise()?;
         match dtype {
             "float64" | "f64" => {
-                views(&PyArray1::from_vec(py, self.core.double.init(seed, std)), layout, &self.names)
+                let made = py.detach(|| self.core.double.init(seed, std));
+                views(&PyArray1::from_vec(py, made), layout, &self.names)
             }
-            "float32" | "f32" => views(
-                &PyArray1::from_vec(py, self.core.single().or_raise()?.init(seed, std)),
-                layout,
-                &self.names,
-            ),
+            "float32" | "f32" => {
+                let single = self.core.single().or_raise()?;
+                let made = py.detach(|| single.init(seed, std));
+                views(&PyArray1::from_vec(py, made), layout, &self.names)
+            }
             other => Err(invalid("dtype", other, "float64, float32")),
         }
     }
@@ -311,10 +332,10 @@ impl Model {
         &self,
         params: &Bound<'_, PyDict>,
         batch: &Batch,
-        threads: Option<usize>,
+        #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
         copy: bool,
     ) -> PyResult<f64> {
-        self.value(params, &Over::Batch(batch.view(params.py())), threads, copy)
+        self.value(params, &Over::Batch(batch.view(params.py())?), threads, copy)
     }
 
     /// The loss, and its gradient as a parameter set in the type of `params`.
@@ -342,11 +363,11 @@ impl Model {
         &self,
         params: &Bound<'py, PyDict>,
         batch: &Batch,
-        threads: Option<usize>,
+        #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
         out: Option<&Bound<'py, PyDict>>,
         copy: bool,
     ) -> PyResult<(f64, Bound<'py, PyDict>)> {
-        self.gradient(params, &Over::Batch(batch.view(params.py())), threads, out, copy)
+        self.gradient(params, &Over::Batch(batch.view(params.py())?), threads, out, copy)
     }
 
     /// Predictions, float64: (B, S) where the batch has targets, else (B, T, S).
@@ -369,11 +390,11 @@ impl Model {
         &self,
         params: &Bound<'py, PyDict>,
         batch: &Batch,
-        threads: Option<usize>,
+        #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
         copy: bool,
     ) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
         let py = params.py();
-        let view = batch.view(py);
+        let view = batch.view(py)?;
         view.check(self.core.vocab, self.core.len).or_raise()?;
         let fill = |first: usize, piece: &mut _| view.fill(first, piece);
         let sizes = view.sizes;
@@ -447,6 +468,12 @@ impl Model {
         let trace = self.trace()?;
         let replaced = crate::trace::replacements(self, trace, patches)?;
         crate::trace::run(trace, &self.in_double(params)?, tokens, names, replaced)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let (py, own) = (slf.py(), slf.get());
+        let keys = tables::dict(py, &own.keys)?;
+        crate::tables::rebuilt::<Self, _>(slf.as_any(), (keys, own.core.vocab, own.core.len))
     }
 
     fn __repr__(&self) -> String {

@@ -1,5 +1,6 @@
 //! The exact population of a task: loss and gradient over every sequence.
 
+use crate::args;
 use crate::errors::{OrRaise, invalid};
 use crate::exact::{Exact, Method};
 use crate::model::Model;
@@ -9,7 +10,7 @@ use numpy::PyArrayDyn;
 use popgrad::batch::{Batch as Rows, Targets, divisor};
 use popgrad::num::Sum;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use std::sync::Arc;
 
 /// Population(task, eps=None, method="auto", max_seconds=60.0)
@@ -57,6 +58,12 @@ impl Population {
         Ok(Population { task, exact })
     }
 
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let (py, own) = (slf.py(), slf.get());
+        let Exact { eps, method, max_seconds, .. } = *own.exact;
+        crate::tables::rebuilt::<Self, _>(slf.as_any(), (own.task(py), eps, method.name(), max_seconds))
+    }
+
     #[getter]
     fn task(&self, py: Python<'_>) -> Py<Task> {
         self.task.clone_ref(py)
@@ -72,7 +79,7 @@ impl Population {
         &self,
         model: &Model,
         params: &Bound<'py, PyDict>,
-        threads: Option<usize>,
+        #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
     ) -> PyResult<(f64, Bound<'py, PyDict>)> {
         model.gradient(params, &Over::Population(&self.exact), threads, None, true)
     }
@@ -82,7 +89,12 @@ impl Population {
     /// Raises:
     ///     InvalidError: as `value_and_grad`.
     #[pyo3(signature = (model, params, threads=None))]
-    fn loss(&self, model: &Model, params: &Bound<'_, PyDict>, threads: Option<usize>) -> PyResult<f64> {
+    fn loss(
+        &self,
+        model: &Model,
+        params: &Bound<'_, PyDict>,
+        #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
+    ) -> PyResult<f64> {
         model.value(params, &Over::Population(&self.exact), threads, true)
     }
 

@@ -2,10 +2,26 @@
 
 use crate::errors::{OrRaise, invalid};
 use popgrad::config::{self, KEYS};
+use pyo3::BoundObject;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use toml::{Table, Value};
+
+/// What `__reduce__` returns: `args` for the constructor of `T`, and the class of `own`, one of its
+/// subclasses, whose own constructor takes other arguments.
+pub(crate) fn rebuilt<'py, T: pyo3::PyClass, A: IntoPyObject<'py>>(
+    own: &Bound<'py, PyAny>,
+    args: A,
+) -> PyResult<Bound<'py, PyTuple>>
+where
+    PyErr: From<A::Error>,
+{
+    let py = own.py();
+    let rebuild = py.import("popgrad._bridge")?.getattr("rebuild")?;
+    let args = args.into_pyobject(py).map_err(PyErr::from)?.into_bound().into_any();
+    (rebuild, (<T as pyo3::PyClass>::NAME, own.get_type(), args)).into_pyobject(py)
+}
 
 /// The keys in `dict`, checked one by one; None leaves a key out. Texts are read as on the command
 /// line: "2^14", "2,1".

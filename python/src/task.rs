@@ -1,5 +1,6 @@
 //! Tasks: samples, the Bayes answer, the graph.
 
+use crate::args;
 use crate::batch::Batch;
 use crate::errors::{OrRaise, invalid};
 use crate::tables;
@@ -14,7 +15,7 @@ use popgrad::task::bayes::{bayes_counts, bayes_public};
 use popgrad::task::bayes_dag::{bayes_one_parent, bayes_previous, bayes_tuples};
 use popgrad::task::{Roots, TriggerBigram};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use std::sync::{Arc, Mutex, PoisonError};
 use toml::Table;
 
@@ -99,7 +100,7 @@ pub(crate) fn triggers_of(config: &Config, seed: u64) -> popgrad::Result<Option<
 impl Task {
     #[new]
     #[pyo3(signature = (keys, seed=0))]
-    fn new(keys: &Bound<'_, PyDict>, seed: u64) -> PyResult<Self> {
+    fn new(keys: &Bound<'_, PyDict>, #[pyo3(from_py_with = args::seed)] seed: u64) -> PyResult<Self> {
         let keys = tables::table(keys)?;
         let config = resolve(&keys, seed)?;
         let experiment = paper::experiment(&config).or_raise()?;
@@ -166,7 +167,14 @@ impl Task {
     ///     >>> task.sample(8, seed=0, start=8).tokens.shape
     ///     (8, 6)
     #[pyo3(signature = (n, seed=0, start=0, *, test=false))]
-    fn sample(&self, py: Python<'_>, n: usize, seed: u64, start: u64, test: bool) -> PyResult<Batch> {
+    fn sample(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = args::count)] n: usize,
+        #[pyo3(from_py_with = args::seed)] seed: u64,
+        #[pyo3(from_py_with = args::start)] start: u64,
+        test: bool,
+    ) -> PyResult<Batch> {
         let source = self.source(seed, test)?;
         if n == 0 || n > 1 << 26 {
             return Err(invalid("n", &n.to_string(), "1 <= n <= 2^26"));
@@ -209,9 +217,9 @@ impl Task {
         py: Python<'py>,
         batch: &Batch,
         method: Option<&str>,
-        seed: u64,
+        #[pyo3(from_py_with = args::seed)] seed: u64,
     ) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
-        let view = batch.view(py);
+        let view = batch.view(py)?;
         view.check(self.vocab, self.t()).or_raise()?;
         let (n, t, s) = (view.sizes.seqs, self.t(), self.vocab);
         if let Some(z) = view.tokens.iter().find(|z| **z as usize >= s) {
@@ -221,7 +229,7 @@ impl Task {
             if method.is_some_and(|m| m != "exact") {
                 return Err(invalid("method", method.unwrap_or_default(), "exact"));
             }
-            let mut out = vec![0.0; n * t * s];
+            let mut out = args::zeros("batch", &[n, t, s])?;
             py.detach(|| {
                 for (tokens, out) in view.tokens.chunks_exact(t).zip(out.chunks_exact_mut(t * s)) {
                     of_triggers(&tasks.train, tokens, out)?;
@@ -231,9 +239,11 @@ impl Task {
             .or_raise()?;
             return PyArray1::from_vec(py, out).reshape(vec![n, t, s]);
         }
-        let mut out = vec![0.0; n * s];
-        let each = |out: &mut [f64], f: &dyn Fn(&[u32], &mut [f64])| {
-            view.tokens.chunks_exact(t).zip(out.chunks_exact_mut(s)).for_each(|(x, out)| f(x, out));
+        let mut out = args::zeros("batch", &[n, s])?;
+        let each = |out: &mut [f64], f: &(dyn Fn(&[u32], &mut [f64]) + Sync)| {
+            py.detach(|| {
+                view.tokens.chunks_exact(t).zip(out.chunks_exact_mut(s)).for_each(|(x, out)| f(x, out))
+            });
         };
         match self.causal()? {
             Some(CausalTask::Tree(task)) => {
@@ -261,6 +271,11 @@ impl Task {
             None => {}
         }
         PyArray1::from_vec(py, out).reshape(vec![n, s])
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let keys = tables::dict(slf.py(), &slf.get().keys)?;
+        tables::rebuilt::<Self, _>(slf.as_any(), (keys,))
     }
 
     fn __repr__(&self) -> String {

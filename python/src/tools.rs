@@ -36,7 +36,7 @@ pub(crate) fn find_graph<'py>(
     level: f64,
     eps: f64,
 ) -> PyResult<(String, Bound<'py, PyArrayDyn<f64>>)> {
-    let view = batch.view(py);
+    let view = batch.view(py)?;
     let laws = batch.targets(py).map(|x| PyResult::Ok(x.bind(py).try_readonly()?.as_slice()?.to_vec()));
     let laws = laws.transpose()?;
     let own = labels.map(|x| PyResult::Ok(x.try_readonly()?.as_array().iter().copied().collect()));

@@ -4,6 +4,7 @@ use crate::errors::{OrRaise, invalid};
 use crate::model::Model;
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use popgrad::model::trace::{Patch, Trace, With};
+use popgrad::run::folder::check_memory;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -63,7 +64,16 @@ pub(crate) fn run<'py>(
         Some(names) => names.iter().map(|n| trace.find(n).or_raise()).collect::<PyResult<_>>()?,
         None => (0..trace.points().len()).collect(),
     };
+    if let Some(twice) = (1..wanted.len()).find(|i| wanted[..*i].contains(&wanted[*i])) {
+        let name = &trace.points()[wanted[twice]].name;
+        return Err(invalid("names", &format!("`{name}` twice"), "every activation once"));
+    }
     let (n, tokens) = sequences(tokens, t)?;
+    let kept = wanted.iter().map(|at| trace.points()[*at].len()).chain([t * s]);
+    // The pass holds every activation of one sequence beside them.
+    let pass: usize = trace.points().iter().map(|p| p.len()).sum();
+    let needed = kept.sum::<usize>().checked_mul(n).and_then(|k| k.checked_add(2 * pass)?.checked_mul(8));
+    check_memory("memory (n, names)", needed).or_raise()?;
     for (point, with) in &replaced {
         let (len, name) = (trace.points()[*point].len(), &trace.points()[*point].name);
         if let Replaced::Value(x) = with

@@ -2,7 +2,7 @@
 //! signals.
 
 use crate::errors::OrRaise;
-use crate::{pools, tables};
+use crate::{args, pools, tables};
 use numpy::{PyArray1, PyArrayMethods};
 use popgrad::config::{self, Config};
 use popgrad::report::arrays::{Array, ArrayData};
@@ -140,7 +140,7 @@ pub(crate) fn train(
     quick: bool,
     keys: &Bound<'_, PyDict>,
     folder: PathBuf,
-    threads: Option<usize>,
+    #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
     figures: bool,
     callback: Option<Py<PyAny>>,
     show: Option<Py<PyAny>>,
@@ -162,8 +162,8 @@ pub(crate) fn train(
 pub(crate) fn resume(
     py: Python<'_>,
     folder: PathBuf,
-    steps: Option<u64>,
-    threads: Option<usize>,
+    #[pyo3(from_py_with = args::steps)] steps: Option<u64>,
+    #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
     figures: bool,
     callback: Option<Py<PyAny>>,
     show: Option<Py<PyAny>>,

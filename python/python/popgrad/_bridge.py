@@ -11,8 +11,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from . import _native
 from ._native import Batch, Model, Population
 from .errors import InvalidError
+
+
+def rebuild(base: str, cls: Any, args: tuple[Any, ...]) -> Any:
+    """An object of `cls` by the constructor of the native class `base`, as pickle and copy make it."""
+    return getattr(_native, base).__new__(cls, *args)
+
 
 COLUMNS = ("tokens", "targets", "labels", "weights")
 Out = TypeVar("Out")

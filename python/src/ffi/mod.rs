@@ -20,6 +20,7 @@ mod frame;
 mod mode;
 mod registry;
 
+use crate::args;
 use crate::batch::{Column, Sizes, View, check_laws};
 use crate::model::Model;
 use crate::objective::Over;
@@ -328,7 +329,11 @@ pub(crate) struct FfiObjective {
 impl FfiObjective {
     #[new]
     #[pyo3(signature = (model, population=None, threads=None))]
-    fn new(model: &Model, population: Option<&Population>, threads: Option<usize>) -> PyResult<Self> {
+    fn new(
+        model: &Model,
+        population: Option<&Population>,
+        #[pyo3(from_py_with = args::threads)] threads: Option<usize>,
+    ) -> PyResult<Self> {
         pools::count(threads).map_err(crate::errors::from)?;
         let (id, own) = registry::register(&model.core, population.map(|p| &p.exact));
         Ok(FfiObjective { id, threads: threads.unwrap_or(0), _own: own })
