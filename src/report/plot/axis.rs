@@ -14,9 +14,9 @@ pub enum Scale {
     /// In proportion.
     #[default]
     Linear,
-    /// By their logarithm. Along x, counts from 0 on keep their zero: from 0 to 1 the axis is
-    /// linear and as long as a decade (matplotlib's `symlog`). Any other number that is not
-    /// positive is left out.
+    /// By their logarithm. Along x, counts from 0 on keep their zero: from 0 to the first of them
+    /// the axis is linear and as long as a decade (matplotlib's `symlog`). Any other number that is
+    /// not positive is left out.
     Log,
 }
 
@@ -48,9 +48,9 @@ enum Kind {
         exponent: i32,
         decimals: usize,
     },
-    /// `zero`: the axis is linear from 0 to 1.
+    /// Linear from 0 to `first`, where there is one.
     Log {
-        zero: bool,
+        first: Option<f64>,
     },
 }
 
@@ -69,26 +69,25 @@ impl Axis {
         Self { range, kind: Kind::Linear { exponent, decimals }, ticks, minor: Vec::new() }
     }
 
-    /// A logarithmic axis over at least `[lo, hi]`, `lo` positive or 0, with at most `count` ticks;
-    /// a linear one where the difference could not be seen.
-    pub(super) fn log(lo: f64, hi: f64, count: usize) -> Self {
-        let zero = lo == 0.0;
-        if hi.is_nan() || hi < if zero { 2.0 } else { lo * LOG_RATIO } {
-            return Self::new(lo, hi, count);
+    /// A logarithmic axis over at least `[lo, hi]`, both positive, with at most `count` ticks, and
+    /// from 0 on if `zero`; a linear one where the difference could not be seen.
+    pub(super) fn log(lo: f64, hi: f64, zero: bool, count: usize) -> Self {
+        if hi.is_nan() || hi < lo * LOG_RATIO {
+            return Self::new(if zero { 0.0 } else { lo }, hi, count);
         }
-        let kind = Kind::Log { zero };
-        let range = (place(lo, zero), place(hi, zero));
+        let first = zero.then_some(lo);
+        let kind = Kind::Log { first };
+        let range = (place(if zero { 0.0 } else { lo }, first), place(hi, first));
         let inside = |u: &f64| (range.0 - 1e-9..=range.1 + 1e-9).contains(u);
-        let first = if zero { 0 } else { lo.log10().floor() as i32 };
-        let decades: Vec<i32> = (first..=hi.log10().floor() as i32).collect();
+        let decades: Vec<i32> = (lo.log10().floor() as i32..=hi.log10().floor() as i32).collect();
         let at = |parts: &[u32], decades: &[i32]| -> Vec<f64> {
             let all = decades.iter().flat_map(|e| parts.iter().map(|m| f64::from(*m) * power(*e)));
-            all.map(|v| place(v, zero)).filter(inside).collect()
+            all.filter(|v| *v >= lo * (1.0 - 1e-9)).map(|v| place(v, first)).filter(inside).collect()
         };
         let between = [2, 3, 4, 5, 6, 7, 8, 9];
         let whole = at(&[1], &decades);
         let count = count.max(2);
-        let (mut ticks, minor) = if whole.len() >= 3 || zero {
+        let (mut ticks, minor) = if whole.len() >= 3 || zero && whole.len() == 2 {
             let every = whole.len().div_ceil(count).max(1);
             let ticks = whole.iter().copied().step_by(every).collect();
             (ticks, if every == 1 { at(&between, &decades) } else { whole })
@@ -107,7 +106,7 @@ impl Axis {
     pub(super) fn scaled(&self, v: f64) -> f64 {
         match self.kind {
             Kind::Linear { exponent, .. } => v / power(exponent),
-            Kind::Log { zero } => place(v, zero),
+            Kind::Log { first } => place(v, first),
         }
     }
 
@@ -115,8 +114,9 @@ impl Axis {
     pub(super) fn label(&self, tick: f64) -> String {
         let (exponent, decimals) = match self.kind {
             Kind::Linear { exponent, decimals } => (exponent, decimals),
-            Kind::Log { zero: true } if tick < 0.5 => return "0".to_string(),
-            Kind::Log { zero } => return log_label(tick - if zero { 1.0 } else { 0.0 }),
+            Kind::Log { first: None } => return log_label(tick),
+            Kind::Log { first: Some(_) } if tick < 0.5 => return "0".to_string(),
+            Kind::Log { first: Some(first) } => return log_label(tick - 1.0 + first.log10()),
         };
         let text = format!("{tick:.decimals$}");
         match exponent {
@@ -133,13 +133,13 @@ impl Axis {
 }
 
 /// Where `v` is on a logarithmic axis.
-fn place(v: f64, zero: bool) -> f64 {
-    match (zero, v) {
-        (true, v) if v < 0.0 => f64::NAN,
-        (true, v) if v < 1.0 => v,
-        (true, v) => 1.0 + v.log10(),
-        (false, v) if v <= 0.0 => f64::NEG_INFINITY,
-        (false, v) => v.log10(),
+fn place(v: f64, first: Option<f64>) -> f64 {
+    match (first, v) {
+        (Some(_), v) if v < 0.0 => f64::NAN,
+        (Some(first), v) if v < first => v / first,
+        (Some(first), v) => 1.0 + (v / first).log10(),
+        (None, v) if v <= 0.0 => f64::NEG_INFINITY,
+        (None, v) => v.log10(),
     }
 }
 
@@ -291,27 +291,34 @@ mod tests {
 
     #[test]
     fn logarithmic_axes_have_places_for_all_they_can_show() {
-        let labels = |lo, hi, n| {
-            let axis = Axis::log(lo, hi, n);
+        let labels = |lo, hi, zero, n| {
+            let axis = Axis::log(lo, hi, zero, n);
             axis.ticks.iter().map(|t| axis.label(*t)).collect::<Vec<_>>()
         };
-        assert_eq!(labels(0.0, 131_072.0, 8), ["0", "1", "10", "100", "1000", "10⁴", "10⁵"]);
-        assert_eq!(labels(0.0, 131_072.0, 4), ["0", "1", "100", "10⁴"]);
-        assert_eq!(labels(20.0, 256.0, 8), ["20", "50", "100", "200"]);
-        assert_eq!(labels(1e-7, 1e-3, 8), ["10⁻⁷", "10⁻⁶", "10⁻⁵", "10⁻⁴", "0.001"]);
+        assert_eq!(labels(1.0, 131_072.0, true, 8), ["0", "1", "10", "100", "1000", "10⁴", "10⁵"]);
+        assert_eq!(labels(1.0, 131_072.0, true, 4), ["0", "1", "100", "10⁴"]);
+        assert_eq!(labels(1024.0, 131_072.0, true, 8), ["0", "10⁴", "10⁵"]);
+        assert_eq!(labels(64.0, 800.0, true, 8), ["0", "100", "200", "500"]);
+        assert_eq!(labels(20.0, 256.0, false, 8), ["20", "50", "100", "200"]);
+        assert_eq!(labels(1e-7, 1e-3, false, 8), ["10⁻⁷", "10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³"]);
         // Less than a factor of two is linear.
-        assert_eq!(labels(1.0, 1.5, 3), ["1.0", "1.2", "1.4"]);
-        let axis = Axis::log(0.0, 1000.0, 8);
+        assert_eq!(labels(1.0, 1.5, false, 3), ["1.0", "1.2", "1.4"]);
+        let axis = Axis::log(64.0, 6400.0, true, 8);
+        let places = [0.0, 32.0, 64.0, 640.0, 6400.0].map(|v| (axis.scaled(v) * 1e9).round() / 1e9);
+        assert_eq!(places, [0.0, 0.5, 1.0, 2.0, 3.0]);
+        let axis = Axis::log(1.0, 1000.0, true, 8);
         assert_eq!([0.0, 0.5, 1.0, 10.0, 1000.0].map(|v| axis.scaled(v)), [0.0, 0.5, 1.0, 2.0, 4.0]);
         assert!(axis.scaled(-1.0).is_nan() && axis.minor.len() == 3 * 8);
-        assert_eq!(Axis::log(1e-3, 1e3, 8).scaled(0.0), f64::NEG_INFINITY);
-        for (lo, hi) in [(0.0, 0.0), (0.0, 1.0), (1e-150, 1e150), (1e300, 1e300), (3.0, 6.0), (7.0, 15.0)] {
-            let axis = Axis::log(lo, hi, 6);
-            assert!(axis.ticks.len() >= 2, "{lo} {hi}: {axis:?}");
-            assert!(
-                axis.scaled(lo) >= axis.range.0 && axis.scaled(hi) <= axis.range.1,
-                "{lo} {hi}: {axis:?}"
-            );
+        assert_eq!(Axis::log(1e-3, 1e3, false, 8).scaled(0.0), f64::NEG_INFINITY);
+        for (lo, hi) in [(1.0, 1.0), (1e-150, 1e150), (1e300, 1e300), (3.0, 6.0), (7.0, 15.0)] {
+            for zero in [false, true] {
+                let axis = Axis::log(lo, hi, zero, 6);
+                assert!(axis.ticks.len() >= 2, "{lo} {hi}: {axis:?}");
+                assert!(
+                    axis.scaled(lo) >= axis.range.0 && axis.scaled(hi) <= axis.range.1,
+                    "{lo} {hi}: {axis:?}"
+                );
+            }
         }
     }
 

@@ -369,8 +369,7 @@ impl LineChart {
         let x = match self.x_scale {
             Scale::Log => {
                 let positive = extent(points().map(|p| p.0).filter(|x| *x > 0.0)).unwrap_or((1.0, 10.0));
-                let from = if x.0 == 0.0 { 0.0 } else { positive.0 };
-                Axis::log(from, positive.1, x_ticks)
+                Axis::log(positive.0, positive.1, x.0 == 0.0, x_ticks)
             }
             Scale::Linear if x.0 < x.1 => Axis::new(x.0, x.1, x_ticks),
             Scale::Linear => Axis::new(x.0 - 0.5, x.1 + 0.5, x_ticks),
@@ -381,7 +380,7 @@ impl LineChart {
         let y = match (self.y_scale, y.unwrap_or((0.0, 1.0))) {
             (Scale::Log, (lo, hi)) if lo > 0.0 => {
                 let margin = if self.y_range.is_some() { 1.0 } else { (hi / lo).powf(0.04).max(1.05) };
-                Axis::log(lo / margin, hi * margin, y_ticks)
+                Axis::log(lo / margin, hi * margin, false, y_ticks)
             }
             (_, (lo, hi)) if self.y_range.is_some() => Axis::new(lo, hi, y_ticks),
             (_, (lo, hi)) => {

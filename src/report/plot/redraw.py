@@ -26,9 +26,11 @@ def numbers(values, width):
 def set_scale(axis, scale, values):
     if scale == "log":
         # Counts keep their zero.
+        values = values[np.isfinite(values)]
         zero = axis.axis_name == "x" and (values == 0).any() and not ((values > 0) & (values < 1)).any()
         if zero:
-            axis.axes.set_xscale("symlog", linthresh=1)
+            positive = values[values > 0]
+            axis.axes.set_xscale("symlog", linthresh=positive.min() if positive.size else 1)
             axis.axes.set_xlim(left=0)
         else:
             axis.axes.set(**{f"{axis.axis_name}scale": "log"})
