@@ -259,6 +259,69 @@ def test_only_first_derivatives():
         ours(params, {**columns, "weights": columns["weights"].clone().requires_grad_()})
 
 
+def modes(f, p, v):
+    """Derivatives of f at p along v, by each of PyTorch's forward modes."""
+    from torch.autograd import forward_ad
+
+    def dual():
+        with forward_ad.dual_level():
+            pairs = {name: forward_ad.make_dual(x, v[name]) for name, x in p.items()}
+            return forward_ad.unpack_dual(f(pairs)).tangent
+
+    def along(x):
+        return sum((x[name] * v[name]).sum() for name in v)
+
+    return {
+        "jvp": lambda: torch.func.jvp(f, (p,), (v,))[1],
+        "jacfwd": lambda: along(torch.func.jacfwd(f)(p)),
+        "make_dual": dual,
+        "linearize": lambda: torch.func.linearize(f, p)[1](v),
+        "compiled jvp": lambda: torch.compile(
+            lambda p, v: torch.func.jvp(f, (p,), (v,)), backend="aot_eager"
+        )(p, v)[1],
+    }
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_forward_mode_is_refused(requires_grad):
+    """It was 0 without a word; a right one would do, too."""
+    model, columns = MODELS[0][0], popgrad.torch.columns(TASK.sample(4))
+    ours, start = popgrad.torch.loss(model), model.init(std=0.5)
+    params = popgrad.torch.params(start, requires_grad)
+    along = {name: torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape) for name, x in params.items()}
+    for f in (lambda p: ours(p, columns), torch.compile(lambda p: ours(p, columns), backend="aot_eager")):
+        f(params)
+        for name, derivative in modes(f, params, along).items():
+            with pytest.raises((NotImplementedError, RuntimeError), match="reverse mode|functorch|FX"):
+                print(name, derivative())
+    torch._dynamo.reset()
+    weights = (columns["weights"],)
+    with pytest.raises(NotImplementedError, match="reverse mode, first order only"):
+        torch.func.jvp(lambda w: ours(params, {**columns, "weights": w}), weights, weights)
+    with pytest.raises(NotImplementedError, match="vmap"):
+        torch.func.vmap(lambda w: ours({**params, "W": w}, columns))(torch.stack([params["W"]] * 2))
+
+
+def test_functional_transforms_of_reverse_mode():
+    model, batch = MODELS[0][0], TASK.sample(4)
+    start, columns, ours = model.init(std=0.5), popgrad.torch.columns(batch), popgrad.torch.loss(model)
+    params = popgrad.torch.params(start, requires_grad=False)
+    loss, grad = model.value_and_grad(start, batch)
+
+    def f(p):
+        return ours(p, columns)
+
+    one = torch.tensor(1.0, dtype=torch.float64)
+    found = [torch.func.grad(f)(params), torch.func.jacrev(f)(params), torch.func.vjp(f, params)[1](one)[0]]
+    found.append(torch.func.grad_and_value(f)(params)[0])
+    for theirs in found:
+        assert all((theirs[name].numpy() == x).all() for name, x in grad.items())
+    with pytest.raises(NotImplementedError, match="only first derivatives"):
+        torch.func.jacrev(torch.func.grad(f))(params)
+    with pytest.raises(NotImplementedError, match="reverse mode, first order only"):
+        torch.func.hessian(f)(params)
+
+
 def test_what_is_refused():
     model, columns = MODELS[0][0], popgrad.torch.columns(TASK.sample(4))
     ours, params = popgrad.torch.loss(model), popgrad.torch.params(model.init(std=0.5))

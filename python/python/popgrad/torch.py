@@ -79,7 +79,9 @@ def loss(
     where they are; others are copied once a call.
 
     - The engine's gradient is computed with the loss where a parameter requires one, else the loss
-      alone. First order only: a derivative of a derivative raises NotImplementedError.
+      alone. Reverse mode, first order only: backward, torch.autograd.grad, torch.func.grad, vjp and
+      jacrev work; a derivative of a derivative, forward mode (torch.func.jvp, jacfwd, hessian, dual
+      tensors) and torch.vmap raise NotImplementedError.
     - torch.compile works: the engine is one operator of the graph. Pass `columns(batch)` there.
     - Blocks that never train (`model.trainable`; buffers of Memory) have gradient 0.
     - Columns have no derivative; one that requires a gradient raises NotImplementedError.
@@ -118,9 +120,14 @@ def loss(
                     f"popgrad.torch.loss: no derivative with respect to {name}, only to params"
                 )
         rest = [found.get(name) for name in COLUMNS]
-        if torch.is_grad_enabled() and any(x.requires_grad for x in given):
-            return _value_and_grad(given, *rest, number)[0]
-        return _value(given, *rest, number)
+        gradient = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+        if torch.compiler.is_compiling():
+            if torch.autograd.forward_ad._current_level >= 0:
+                raise NotImplementedError(_REVERSE)
+            return _value_and_grad(given, *rest, number)[0] if gradient else _value(given, *rest, number)
+        if gradient:
+            return _WithGradient.apply(number, *rest, *given)[0]
+        return _Alone.apply(number, *rest, *given)
 
     def of_batch(params: Mapping[str, torch.Tensor], batch: Any) -> torch.Tensor:
         given = columns(batch) if isinstance(batch, Batch) else batch
@@ -160,6 +167,67 @@ def _batch(columns: list[torch.Tensor | None]) -> Batch | None:
         return None
     arrays: list[Any] = [None if x is None else x.numpy() for x in columns]
     return Batch(*arrays)
+
+
+_REVERSE = (
+    "popgrad.torch.loss: reverse mode, first order only: backward, torch.autograd.grad, torch.func.grad, "
+    "vjp and jacrev, but no forward mode (jvp, jacfwd, hessian, dual tensors)"
+)
+
+
+def _by_loss(by_loss: Any, by_grad: Any, flat: Any, shapes: Any) -> list[Any]:
+    """The derivative by each block."""
+    if by_grad is not None:
+        raise NotImplementedError(FIRST_ORDER.format("popgrad.torch.loss", "PyTorch"))
+    if by_loss is None:
+        return [None] * len(shapes)
+    sizes = [shape.numel() for shape in shapes]
+    return [x.view(shape) for x, shape in zip((by_loss * flat).split(sizes), shapes)]
+
+
+class _Alone(torch.autograd.Function):
+    """The loss where nothing asks for a derivative by reverse mode; other modes are refused.
+
+    The operators alone would leave forward mode a derivative of 0."""
+
+    @staticmethod
+    def forward(number, tokens, targets, labels, weights, *params):  # type: ignore[no-untyped-def]
+        return _value(list(params), tokens, targets, labels, weights, number)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        pass
+
+    @staticmethod
+    def backward(ctx, *by):  # type: ignore[no-untyped-def]
+        raise NotImplementedError(_REVERSE)
+
+    @staticmethod
+    def jvp(ctx, *tangents):  # type: ignore[no-untyped-def]
+        raise NotImplementedError(_REVERSE)
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):  # type: ignore[no-untyped-def]
+        raise NotImplementedError("popgrad.torch.loss: no torch.vmap; call it for one element after the other")
+
+
+class _WithGradient(_Alone):
+    """The loss with its gradient, one flat tensor."""
+
+    @staticmethod
+    def forward(number, tokens, targets, labels, weights, *params):  # type: ignore[no-untyped-def]
+        return _value_and_grad(list(params), tokens, targets, labels, weights, number)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.shapes = [x.shape for x in inputs[1 + len(COLUMNS) :]]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, by_loss, by_grad):  # type: ignore[no-untyped-def]
+        others = [None] * (1 + len(COLUMNS))
+        return (*others, *_by_loss(by_loss, by_grad, ctx.saved_tensors[0], ctx.shapes))
 
 
 # The annotations are the schemas of the operators, which PyTorch evaluates: no strings.
@@ -204,13 +272,7 @@ def _declare() -> tuple[Any, Any]:
         ctx.save_for_backward(output[1])
 
     def backward(ctx, by_loss, by_grad):  # type: ignore[no-untyped-def]
-        if by_grad is not None:
-            raise NotImplementedError(FIRST_ORDER.format("popgrad.torch.loss", "PyTorch"))
-        if by_loss is None:
-            return ([None] * len(ctx.shapes), *(None for _ in names[1:]))
-        flat = by_loss * ctx.saved_tensors[0]
-        sizes = [shape.numel() for shape in ctx.shapes]
-        parts = [x.view(shape) for x, shape in zip(flat.split(sizes), ctx.shapes)]
+        parts = _by_loss(by_loss, by_grad, ctx.saved_tensors[0], ctx.shapes)
         return (parts, *(None for _ in names[1:]))
 
     both.register_autograd(backward, setup_context=setup)
