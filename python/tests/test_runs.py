@@ -1,7 +1,10 @@
 """Runs: the command line's bytes; callbacks, interruptions, resuming; two runs at once."""
 
+import copy
+import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -200,3 +203,160 @@ def test_an_exception_ends_the_other_runs_of_a_sweep(tmp_path):
     with pytest.raises(popgrad.InvalidError):
         popgrad.sweep("chain", {"alpha": [0.1, -1.0]}, workers=2, out=tmp_path, **keys)
     assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_a_temporary_run_goes_silently_and_its_copies_keep_it():
+    run = small(steps=2)
+    folder = run.folder
+    others = [copy.copy(run), copy.deepcopy(run), run.resume(steps=3, **QUIET)]
+    with pytest.raises(popgrad.InvalidError, match="allowed: a run with out=FOLDER") as refused:
+        pickle.dumps(run)
+    assert refused.value.field == "out"
+    del run, refused
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        while others:
+            gc.collect()
+            assert others.pop().metrics["step"].size > 0
+        gc.collect()
+    assert not folder.exists() and not folder.parent.exists()
+
+
+def test_a_temporary_run_is_removed_at_the_end_of_the_process_without_a_word():
+    code = (
+        "import popgrad\n"
+        "run = popgrad.preset('chain', quick=True, steps=2, progress=False)\n"
+        "print(run.folder)\n"
+    )
+    words = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "ResourceWarning" not in done.stderr
+    assert not os.path.exists(done.stdout.strip())
+
+
+def test_a_run_with_a_folder_can_be_pickled(tmp_path):
+    run = small(tmp_path / "run", steps=2)
+    other = pickle.loads(pickle.dumps(run))
+    assert repr(other) == repr(run) and (other.metrics["step"] == run.metrics["step"]).all()
+
+
+@pytest.mark.parametrize("text", [None, "no record"])
+def test_metrics_that_cannot_be_read_are_a_file_error(tmp_path, text):
+    run = small(tmp_path / "run", steps=2)
+    (run.folder / "metrics.jsonl").unlink()
+    if text is not None:
+        (run.folder / "metrics.jsonl").write_text(text)
+    with pytest.raises(popgrad.FileError, match="metrics.jsonl"):
+        run.metrics
+    with pytest.raises(popgrad.FileError, match="metrics.jsonl"):
+        run.to_tensorboard(tmp_path / "events")
+
+
+def test_warnings_point_at_the_line_of_the_user(tmp_path):
+    params = KINDS[1].init(seed=5, std=0.2)
+    np.savez(tmp_path / "start.npz", **params)
+    keys = {"S": 3, "T": 6, "heads": "1,1", "batch": 64, "test_size": 128, "steps": 1, "lr": 0.5}
+    keys.update(params=str(tmp_path / "start.npz"), dtype="f64")
+    calls = [
+        lambda: small(steps=1, params=params),
+        lambda: popgrad.preset("chain", **keys, **QUIET),
+        lambda: popgrad.sweep("chain", {"alpha": [0.1]}, **keys),
+    ]
+    for call in calls:
+        with pytest.warns(popgrad.RunWarning) as seen:
+            call()
+        assert {w.filename for w in seen} == {__file__}
+
+
+KINDS = popgrad.CausalTree("chain", S=3, T=6), popgrad.Disentangled(3, 6)
+
+
+def train(task=KINDS[0], model=KINDS[1], **more):
+    options = {"optimizer": popgrad.SGD(lr=0.5), "steps": 2, "batch": 8, "test_size": 32, **QUIET, **more}
+    return popgrad.train(task, model, **options)
+
+
+def sweep(grid=None, what="chain", **more):
+    return popgrad.sweep(what, {"lr": [0.1]} if grid is None else grid, **{"steps": 2, "quick": True, **more})
+
+
+REFUSED = [
+    (lambda: train(optimizer=None), "optimizer"),
+    (lambda: train(optimizer="sgd"), "optimizer"),
+    (lambda: train(optimizer={"lr": 1.0}), "optimizer"),
+    (lambda: train(task=None), "task"),
+    (lambda: train(task="chain"), "task"),
+    (lambda: train(model=None), "model"),
+    (lambda: train(params=3), "params"),
+    (lambda: train(steps=-1), "steps"),
+    (lambda: train(steps=2.5), "steps"),
+    (lambda: train(steps="many"), "steps"),
+    (lambda: train(steps=None), "steps"),
+    (lambda: train(dtype=["float32"]), "dtype"),
+    (lambda: train(eval_every=-1), "eval_every"),
+    (lambda: train(batch=-1), "batch"),
+    (lambda: train(seed=-1), "seed"),
+    (lambda: train(threads=-1), "threads"),
+    (lambda: train(threads=0), "threads"),
+    (lambda: train(threads=1.5), "threads"),
+    (lambda: train(callbacks=print), "callbacks"),
+    (lambda: train(callbacks=None), "callbacks"),
+    (lambda: train(callbacks=[3]), "callbacks"),
+    (lambda: train(snapshots=[1.7, 3]), "snapshots"),
+    (lambda: train(snapshots=[-1]), "snapshots"),
+    (lambda: train(snapshots=3), "snapshots"),
+    (lambda: popgrad.preset(None), "preset"),
+    (lambda: popgrad.preset("chain", quick=True, threads=-1), "threads"),
+    (lambda: popgrad.preset("chain", quick=True, steps=-1), "steps"),
+    (lambda: popgrad.preset("chain", quick=True, snapshots=[0.5]), "snapshots"),
+    (lambda: sweep(what=None), "what"),
+    (lambda: sweep(3), "grid"),
+    (lambda: sweep({"seed": [1]}), "seed"),
+    (lambda: sweep(seed=1), "seed"),
+    (lambda: sweep({"seed": [1]}, what=lambda seed: seed), "seed"),
+    (lambda: sweep({"threads": [1]}), "threads"),
+    (lambda: sweep(progress=True), "progress"),
+    (lambda: sweep({"lr": [0.1]}, lr=0.2), "lr"),
+    (lambda: sweep({"schedule": "constant"}), "schedule"),
+    (lambda: sweep({"lr": 0.1}), "lr"),
+    (lambda: sweep(workers=0), "workers"),
+    (lambda: sweep(workers=-2), "workers"),
+    (lambda: sweep(workers=1.5), "workers"),
+    (lambda: sweep(seeds=-1), "seeds"),
+    (lambda: sweep(seeds=[-1]), "seeds"),
+    (lambda: sweep(seeds=[0.5]), "seeds"),
+    (lambda: sweep(seeds="12"), "seeds"),
+]
+
+
+@pytest.mark.parametrize("i", range(len(REFUSED)))
+def test_arguments_are_refused_before_anything_starts(i, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    call, field = REFUSED[i]
+    with pytest.raises(popgrad.InvalidError) as refused:
+        call()
+    assert refused.value.field == field and refused.value.allowed
+    assert str(refused.value).startswith(field) and "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_updates_out_of_their_domain(tmp_path):
+    run = train(out=tmp_path / "run")
+    calls = {
+        "step": [lambda: run.params(-1), lambda: run.params(0.5), lambda: run.attention(-1)],
+        "steps": [lambda: run.resume(steps=-1), lambda: run.resume(steps=2.5)],
+        "threads": [lambda: run.resume(threads=-1)],
+        "callbacks": [lambda: run.resume(callbacks=[None])],
+    }
+    for field, some in calls.items():
+        for call in some:
+            with pytest.raises(popgrad.InvalidError) as refused:
+                call()
+            assert refused.value.field == field
+    assert run.step == 2
+
+
+def test_numbers_in_other_guises(tmp_path):
+    assert train(steps="2^2", snapshots=np.array([0, 2]), threads=np.int64(1)).snapshots == [0, 2, 4]
+    assert len(popgrad.sweep(lambda a, seed: a, {"a": np.arange(2)}, seeds=np.int64(2), workers=1)) == 4

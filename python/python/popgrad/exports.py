@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +16,12 @@ if TYPE_CHECKING:
 def records(run: Run) -> Iterator[tuple[int, dict[str, float]]]:
     """The records of a run: the number of updates done and the numbers, without those that are not
     finite."""
-    from .run import _flat
+    from .run import _flat, read_records
 
-    with open(run.folder / "metrics.jsonl", encoding="utf-8") as lines:
-        for line in lines:
-            row = _flat(json.loads(line))
-            step = int(row.pop("step"))
-            yield step, {name: x for name, x in row.items() if math.isfinite(x)}
+    for record in read_records(run.folder):
+        row = _flat(record)
+        step = int(row.pop("step"))
+        yield step, {name: x for name, x in row.items() if math.isfinite(x)}
 
 
 def tensorboard(run: Run, folder: str | Path) -> Path:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from ._checks import Place
+
 
 class Display:
     """One line that is written over, at most ten times a second."""
@@ -57,8 +59,10 @@ class Stopper(Display):
     """Shows nothing, and ends its run when `stop` is called: for runs in other threads than the
     main one, where signals do not arrive."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
         self.stopped = False
+        # Remarks on the runs point there.
+        self.place = place
 
     def stop(self) -> None:
         """Ends the run soon."""

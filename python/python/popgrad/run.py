@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
-import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _native
-from .errors import InvalidError, RunWarning
-from .progress import Display, display
+from . import _checks, _native
+from .errors import FileError, InvalidError
+from .progress import Display, Stopper, display
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,8 +95,49 @@ class Metrics(dict[str, "np.ndarray"]):
         return pandas.DataFrame(dict(self))
 
 
+def _remove(folder: str, process: int) -> None:
+    # Not at the end of a process that forked.
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Temporary:
+    """A temporary folder, removed with the last run that names it or at the end of the process."""
+
+    def __init__(self) -> None:
+        self.name = tempfile.mkdtemp(prefix="popgrad-")
+        weakref.finalize(self, _remove, self.name, os.getpid())
+
+    def __copy__(self) -> _Temporary:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> _Temporary:
+        return self
+
+    def __reduce__(self) -> Any:
+        allowed = "a run with out=FOLDER"
+        text = f"pickle: a run in a temporary folder, which is removed with the run; allowed: {allowed}"
+        raise InvalidError(text, "out", allowed)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.
+
+    Raises:
+        FileError: no such file, or one of other contents.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: {error}") from error
+
+
 class Run:
     """A run in a folder: finished, stopped, or under way elsewhere.
+
+    A run that was made without `out` has a temporary folder, which is removed with the last of its
+    copies. Such a run cannot be pickled; any other can, by the name of its folder.
 
     Example:
         >>> run = Run.open("runs/chain-quick")           # doctest: +SKIP
@@ -134,11 +177,14 @@ class Run:
 
     @property
     def metrics(self) -> Metrics:
-        """The records of all evaluations, column by column."""
+        """The records of all evaluations, column by column.
+
+        Raises:
+            FileError: no such file in the folder, or one of other contents.
+        """
         import numpy as np
 
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        rows = [_flat(json.loads(line)) for line in lines]
+        rows = [_flat(record) for record in read_records(self.folder)]
         names = dict.fromkeys(name for row in rows for name in row)
         return Metrics(
             {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in names}
@@ -156,6 +202,8 @@ class Run:
         Raises:
             InvalidError: an update whose weights were not kept.
         """
+        if step is not None:
+            step = _checks.whole("step", step)
         return _native.run_weights(self.folder, step)[1]
 
     @property
@@ -168,7 +216,12 @@ class Run:
 
         The mean over test sequences; of layer 0 the pattern by position alone, where the model has
         one.
+
+        Raises:
+            InvalidError: an update whose weights were not kept.
         """
+        if step is not None:
+            step = _checks.whole("step", step)
         return _native.run_attention(self.folder, step)
 
     def resume(
@@ -185,12 +238,14 @@ class Run:
         The result has the bits of a run that was never interrupted.
 
         Raises:
-            InvalidError: fewer steps than are done.
+            InvalidError: fewer steps than are done, arguments out of their domain.
             DivergedError: a loss or a parameter is not finite.
         """
-        total = int(steps if steps is not None else self._config["steps"])
-        show = display(progress, total)
+        if steps is not None:
+            steps = _updates(steps)
+        threads = _checks.threads(threads)
         callback = _callback(callbacks)
+        show = display(progress, int(steps if steps is not None else self._config["steps"]))
         with _showing(show) as (tell, note):
             _native.resume(
                 self.folder,
@@ -201,7 +256,7 @@ class Run:
                 show=tell,
                 note=note,
             )
-        return _ended(self.folder, self._keep)
+        return _ended(self.folder, self._keep, show)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Training and test loss against updates, with that of the Bayes predictor; needs
@@ -266,8 +321,23 @@ def _flat(record: Mapping[str, Any]) -> dict[str, float]:
     return out
 
 
-def _callback(callbacks: Iterable[Callback]) -> Callable[[int, float, dict[str, Any]], None] | None:
-    all_of_them = list(callbacks)
+def _updates(steps: Any) -> int:
+    """A number of updates, or a text such as "2^12" that the engine reads as one."""
+    if isinstance(steps, str):
+        return int(_native.resolve("chain", False, {"steps": steps})["steps"])
+    return _checks.whole("steps", steps, 1)
+
+
+def _snapshots(given: Any) -> Any:
+    """What the engine reads as updates whose weights are kept."""
+    if given is None or isinstance(given, str):
+        return given
+    steps = _checks.items("snapshots", given, "log, `every N`, or a list of integers")
+    return ",".join(str(_checks.whole("snapshots", step)) for step in steps)
+
+
+def _callback(callbacks: Any) -> Callable[[int, float, dict[str, Any]], None] | None:
+    all_of_them = _checks.functions(callbacks)
     if not all_of_them:
         return None
 
@@ -279,6 +349,11 @@ def _callback(callbacks: Iterable[Callback]) -> Callable[[int, float, dict[str, 
     return call
 
 
+def _place(show: Display | None) -> _checks.Place:
+    """The user's line: that of the sweep, if the run is one of its cells."""
+    return show.place if isinstance(show, Stopper) else _checks.caller()
+
+
 class _showing:
     """The display of a run for the time that it takes."""
 
@@ -286,9 +361,11 @@ class _showing:
         self.show = show
 
     def __enter__(self) -> tuple[Any, Any]:
+        place = _place(self.show)
+
         def note(text: str, warning: bool) -> None:
             if warning:
-                warnings.warn(text, RunWarning, stacklevel=5)
+                place.warn(text)
             elif self.show is not None:
                 self.show.note(text)
 
@@ -299,11 +376,11 @@ class _showing:
             self.show.close()
 
 
-def _ended(folder: Path, keep: Any) -> Run:
+def _ended(folder: Path, keep: Any, show: Display | None) -> Run:
     run = Run(folder, _keep=keep)
     if run.stopped:
         text = f"stopped after update {run.step} of {run.config['steps']}; run.resume() goes on"
-        warnings.warn(text, RunWarning, stacklevel=3)
+        _place(show).warn(text)
     return run
 
 
@@ -319,9 +396,19 @@ def _start(
     progress: str | bool | Display,
     figures: bool,
 ) -> Run:
+    if not isinstance(base, str):
+        names = ", ".join(name for name, _ in _native.presets())
+        raise _checks.refused("preset", base, names)
+    threads = _checks.threads(threads)
+    callback = _callback(callbacks)
+    if "snapshots" in keys:
+        keys = {**keys, "snapshots": _snapshots(keys["snapshots"])}
+    keys = {name: value for name, value in keys.items() if value is not None}
+    # Every name and value is checked before a folder is made.
+    config = _native.resolve(base, quick, keys)
     keep = None
     if out is None:
-        keep = tempfile.TemporaryDirectory(prefix="popgrad-")
+        keep = _Temporary()
         folder = Path(keep.name) / base
     else:
         folder = Path(out)
@@ -334,9 +421,6 @@ def _start(
         arrays: dict[str, Any] = dict(params)
         np.savez(start, **arrays)
         keys = {**keys, "params": str(start.resolve())}
-    if "snapshots" in keys and not isinstance(keys["snapshots"], str):
-        keys = {**keys, "snapshots": ",".join(str(int(step)) for step in keys["snapshots"])}
-    config = _native.resolve(base, quick, keys)
     show = display(progress, int(config["steps"]))
     with _showing(show) as (tell, note):
         _native.train(
@@ -346,11 +430,11 @@ def _start(
             folder,
             threads=threads,
             figures=figures,
-            callback=_callback(callbacks),
+            callback=callback,
             show=tell,
             note=note,
         )
-    return _ended(folder, keep)
+    return _ended(folder, keep, show)
 
 
 def preset(
@@ -404,7 +488,7 @@ def train(
     params: Params | None = None,
     *,
     optimizer: SGD | AdamW,
-    steps: int,
+    steps: int | str,
     schedule: str = "constant",
     batch: int = 1024,
     seed: int = 0,
@@ -424,7 +508,7 @@ def train(
         task, model: of the same S and T.
         params: where to start; by default the model's own start under `seed`.
         optimizer: :class:`SGD` or :class:`AdamW`.
-        steps: updates, and the horizon of the schedule.
+        steps: updates, and the horizon of the schedule; a text such as "2^12" will do.
         schedule: "constant" or "cosine".
         batch: sequences per update.
         dtype: "float32" or "float64"; by default that of `params`, else float32.
@@ -439,6 +523,18 @@ def train(
         DivergedError: a loss or a parameter is not finite.
         TypeError: parameters of mixed types.
     """
+    if not isinstance(task, _native.Task):
+        raise _checks.refused("task", task, "CausalTree, CausalDag, TriggerBigram")
+    if not isinstance(model, _native.Model):
+        kinds = "Disentangled, Simplified, MlpTransformer, Memory, Transformer"
+        raise _checks.refused("model", model, kinds)
+    if not isinstance(optimizer, (SGD, AdamW)):
+        raise _checks.refused("optimizer", optimizer, "popgrad.SGD(lr), popgrad.AdamW(lr)")
+    if params is not None and not isinstance(params, Mapping):
+        raise _checks.refused("params", type(params).__name__, "a dict of arrays")
+    steps = _updates(steps)
+    if eval_every is not None and not isinstance(eval_every, str):
+        eval_every = _checks.whole("eval_every", eval_every, 1)
     for field, found, own in (("S", model.S, task.S), ("T", model.T, task.T)):
         if found != own:
             allowed = f"{own}, the task's"
@@ -448,9 +544,9 @@ def train(
         own_type = str(next(iter(params.values())).dtype)
         dtype = own_type if dtype is None else dtype
     names = {"float32": "f32", "float64": "f64", "f32": "f32", "f64": "f64", None: "f32"}
-    if dtype not in names:
+    if dtype is not None and not isinstance(dtype, str) or dtype not in names:
         raise InvalidError(f"dtype: {dtype}; allowed: float32, float64", "dtype", "float32, float64")
-    every = eval_every if eval_every is not None else max(1, int(steps) // 100)
+    every = eval_every if eval_every is not None else max(1, steps // 100)
     all_keys = {
         **task.keys,
         **model.keys,
@@ -461,7 +557,7 @@ def train(
         "seed": seed,
         "dtype": names[dtype],
         "eval_every": every,
-        "checkpoint_every": max(1, int(steps) // 10),
+        "checkpoint_every": max(1, steps // 10),
         "snapshots": snapshots,
         **keys,
     }

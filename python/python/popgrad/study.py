@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import _checks
 from .errors import InvalidError
 from .progress import Stopper
 from .run import Run, preset
@@ -28,6 +29,16 @@ class Cell:
     keys: dict[str, Any]
     seed: int
     result: Any
+
+
+# What the cells of a preset get from the sweep itself.
+_ELSEWHERE = {
+    "name": "the first argument",
+    "out": "out= of the sweep",
+    "progress": "none: the cells of a sweep show nothing",
+    "quick": "quick= of the sweep",
+    "threads": "workers=; each cell has one thread",
+}
 
 
 def sweep(
@@ -54,22 +65,39 @@ def sweep(
         Cells, the last key of the grid and then the seed varying fastest.
 
     Raises:
-        InvalidError: an empty grid; as :func:`popgrad.preset`. The first exception of a cell, or
+        InvalidError: an empty grid, a key that is an argument of the sweep; as :func:`popgrad.preset`. The first exception of a cell, or
             Ctrl-C, ends the sweep; runs that are under way are stopped and keep their folders.
 
     Example:
         >>> [c.result for c in sweep(lambda a, seed: a + seed, {"a": [1, 2]}, seeds=2)]
         [1, 2, 2, 3]
     """
-    all_seeds = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    axes = {name: list(values) for name, values in grid.items()}
+    if not isinstance(what, str) and not callable(what):
+        raise _checks.refused("what", what, "the name of a preset, or a function")
+    if not isinstance(grid, Mapping):
+        raise _checks.refused("grid", grid, "a dict of lists of values")
+    for name in (*grid, *keys):
+        other = "seeds=" if name == "seed" else None if callable(what) else _ELSEWHERE.get(name)
+        if other is not None:
+            raise InvalidError(f"{name}: no key of a sweep; allowed: {other}", name, other)
+        if name in grid and name in keys:
+            allowed = "in the grid or beside it, not both"
+            raise InvalidError(f"{name}: given twice; allowed: {allowed}", name, allowed)
+    if workers is not None:
+        workers = _checks.whole("workers", workers, 1)
+    if hasattr(seeds, "__index__"):
+        all_seeds = list(range(_checks.whole("seeds", seeds, 1)))
+    else:
+        given = _checks.items("seeds", seeds, "a number of seeds, or a list of them")
+        all_seeds = [_checks.whole("seeds", seed) for seed in given]
+    axes = {name: _checks.items(name, values, "a list of values") for name, values in grid.items()}
     for name, values in [*axes.items(), ("seeds", all_seeds)]:
         if not values:
             raise InvalidError(f"{name}: no values; allowed: at least one", name, "at least one")
     points = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
     cells = [(point, seed) for point in points for seed in all_seeds]
 
-    stopper = Stopper()
+    stopper = Stopper(_checks.caller())
 
     def one(cell: tuple[dict[str, Any], int]) -> Any:
         point, seed = cell
