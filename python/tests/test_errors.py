@@ -58,6 +58,20 @@ REFUSED = [
     (lambda: popgrad.CausalTree("chain", S=3, T=4).sample(2, start=2**63), "start"),
     (lambda: popgrad.CausalTree("chain", S=3, T=4).sample(0), "n"),
     (lambda: popgrad.discover(TOKENS), "S"),
+    (lambda: popgrad.discover(TOKENS, np.full(2, 0.5), S=3), "labels"),
+    (lambda: popgrad.discover(TOKENS, np.array([0, -1]), S=3), "labels"),
+    (lambda: popgrad.discover(TOKENS, np.array([0, 2**40]), S=3), "labels"),
+    (lambda: popgrad.discover(TOKENS, np.zeros(2, int), S=-3), "S"),
+    (lambda: popgrad.Simplified(S=3.7, T=4), "S"),
+    (lambda: popgrad.Simplified(S="5", T=4), "S"),
+    (lambda: popgrad.Memory(S=3, T=4.5), "T"),
+    (lambda: popgrad.Disentangled(3, -4), "T"),
+    (lambda: popgrad.CausalTree([-1, 0.9, 1.9], S=3), "parents"),
+    (lambda: popgrad.CausalTree("chain", S=3, parents=[-1, 0]), "parents"),
+    (lambda: popgrad.CausalTree("random", S=3, parents=[-1, 0]), "parents"),
+    (lambda: popgrad.CausalTree([-1, 1], S=3, parents=[-1, 0]), "parents"),
+    (lambda: popgrad.CausalDag([(), (0.5,), (0, 1)], S=3), "parents"),
+    (lambda: popgrad.CausalDag("two_parents", S=3, parents=[(), (0,)]), "parents"),
     (lambda: popgrad.sweep("chain", {"lr": []}), "lr"),
     (lambda: popgrad.kernels.gemm(np.zeros((2, 3)), np.zeros((2, 3))), "operands"),
 ]
@@ -138,3 +152,12 @@ def test_models_of_anything_never_panic(heads, start):
     except (popgrad.InvalidError, TypeError, OverflowError, MemoryError):
         return
     assert model.shapes
+
+
+def test_parents_alone_are_a_graph():
+    for task in (popgrad.CausalTree(parents=[-1, 0, 0], S=3), popgrad.CausalTree("custom", parents=[-1, 0, 0], S=3)):
+        assert task.keys == popgrad.CausalTree(np.array([-1, 0, 0]), S=3).keys
+    assert popgrad.CausalTree(**{k: v for k, v in task.keys.items() if k != "task"}).keys == task.keys
+    sets = [(), (0,), (0, 1), (1, 2)]
+    assert popgrad.CausalDag(parents=sets, S=3).keys == popgrad.CausalDag(sets, S=3).keys
+    assert popgrad.Simplified(S=np.int64(3), T=4).S == 3

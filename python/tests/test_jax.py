@@ -370,7 +370,7 @@ def test_threads_change_no_bit_and_are_checked(via):
     for threads in (None, 1, 2, 3):
         f = popgrad.jax.loss(model, threads=threads, via=via)
         same(jax.jit(jax.value_and_grad(f))(popgrad.jax.params(params), columns), expected)
-    for threads in (0, 10**6):
+    for threads in (0, -1, 1.5, 10**6):
         with pytest.raises(popgrad.InvalidError, match="threads") as refused:
             popgrad.jax.loss(model, threads=threads, via=via)
         assert refused.value.field == "threads"

@@ -203,3 +203,16 @@ def test_the_command_keeps_its_exit_codes():
 def test_info_names_the_instruction_set():
     found = popgrad.info()
     assert found["isa"] in found["isas"] and found["popgrad"] == popgrad.__version__
+
+
+def test_shapes_of_what_discover_finds():
+    tokens, targets = (batch := popgrad.CausalTree("chain", S=3, T=5).sample(500)).tokens, batch.targets
+    by_gradient = popgrad.discover(tokens, targets)
+    assert by_gradient.scores.shape == (4, 4)
+    assert len(by_gradient.parents) == len(by_gradient.positions) == 4
+    assert (np.isnan(by_gradient.scores) == ~np.tri(4, dtype=bool)).all()
+    for labels in (None, targets):
+        by_counts = popgrad.discover(tokens, labels, "chi2")
+        assert by_counts.scores.shape == (5, 5)
+        assert len(by_counts.parents) == len(by_counts.positions) == 5
+        assert (np.isnan(by_counts.scores) == ~np.tri(5, k=-1, dtype=bool)).all()

@@ -339,6 +339,20 @@ def test_what_is_refused():
     ):
         with pytest.raises(popgrad.InvalidError, match="allowed"):
             ours(params, {**columns, **wrong})
+    with pytest.raises(TypeError, match=r"params\[A.0\]: ndarray; allowed: a tensor"):
+        ours(model.init(std=0.5), columns)
+    for arguments in ((params, None), (None, columns)):
+        with pytest.raises(TypeError, match="NoneType; allowed"):
+            ours(*arguments)
+    with pytest.raises(popgrad.InvalidError, match="arrays: none; allowed"):
+        popgrad.torch.params({})
+    for wrong in (None, {"W": [[1.0]]}):
+        with pytest.raises(TypeError, match="allowed"):
+            popgrad.torch.params(wrong)
+    for threads in (0, -1, 1.5):
+        with pytest.raises(popgrad.InvalidError, match="threads") as refused:
+            popgrad.torch.loss(model, threads=threads)
+        assert refused.value.field == "threads"
     with pytest.raises(TypeError, match="cpu"):
         ours({name: x.to("meta") for name, x in params.items()}, columns)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import _native
+from . import _checks, _native
 from ._native import Batch, Model, Population
 from .errors import InvalidError
 
@@ -104,6 +104,11 @@ class Objective:
                 raise TypeError(f"params[`{name}`]: {dtype}; allowed: {first}, as the first block")
         return first
 
+    def check_mapping(self, name: str, found: Any, allowed: str) -> None:
+        """Refuses what is no dict."""
+        if not isinstance(found, Mapping):
+            raise TypeError(f"{name}: {type(found).__name__}; allowed: {allowed}")
+
     def check_batch(self, found: Mapping[str, tuple[int, ...]]) -> None:
         """Refuses columns of other names or shapes than the model reads."""
         names = ", ".join(COLUMNS)
@@ -130,6 +135,7 @@ class Objective:
 
 def objective(what: Any, model: Any, threads: int | None) -> Objective:
     """What `loss(what, model, threads)` of a wrapper means."""
+    threads = _checks.threads(threads)
     if isinstance(what, Model) and model is None:
         return Objective(what, None, threads)
     if isinstance(what, Population) and isinstance(model, Model):

@@ -116,7 +116,7 @@ def loss(
     reason = _lacking()
     if via == "ffi" and reason is not None:
         raise ImportError(f"popgrad.jax.loss: via='ffi': {reason}; allowed: auto, callback")
-    handle = FfiObjective(own.model, own.population, threads)
+    handle = FfiObjective(own.model, own.population, own.threads)
     traced = _differentiable(own, None, None if via == "callback" or reason else (handle, via))
 
     def of_batch(params: Mapping[str, Any], batch: Batch | Mapping[str, Any]) -> jax.Array:
@@ -124,6 +124,7 @@ def loss(
         if isinstance(batch, Batch):
             own.check_batch({name: x.shape for name, x in columns_of(batch).items()})
             return _differentiable(own, batch, None)(given, {})
+        own.check_mapping("batch", batch, "a popgrad.Batch, or a dict as popgrad.jax.columns returns it")
         found = {name: jnp.asarray(batch[name]) for name in batch if batch[name] is not None}
         own.check_batch({name: x.shape for name, x in found.items()})
         for name in ("tokens", "labels"):
@@ -141,8 +142,7 @@ def loss(
 
 
 def _checked_params(own: Objective, params: Mapping[str, Any]) -> dict[str, jax.Array]:
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params: {type(params).__name__}; allowed: a dict of arrays")
+    own.check_mapping("params", params, "a dict of arrays")
     # Before JAX narrows anything: a float64 array of NumPy is one here too.
     given = {name: jnp.asarray(x) for name, x in params.items()}
     own.check_params({name: (x.shape, str(x.dtype)) for name, x in given.items()})

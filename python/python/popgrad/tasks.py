@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _native
+from . import _checks, _native
 from .errors import InvalidError
 
 if TYPE_CHECKING:
@@ -19,6 +19,19 @@ def _given(**keys: Any) -> dict[str, Any]:
     return {name: value for name, value in keys.items() if value is not None}
 
 
+def _graph(graph: Any, parents: Any, usual: str) -> Any:
+    """The graph that the arguments `graph` and `parents` mean; both say "custom" and the parents."""
+    if parents is None:
+        return usual if graph is None else graph
+    if graph is not None and not (isinstance(graph, str) and graph == "custom"):
+        raise _checks.refused("parents", parents, f"none with graph {_checks.shown(graph)}")
+    return parents
+
+
+def _parent(p: Any) -> int:
+    return _checks.whole("parents", p, -1)
+
+
 class CausalTree(_native.Task):
     """Sequences over a latent forest: each position depends on at most one earlier one.
 
@@ -26,14 +39,15 @@ class CausalTree(_native.Task):
     symbol after the last token (the query).
 
     Args:
-        graph: "chain", "icl", "random", "many_graphs" or "manual", or the list of the parents of
-            the positions 0..T-2, -1 for a root.
+        graph: "chain" (the default), "icl", "random", "many_graphs" or "manual", or the list of the
+            parents of the positions 0..T-2, -1 for a root.
         S: alphabet size.
         T: tokens of a sequence, the query included. Follows from a list of parents.
         alpha: Dirichlet parameter of the rows of the transitions.
         roots: law of the roots, "stationary" or "uniform".
         prior: "dirichlet", or "floored" (then gamma: no entry is below gamma/S).
         graph_seed: seed of the graphs "random" and "many_graphs".
+        parents: the list of parents, instead of `graph`.
 
     Raises:
         InvalidError: a value out of its domain.
@@ -47,7 +61,7 @@ class CausalTree(_native.Task):
 
     def __new__(
         cls,
-        graph: str | Sequence[int] = "chain",
+        graph: str | Sequence[int] | None = None,
         *,
         S: int | None = None,
         T: int | None = None,
@@ -61,8 +75,7 @@ class CausalTree(_native.Task):
     ) -> Self:
         keys = _given(S=S, T=T, alpha=alpha, roots=roots, prior=prior, gamma=gamma, labels=labels)
         keys["task"] = "causal_tree"
-        if parents is not None:
-            graph = parents
+        graph = _graph(graph, parents, "chain")
         if isinstance(graph, str):
             keys["graph"] = graph
             if graph in _DRAWN:
@@ -71,7 +84,7 @@ class CausalTree(_native.Task):
                 keys["parents"] = [p[0] if p else -1 for p in drawn]
         else:
             keys["graph"] = "custom"
-            keys["parents"] = [int(p) for p in graph]
+            keys["parents"] = [_parent(p) for p in graph]
             keys.setdefault("T", len(keys["parents"]) + 1)
         return super().__new__(cls, keys)
 
@@ -80,11 +93,13 @@ class CausalDag(_native.Task):
     """Sequences over a graph in which positions, and the target, have several parents.
 
     Args:
-        graph: "two_parents", "ngram" (then order: parents of a position), "random_parents" (then
-            k), or the parents of each of the T positions and of the target: T + 1 tuples.
+        graph: "two_parents" (the default), "ngram" (then order: parents of a position),
+            "random_parents" (then k), or the parents of each of the T positions and of the target:
+            T + 1 tuples.
         S, T, alpha: as for CausalTree.
         roots: "shared" (one draw of a law) or "uniform".
         graph_seed: seed of the graph "random_parents".
+        parents: the tuples of parents, instead of `graph`.
 
     Raises:
         InvalidError: a value out of its domain.
@@ -96,7 +111,7 @@ class CausalDag(_native.Task):
 
     def __new__(
         cls,
-        graph: str | Sequence[Sequence[int]] = "two_parents",
+        graph: str | Sequence[Sequence[int]] | None = None,
         *,
         S: int | None = None,
         T: int | None = None,
@@ -110,15 +125,14 @@ class CausalDag(_native.Task):
     ) -> Self:
         keys = _given(S=S, T=T, alpha=alpha, roots=roots, order=order, k=k, labels=labels)
         keys["task"] = "causal_dag"
-        if parents is not None:
-            graph = parents
+        graph = _graph(graph, parents, "two_parents")
         if isinstance(graph, str):
             keys["graph"] = graph
             if graph in _DRAWN:
                 graph = _native.Task(keys, graph_seed).graph or []
                 keys.pop("k", None)
         if not isinstance(graph, str):
-            sets = [",".join(str(int(p)) for p in own) or "-" for own in graph]
+            sets = [",".join(str(_parent(p)) for p in own) or "-" for own in graph]
             keys["graph"] = "custom"
             keys["parent_sets"] = ";".join(sets)
             keys.setdefault("T", len(sets) - 1)
@@ -194,5 +208,4 @@ def sizes(task: _native.Task | None, S: int | None, T: int | None) -> tuple[int,
         if value is None:
             allowed = f"{field}= or task="
             raise InvalidError(f"{field}: missing; allowed: {allowed}", field, allowed)
-    assert S is not None and T is not None
-    return int(S), int(T)
+    return _checks.whole("S", S), _checks.whole("T", T)

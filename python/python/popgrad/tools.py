@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import _native
+from . import _checks, _native
+from .errors import InvalidError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +21,12 @@ class Found:
     """The graph of a sample, with what supports it.
 
     Attributes:
-        parents: for each position but the query its parent, None for a root.
-        scores: (T - 1, T - 1), row i columns j < i; NaN above the diagonal.
-        positions: a record for each position: its best candidate, score, z and p.
+        parents: for each position its parent, None for a root: T - 1 positions by score="gradient",
+            all T, the query included, by score="chi2".
+        scores: (T - 1, T - 1) by "gradient", minus the gradient by A1[i, j] in a scale of row i:
+            columns j <= i, NaN above the diagonal. (T, T) by "chi2", the χ² mutual information less what
+            chance gives: columns j < i, NaN on and above the diagonal.
+        positions: a record for each position, as in `parents`: its best candidate, score, z and p.
         tested: True if the sample is large enough for the test.
     """
 
@@ -45,7 +49,8 @@ def discover(
 
     Args:
         tokens: (n, T), the query last.
-        labels: what follows the query: symbols (n) or laws (n, S). Needed by score="gradient".
+        labels: what follows the query: symbols (n), integers, or laws (n, S). Needed by
+            score="gradient", of no use to "chi2".
         score: "gradient", or "chi2" (pair counts; one law that all sequences share).
         S: alphabet size; by default that of the laws, else the largest symbol + 1.
         level: an edge needs a p of at most this.
@@ -69,8 +74,16 @@ def discover(
         if labels.ndim == 2:
             laws = labels
         else:
+            allowed = "integers, 0 to S-1, or laws (n, S)"
+            if labels.dtype.kind not in "iu":
+                raise InvalidError(f"labels: {labels.dtype}; allowed: {allowed}", "labels", allowed)
+            if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
+                wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+                raise _checks.refused("labels", wrong, allowed)
             symbols = np.ascontiguousarray(labels, dtype=np.uint32)
-    if S is None:
+    if S is not None:
+        S = _checks.whole("S", S, 1)
+    else:
         largest = max([int(a.max()) for a in (tokens, symbols) if a is not None and a.size], default=0)
         S = laws.shape[1] if laws is not None else largest + 1
     if laws is None:
@@ -89,7 +102,8 @@ class Claim:
 
     Attributes:
         name, title: what it is.
-        verdict: "pass", "fail", or "counterexample" (found where the theory has one).
+        verdict: "pass", "fail", "counterexample" (found where the theory has one), or "noted"
+            (measured, and nothing claimed).
         seconds: how long it took.
         checks: measured numbers against what the theory says.
     """

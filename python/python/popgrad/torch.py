@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:
 
 from ._bridge import COLUMNS, FIRST_ORDER, Objective, columns_of, objective
 from ._native import Batch, Model, Population
+from .errors import InvalidError
 
 __all__ = ["columns", "loss", "params"]
 
@@ -42,7 +43,19 @@ def params(arrays: Mapping[str, np.ndarray], requires_grad: bool = True) -> dict
 
     A set from `model.init` or `model.flat` becomes views of one tensor, which the engine reads
     where it is; tensors that lie apart are gathered once a call.
+
+    Raises:
+        InvalidError: no arrays.
+        TypeError: no dict, or one of other things than arrays of NumPy.
     """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"arrays: {type(arrays).__name__}; allowed: a dict of arrays of NumPy")
+    if not arrays:
+        allowed = "the arrays of model.init or model.flat"
+        raise InvalidError(f"arrays: none; allowed: {allowed}", "arrays", allowed)
+    for name, x in arrays.items():
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"arrays[{name}]: {type(x).__name__}; allowed: an array of NumPy")
     bases = {id(x.base) for x in arrays.values()}
     base = next(iter(arrays.values())).base
     together = len(bases) == 1 and isinstance(base, np.ndarray) and base.ndim == 1
@@ -90,10 +103,12 @@ def loss(
         what: a model, or a population with `model`.
         threads: of each call of the engine, all cores by default.
 
+    Raises (now):
+        InvalidError: `threads` is no number from 1 on.
     Raises (when the function is called):
         InvalidError: unknown blocks or columns, other shapes, values out of their domain.
         KeyError: a block is missing.
-        TypeError: parameters of mixed types, tensors that are not on the CPU.
+        TypeError: parameters that are no tensors or of mixed types, tensors that are not on the CPU.
 
     Example:
         >>> task = popgrad.CausalTree("chain", S=2, T=6, roots="uniform")
@@ -109,6 +124,11 @@ def loss(
 
     def evaluate(params: Mapping[str, torch.Tensor], found: Mapping[str, Any]) -> torch.Tensor:
         # What the function refers to keeps its number alive.
+        own.check_mapping("params", params, "a dict of tensors")
+        for name, x in params.items():
+            if not isinstance(x, torch.Tensor):
+                kind = type(x).__name__
+                raise TypeError(f"params[{name}]: {kind}; allowed: a tensor, see popgrad.torch.params")
         own.check_params({n: (tuple(x.shape), str(x.dtype)[6:]) for n, x in params.items()})
         given = [params[name] for name in names]
         all_of_them = [*given, *(x for x in found.values() if x is not None)]
@@ -131,6 +151,7 @@ def loss(
 
     def of_batch(params: Mapping[str, torch.Tensor], batch: Any) -> torch.Tensor:
         given = columns(batch) if isinstance(batch, Batch) else batch
+        own.check_mapping("batch", given, "a popgrad.Batch, or a dict as popgrad.torch.columns returns it")
         found = {name: torch.as_tensor(x) for name, x in given.items() if x is not None}
         own.check_batch({name: tuple(x.shape) for name, x in found.items()})
         return evaluate(params, found)
