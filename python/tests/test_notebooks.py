@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom and say what they said when they were committed."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_a_notebook_runs_from_top_to_bottom(name):
     CHECKS[name]("".join(said(cell)[0] for cell in code[1]))
 
 
-# Which token a trained head attends to may depend on the last bits.
+# Which token a trained head attends to may depend on the last bits; `check_head` reads these lines.
 SEEN_DIFFERENTLY = {("induction_head", 8)}
 
 
@@ -80,6 +81,14 @@ def check_head(text):
     recalled = [float(x) for x in re.search(r"W_K1 (\S+), W_K2 (\S+), W_O2 (\S+)", text).groups()]
     assert recalled[0] > 0.4 and recalled[1] == 1 and recalled[2] > 0.95
     assert number("accuracy", text.split("Bayes")[0].split("says")[-1]) > 0.8
+    sequence = ast.literal_eval(re.search(r"(['\"]).*\1(?=\ntriggers)", text)[0])
+    line = r"t=(\d+): (\S+) attends to s=(\d+), the end of (\S+), says"
+    behind = 0
+    for t, symbol, s, pair in re.findall(line, text):
+        t, s, symbol, pair = int(t), int(s), ast.literal_eval(symbol), ast.literal_eval(pair)
+        assert sequence[t] == symbol and s <= t and pair == sequence[max(s - 1, 0) : s + 1]
+        behind += len(pair) == 2 and pair[0] == symbol
+    assert behind >= 2
     assert number("layer 1 off", text) < 0.5 and number("by hand", text) > 0.8
 
 
