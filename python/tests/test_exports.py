@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import popgrad
 import pytest
@@ -20,6 +21,7 @@ def finite(run, name):
 
 def test_tensorboard_reads_every_number(run, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    before = time.time()
     assert run.to_tensorboard(tmp_path / "events") == tmp_path / "events"
     found = accumulator.EventAccumulator(str(tmp_path / "events")).Reload()
     names = {name for name in run.metrics if name != "step" and finite(run, name)}
@@ -29,6 +31,11 @@ def test_tensorboard_reads_every_number(run, tmp_path):
         assert [e.step for e in events] == [step for step, _ in finite(run, name)]
         values = [x for _, x in finite(run, name)]
         assert [e.value for e in events] == pytest.approx(values, rel=1e-6, abs=1e-30)
+        assert all(before <= e.wall_time <= time.time() for e in events)
+    with pytest.raises(popgrad.InvalidError, match="a folder without event files") as refused:
+        run.to_tensorboard(tmp_path / "events")
+    assert refused.value.field == "folder"
+    assert len(list((tmp_path / "events").iterdir())) == 1
 
 
 def chunks(data, block=1 << 15):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from . import _checks
 
 Mode = Literal["online", "offline"]
 
@@ -34,11 +37,14 @@ def tensorboard(run: Run, folder: str | Path) -> Path:
         raise ImportError("to_tensorboard needs TensorBoard: pip install tensorboard") from error
 
     folder = Path(folder)
+    if any(folder.glob("*tfevents*")):
+        # TensorBoard would draw both as one curve.
+        raise _checks.refused("folder", str(folder), "a folder without event files")
     writer = EventFileWriter(str(folder))
     try:
         for step, row in records(run):
             values = [Summary.Value(tag=name, simple_value=x) for name, x in row.items()]
-            writer.add_event(Event(step=step, summary=Summary(value=values)))
+            writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
     finally:
         writer.close()
     return folder

@@ -269,7 +269,11 @@ class Run:
         """Writes every number of the metrics as a scalar to an event file in `folder`.
 
         A list of the records has a tag for each entry, "name.i"; what is not finite is left out.
-        Needs tensorboard. Returns `folder`.
+        The times of the events are those of the export. Needs tensorboard. Returns `folder`.
+
+        Raises:
+            InvalidError: `folder` holds event files, whose curves TensorBoard would mix with these.
+            FileError: the run has no metrics.
 
         Example:
             >>> run.to_tensorboard("logs/chain")         # doctest: +SKIP
