@@ -74,6 +74,8 @@ REFUSED = [
     (lambda: popgrad.CausalDag("two_parents", S=3, parents=[(), (0,)]), "parents"),
     (lambda: popgrad.sweep("chain", {"lr": []}), "lr"),
     (lambda: popgrad.kernels.gemm(np.zeros((2, 3)), np.zeros((2, 3))), "operands"),
+    (lambda: popgrad.kernels.softmax(np.zeros((2, 3, 1))), "x"),
+    (lambda: popgrad.kernels.attention(np.zeros((2, 3, 1)), np.zeros((2, 3, 1)), np.zeros((2, 4, 1))), "v"),
 ]
 
 
