@@ -77,3 +77,37 @@ def test_an_import_brings_in_no_other_package():
     code = f"import sys, popgrad; print(sorted({{m.split('.')[0] for m in sys.modules}} & {others}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_what_the_guide_says_of_pickle_and_spawned_workers(tmp_path):
+    import pickle
+
+    task = popgrad.CausalTree("chain", S=2, T=4, roots="uniform")
+    batch = task.sample(2)
+    assert (pickle.loads(pickle.dumps(batch)).tokens == batch.tokens).all()
+    params = popgrad.Simplified(task=task).init()
+    assert (pickle.loads(pickle.dumps(params))["A1"] == params["A1"]).all()
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(popgrad.Population(task))
+    script = tmp_path / "spawned.py"
+    script.write_text(
+        "import multiprocessing, popgrad\n"
+        "def work(seed):\n"
+        "    task = popgrad.CausalTree('chain', S=3, T=6)\n"
+        "    model = popgrad.Disentangled(task=task)\n"
+        "    return model.loss(model.init(seed=seed, std=0.1), task.sample(8), threads=1)\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        assert pool.map(work, [0, 1]) == [work(0), work(1)]\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_workflow_installs_what_the_tests_need():
+    """A test that lacks its library is skipped, so nobody would see it fail."""
+    workflow = Path(__file__).parents[2] / ".github/workflows/ci.yml"
+    text = workflow.read_text(encoding="utf-8")
+    for extras in ("./python[test,notebooks,tensorboard,wandb]", "torch --index-url https://download.pytorch.org/whl/cpu"):
+        assert extras in text
+    assert text.index("whl/cpu") < text.index("pytest python/tests")
