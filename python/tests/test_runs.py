@@ -284,6 +284,9 @@ REFUSED = [
     (lambda: train(optimizer=None), "optimizer"),
     (lambda: train(optimizer="sgd"), "optimizer"),
     (lambda: train(optimizer={"lr": 1.0}), "optimizer"),
+    (lambda: train(optimizer=popgrad.SGD(lr=None)), "lr"),
+    (lambda: train(batch=None), "batch"),
+    (lambda: train(steps=2**70), "steps"),
     (lambda: train(task=None), "task"),
     (lambda: train(task="chain"), "task"),
     (lambda: train(model=None), "model"),
@@ -360,3 +363,4 @@ def test_numbers_of_updates_out_of_their_domain(tmp_path):
 def test_numbers_in_other_guises(tmp_path):
     assert train(steps="2^2", snapshots=np.array([0, 2]), threads=np.int64(1)).snapshots == [0, 2, 4]
     assert len(popgrad.sweep(lambda a, seed: a, {"a": np.arange(2)}, seeds=np.int64(2), workers=1)) == 4
+    assert [c.seed for c in popgrad.sweep(lambda seed: seed, {}, seeds=np.array([3, 5]))] == [3, 5]

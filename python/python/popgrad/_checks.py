@@ -28,7 +28,8 @@ def refused(field: str, value: Any, allowed: str) -> InvalidError:
 
 def whole(field: str, value: Any, least: int = 0, most: int = MOST) -> int:
     """`value` as an integer from `least` to `most`; numbers with a fraction part are none."""
-    allowed = f"integers, {field} >= {least}" if most == MOST else f"integers, {least} to {most}"
+    end = "< 2^63" if most == MOST else f"<= {most}"
+    allowed = f"integers, {least} <= {field} {end}"
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise refused(field, value, allowed)
     try:
@@ -47,7 +48,7 @@ def threads(value: Any) -> int | None:
     try:
         return whole("threads", value, 1)
     except InvalidError as error:
-        raise refused("threads", value, "integers, threads >= 1, or None for all cores") from error
+        raise refused("threads", value, "integers from 1 on, or None for all cores") from error
 
 
 def items(field: str, value: Any, allowed: str) -> list[Any]:

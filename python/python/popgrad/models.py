@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _native
+from . import _checks, _native
 from .tasks import sizes
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 def _keys(name: str, **options: Any) -> dict[str, Any]:
     return {"model": name, **{key: value for key, value in options.items() if value is not None}}
+
+
+def _heads(heads: Any) -> list[Any]:
+    return _checks.items("heads", heads, "a list of the heads of each layer, e.g. [2, 1]")
 
 
 class Disentangled(_native.Model):
@@ -44,7 +48,7 @@ class Disentangled(_native.Model):
         heads: Sequence[int] = (1, 1),
         start: float | None = None,
     ) -> Self:
-        return super().__new__(cls, _keys("disentangled", heads=list(heads), init=start), *sizes(task, S, T))
+        return super().__new__(cls, _keys("disentangled", heads=_heads(heads), init=start), *sizes(task, S, T))
 
 
 class Simplified(_native.Model):
@@ -93,7 +97,7 @@ class MlpTransformer(_native.Model):
         start: float | None = None,
     ) -> Self:
         return super().__new__(
-            cls, _keys("mlp_transformer", heads=list(heads), init=start), *sizes(task, S, T)
+            cls, _keys("mlp_transformer", heads=_heads(heads), init=start), *sizes(task, S, T)
         )
 
 

@@ -536,6 +536,9 @@ def train(
         raise _checks.refused("optimizer", optimizer, "popgrad.SGD(lr), popgrad.AdamW(lr)")
     if params is not None and not isinstance(params, Mapping):
         raise _checks.refused("params", type(params).__name__, "a dict of arrays")
+    for name, value in {**optimizer.keys(), "schedule": schedule, "batch": batch, "seed": seed}.items():
+        if value is None:
+            raise _checks.refused(name, value, "a value")
     steps = _updates(steps)
     if eval_every is not None and not isinstance(eval_every, str):
         eval_every = _checks.whole("eval_every", eval_every, 1)

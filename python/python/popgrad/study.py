@@ -85,7 +85,7 @@ def sweep(
             raise InvalidError(f"{name}: given twice; allowed: {allowed}", name, allowed)
     if workers is not None:
         workers = _checks.whole("workers", workers, 1)
-    if hasattr(seeds, "__index__"):
+    if hasattr(seeds, "__index__") and not getattr(seeds, "shape", ()):
         all_seeds = list(range(_checks.whole("seeds", seeds, 1)))
     else:
         given = _checks.items("seeds", seeds, "a number of seeds, or a list of them")

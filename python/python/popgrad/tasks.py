@@ -79,12 +79,13 @@ class CausalTree(_native.Task):
         if isinstance(graph, str):
             keys["graph"] = graph
             if graph in _DRAWN:
-                drawn = _native.Task(keys, graph_seed).graph or []
+                drawn = _native.Task(keys, _checks.whole("graph_seed", graph_seed)).graph or []
                 keys["graph"] = "custom"
                 keys["parents"] = [p[0] if p else -1 for p in drawn]
         else:
             keys["graph"] = "custom"
-            keys["parents"] = [_parent(p) for p in graph]
+            parents = _checks.items("graph", graph, "a name, or a list of parents")
+            keys["parents"] = [_parent(p) for p in parents]
             keys.setdefault("T", len(keys["parents"]) + 1)
         return super().__new__(cls, keys)
 
@@ -129,10 +130,12 @@ class CausalDag(_native.Task):
         if isinstance(graph, str):
             keys["graph"] = graph
             if graph in _DRAWN:
-                graph = _native.Task(keys, graph_seed).graph or []
+                graph = _native.Task(keys, _checks.whole("graph_seed", graph_seed)).graph or []
                 keys.pop("k", None)
         if not isinstance(graph, str):
-            sets = [",".join(str(_parent(p)) for p in own) or "-" for own in graph]
+            allowed = "a name, or a tuple of parents for each position and the target"
+            given = [_checks.items("graph", own, allowed) for own in _checks.items("graph", graph, allowed)]
+            sets = [",".join(str(_parent(p)) for p in own) or "-" for own in given]
             keys["graph"] = "custom"
             keys["parent_sets"] = ";".join(sets)
             keys.setdefault("T", len(sets) - 1)
@@ -202,6 +205,8 @@ class TriggerBigram(_native.Task):
 def sizes(task: _native.Task | None, S: int | None, T: int | None) -> tuple[int, int]:
     """S and T, given or those of a task."""
     if task is not None:
+        if not isinstance(task, _native.Task):
+            raise _checks.refused("task", task, "CausalTree, CausalDag, TriggerBigram")
         S = task.S if S is None else S
         T = task.T if T is None else T
     for field, value in (("S", S), ("T", T)):

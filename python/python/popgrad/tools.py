@@ -68,6 +68,8 @@ def discover(
     import numpy as np
 
     tokens = np.asarray(tokens)
+    if tokens.dtype.kind not in "iu":
+        raise _checks.refused("tokens", tokens.dtype, "an array of integers (n, T)")
     laws, symbols = None, None
     if labels is not None:
         labels = np.asarray(labels)
@@ -126,7 +128,8 @@ def verify(names: str | Iterable[str] | None = None, *, thorough: bool = False) 
         ['pass']
     """
     titles = dict(_native.claims())
-    wanted = [names] if isinstance(names, str) else list(titles if names is None else names)
+    given = [names] if isinstance(names, str) else list(titles) if names is None else names
+    wanted = _checks.items("names", given, "the name of a claim, or a list of names")
     out = []
     for name in wanted:
         verdict, seconds, checks = _native.verify_claim(name, thorough)
