@@ -164,7 +164,8 @@ def test_models_of_anything_never_panic(heads, start):
 
 
 def test_parents_alone_are_a_graph():
-    for task in (popgrad.CausalTree(parents=[-1, 0, 0], S=3), popgrad.CausalTree("custom", parents=[-1, 0, 0], S=3)):
+    for name in (None, "custom"):
+        task = popgrad.CausalTree(name, parents=[-1, 0, 0], S=3)
         assert task.keys == popgrad.CausalTree(np.array([-1, 0, 0]), S=3).keys
     assert popgrad.CausalTree(**{k: v for k, v in task.keys.items() if k != "task"}).keys == task.keys
     sets = [(), (0,), (0, 1), (1, 2)]

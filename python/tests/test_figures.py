@@ -13,7 +13,8 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 def test_matplotlib_draws_the_records_of_a_run(tmp_path, words):
     name, *keys = words
     keys = dict(word.split("=") for word in keys)
-    popgrad.preset(name, quick=True, steps=20, test_size=64, batch=8, out=tmp_path / "run", progress=False, **keys)
+    options = {"quick": True, "steps": 20, "test_size": 64, "batch": 8, "progress": False, "figures": True}
+    popgrad.preset(name, out=tmp_path / "run", **options, **keys)
     figures = tmp_path / "run" / "figures"
     records = sorted(figures.glob("*.figure.json"))
     assert len(records) >= 3

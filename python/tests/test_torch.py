@@ -288,7 +288,7 @@ def test_forward_mode_is_refused(requires_grad):
     model, columns = MODELS[0][0], popgrad.torch.columns(TASK.sample(4))
     ours, start = popgrad.torch.loss(model), model.init(std=0.5)
     params = popgrad.torch.params(start, requires_grad)
-    along = {name: torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape) for name, x in params.items()}
+    along = {n: torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape) for n, x in params.items()}
     for f in (lambda p: ours(p, columns), torch.compile(lambda p: ours(p, columns), backend="aot_eager")):
         f(params)
         for name, derivative in modes(f, params, along).items():

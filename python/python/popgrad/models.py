@@ -48,7 +48,8 @@ class Disentangled(_native.Model):
         heads: Sequence[int] = (1, 1),
         start: float | None = None,
     ) -> Self:
-        return super().__new__(cls, _keys("disentangled", heads=_heads(heads), init=start), *sizes(task, S, T))
+        keys = _keys("disentangled", heads=_heads(heads), init=start)
+        return super().__new__(cls, keys, *sizes(task, S, T))
 
 
 class Simplified(_native.Model):

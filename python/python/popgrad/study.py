@@ -65,8 +65,9 @@ def sweep(
         Cells, the last key of the grid and then the seed varying fastest.
 
     Raises:
-        InvalidError: an empty grid, a key that is an argument of the sweep; as :func:`popgrad.preset`. The first exception of a cell, or
-            Ctrl-C, ends the sweep; runs that are under way are stopped and keep their folders.
+        InvalidError: an empty grid, a key that is an argument of the sweep; as for
+            :func:`popgrad.preset`. The first exception of a cell, or Ctrl-C, ends the sweep; runs
+            that are under way are stopped and keep their folders.
 
     Example:
         >>> [c.result for c in sweep(lambda a, seed: a + seed, {"a": [1, 2]}, seeds=2)]

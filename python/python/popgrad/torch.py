@@ -229,7 +229,7 @@ class _Alone(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *inputs):  # type: ignore[no-untyped-def]
-        raise NotImplementedError("popgrad.torch.loss: no torch.vmap; call it for one element after the other")
+        raise NotImplementedError("popgrad.torch.loss: no torch.vmap; call it for each element in turn")
 
 
 class _WithGradient(_Alone):
