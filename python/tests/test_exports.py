@@ -54,6 +54,13 @@ def chunks(data, block=1 << 15):
             parts = []
 
 
+def ended(file):
+    """True if the log has its last record."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    return any(Record.FromString(data).HasField("exit") for data in chunks(file.read_bytes()))
+
+
 def test_wandb_has_configuration_metrics_and_summary(run, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
@@ -62,6 +69,10 @@ def test_wandb_has_configuration_metrics_and_summary(run, tmp_path, monkeypatch)
     log = run.to_wandb("popgrad-test", dir=str(tmp_path))
     assert log.config["lr"] == run.config["lr"] and log.name == "chain"
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    # wandb's own process writes the file.
+    deadline = time.time() + 20
+    while not ended(file) and time.time() < deadline:
+        time.sleep(0.1)
     history, summary = [], {}
     for data in chunks(file.read_bytes()):
         record = Record.FromString(data)
