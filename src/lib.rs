@@ -58,8 +58,8 @@
 //! # }
 //! ```
 //!
-//! An [`Observer`](train::Observer) sees more than a closure: every update, and checkpoints to go on
-//! from. Other optimisers, and blocks that start to train later: [`Sharded`](train::Sharded) and
+//! An [`Observer`](train::Observer) sees more than a closure: every update, and checkpoints to go
+//! on from. Other optimisers, and blocks that start to train later: [`Sharded`](train::Sharded) and
 //! [`Trainer::new`](train::Trainer::new).
 //!
 //! # Loss and gradient of the whole population

@@ -364,3 +364,32 @@ def test_numbers_in_other_guises(tmp_path):
     assert train(steps="2^2", snapshots=np.array([0, 2]), threads=np.int64(1)).snapshots == [0, 2, 4]
     assert len(popgrad.sweep(lambda a, seed: a, {"a": np.arange(2)}, seeds=np.int64(2), workers=1)) == 4
     assert [c.seed for c in popgrad.sweep(lambda seed: seed, {}, seeds=np.array([3, 5]))] == [3, 5]
+
+
+def test_a_run_that_is_stopped_before_its_first_update_is_a_run(tmp_path):
+    def stop(state):
+        raise KeyboardInterrupt
+
+    with pytest.warns(popgrad.RunWarning, match="stopped after update 0 of 60"):
+        run = small(tmp_path / "run", callbacks=[stop])
+    assert run.stopped and run.step == 0
+    assert "stopped after update" in run._repr_html_()
+    with pytest.raises(popgrad.InvalidError, match="has made no update"):
+        run.params()
+    whole = small(tmp_path / "whole")
+    assert lines(run.resume(progress=False).folder) == lines(whole.folder)
+
+
+def test_a_refused_run_leaves_the_start_of_another_as_it_is(tmp_path):
+    task = popgrad.CausalTree("chain", S=3, T=6)
+    model = popgrad.Disentangled(task=task)
+    first, second = model.init(seed=1, std=0.1), model.init(seed=2, std=0.1)
+    options = {"optimizer": popgrad.SGD(lr=0.5), "steps": 2, "batch": 8, "test_size": 8, **QUIET}
+    popgrad.train(task, model, first, out=tmp_path / "run", **options)
+    before = (tmp_path / "run-start.npz").read_bytes()
+    with pytest.raises(popgrad.FileError, match="not empty"):
+        popgrad.train(task, model, second, out=tmp_path / "run", **options)
+    assert (tmp_path / "run-start.npz").read_bytes() == before
+    with pytest.raises(popgrad.InvalidError):
+        popgrad.train(task, model, second, out=tmp_path / "other", **{**options, "batch": -1})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run-start.npz"]

@@ -82,7 +82,7 @@ def page(run: Run) -> str:
     metrics = run.metrics
     loss = _line(metrics["step"], metrics["test_loss"]) if "test_loss" in metrics else ""
     maps = []
-    for layer, heads in enumerate(run.attention()):
+    for layer, heads in enumerate(run.attention() if run.step else []):
         # A large pattern is cut: a page of a million squares opens nowhere.
         shown = heads[:4, :64, :64]
         maps += [_map(p, f"layer {layer}, head {h}") for h, p in enumerate(shown)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -200,15 +201,21 @@ class Run:
         """The parameters after `step` updates, by default those of the checkpoint.
 
         Raises:
-            InvalidError: an update whose weights were not kept.
+            InvalidError: an update whose weights were not kept; a run that was stopped before its
+                first update, which has none.
         """
         if step is not None:
             step = _checks.whole("step", step)
+        elif self.step == 0 and not (self.folder / "checkpoint.safetensors").is_file():
+            allowed = "runs with an update: run.resume() begins this one"
+            raise InvalidError(f"run: {self.folder} has made no update; allowed: {allowed}", "run", allowed)
         return _native.run_weights(self.folder, step)[1]
 
     @property
     def step(self) -> int:
-        """Updates done at the checkpoint."""
+        """Updates done at the checkpoint; 0 of a run that was stopped before its first."""
+        if not (self.folder / "checkpoint.safetensors").is_file():
+            return 0
         return _native.run_weights(self.folder, None)[0]
 
     def attention(self, step: int | None = None) -> list[np.ndarray]:
@@ -416,28 +423,42 @@ def _start(
         folder = Path(keep.name) / base
     else:
         folder = Path(out)
+    start: Path | None = None
     if params is not None:
         import numpy as np
 
-        # Beside the folder of the run, which must be new; the configuration names it.
-        start = folder.with_name(folder.name + "-start.npz")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileError(f"{folder}: exists and is not empty")
+        # Beside the folder of the run, which must be new; the configuration names it. Another run's
+        # stays as it is.
+        start = next(
+            path
+            for n in itertools.count(1)
+            if not (path := folder.with_name(f"{folder.name}-start{'' if n == 1 else f'-{n}'}.npz")).exists()
+        )
         start.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = dict(params)
         np.savez(start, **arrays)
         keys = {**keys, "params": str(start.resolve())}
     show = display(progress, int(config["steps"]))
-    with _showing(show) as (tell, note):
-        _native.train(
-            base,
-            quick,
-            keys,
-            folder,
-            threads=threads,
-            figures=figures,
-            callback=callback,
-            show=tell,
-            note=note,
-        )
+    try:
+        with _showing(show) as (tell, note):
+            _native.train(
+                base,
+                quick,
+                keys,
+                folder,
+                threads=threads,
+                figures=figures,
+                callback=callback,
+                show=tell,
+                note=note,
+            )
+    except BaseException:
+        # Nothing names the start of a run that was refused.
+        if start is not None and not folder.exists():
+            start.unlink(missing_ok=True)
+        raise
     return _ended(folder, keep, show)
 
 

@@ -1,5 +1,5 @@
-//! Parts of axes that plotters does not provide: ranges it can divide, logarithmic axes with a place
-//! for 0, the labels of ticks, and labels that keep out of each other's way.
+//! Parts of axes that plotters does not provide: ranges it can divide, logarithmic axes with a
+//! place for 0, the labels of ticks, and labels that keep out of each other's way.
 
 use std::ops::Range;
 

@@ -105,7 +105,8 @@ impl Default for LineChart {
 }
 
 impl LineChart {
-    /// Curves over training steps, on a logarithmic axis, in the size that panels of several charts have.
+    /// Curves over training steps, on a logarithmic axis, in the size that panels of several charts
+    /// have.
     pub fn over_steps(
         title: &str,
         y_label: &str,
