@@ -104,7 +104,8 @@
 //! The kernels are a crate of their own, [`kernels`].
 //!
 //! ```
-//! use popgrad::kernels::{Attention, Kernels, KvGrad, Mats, MatsMut, Queries, Save, Saved, Scratch};
+//! use popgrad::kernels::{Attention, Kernels, Mats, MatsMut, Queries, Scratch};
+//! use popgrad::kernels::{KvGrad, Save, Saved};
 //!
 //! # fn main() -> Result<(), popgrad::kernels::KernelError> {
 //! let kernels = Kernels::<f64>::from_env()?;
@@ -124,7 +125,8 @@
 //!     dk: Some(MatsMut::contiguous(&mut dk, shape)?),
 //!     dv: Some(MatsMut::contiguous(&mut dv, shape)?),
 //! };
-//! let (saved, out) = (Saved::Rows(Mats::contiguous(&rows, shape)?), Mats::contiguous(&out, shape)?);
+//! let saved = Saved::Rows(Mats::contiguous(&rows, shape)?);
+//! let out = Mats::contiguous(&out, shape)?;
 //! let dout = Mats::contiguous(&dout, shape)?;
 //! let dq = MatsMut::contiguous(&mut dq, shape)?;
 //! kernels.attention_backward(&problem, saved, out, dout, dq, dkv, &mut scratch)?;

@@ -166,8 +166,8 @@ impl Figure {
     }
 }
 
-/// Writes `figure` as `<stem>.svg`, `<stem>.png` and the record `<stem>.figure.json` into the folder
-/// `dir`, each atomically, with the script that draws records again, and returns the paths of the
+/// Writes `figure` as `<stem>.svg`, `<stem>.png` and the record `<stem>.figure.json` into the
+/// folder `dir`, each atomically, with the script that draws records again, and returns the paths of the
 /// pictures.
 ///
 /// # Errors
