@@ -167,8 +167,8 @@ impl Figure {
 }
 
 /// Writes `figure` as `<stem>.svg`, `<stem>.png` and the record `<stem>.figure.json` into the
-/// folder `dir`, each atomically, with the script that draws records again, and returns the paths of the
-/// pictures.
+/// folder `dir`, each atomically, with the script that draws records again, and returns the paths
+/// of the pictures.
 ///
 /// # Errors
 /// [`Error::Invalid`] as [`Figure::to_svg`], before anything is written; [`Error::Io`] naming the
