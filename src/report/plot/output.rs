@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 const REDRAW_FILE: &str = "redraw.py";
 /// How names of records end; results of commands are `.json` too.
 pub const RECORD_ENDING: &str = ".figure.json";
+/// Largest record, bytes: of more heads than a page shows well the numbers are in the checkpoint.
+const MOST_RECORD: usize = 8 << 20;
 const REDRAW: &str = include_str!("redraw.py");
 
 /// px an inch, as in CSS.
@@ -168,7 +170,7 @@ impl Figure {
 
 /// Writes `figure` as `<stem>.svg`, `<stem>.png` and the record `<stem>.figure.json` into the
 /// folder `dir`, each atomically, with the script that draws records again, and returns the paths
-/// of the pictures.
+/// of the pictures. A record of more than 8 MiB is left out.
 ///
 /// # Errors
 /// [`Error::Invalid`] as [`Figure::to_svg`], before anything is written; [`Error::Io`] naming the
@@ -180,7 +182,9 @@ pub fn save_figure(dir: &Path, stem: &str, figure: &Figure) -> Result<(PathBuf, 
     let paths = (dir.join(format!("{stem}.svg")), dir.join(format!("{stem}.png")));
     write_bytes_atomic(&paths.0, svg.as_bytes())?;
     write_bytes_atomic(&paths.1, &png)?;
-    write_bytes_atomic(&dir.join(format!("{stem}{RECORD_ENDING}")), record.as_bytes())?;
+    if record.len() <= MOST_RECORD {
+        write_bytes_atomic(&dir.join(format!("{stem}{RECORD_ENDING}")), record.as_bytes())?;
+    }
     let script = dir.join(REDRAW_FILE);
     if !script.exists() {
         write_bytes_atomic(&script, REDRAW.as_bytes())?;
