@@ -303,7 +303,8 @@ impl Model {
     /// True if calls read this parameter set where it is, without a copy.
     ///
     /// Raises:
-    ///     InvalidError: blocks that are missing, or of other shapes.
+    ///     InvalidError: unknown blocks, other shapes.
+    ///     KeyError: a block is missing.
     ///     TypeError: arrays of mixed types, or neither float32 nor float64.
     fn is_borrowed(&self, params: &Bound<'_, PyDict>) -> PyResult<bool> {
         let layout = self.core.double.model.layout();

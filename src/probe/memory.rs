@@ -105,8 +105,8 @@ pub struct Scores {
 }
 
 /// The scores of the memories that a model with `layout` has at `params`, see [`Recall`]: of `wk0`
-/// p_tᵀ W_Qᵀ W_K p_s over the first `most` positions, of `wk1` and `wo1` over all symbols. None for
-/// a model without them.
+/// p_tᵀ W_Qᵀ W_K p_s over the first `most` positions, of `wk1` and `wo1` over all symbols. None
+/// for a model without them.
 pub fn scores(layout: &Layout, params: &[f64], most: usize) -> Vec<Scores> {
     let b = Blocks { layout, params };
     let Some((e, d)) = b.get("tok_embeddings.weight").zip(layout.find("tok_embeddings.weight")) else {
